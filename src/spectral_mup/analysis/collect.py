@@ -1,0 +1,59 @@
+"""From run folders to two DataFrames, the only place of the analysis that knows of folders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from spectral_mup.record import RunFolder, read_rows
+from spectral_mup.sweep import Point
+
+
+def collect(points: Iterable[Point], runs: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(points, norms): one row a run, missing ones included; one row a probed step and module or tensor of ended runs.
+
+    Raises RecordError on a folder that contradicts itself and on runs trained on different corpora.
+    """
+    rows: list[dict[str, Any]] = []
+    norms: list[dict[str, Any]] = []
+    for point in points:
+        folder = RunFolder(runs, point.run_id)
+        key = {
+            "run_id": point.run_id,
+            "rule": point.curve.rule,
+            "width": point.curve.width,
+            "depth": point.curve.depth,
+            "log2_lr": point.log2_lr,
+            "seed": point.seed,
+        }
+        result = folder.result()
+        names = {"family": point.science["model"]["family"], "optimizer": point.science["optimizer"]["name"]}
+        if result is None:
+            rows.append(key | names | {"status": "missing", "loss": None, "diverged_step": None})
+            continue
+        folder.check_config()
+        rows.append(
+            key
+            | names
+            | {
+                "status": result["status"],
+                "loss": result["val_loss"],
+                "diverged_step": result["diverged_step"],
+                "steps": result["steps"],
+                "tokens": result["tokens"],
+                "epochs": result["epochs"],
+                "parameters": result["parameters"],
+            }
+        )
+        norms += [key | row for row in read_rows(folder.path / "norms.jsonl")]
+    table = pd.DataFrame(rows, columns=COLUMNS).astype({"loss": float, "diverged_step": float})
+    return table, pd.DataFrame(norms)
+
+
+COLUMNS = [
+    "run_id", "family", "optimizer", "rule", "width", "depth", "log2_lr", "seed", "status", "loss", "diverged_step",
+    "steps", "tokens", "epochs", "parameters",
+]  # fmt: skip

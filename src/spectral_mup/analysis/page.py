@@ -1,0 +1,96 @@
+"""What the figures of a sweep share: the print style, the page with its footnote, legends, axes, and saving.
+
+Print rules: at most 6.75 in wide, no font under 7 pt, ordered colours and a marker each so that grey print
+works, no title (the caption is the paper's), a footnote that says what was run and what every mark means.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+WIDTH = 6.75  # inches: the text width of a page
+LINE = 0.14  # inches a line of 7 pt text takes
+LETTER = 0.058  # inches a letter of it takes
+STYLE = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same bytes on every machine
+    "font.size": 7.2,
+    "axes.titlesize": "medium",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.0,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # the default embeds Type 3 fonts, which publishers refuse
+    "svg.hashsalt": "spectral_mup",
+}
+NO_DATES = {
+    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+}
+MARKERS = "os^DvPX*<>"
+
+
+def save(fig: Figure, stem: Path | str, data: pd.DataFrame) -> list[Path]:
+    """Write stem.pdf, .svg, .png (300 dpi) and .csv (what is drawn); the same data give the same bytes."""
+    paths = [Path(f"{stem}.{kind}") for kind in (*NO_DATES, "csv")]
+    with matplotlib.style.context(["default", STYLE]):
+        # lay out once for all formats, and round: the solver's last bits differ from run to run and name clips in svg
+        fig.draw_without_rendering()
+        fig.set_layout_engine("none")
+        for ax in fig.axes:
+            x, y, w, h = (round(float(v), 6) for v in ax.get_position().bounds)
+            ax.set_position((x, y, w, h))
+        for path, metadata in zip(paths, NO_DATES.values(), strict=False):
+            fig.savefig(path, dpi=300, metadata=metadata)
+    data.to_csv(paths[-1], index=False, float_format="%.10g", lineterminator="\n")
+    return paths
+
+
+def page(heights: list[float], widths: list[float], note: str, legends: int = 0) -> tuple[Figure, GridSpec]:
+    """Return a figure and its grid of panels (heights in inches, widths relative), the footnote below them."""
+    text = textwrap.wrap(note, 128)
+    below = (len(text) + 0.6) * LINE + legends * 1.1 * LINE
+    fig = Figure(figsize=(WIDTH, sum(heights) + below))
+    share = below / fig.get_figheight()
+    fig.set_layout_engine(ConstrainedLayoutEngine(rect=(0.004, share, 0.992, 1 - share), w_pad=0.03))
+    at = (len(text) + 0.2) * LINE / fig.get_figheight()
+    fig.text(0.008, at, "\n".join(text), fontsize=7, va="top", color="0.25", linespacing=1.25)
+    return fig, fig.add_gridspec(len(heights), len(widths), height_ratios=heights, width_ratios=widths)
+
+
+def legend(fig: Figure, handles: list[Line2D], line: int) -> None:
+    """Put a legend of one line under the panels, the `line`-th from above."""
+    engine = fig.get_layout_engine()
+    assert engine is not None
+    y = engine.get()["rect"][1] - 1.1 * LINE * (line - 1) / fig.get_figheight()
+    packed = {
+        "borderaxespad": 0,
+        "borderpad": 0,
+        "columnspacing": 1.3,
+        "handletextpad": 0.4,
+        "handlelength": 1.6,
+    }
+    fig.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, y), ncol=len(handles), **packed)
+
+
+def sizes_on_x(ax: Axes, sizes: Sequence[float], axis: str, inches: float) -> None:
+    """Put a tick at every size, labels at as many as have room."""
+    every = int(np.ceil(LETTER * sum(len(f"{s:g}") + 1.5 for s in sizes) / inches))
+    ax.set_xticks(np.log2(sizes), [f"{s:g}" if i % every == 0 else "" for i, s in enumerate(sizes)])
+    ax.set_xlim(np.log2(min(sizes)) - 0.25, np.log2(max(sizes)) + 0.25)
+    ax.set_xlabel(axis)
+
+
+def signed(x: float) -> str:
+    return f"{round(x, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(x) else "–"

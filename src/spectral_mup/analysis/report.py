@@ -1,0 +1,158 @@
+"""From points and norms to the folder of a sweep's results, and to the table on the screen."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .features import check_features, first_of
+from .optimum import Optimum, rows
+from .verdict import Verdict, by_rule, judge
+
+ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
+
+
+def report(
+    points: pd.DataFrame,
+    norms: pd.DataFrame,
+    *,
+    name: str,
+    out_dir: Path | str,
+    base_width: int | None = None,
+    tolerance: float = 0.25,
+    regret_limit: float = 0.005,
+    command: str = "",
+    commit: str = "",
+    axis: str = "width",
+    base_depth: int | None = None,
+) -> list[Verdict]:
+    """Judge a sweep, write everything that can be said about it into out_dir, and return the verdicts.
+
+    curves.csv      every point                      optima.csv    one row a rule and size
+    features.csv    slopes of all modules and steps  verdicts.json the rest, strict JSON (undefined numbers: null)
+    lr_transfer, feature_norms, feature_steps        .pdf .svg .png, and .csv of what is drawn
+    The same points and norms give the same bytes. Without norms there are no feature figures.
+    """
+    if points.empty:
+        raise ValueError(f"sweep {name} has no points: nothing to report")
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    rank = {rule: i for i, rule in enumerate(dict.fromkeys(points["rule"]))}  # rules stay in the sweep's order
+    points = points.sort_values(ORDER, ignore_index=True, key=lambda c: c.map(rank) if c.name == "rule" else c)
+    verdicts = judge_all(points, norms, axis, base_depth if axis == "depth" else base_width, tolerance, regret_limit)
+
+    _csv(points, out / "curves.csv")
+    _csv(pd.DataFrame([_optimum_row(v, size, o) for v in verdicts for size, o in v.optima.items()]), out / "optima.csv")
+    tables = [v.features.table.assign(rule=v.rule) for v in verdicts if v.features is not None]
+    _csv(pd.concat(tables, ignore_index=True), out / "features.csv")
+    said = {"name": name, "axis": axis, "command": command, "commit": commit, "run_ids": sorted(points["run_id"])}
+    said["verdicts"] = [_verdict_row(v) for v in verdicts]
+    (out / "verdicts.json").write_text(json.dumps(_strict(said), indent=1, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
+
+    from .figures import FIGURES, save  # matplotlib takes a second to import: only where something is drawn
+
+    measured = any(v.features is not None and v.features.step is not None for v in verdicts)
+    for stem, figure in FIGURES.items():
+        if measured or not stem.startswith("feature"):
+            drawing, data = figure(points, verdicts)
+            save(drawing, out / stem, data)
+    return verdicts
+
+
+def judge_all(
+    points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | None, tolerance: float, regret_limit: float
+) -> list[Verdict]:
+    """Return one verdict per rule with its feature check, made at the lr nearest the base's optimum."""
+    verdicts = []
+    for label, part in by_rule(points).items():
+        v = judge(part, axis, base, tolerance, regret_limit, label=label)
+        found = [o for o in (v.optima.get(v.base), *v.optima.values()) if o is not None]
+        near = found[0].log2_lr if found else float(np.median(part["log2_lr"].to_numpy(float)))
+        own = norms if norms.empty else rows(norms, norms["run_id"].isin(list(part["run_id"])))
+        verdicts.append(replace(v, features=check_features(own, near, axis=axis, sizes=list(v.optima))))
+    return verdicts
+
+
+def text(verdicts: Sequence[Verdict]) -> str:
+    """Return the table for the screen: plain text, one line a rule, then what the numbers alone do not say.
+
+    log2 lr* is the optimum, '<' or '>' where it is not bracketed on that side; 'none' where nothing finished.
+    """
+    sizes = sorted({size for v in verdicts for size in v.optima})
+    head = ["rule", "verdict", "slope [95 %]", "regret", "interval of"]
+    axis = verdicts[0].axis
+    lines = [[*head, *(f"lr* {axis[0]}{s}" for s in sizes), *(f"loss {axis[0]}{s}" for s in sizes)]]
+    for v in verdicts:
+        slope = f"{v.slope:+.2f} [{v.slope_lo:+.2f}, {v.slope_hi:+.2f}]" if math.isfinite(v.slope) else "-"
+        regret = f"{'>=' * v.regret_at_least}{v.regret:.2%}" if math.isfinite(v.regret) else "-"
+        optima = [v.optima.get(s) for s in sizes]
+        best = [f"{o.loss:.3f}" if o else "none" for o in optima]
+        lines.append([v.rule, v.verdict, slope, regret, v.basis or "-", *map(_best, optima), *best])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    said = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    said.insert(1, "-" * max(map(len, said)))
+    said.append(f"lr*: log2 of the best learning rate. Regret: cost of the lr tuned at {axis} {verdicts[0].base}.")
+    if any("fit" in v.basis.split(", ") for v in verdicts):
+        unseen = "a shift that the seed gives to a whole curve goes unseen"
+        said.append(f"intervals rest on the fit alone (one seed): {unseen}, more seeds would show the spread")
+    for v in verdicts:
+        runs = ", ".join(f"{n} {status}" for status, n in v.counts.items() if n)
+        wider = {None: "", True: "; larger is better", False: "; larger is NOT always better"}[v.wider_is_better]
+        said.append(f"{v.rule}: {runs}{wider}")
+        if v.features is not None:
+            at = f" (step {v.features.step}, log2 lr {v.features.log2_lr:g})" if v.features.log2_lr is not None else ""
+            said.append(f"  feature norms{at}: {v.features.summary}")
+            if v.features.failed_updates:
+                said.append(f"  update norms that drift: {first_of(v.features.failed_updates)}")
+        if v.reason:
+            said.append(f"  undecided: {v.reason}")
+    return "\n".join(said)
+
+
+def _best(o: Optimum | None) -> str:
+    if o is None:
+        return "none"
+    sides = {"lower": "<", "higher": ">"}
+    return "".join(sides[s] for s in o.open_sides) + f"{o.log2_lr:.2f}"
+
+
+def _optimum_row(v: Verdict, size: int, o: Optimum | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"rule": v.rule, v.axis: size}
+    if o is None:
+        return row | {"bracketed": False}
+    names = "log2_lr lo hi loss loss_sd grid_log2_lr grid_loss bracketed basis n_seeds n_points dof".split()
+    return row | {n: getattr(o, n) for n in names} | {"open_sides": " ".join(o.open_sides)}
+
+
+def _verdict_row(v: Verdict) -> dict[str, Any]:
+    names = "rule axis base verdict reason tolerance regret_limit basis bend wider_is_better counts".split()
+    row = {n: getattr(v, n) for n in names}
+    row["slope"] = {"estimate": v.slope, "lo": v.slope_lo, "hi": v.slope_hi}
+    row["regret"] = {"estimate": v.regret, "lo": v.regret_lo, "hi": v.regret_hi, "at_least": v.regret_at_least}
+    row["optima"] = [_optimum_row(v, size, o) for size, o in v.optima.items()]
+    if v.features is not None:
+        names = "passed summary failed failed_updates indicative log2_lr step".split()
+        row["features"] = {n: getattr(v.features, n) for n in names}
+    return row
+
+
+def _strict(value: Any) -> Any:
+    """Return value with plain types and null for every number that JSON has not (NaN, inf)."""
+    if isinstance(value, dict):
+        return {str(k): _strict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(frame: pd.DataFrame, path: Path) -> None:
+    frame.to_csv(path, index=False, float_format="%.10g", lineterminator="\n")

@@ -1,0 +1,151 @@
+"""From a Point's science config to what is trained: model, scalings, optimizers. Here theory, models and optim meet."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from spectral_mup.config import ROLES, head_count, head_size
+from spectral_mup.models.nanogpt import NanoGPT
+from spectral_mup.schema import ModelConfig
+from spectral_mup.theory.apply import base_std, init_, law_of, param_groups, scale_all
+from spectral_mup.theory.growth import Growth, measure_growth, monomial
+from spectral_mup.theory.rules import Law, Multipliers, Rule, Scaling
+
+FAMILIES = {"nanogpt": NanoGPT}
+
+
+@dataclass(frozen=True)
+class Parametrization:
+    """All that a rule decided for one model: growths and scalings by parameter name, and the numbers in its forward pass."""
+
+    growths: dict[str, Growth]
+    scalings: dict[str, Scaling]
+    forward: Multipliers
+    laws: dict[str, Law]
+
+
+def make_model(model: ModelConfig, vocab_size: int, width: int, depth: int, forward: Multipliers) -> nn.Module:
+    """A model of the family at this width and depth, weights not yet set by a rule."""
+    return FAMILIES[model.family](
+        vocab_size=vocab_size,
+        context=model.context,
+        width=width,
+        depth=depth,
+        heads=max(1, head_count(model, width)),
+        mlp_ratio=model.mlp_ratio,
+        bias=model.bias,
+        tied=model.tied,
+        dropout=model.dropout,
+        forward=forward,
+    )
+
+
+def parametrize(science: Mapping[str, Any], vocab_size: int) -> tuple[nn.Module, Parametrization]:
+    """Model on the meta device, and what its rule says of it, from shapes alone."""
+    config, width, depth = ModelConfig(**science["model"]), science["width"], science["depth"]
+    base_width = science["base_width"]
+    rule = Rule(**science["rule"])
+    m_depth = depth / science["base_depth"]
+    forward = rule.forward(width / base_width, m_depth, head_size(config, width), head_size(config, base_width))
+    with torch.device("meta"):
+        model = make_model(config, vocab_size, width, depth, forward)
+        base = make_model(config, vocab_size, base_width, depth, forward)
+        wider = make_model(config, vocab_size, 2 * base_width, depth, forward)
+    growths = measure_growth(model, base, wider, FAMILIES[config.family].residual_blocks)
+    laws = {role: _law(science["optimizer"], role) for role in ROLES}
+    scalings = scale_all(growths, rule, laws, forward, m_depth)
+    return model, Parametrization(growths, scalings, forward, laws)
+
+
+def _law(optimizer: Mapping[str, Any], role: str) -> Law:
+    algorithm = optimizer["algorithms"][optimizer[role]]
+    return Law(optimizer[role], algorithm["size"], algorithm["eps_law"])
+
+
+def init_model(model: nn.Module, science: Mapping[str, Any], p: Parametrization, device: torch.device) -> nn.Module:
+    """The model on a device, initialised by its rule from the Point's seed."""
+    config = ModelConfig(**science["model"])
+    real = make_model(config, model.token.num_embeddings, science["width"], science["depth"], p.forward)  # type: ignore[union-attr]
+    init_(real, p.scalings, p.growths, config.init_std, science["seed"])
+    return real.to(device)
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """What one tensor trains with, base values times multipliers."""
+
+    algorithm: str
+    lr: float
+    weight_decay: float
+    eps: float | None
+
+
+def base_values(science: Mapping[str, Any], p: Parametrization) -> dict[str, TensorPlan]:
+    """{parameter: algorithm and the base model's lr, weight decay and ε}, before any Scaling."""
+    optimizer = science["optimizer"]
+    plans = {}
+    for name, growth in p.growths.items():
+        role = "vector" if growth.kind == "fixed" else growth.kind
+        algorithm = optimizer["algorithms"][optimizer[role]]
+        fan_out, fan_in = growth.base_shape
+        shape = monomial(algorithm["lr_shape"], {"fan_out": fan_out, "fan_in": fan_in})
+        lr = 2.0 ** science["log2_lr"] * algorithm["lr"] * shape
+        plans[name] = TensorPlan(optimizer[role], lr, optimizer["weight_decay"][role], algorithm["eps"])
+    return plans
+
+
+def make_optimizers(model: nn.Module, science: Mapping[str, Any], p: Parametrization) -> list[torch.optim.Optimizer]:
+    """One optimizer per algorithm in use, each with merged parameter groups; group['base_lr'] is the peak lr."""
+    plans = base_values(science, p)
+    groups = param_groups(
+        model,
+        p.scalings,
+        lr={n: plan.lr for n, plan in plans.items()},
+        weight_decay={n: plan.weight_decay for n, plan in plans.items()},
+        eps={n: plan.eps for n, plan in plans.items()},
+        owner={n: plan.algorithm for n, plan in plans.items()},
+        independent=science["train"]["weight_decay"] == "independent",
+    )
+    optimizers = []
+    for name, algorithm in science["optimizer"]["algorithms"].items():
+        if name in groups:
+            args = {k: tuple(v) if isinstance(v, list) else v for k, v in algorithm["args"].items()}
+            optimizers.append(pkgutil.resolve_name(algorithm["target"])(groups[name], lr=1.0, **args))
+    return optimizers
+
+
+def explain(science: Mapping[str, Any], vocab_size: int) -> list[dict[str, Any]]:
+    """One row a tensor: what it is, how it grew, and the numbers it will train with under the Point's rule."""
+    model, p = parametrize(science, vocab_size)
+    plans = base_values(science, p)
+    std = science["model"]["init_std"]
+    rows = []
+    for name, parameter in model.named_parameters():
+        growth, scaling, plan = p.growths[name], p.scalings[name], plans[name]
+        base = base_std(growth, std)
+        multiplier = {"readout": p.forward.logits, "embedding": p.forward.embedding}.get(growth.kind, 1.0)
+        rows.append(
+            {
+                "tensor": name,
+                "shape": "×".join(str(n) for n in parameter.shape),
+                "kind": growth.kind,
+                "m_out": growth.m_out,
+                "m_in": growth.m_in,
+                "init std": None if base is None else base * scaling.init_std,
+                "optimizer": law_of(growth, p.laws).name,
+                "lr": plan.lr * scaling.lr,
+                "lr ×": scaling.lr,
+                "λ": plan.weight_decay * scaling.weight_decay,
+                "λ ×": scaling.weight_decay,
+                "ε": None if plan.eps is None else plan.eps * scaling.eps,
+                "ε ×": scaling.eps,
+                "multiplier": multiplier * (p.forward.branch if growth.in_block else 1.0),
+            }
+        )
+    return rows

@@ -1,0 +1,201 @@
+"""What launch.py and analyze.py do. Imports neither torch nor pandas before they are needed."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from spectral_mup.config import ROOT, ConfigError, load_config, options
+from spectral_mup.record import RecordError
+from spectral_mup.schema import Config
+from spectral_mup.sweep import Plan, Sweep, open_sweep, results_of
+
+OK, FAILED, BAD_INPUT, INTERRUPTED, NOT_AS_CLAIMED = 0, 1, 2, 130, 5
+
+
+def guard(action: Callable[[], int]) -> int:
+    """Run an action; a mistake of the user's is one line on stderr and exit code 2, never a traceback."""
+    try:
+        return action()
+    except (ConfigError, RecordError, ValueError) as error:
+        if not isinstance(error, ConfigError | RecordError) and type(error).__module__.partition(".")[0] != "spectral_mup":
+            raise  # a bug of ours, with its traceback
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def groups() -> str:
+    """The config groups and their options, a line each."""
+    lines = []
+    for folder in sorted(p for p in (ROOT / "conf").iterdir() if p.is_dir()):
+        lines.append(f"  {folder.name + '=':11s}{', '.join(options(folder))}")
+    return "\n".join(lines)
+
+
+def launch(argv: list[str]) -> int:
+    """Plan, explain or run a sweep on this machine."""
+    config = load_config(argv)
+    sweep = open_sweep(config)
+    outcome = results_of(Path(config.paths.runs))
+    plan = sweep.plan(outcome)
+    if config.action == "explain":
+        return explain(config, sweep)
+    print(describe(config, sweep, plan))
+    if config.action == "plan" or not plan.todo:
+        if not plan.todo:
+            print(f"Nothing to do. Next: python analyze.py {' '.join(argv)}".rstrip())
+        return OK
+    return run(config, sweep, outcome, plan, argv)
+
+
+def describe(config: Config, sweep: Sweep, plan: Plan) -> str:
+    """Counts first, then a line a curve."""
+    later = sweep.remaining_curves(plan)
+    done = len(plan.points) - len(plan.todo)
+    lines = [f"{config.sweep.name}: {len(plan.points)} points so far: {done} done, {len(plan.todo)} to do"]
+    if later:
+        lines[0] += f"; {later} more curves follow, each around the optimum of the one before"
+    todo = {p.run_id for p in plan.todo}
+    for chain in sweep.curves():
+        for curve in chain:
+            mine = [p for p in plan.points if p.curve == curve]
+            lrs = sorted({p.log2_lr for p in mine})
+            if mine:
+                missing = sum(p.run_id in todo for p in mine)
+                mark = ", not bracketed within lr.budget" if curve in plan.unbracketed else ""
+                lines.append(
+                    f"  {curve.rule} width {curve.width} depth {curve.depth}: lr 2^[{', '.join(f'{x:g}' for x in lrs)}]"
+                    f" × {len(config.sweep.seed)} seeds, {len(mine) - missing} done, {missing} to do{mark}"
+                )
+    return "\n".join(lines)
+
+
+def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str]) -> int:
+    """Train on this machine until the plan is empty, Ctrl-C, or only failed Points are left."""
+    from spectral_mup.cluster.local import run_local, worker_count
+    from spectral_mup.data import load
+    from spectral_mup.progress import Progress
+
+    note = load(config.data.source, config.data.path, config.data.vocab_size).note
+    if note:
+        print(f"note: {note}")
+    stopping = False
+
+    def ask_to_stop(_signal: int, _frame: Any) -> None:
+        nonlocal stopping
+        stopping = True
+
+    previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    progress = Progress(plan, worker_count(config), sweep.remaining_curves(plan))
+
+    def todo() -> list[Any]:
+        progress.plan = sweep.plan(outcome)
+        progress.later_curves = sweep.remaining_curves(progress.plan)
+        return progress.plan.todo
+
+    try:
+        with progress:
+            failed = run_local(config, todo, progress.on_event, lambda: stopping)
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)
+    plan = sweep.plan(outcome)
+    done = len(plan.points) - len(plan.todo)
+    command = " ".join(argv)
+    if stopping:
+        print(f"Stopped: {done} points done. To go on: python launch.py {command}".rstrip())
+        return INTERRUPTED
+    if failed:
+        print(f"{len(failed)} of {len(plan.points)} points failed:", file=sys.stderr)
+        for run_id, error in failed.items():
+            print(f"  {config.paths.runs}/{run_id}: {error} (traceback in error.txt)", file=sys.stderr)
+        return FAILED
+    print(f"All {done} points done. Next: python analyze.py {command}".rstrip())
+    return OK
+
+
+def explain(config: Config, sweep: Sweep) -> int:
+    """Print what each tensor trains with, at the largest width and each rule."""
+    from spectral_mup.build import explain as rows_of
+    from spectral_mup.data import load
+
+    vocab_size = load(config.data.source, config.data.path, config.data.vocab_size).vocab_size
+    for chain in sweep.curves():
+        curve = chain[-1]
+        point = sweep.point(curve, max(config.sweep.lr), min(config.sweep.seed))
+        rule = config.rule[curve.rule]
+        print(
+            f"\n{curve.rule} ({rule.source})\nwidth {curve.width}, depth {curve.depth}, base width {config.sweep.base_width}, "
+            f"base depth {config.sweep.base_depth}, optimizer {config.optimizer.name}, lr 2^{point.log2_lr:g}\n"
+        )
+        print(table(rows_of(point.science, vocab_size)))
+    return OK
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Rows of equal keys as aligned text, numbers to the right."""
+
+    def text(value: Any) -> str:
+        return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    cells = [list(rows[0])] + [[text(v) for v in row.values()] for row in rows]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    numeric = [isinstance(v, float | int | None) for v in rows[0].values()]
+    return "\n".join(
+        "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)).rstrip()
+        for line in cells
+    )
+
+
+def analyze(argv: list[str], check: bool) -> int:
+    """Gather, judge, draw; with `check`, NOT_AS_CLAIMED unless every rule but the controls transfers with flat features."""
+    config = load_config(argv)
+    sweep = open_sweep(config)
+    runs = Path(config.paths.runs)
+    plan = sweep.plan(results_of(runs))
+
+    from spectral_mup.analysis.collect import collect
+    from spectral_mup.analysis.report import report, text
+    from spectral_mup.provenance import commit
+
+    s = config.sweep
+    axis = "width" if len(s.width) > 1 or len(s.depth) == 1 else "depth"
+    mine = plan.points
+    if axis == "width" and len(s.depth) > 1:
+        depth = s.base_depth if s.base_depth in s.depth else min(s.depth)
+        print(f"note: judged over width at depth {depth} alone; the sweep has depths {s.depth}")
+        mine = [p for p in mine if p.curve.depth == depth]
+    points, norms = collect(mine, runs)
+    if list(points["status"]).count("missing") == len(points):
+        raise ConfigError(
+            f"sweep={s.name}: no run is done under {runs}/; train first: python launch.py {' '.join(argv)}".rstrip()
+        )
+    folder = Path(config.paths.results) / s.name
+    verdicts = report(
+        points,
+        norms,
+        name=s.name,
+        out_dir=folder,
+        base_width=s.base_width if s.base_width in s.width else None,
+        base_depth=s.base_depth if s.base_depth in s.depth else None,
+        command=f"python analyze.py {' '.join(argv)}".rstrip(),
+        commit=commit(),
+        axis=axis,
+    )
+    print(text(verdicts))
+    later = sweep.remaining_curves(plan)
+    if plan.todo or later:
+        print(
+            f"Not finished: {len(plan.todo)} runs to do, {later} curves not begun; python launch.py {' '.join(argv)} goes on."
+        )
+    print(f"Figures and tables: {folder}/")
+    if not check:
+        return OK
+    claims = [v for v in verdicts if not v.rule.split()[-1].startswith("standard")]
+    held = all(v.verdict == "transfers" and (v.features is None or v.features.passed is not False) for v in claims)
+    return OK if held and not plan.todo and not later else NOT_AS_CLAIMED

@@ -1,0 +1,211 @@
+"""The one gate from YAML to objects: Hydra composes, dataclasses check, a mistake is one line that names key and fix.
+
+Types live in schema.py, defaults in conf/. Nothing in this module imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from spectral_mup.schema import Config, ModelConfig, OptimizerConfig, SweepConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+ACTIONS = ("run", "plan", "explain")
+ROLES = ("matrix", "embedding", "readout", "vector")
+
+
+class ConfigError(ValueError):
+    """Bad input, found before anything was started or written. The message is one line: key, what is wrong, fix."""
+
+
+def load_config(overrides: list[str], config_dir: Path | None = None) -> Config:
+    """Compose conf/ with the overrides of a command line and check the result. Raises ConfigError."""
+    config = _typed(_compose(overrides, config_dir or ROOT / "conf"))
+    check(config)
+    return config
+
+
+def _compose(overrides: list[str], config_dir: Path) -> Any:
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(str(config_dir), version_base="1.3"):
+            return compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain_compose(error, overrides, config_dir)) from None
+
+
+def _explain_compose(error: Exception, overrides: list[str], config_dir: Path) -> str:
+    from hydra.errors import OverrideParseException
+
+    text = str(error)
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        folder = config_dir / key
+        if f"Could not find '{key}/" in text and folder.is_dir():
+            return f"{key}={value}: no such file; {key} can be {', '.join(options(folder))}"
+        if f"Could not override '{key}'" in text or f"Key '{key.rsplit('.')[-1]}' is not in struct" in text:
+            return _unknown_key(key)
+    if isinstance(error, OverrideParseException):
+        first = " ".join(text.partition("See https")[0].split())
+        return f"cannot read the command line: {first}; quote lists, as in 'sweep.width=[64,128]'"
+    return " ".join(text.split())
+
+
+def options(folder: Path) -> list[str]:
+    """Names that a config group offers, nested ones as folder/name."""
+    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+
+
+def _unknown_key(key: str) -> str:
+    known = list(_keys(Config))
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
+    parent = key.rpartition(".")[0]
+    siblings = sorted(k for k in known if k.rpartition(".")[0] == parent) or sorted(k for k in known if "." not in k)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{key}: unknown key; {hint}known: {', '.join(siblings)}"
+
+
+def _keys(cls: type, prefix: str = ""):
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        yield prefix + f.name
+        if is_dataclass(hints[f.name]):
+            yield from _keys(hints[f.name], f"{prefix}{f.name}.")  # type: ignore[arg-type]
+        elif get_origin(hints[f.name]) is dict and is_dataclass(get_args(hints[f.name])[1]):
+            yield from _keys(get_args(hints[f.name])[1], f"{prefix}{f.name}.*.")
+
+
+def _typed(composed: Any) -> Config:
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True)
+        for name, rule in (plain.get("rule") or {}).items():  # type: ignore[union-attr]
+            for part in ("multipliers", "scaling"):
+                rule[part] = _exponents(rule.get(part), f"rule.{name}.{part}")
+        for name, algorithm in plain["optimizer"].get("algorithms", {}).items():  # type: ignore[index, call-overload]
+            for part in ("size", "eps_law", "lr_shape"):
+                algorithm[part] = _exponents(algorithm.get(part), f"optimizer.algorithms.{name}.{part}")
+        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain))
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise ConfigError(f"{missing[0]}: a value is missing; give one, as in {missing[0]}=VALUE")
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "config"
+        text = str(error.msg if getattr(error, "msg", None) else error).splitlines()[0]
+        if "not in" in text and "Key" in text:
+            raise ConfigError(_unknown_key(key)) from None
+        raise ConfigError(f"{key}: {text}") from None
+
+
+def _exponents(node: Any, key: str) -> Any:
+    """A table of exponents with every number a float; other leaves than numbers are an error (but for `derived`)."""
+    if isinstance(node, dict):
+        return {k: _exponents(v, f"{key}.{k}") for k, v in node.items()}
+    if node in ("derived", "???", None):
+        return node
+    if isinstance(node, bool) or not isinstance(node, int | float):
+        raise ConfigError(f"{key}={node}: an exponent must be a number, as in -0.5")
+    return float(node)
+
+
+def check(config: Config) -> None:
+    """Everything that can be known wrong before a run. Raises ConfigError."""
+    m, s, t, o, c = config.model, config.sweep, config.train, config.optimizer, config.cluster
+    _one_of("action", config.action, ACTIONS)
+    _one_of("model.family", m.family, ("nanogpt",))
+    _one_of("train.schedule", t.schedule, ("linear", "cosine", "constant"))
+    _one_of("train.weight_decay", t.weight_decay, ("coupled", "independent"))
+    _one_of("train.precision", t.precision, ("auto", "float32", "bfloat16"))
+    t.compile = t.compile.lower()  # `true` on the command line is a bool to YAML and "True" to a text field
+    _one_of("train.compile", t.compile, ("auto", "true", "false"))
+    _one_of("cluster.device", c.device, ("auto", "cpu", "cuda"))
+    _one_of("wandb.mode", config.wandb.mode, ("disabled", "offline", "online"))
+    for key, grid in {"width": s.width, "depth": s.depth, "lr": s.lr, "seed": s.seed}.items():
+        if not grid:
+            raise ConfigError(f"sweep.{key}: the grid is empty; give at least one value, as in 'sweep.{key}=[…]'")
+        if len(set(grid)) < len(grid):
+            raise ConfigError(f"sweep.{key}={grid}: a value is listed twice; list each once")
+    for key, value in {
+        "sweep.base_width": s.base_width, "sweep.base_depth": s.base_depth, "train.steps": t.steps,
+        "train.batch_size": t.batch_size, "train.accumulate": t.accumulate, "train.eval_sequences": t.eval_sequences,
+        "train.diverge_patience": t.diverge_patience, "model.context": m.context, "probe.sequences": config.probe.sequences,
+        "lr.budget": config.lr.budget, "cluster.threads": c.threads, "cluster.log_every": c.log_every,
+        "sweep.width": min(s.width), "sweep.depth": min(s.depth),
+        "cluster.workers": 1 if c.workers is None else c.workers,
+    }.items():  # fmt: skip
+        if value < 1:
+            raise ConfigError(f"{key}={value}: must be at least 1")
+    for key, value in {"train.warmup": t.warmup, "train.eval_every": t.eval_every, "sweep.seed": min(s.seed)}.items():
+        if value < 0:
+            raise ConfigError(f"{key}={value}: must not be negative")
+    if t.batch_size % t.accumulate:
+        raise ConfigError(f"train.accumulate={t.accumulate}: train.batch_size={t.batch_size} is not a multiple of it")
+    if t.warmup >= t.steps:
+        raise ConfigError(f"train.warmup={t.warmup}: not below train.steps={t.steps}; shorten it or train longer")
+    if not 0 <= m.dropout < 1:
+        raise ConfigError(f"model.dropout={m.dropout}: must be in [0, 1)")
+    for value in (*s.lr, config.lr.resolution):
+        if not float(value * 4).is_integer():
+            raise ConfigError(f"sweep.lr: {value} is no multiple of 1/4; learning rates are log2, as in 'sweep.lr=[-8,-6]'")
+    if config.lr.resolution <= 0:
+        raise ConfigError(f"lr.resolution={config.lr.resolution}: must be positive, as in lr.resolution=0.5")
+    if max(s.lr) > 16 or min(s.lr) < -60:
+        raise ConfigError(f"sweep.lr={s.lr}: values are log2 of the learning rate, as in 'sweep.lr=[-9,-7,-5]'")
+    if config.lr.adaptive and config.lr.budget < len(s.lr):
+        raise ConfigError(f"lr.budget={config.lr.budget}: below the {len(s.lr)} learning rates of sweep.lr; raise it")
+    if not config.rule:
+        raise ConfigError("rule: none given; choose from rule=[spectral,standard] and the files of conf/rule")
+    _check_optimizer(o)
+    _check_widths(m, s)
+
+
+def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"{key}={value}: must be one of {', '.join(known)}")
+
+
+def _check_optimizer(o: OptimizerConfig) -> None:
+    for role in ROLES:
+        name = getattr(o, role)
+        if name not in o.algorithms:
+            raise ConfigError(f"optimizer.{role}={name}: no such algorithm; optimizer.algorithms has {', '.join(o.algorithms)}")
+        if role not in o.weight_decay:
+            raise ConfigError(f"optimizer.weight_decay.{role}: a value is missing; give one, as in 0.0")
+
+
+def _check_widths(m: ModelConfig, s: SweepConfig) -> None:
+    if (m.heads is None) == (m.head_size is None):
+        raise ConfigError("model.heads, model.head_size: give exactly one and set the other to null")
+    for width in s.width:
+        if m.heads is not None and width % m.heads:
+            raise ConfigError(f"sweep.width: {width} is no multiple of model.heads={m.heads}; change one of them")
+        if m.head_size is not None and width % m.head_size:
+            raise ConfigError(f"sweep.width: {width} is no multiple of model.head_size={m.head_size}; change one of them")
+    if s.base_width not in s.width and s.base_width >= min(s.width):
+        raise ConfigError(
+            f"sweep.base_width={s.base_width}: no point of sweep.width={s.width} can be compared with it; "
+            f"set it to one of these widths (or below them all), as in sweep.base_width={min(s.width)}"
+        )
+    if s.base_depth not in s.depth and s.base_depth >= min(s.depth):
+        raise ConfigError(
+            f"sweep.base_depth={s.base_depth}: no point of sweep.depth={s.depth} can be compared with it; "
+            f"set it to one of these depths, as in sweep.base_depth={min(s.depth)}"
+        )
+
+
+def head_count(m: ModelConfig, width: int) -> int:
+    """Number of heads at this width under the head rule."""
+    return m.heads if m.heads is not None else width // m.head_size  # type: ignore[operator]
+
+
+def head_size(m: ModelConfig, width: int) -> float:
+    """Features a head at this width; a fraction where a base model is only a yardstick (base width 1)."""
+    return width / m.heads if m.heads is not None else float(m.head_size)  # type: ignore[arg-type]

@@ -1,0 +1,22 @@
+"""Corpus to tokens to batches, the batches as a pure function of (seed, step). Needs numpy alone."""
+
+from .batches import batch, epochs_seen, eval_batch, probe_batch
+from .corpus import SOURCES, Corpus, fingerprint, load
+from .shards import DataError, Shards, Tokens, read_headerless, read_shard, write_shard
+
+__all__ = [
+    "SOURCES",
+    "Corpus",
+    "DataError",
+    "Shards",
+    "Tokens",
+    "batch",
+    "epochs_seen",
+    "eval_batch",
+    "fingerprint",
+    "load",
+    "probe_batch",
+    "read_headerless",
+    "read_shard",
+    "write_shard",
+]

@@ -1,0 +1,84 @@
+"""Batches as a pure function of (seed, step): no loader and no state, so a resumed run sees the same ones."""
+
+import numpy as np
+
+from .shards import DataError, Tokens, windows
+
+
+def batch(
+    tokens: Tokens,
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    context: int,
+    microbatch: int = 0,
+    microbatches: int = 1,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The batch of one step: (x, y), int64 arrays (batch_size / microbatches, context), y the tokens after x.
+
+    Sequence i starts at r_i mod (len(tokens) - context), where r_i is the i-th 64-bit word of Philox keyed
+    by (seed, step): uniform, with replacement, the same in every numpy version. So a batch does not depend
+    on those drawn before it, and a smaller batch is the beginning of a larger one. `batch_size` is always
+    that of the whole step: micro-batches 0 ... k - 1 of k, one after another, are the sequences of the whole
+    batch. DataError if the text is too short for the context; ValueError if the numbers make no batch.
+    Philox: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
+    """
+    if not (0 <= seed < 2**64 and 0 <= step < 2**64):
+        raise ValueError(f"seed and step must be in [0, 2^64), not {seed} and {step}")
+    if batch_size < 1 or microbatches < 1 or batch_size % microbatches or not 0 <= microbatch < microbatches:
+        raise ValueError(
+            f"micro-batch {microbatch} of {microbatches} in a batch of {batch_size}: "
+            "the number of micro-batches must divide the batch size, and they count from 0"
+        )
+    words = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw(batch_size)
+    share = batch_size // microbatches
+    words = words[microbatch * share : (microbatch + 1) * share]
+    starts = (words % np.uint64(_places(tokens, context))).astype(np.int64)
+    return _shifted(tokens, starts, context)
+
+
+def eval_batch(tokens: Tokens, *, count: int, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """`count` evenly spaced sequences: (x, y), two int64 arrays (count, context), y the tokens after x.
+
+    No random number: the same for every width, seed and step. Sequence i starts in the middle of the i-th of
+    `count` equal parts; sequences overlap only if count * context exceeds the text.
+    """
+    places = _places(tokens, context)
+    if not 1 <= count <= places:
+        raise DataError(
+            f"data.path: {len(tokens)} tokens hold 1 to {places} different sequences of context {context}, "
+            f"not {count}: give a longer text or ask for fewer"
+        )
+    starts = (2 * np.arange(count) + 1) * places // (2 * count)
+    return _shifted(tokens, starts, context)
+
+
+def probe_batch(tokens: Tokens, *, count: int, context: int) -> tuple[np.ndarray, np.ndarray]:
+    """The few validation sequences on which features are measured, the same for all widths, seeds and steps.
+
+    They are spaced as in `eval_batch`, by a count of their own, so they stay when the evaluation is resized.
+    """
+    return eval_batch(tokens, count=count, context=context)
+
+
+def epochs_seen(tokens: Tokens, steps: int, batch_size: int, context: int) -> float:
+    """How often `steps` batches read the text on average; beyond 1 or 2 the loss measures memory as well."""
+    return steps * batch_size * context / len(tokens)
+
+
+def _places(tokens: Tokens, context: int) -> int:
+    """The number of starts that leave room for a sequence and the one token after it."""
+    if context < 1:
+        raise ValueError(f"the context must be at least 1 token, not {context}")
+    if len(tokens) <= context:
+        raise DataError(
+            f"data.path: {len(tokens)} tokens are too few for a sequence of context {context} and the token "
+            "after it: give a longer text or a shorter context"
+        )
+    return len(tokens) - context
+
+
+def _shifted(tokens: Tokens, starts: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray]:
+    ids = windows(tokens, starts, context + 1)
+    return ids[:, :-1].astype(np.int64), ids[:, 1:].astype(np.int64)  # copies: changing x leaves y alone

@@ -1,0 +1,164 @@
+"""Token files on disk: shards with the llm.c header, headerless uint16 files, and many files read as one.
+
+A shard is a header of 256 little-endian int32, [magic, version, n_tokens, 0, ...], then n_tokens ids:
+
+    magic 20240520, version 1: uint16 ids   (karpathy/llm.c, KellerJordan/modded-nanogpt)
+    magic 20240801, version 7: uint32 ids   (llm.c, Llama-3 tokens)
+
+nanoGPT's train.bin and val.bin hold uint16 ids and no header.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HEADER_INTS = 256
+HEADER_BYTES = 4 * HEADER_INTS
+FORMATS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}  # magic: (version, dtype)
+
+
+class DataError(ValueError):
+    """What is wrong with the data, the config key to change, and the fix, in one line."""
+
+
+class Shards:
+    """Several 1-D token arrays of one dtype, read as the one sequence they would make when concatenated.
+
+    Indexed by an int or by a slice of step 1, and by `windows`; a memmap stays on disk until it is asked for.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray]):
+        if len({part.dtype for part in parts}) != 1:
+            raise DataError("data.path: the shards of a split must have one dtype: write the odd ones again")
+        self.parts = list(parts)
+        self.dtype = self.parts[0].dtype
+        self.bounds = np.cumsum([0] + [len(part) for part in parts])  # part i is [bounds[i], bounds[i + 1])
+
+    def __len__(self) -> int:
+        return int(self.bounds[-1])
+
+    def __getitem__(self, key: int | slice) -> Any:
+        if not isinstance(key, slice):
+            at = range(len(self))[key]  # counts from the end if negative, raises IndexError if outside
+            return self._span(at, at + 1)[0]
+        start, stop, step = key.indices(len(self))
+        if step != 1:
+            raise ValueError("shards are sliced with step 1 only")
+        return self._span(start, stop)
+
+    def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
+        """The sequences [start, start + length) as the rows of an array (len(starts), length)."""
+        out = np.empty((len(starts), length), self.dtype)
+        first = np.searchsorted(self.bounds, starts, side="right") - 1
+        last = np.searchsorted(self.bounds, starts + length - 1, side="right") - 1
+        inside = first == last
+        for i in np.unique(first[inside]):
+            rows = inside & (first == i)
+            out[rows] = windows(self.parts[i], starts[rows] - self.bounds[i], length)
+        for row in np.flatnonzero(~inside):
+            out[row] = self._span(int(starts[row]), int(starts[row]) + length)
+        return out
+
+    def _span(self, start: int, stop: int) -> np.ndarray:
+        if stop <= start:
+            return np.empty(0, self.dtype)
+        first, last = (int(np.searchsorted(self.bounds, at, side="right")) - 1 for at in (start, stop - 1))
+        at = self.bounds
+        pieces = [self.parts[i][max(start - at[i], 0) : stop - at[i]] for i in range(first, last + 1)]
+        return np.concatenate(pieces)
+
+
+Tokens = np.ndarray | Shards
+
+
+def windows(tokens: Tokens, starts: np.ndarray, length: int) -> np.ndarray:
+    """The sequences [start, start + length) of `tokens` as the rows of an array (len(starts), length)."""
+    if isinstance(tokens, Shards):
+        return tokens.windows(starts, length)
+    return np.asarray(tokens)[starts[:, None] + np.arange(length)]
+
+
+def read_shard(path: str | Path) -> np.ndarray:
+    """The ids of a shard with header, as a read-only 1-D memmap; DataError if header and file disagree."""
+    path = Path(path)
+    header, size = _header(path), path.stat().st_size
+    if header is None or int(header[0]) not in FORMATS:
+        found = "the file is shorter than a header" if header is None else f"its first int32 is {header[0]}"
+        magics = " or ".join(map(str, FORMATS))
+        raise DataError(
+            f"data.path: {path.name} is no llm.c shard: {found}, not {magics}; "
+            "a folder of headerless uint16 files is data=nanogpt"
+        )
+    (version, dtype), count = FORMATS[int(header[0])], int(header[2])
+    if header[1] != version:
+        raise DataError(
+            f"data.path: {path.name} has magic {header[0]} and version {header[1]}; "
+            f"only its version {version} can be read: write it again"
+        )
+    if size != HEADER_BYTES + count * dtype.itemsize:
+        raise DataError(
+            f"data.path: {path.name} is truncated or damaged: by its header {count} tokens, "
+            f"{count * dtype.itemsize} bytes, but {size - HEADER_BYTES} are there: copy or write it again"
+        )
+    if count == 0:
+        raise DataError(f"data.path: {path.name} holds no token: remove it or write it again")
+    return np.memmap(path, dtype, mode="r", offset=HEADER_BYTES, shape=(count,))
+
+
+def read_headerless(path: str | Path) -> np.ndarray:
+    """The uint16 ids of a nanoGPT .bin file as a read-only 1-D memmap.
+
+    A file whose header and size fit llm.c's is read as `read_shard` does. DataError if empty or of odd size.
+    """
+    path = Path(path)
+    header, size = _header(path), path.stat().st_size
+    if header is not None and int(header[0]) in FORMATS:
+        if size == HEADER_BYTES + int(header[2]) * FORMATS[int(header[0])][1].itemsize:
+            return read_shard(path)
+    if size == 0:
+        raise DataError(f"data.path: {path.name} is empty: write it again")
+    if size % 2:
+        raise DataError(f"data.path: {path.name} has {size} bytes, odd, so it is not uint16: write it again")
+    return np.memmap(path, "<u2", mode="r")
+
+
+def write_shard(path: str | Path, tokens: Tokens, dtype: Any = np.uint16) -> None:
+    """Writes a shard with header: version 1 for uint16, version 7 for uint32.
+
+    Atomic: a reader sees the old file, or none, or the whole new one. ValueError if an id does not fit.
+    """
+    path, ids = Path(path), np.asarray(tokens[:])
+    magics = {np.dtype(wanted): magic for magic, (_, wanted) in FORMATS.items()}
+    if np.dtype(dtype) not in magics:
+        raise ValueError(f"a shard holds uint16 or uint32, not {np.dtype(dtype)}")
+    limit = np.iinfo(dtype).max
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(f"a shard holds a 1-D array of integers, not {ids.ndim}-D of {ids.dtype}")
+    if ids.size and not (0 <= int(ids.min()) and int(ids.max()) <= limit):
+        raise ValueError(f"ids from {ids.min()} to {ids.max()} do not fit 0 to {limit}: write another dtype")
+    header = np.zeros(HEADER_INTS, "<i4")
+    magic = magics[np.dtype(dtype)]
+    version, on_disk = FORMATS[magic]
+    header[:3] = magic, version, ids.size
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(handle, "wb") as file:
+            file.write(header.tobytes())
+            file.write(ids.astype(on_disk).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock out the group on a cluster
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _header(path: Path) -> np.ndarray | None:
+    with open(path, "rb") as file:
+        raw = file.read(HEADER_BYTES)
+    return np.frombuffer(raw, "<i4") if len(raw) == HEADER_BYTES else None

@@ -1,0 +1,93 @@
+"""NanoGPT: the pre-LN GPT-2 block of github.com/karpathy/nanoGPT, with the forward multipliers of a rule."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spectral_mup.models.layers import CausalSelfAttention, GeluMLP
+from spectral_mup.theory.rules import Multipliers
+
+
+class Block(nn.Module):
+    """x + a·attention(LN(x)), then x + a·mlp(LN(x)), a the branch multiplier."""
+
+    def __init__(self, width: int, heads: int, hidden: int, bias: bool, dropout: float, forward: Multipliers) -> None:
+        super().__init__()
+        self.branch = forward.branch
+        self.norm_attention = nn.LayerNorm(width, bias=bias)
+        self.attention = CausalSelfAttention(width, heads, bias, dropout, forward.attention)
+        self.norm_mlp = nn.LayerNorm(width, bias=bias)
+        self.mlp = GeluMLP(width, hidden, bias, dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        x_BTD = x_BTD + self.branch * self.attention(self.norm_attention(x_BTD))
+        return x_BTD + self.branch * self.mlp(self.norm_mlp(x_BTD))
+
+
+class NanoGPT(nn.Module):
+    """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
+
+    Learned positions, GELU MLP, pre-LN; `tied` shares the token table with the readout. The logits multiplier acts in
+    `logits`, so training and inference cannot differ. Weights are for theory.apply.init_ to set.
+    """
+
+    residual_blocks = ("blocks.",)
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        context: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        bias: bool,
+        tied: bool,
+        dropout: float,
+        forward: Multipliers,
+    ) -> None:
+        super().__init__()
+        self.multipliers, self.dropout = forward, dropout
+        self.token = nn.Embedding(vocab_size, width)
+        self.position = nn.Embedding(context, width)
+        hidden = round(mlp_ratio * width)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, bias, dropout, forward) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, bias=bias)
+        self.readout = nn.Linear(width, vocab_size, bias=False)
+        if tied:
+            self.readout.weight = self.token.weight
+
+    def features(self, x_BT: Tensor) -> Tensor:
+        """Final hidden state (B, T, D), normalised."""
+        h_BTD = self.embed(x_BT)
+        for block in self.blocks:
+            h_BTD = block(h_BTD)
+        return self.norm(h_BTD)
+
+    def embed(self, x_BT: Tensor) -> Tensor:
+        """Sum of token and position embeddings (B, T, D)."""
+        positions = torch.arange(x_BT.size(1), device=x_BT.device)
+        h_BTD = self.multipliers.embedding * (self.token(x_BT) + self.position(positions))
+        return F.dropout(h_BTD, self.dropout, self.training)
+
+    def logits(self, h_BTD: Tensor) -> Tensor:
+        """Readout times its multiplier (B, T, V)."""
+        return self.multipliers.logits * self.readout(h_BTD)
+
+    def forward(self, x_BT: Tensor, y_BT: Tensor | None = None) -> Tensor:
+        logits_BTV = self.logits(self.features(x_BT))
+        if y_BT is None:
+            return logits_BTV
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten())
+
+    @torch.no_grad()
+    def generate(self, x_BT: Tensor, tokens: int, generator: torch.Generator | None = None) -> Tensor:
+        """Continue x by sampling `tokens` tokens at temperature 1, with the same logits as in training."""
+        context = self.position.num_embeddings
+        for _ in range(tokens):
+            p_BV = self(x_BT[:, -context:])[:, -1].float().softmax(-1)
+            x_BT = torch.cat([x_BT, torch.multinomial(p_BV, 1, generator=generator)], dim=1)
+        return x_BT

@@ -1,0 +1,164 @@
+"""From the growth of a tensor to its init std, learning rate, weight decay and ε.
+
+The spectral condition (arXiv 2310.17813) asks that ‖W‖₂ and ‖ΔW‖₂ of every matrix scale as √(fan_out/fan_in).
+With m_out, m_in the growth of the two dims, c the forward multiplier of the tensor, a that of its residual branch,
+d = 1/m_depth inside a branch and 1 outside, and `size` the growth of the spectral norm of the optimizer's direction:
+
+    T       = √(m_out/m_in)
+    s       = m_in^-1/2 · min(1, √(m_out/m_in)) / c          init std
+    lr      = T · d / (c · a · size)                          the one formula
+    λ       = 1 / lr                                          coupled decay at a fixed timescale 1/(lr·λ)
+    ε       = the optimizer's own law, for Adam c · a / m_out
+
+All are ratios against the base model, so at the base model each is exactly 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spectral_mup.theory.growth import KINDS, Growth, monomial
+
+Exponents = Mapping[str, float]
+
+
+class RuleError(ValueError):
+    """A rule that is malformed or does not cover an optimizer; the message says which and what it covers."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Multipliers of one tensor against the base model (dimensionless, 1 at the base)."""
+
+    init_std: float = 1.0
+    lr: float = 1.0
+    weight_decay: float = 1.0
+    eps: float = 1.0
+
+
+@dataclass(frozen=True)
+class Multipliers:
+    """The numbers in a forward pass.
+
+    attention  scale of q·k before the softmax, absolute: 1/√d_head at the base
+    branch     of every residual branch's output, 1 at the base
+    logits     of the readout's output, in training and in inference, 1 at the base
+    embedding  of the summed embeddings, 1 at the base
+    """
+
+    attention: float
+    branch: float = 1.0
+    logits: float = 1.0
+    embedding: float = 1.0
+
+
+@dataclass(frozen=True)
+class Law:
+    """What a rule must know of an optimizer: `size`, the growth of its direction's spectral norm, and `eps`, that of its ε.
+
+    Both are exponents of m_out, m_in, m_max, m_aspect, c, a and s (see Growth.ratios and the formula above):
+    {m_out: 1/2, m_in: 1/2} for entrywise normalised directions, {} for orthogonalised ones.
+    """
+
+    name: str
+    size: Exponents
+    eps: Exponents = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Forward multipliers as exponents, and scalings: `derived` by the formula, or a published table.
+
+    multipliers  {attention: {d_head: -1}, branch: {m_depth: -1}, logits: {m_width: -1}}
+    scaling      "derived", or {init_std: {kind: exponents}, lr: {optimizer: {kind: exponents}}, weight_decay: …, eps: …};
+                 the entry `any` stands for every optimizer; what a table does not list is × 1
+    source       where it was published
+    """
+
+    name: str
+    multipliers: Mapping[str, Exponents]
+    scaling: str | Mapping[str, Any]
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        unknown = set(self.multipliers) - {"attention", "branch", "logits", "embedding"}
+        if unknown:
+            raise RuleError(f"rule {self.name}: unknown multiplier '{unknown.pop()}'")
+        if isinstance(self.scaling, str):
+            if self.scaling != "derived":
+                raise RuleError(f"rule {self.name}: scaling is 'derived' or a table, not '{self.scaling}'")
+            return
+        unknown = set(self.scaling) - {"init_std", "lr", "weight_decay", "eps"}
+        if unknown:
+            raise RuleError(f"rule {self.name}: unknown quantity '{unknown.pop()}' in its table")
+        rows = [self.scaling.get("init_std", {})]
+        rows += [row for q in ("lr", "weight_decay", "eps") for row in self.scaling.get(q, {}).values()]
+        for kind in (kind for row in rows for kind in row):
+            if kind not in KINDS:
+                raise RuleError(f"rule {self.name}: unknown kind '{kind}'; known: {', '.join(KINDS)}")
+
+    def forward(self, m_width: float, m_depth: float, d_head: float, base_d_head: float) -> Multipliers:
+        """Multipliers of a model whose width, depth and head size are these; d_head in features, the rest ratios."""
+        ratios = {"m_width": m_width, "m_depth": m_depth, "d_head": d_head / base_d_head}
+        power = {part: monomial(exponents, ratios) for part, exponents in self.multipliers.items()}
+        return Multipliers(
+            attention=power.get("attention", 1.0) / base_d_head**0.5,
+            branch=power.get("branch", 1.0),
+            logits=power.get("logits", 1.0),
+            embedding=power.get("embedding", 1.0),
+        )
+
+    def scale(self, growth: Growth, law: Law, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
+        """Scaling of one tensor under the optimizer that `law` describes."""
+        if isinstance(self.scaling, str):
+            return spectral_scaling(growth, law, forward, m_depth)
+        tables = self.scaling
+        ratios = growth.ratios() | {"m_depth": m_depth if growth.in_block else 1.0}
+
+        def look_up(quantity: str) -> float:
+            table = tables.get(quantity, {"any": {}})
+            row = table.get(law.name, table.get("any"))
+            if row is None:
+                raise RuleError(
+                    f"rule {self.name} has no {quantity} for optimizer {law.name}; it lists {', '.join(sorted(table))}"
+                )
+            return monomial(row.get(growth.kind, {}), ratios)
+
+        init_row = tables.get("init_std", {})
+        return Scaling(
+            init_std=monomial(init_row.get(growth.kind, {}), ratios),
+            lr=look_up("lr"),
+            weight_decay=look_up("weight_decay"),
+            eps=look_up("eps"),
+        )
+
+
+def spectral_scaling(growth: Growth, law: Law, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
+    """The one formula (module docstring) for one tensor."""
+    c = {"readout": forward.logits, "embedding": forward.embedding}.get(growth.kind, 1.0)
+    a = forward.branch if growth.in_block else 1.0
+    d = 1.0 / m_depth if growth.in_block else 1.0
+    s = _init_std(growth) / c
+    ratios = growth.ratios() | {"c": c, "a": a, "s": s}
+    target = (growth.m_out / growth.m_in) ** 0.5
+    lr = target * d / (c * a * monomial(law.size, ratios))
+    return Scaling(init_std=s, lr=lr, weight_decay=1.0 / lr, eps=monomial(law.eps, ratios))
+
+
+def _init_std(growth: Growth) -> float:
+    """m_in^-1/2 · min(1, √(out/in)), the min read by class outside residual blocks, from absolute dims inside them.
+
+    By class: 1 where only fan_out grows; √(1/m_in) where only fan_in does (a logit counts by itself: arXiv 2203.03466).
+    From absolute dims: an up-projection to a fixed, larger FFN keeps m_in^-1/2 as long as fan_in < fan_out (2310.17813).
+    """
+    if growth.kind == "readout":
+        return 1.0 / growth.m_in
+    if growth.kind != "matrix":
+        return growth.m_in**-0.5
+
+    def absolute(shape: tuple[int, int]) -> float:
+        return shape[1] ** -0.5 * min(1.0, (shape[0] / shape[1]) ** 0.5)
+
+    return absolute(growth.shape) / absolute(growth.base_shape)

@@ -1,0 +1,107 @@
+"""Bad input is one line that names key and fix, exit code 2, and writes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from spectral_mup.config import ROOT, ConfigError, load_config
+
+BAD = {
+    ("model.widht=3",): "model.widht: unknown key; .*known: .*head_size",
+    ("sweep.widths=[64]",): "sweep.widths: unknown key; did you mean sweep.width",
+    ("+train.momentum=0.9",): "train.momentum: unknown key",
+    ("sweep=nope",): "sweep=nope: no such file; sweep can be .*default",
+    ("optimizer=adam",): "optimizer=adam: no such file; optimizer can be adamw, muon, sgd",
+    ("train.steps=many",): "train.steps: Value 'many' .*could not be converted to Integer",
+    ("train.steps=1.5",): "train.steps: Value '1.5' .*could not be converted to Integer",
+    ("train.steps=???",): "train.steps: a value is missing; give one",
+    ("data=text",): "data.path: a value is missing; give one",
+    ("sweep.width=[]",): "sweep.width: the grid is empty",
+    ("sweep.lr=[]",): "sweep.lr: the grid is empty",
+    ("sweep.seed=[]",): "sweep.seed: the grid is empty",
+    ("sweep.width=[64,64]",): "sweep.width=.*listed twice",
+    ("sweep.width=[64,100]",): "sweep.width: 100 is no multiple of model.head_size=32",
+    ("model.heads=3", "model.head_size=null"): "sweep.width: 64 is no multiple of model.heads=3",
+    ("model.heads=2",): "model.heads, model.head_size: give exactly one",
+    ("sweep.base_width=96",): "sweep.base_width=96: no point of .* can be compared with it",
+    ("sweep.base_width=512",): "sweep.base_width=512: no point of",
+    ("sweep.lr=[0.001]",): "sweep.lr: 0.001 is no multiple of 1/4; learning rates are log2",
+    ("sweep.lr=[1.e-3,-2]",): "sweep.lr: 0.001 is no multiple",
+    ("train.accumulate=3",): "train.accumulate=3: train.batch_size=.* is not a multiple",
+    ("train.warmup=5000",): "train.warmup=5000: not below train.steps",
+    ("train.schedule=step",): "train.schedule=step: must be one of linear, cosine, constant",
+    ("train.precision=fp16",): "train.precision=fp16: must be one of",
+    ("action=go",): "action=go: must be one of run, plan, explain",
+    ("optimizer.matrix=lion",): "optimizer.matrix=lion: no such algorithm",
+    ("optimizer.algorithms.adamw.size.m_out=big",): "optimizer.algorithms.adamw.size.m_out=big: an exponent must be a number",
+    ("train.steps=0",): "train.steps=0: must be at least 1",
+    ("sweep.width=[64",): "cannot read the command line",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", BAD, ids=" ".join)
+def test_bad_input_names_key_and_fix(overrides):
+    with pytest.raises(ConfigError, match=BAD[overrides]) as error:
+        load_config(list(overrides))
+    assert "\n" not in str(error.value)
+
+
+def test_good_input_passes():
+    for overrides in (
+        [],
+        ["optimizer=muon"],
+        ["train.compile=true"],
+        ["sweep.base_width=1", "model.heads=2", "model.head_size=null"],
+    ):
+        load_config(overrides)
+    assert load_config(["train.compile=true"]).train.compile == "true"
+
+
+def launch(*overrides: str, script: str = "launch.py") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, ROOT / script, *overrides], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("script", ["launch.py", "analyze.py"])
+def test_command_line_exits_2_and_writes_nothing(tmp_path, script):
+    paths = [f"paths.runs={tmp_path / 'runs'}", f"paths.results={tmp_path / 'results'}"]
+    for bad in ("sweep.widht=[64]", "data.source=nowhere", "sweep.width=[]"):
+        done = launch(*paths, bad, script=script)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_corpus_names_extra_and_alternatives(tmp_path):
+    """Without the package that carries the plays; the module is hidden by a metadata finder that knows nothing."""
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "def missing(name): raise m.PackageNotFoundError(name)\n"
+        "m.distribution = missing\n"
+        "sys.argv = ['launch.py', 'paths.runs=%s']\n"
+        "import runpy; runpy.run_path('launch.py', run_name='__main__')" % (tmp_path / "runs")
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "[shakespeare]" in done.stderr and "data=text" in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_plan_and_help_import_no_torch():
+    code = (
+        "import sys, runpy; sys.argv = ['launch.py', *%r]\n"
+        "try: runpy.run_path('launch.py', run_name='__main__')\n"
+        "except SystemExit as e: print('exit', e.code, 'torch' in sys.modules, 'pandas' in sys.modules)"
+    )
+    for argv in (["data=pydoc", "action=plan"], ["--help"]):
+        done = subprocess.run([sys.executable, "-c", code % (argv,)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.stdout.splitlines()[-1] == "exit 0 False False", done
+    explain = subprocess.run(
+        [sys.executable, "-c", code % (["data=pydoc", "action=explain"],)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert explain.stdout.splitlines()[-1] == "exit 0 True False", explain  # the control: what needs torch is seen to import it
