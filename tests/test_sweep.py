@@ -133,7 +133,7 @@ def test_plan_of_many_points_is_quick(tiny):
 
     config = tiny("lr.adaptive=false", f"sweep.seed={list(range(500))}", f"sweep.lr={[-8, -7, -6, -5, -4]}")
     start = time.perf_counter()
-    plan = Sweep(config, "x", lambda c, w: {}).plan(lambda p: None)
+    plan = Sweep(config, "x").plan(lambda p: None)
     assert len(plan.points) == 2 * 2 * 5 * 500
     assert time.perf_counter() - start < 10
     assert asdict(plan.points[0].curve) == {"rule": "spectral", "width": 32, "depth": 2}

@@ -303,3 +303,30 @@ def test_result_records_tokens_epochs_and_corpus(tiny, corpus, tmp_path):
     assert result["corpus"]["sha256"] == corpus.sha256 and result["corpus"]["train_tokens"] == len(corpus.train)
     assert result["parameters"] == 2 * 256 * 32 + 16 * 32 + 2 * (12 * 32**2 + 2 * 32) + 32
     assert np.isfinite(result["val_loss"])
+
+
+def test_auto_depends_on_the_device_and_is_kept_by_a_resumed_run(tiny, corpus, tmp_path, monkeypatch):
+    from spectral_mup import train as module
+    from spectral_mup.auto import resolve
+
+    science = {"width": 256, "train": {"precision": "auto", "compile": "auto", "steps": 100}}
+    none, avx, amx = frozenset(), frozenset({"avx512_bf16"}), frozenset({"avx512_bf16", "amx_bf16"})
+    found = {f: [resolve(science | {"width": w}, "cpu", f)["precision"] for w in (64, 128, 256)] for f in (none, avx, amx)}
+    assert found == {
+        none: ["float32"] * 3,
+        avx: ["float32", "float32", "bfloat16"],
+        amx: ["float32", "bfloat16", "bfloat16"],
+    }
+    assert resolve(science | {"width": 64}, "cuda", none)["precision"] == "bfloat16"
+    assert resolve(science, "cpu", none)["compile"] == "false"
+    long = {"width": 64, "train": {"precision": "float32", "compile": "auto", "steps": 5000}}
+    assert resolve(long, "cpu", amx) == {"precision": "float32", "compile": "true"}
+
+    point = first_point(tiny("train.precision=auto", "train.compile=auto"))
+    runs, stops = tmp_path / "runs", iter(range(100))
+    monkeypatch.setattr(module, "resolve", lambda *_: {"precision": "bfloat16", "compile": "false"})
+    run_point(point, runs, corpus, should_stop=lambda: next(stops) >= 5)
+    monkeypatch.setattr(module, "resolve", lambda *_: {"precision": "float32", "compile": "false"})
+    bury(RunFolder(runs, point.run_id))
+    assert run_point(point, runs, corpus)[1]["precision"] == "bfloat16"
+    assert run_point(point, tmp_path / "other", corpus)[1]["precision"] == "float32"

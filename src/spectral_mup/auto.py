@@ -1,16 +1,40 @@
-"""What the `auto` settings of a Point mean. Decided from the config alone, before it is hashed."""
+"""What `auto` precision and compilation mean on a machine.
+
+A Point that says `auto` accepts either, within the noise of a seed, so its id says `auto` as well; its result and its
+checkpoints say what was used, and a run that was killed goes on with it. Set train.precision to be definite.
+"""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
-from spectral_mup.schema import Config
+COMPILE_STEPS = 5000  # a cold graph costs 10 to 60 s: shorter runs do not earn it back
 
 
-def resolve(config: Config, width: int) -> dict[str, Any]:
-    """Definite precision and compilation of a Point of this width."""
-    t = config.train
-    return {
-        "precision": "float32" if t.precision == "auto" else t.precision,
-        "compile": "false" if t.compile == "auto" else t.compile,
-    }
+def resolve(science: Mapping[str, Any], device_type: str, flags: frozenset[str] | None = None) -> dict[str, str]:
+    """{precision, compile} of a Point on a device ('cpu' or 'cuda'); `flags` are the CPU's features (default: this one's).
+
+    bfloat16 where it was measured to be faster without compiling: on GPUs, from width 256 on CPUs with AVX512-BF16, and
+    from 128 on those with AMX. Elsewhere a CPU emulates it, slowly.
+    """
+    t, width = science["train"], science["width"]
+    precision, compiled = t["precision"], t["compile"]
+    if precision == "auto":
+        flags = cpu_flags() if flags is None else flags
+        from_width = 0 if device_type == "cuda" else 128 if "amx_bf16" in flags else 256 if "avx512_bf16" in flags else None
+        precision = "bfloat16" if from_width is not None and width >= from_width else "float32"
+    if compiled == "auto":
+        compiled = "true" if t["steps"] >= COMPILE_STEPS else "false"
+    return {"precision": precision, "compile": compiled}
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    """Features of this CPU as Linux lists them; empty elsewhere."""
+    try:
+        with open("/proc/cpuinfo") as f:
+            return next((frozenset(line.partition(":")[2].split()) for line in f if line.startswith("flags")), frozenset())
+    except OSError:
+        return frozenset()

@@ -53,12 +53,11 @@ Outcome = Callable[[Point], float | None]
 
 
 class Sweep:
-    """The Points of a config. `fingerprint` identifies the corpus' content; `resolve` makes `auto` settings definite."""
+    """The Points of a config; `fingerprint` identifies the content of its corpus."""
 
-    def __init__(self, config: Config, fingerprint: str, resolve: Callable[[Config, int], dict[str, Any]]) -> None:
+    def __init__(self, config: Config, fingerprint: str) -> None:
         self.config = config
         self._fingerprint = fingerprint
-        self._resolve = resolve
         self._points: dict[tuple[Curve, float, int], Point] = {}
 
     def curves(self) -> list[list[Curve]]:
@@ -77,7 +76,6 @@ class Sweep:
     def _science(self, curve: Curve, log2_lr: float, seed: int) -> dict[str, Any]:
         """All that decides a run's numbers and nothing else: no path, host, worker count or clock."""
         c = self.config
-        train = asdict(c.train) | self._resolve(c, curve.width)
         return {
             "schema_version": SCHEMA_VERSION,
             "model": asdict(c.model),
@@ -88,7 +86,7 @@ class Sweep:
             "optimizer": asdict(c.optimizer),
             "rule": {"name": curve.rule} | asdict(c.rule[curve.rule]),
             "data": {"source": c.data.source, "vocab_size": c.data.vocab_size, "content": self._fingerprint},
-            "train": train,
+            "train": asdict(c.train),
             "probe": asdict(c.probe),
             "log2_lr": log2_lr,
             "seed": seed,
@@ -206,7 +204,6 @@ def results_of(runs: Path) -> Outcome:
 
 def open_sweep(config: Config) -> Sweep:
     """The sweep of a checked config. Raises data.DataError, a ValueError, if its corpus is not here."""
-    from spectral_mup.auto import resolve
     from spectral_mup.data import fingerprint
 
-    return Sweep(config, fingerprint(config.data.source, config.data.path, config.data.vocab_size), resolve)
+    return Sweep(config, fingerprint(config.data.source, config.data.path, config.data.vocab_size))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral_mup import data
+from spectral_mup.auto import resolve
 from spectral_mup.build import init_model, make_optimizers, parametrize
 from spectral_mup.probe import Probe
 from spectral_mup.record import RunFolder, read_rows, write_atomic
@@ -76,7 +77,8 @@ def train(
     torch.manual_seed(seed)  # dropout, after init has used generators of its own
 
     losses: list[float] = []
-    done = _resume(folder, model, optimizers, device)
+    auto = resolve(science, device.type)
+    done, auto = _resume(folder, model, optimizers, auto, device)
     if done:
         folder.cut("metrics.jsonl", done)
         folder.cut("norms.jsonl", done)
@@ -86,8 +88,8 @@ def train(
             write_atomic(folder.path / name, b"")
         folder.append("norms.jsonl", probe.first_rows())
 
-    forward = torch.compile(model) if t["compile"] == "true" else model
-    bf16 = t["precision"] == "bfloat16"
+    forward = torch.compile(model) if auto["compile"] == "true" else model
+    bf16 = auto["precision"] == "bfloat16"
     autocast = (lambda: torch.autocast(device.type, torch.bfloat16)) if bf16 else nullcontext
     names = {id(p): name for name, p in model.named_parameters()}
     pending: list[Tensor] = []
@@ -110,7 +112,7 @@ def train(
     for step in range(done, t["steps"]):
         if should_stop():
             if flush() is None:
-                save_checkpoint(folder, step, model, optimizers)
+                save_checkpoint(folder, step, model, optimizers, auto)
             return None
         factor = schedule_factor(step, steps=t["steps"], warmup=t["warmup"], schedule=t["schedule"], final_lr=t["final_lr"])
         for group in (g for o in optimizers for g in o.param_groups):
@@ -144,13 +146,14 @@ def train(
         if (step + 1) % log_every == 0 or step + 1 == t["steps"]:
             diverged = flush()
             if diverged is not None:
-                return _finish(folder, science, corpus, losses, diverged, math.nan, model)
+                return _finish(folder, science, corpus, losses, diverged, math.nan, model, auto)
             if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < t["steps"]:
-                save_checkpoint(folder, step + 1, model, optimizers)
+                save_checkpoint(folder, step + 1, model, optimizers, auto)
                 saved_at = time.monotonic()
 
     val_loss = evaluate(model, corpus, t["eval_sequences"], t["batch_size"], context, device, bf16)
-    return _finish(folder, science, corpus, losses, None if math.isfinite(val_loss) else t["steps"], val_loss, model)
+    diverged = None if math.isfinite(val_loss) else t["steps"]
+    return _finish(folder, science, corpus, losses, diverged, val_loss, model, auto)
 
 
 @torch.no_grad()
@@ -184,6 +187,7 @@ def _finish(
     diverged: int | None,
     val_loss: float,
     model: nn.Module,
+    auto: Mapping[str, str],
 ) -> dict[str, Any]:
     t, context = science["train"], science["model"]["context"]
     if diverged is not None:  # what came after depends on when the loop noticed
@@ -200,6 +204,8 @@ def _finish(
         "tokens": len(losses) * t["batch_size"] * context,
         "epochs": data.epochs_seen(corpus.train, len(losses), t["batch_size"], context),
         "parameters": sum(p.numel() for p in model.parameters()),
+        "precision": auto["precision"],
+        "compile": auto["compile"],
         "corpus": {
             "name": corpus.name,
             "sha256": corpus.sha256,
@@ -216,13 +222,16 @@ def _finish(
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(folder: RunFolder, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+def save_checkpoint(
+    folder: RunFolder, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], auto: Mapping[str, str]
+) -> None:
     """Write ckpt/<step>.pt atomically and keep the last two. Raises HeldError if the run is no longer ours."""
     import io
 
     folder.check_claim()
     state = {
         "step": step,
+        "auto": dict(auto),
         "model": model.state_dict(),
         "optimizers": [o.state_dict() for o in optimizers],
         "rng": torch.get_rng_state(),
@@ -235,8 +244,10 @@ def save_checkpoint(folder: RunFolder, step: int, model: nn.Module, optimizers: 
         old.unlink()
 
 
-def _resume(folder: RunFolder, model: nn.Module, optimizers: list[torch.optim.Optimizer], device: torch.device) -> int:
-    """Load the newest checkpoint that can be read, return its step; 0 if there is none."""
+def _resume(
+    folder: RunFolder, model: nn.Module, optimizers: list[torch.optim.Optimizer], auto: dict[str, str], device: torch.device
+) -> tuple[int, dict[str, str]]:
+    """Load the newest checkpoint that can be read; its step (0 if there is none) and what `auto` meant so far."""
     for path in sorted(folder.checkpoints.glob("*.pt"), reverse=True):
         state = _load(path, device)
         if state is None:
@@ -247,8 +258,8 @@ def _resume(folder: RunFolder, model: nn.Module, optimizers: list[torch.optim.Op
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
-        return state["step"]
-    return 0
+        return state["step"], state["auto"]
+    return 0, auto
 
 
 def _load(path: Path, device: torch.device) -> dict[str, Any] | None:

@@ -46,6 +46,7 @@ def collect(points: Iterable[Point], runs: Path) -> tuple[pd.DataFrame, pd.DataF
                 "tokens": result["tokens"],
                 "epochs": result["epochs"],
                 "parameters": result["parameters"],
+                "precision": result["precision"],
             }
         )
         norms += [key | row for row in read_rows(folder.path / "norms.jsonl")]
@@ -55,5 +56,5 @@ def collect(points: Iterable[Point], runs: Path) -> tuple[pd.DataFrame, pd.DataF
 
 COLUMNS = [
     "run_id", "family", "optimizer", "rule", "width", "depth", "log2_lr", "seed", "status", "loss", "diverged_step",
-    "steps", "tokens", "epochs", "parameters",
+    "steps", "tokens", "epochs", "parameters", "precision",
 ]  # fmt: skip

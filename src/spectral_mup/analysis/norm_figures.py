@@ -26,7 +26,8 @@ QUANTITY = {"feature": "RMS of Δh", "update": r"$\|\Delta W\|_2\,\sqrt{n_{in}/n
 def feature_norms(points: pd.DataFrame, verdicts: Sequence[Verdict]) -> tuple[Figure, pd.DataFrame]:
     """Feature and update norms against size at the judged step, relative to the smallest size, with slopes."""
     note = "Lines: mean over seeds (faint: single seeds) relative to the smallest {axis}, at step {step} and log2 "
-    note += "lr {lr}, the common one nearest the base's optimum. Right: fitted slopes, bold where the whole interval is outside the limit."
+    note += "lr {lr}, the common one nearest the base's optimum. Right: fitted slopes, "
+    note += "bold where the whole interval is outside the limit."
     return _norm_figure(points, verdicts, note, "size")
 
 

@@ -60,6 +60,8 @@ def what_was_run(points: pd.DataFrame) -> str:
     missing, seeds = list(points["status"]).count("missing"), len(set(points["seed"]))
     text = f"{named}; {span('steps', '{:.0f}')} steps, {span('tokens', '{:.3g}', 1e6)} M tokens, "
     text += f"{span('epochs', '{:.2g}')} epochs; {seeds} seed{'s' * (seeds > 1)}"
+    if "precision" in points:
+        text += "; " + "/".join(sorted(set(points["precision"].dropna())))
     return text + (f"; {missing} of {len(points)} runs missing" if missing else "")
 
 

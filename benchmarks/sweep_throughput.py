@@ -1,0 +1,189 @@
+"""How much sooner a sweep ends here than the usual way, measured in one interleaved run.
+
+    python benchmarks/sweep_throughput.py [--rounds 2] [--verdict] [--out FILE.json]
+
+The usual way: one fresh process a point, one after the other, eager float32, torch's default threads and unfused AdamW.
+Ours: resident workers with one thread each and the fused step, (a) at float32, (b) with `auto` precision and compilation.
+A round trains a block of the default sweep's points (widths in the sweep's proportion) each way, A B C A B C.
+
+With --verdict also (c), time to a verdict: the fixed grid of 12 learning rates × 3 seeds that EleutherAI/nanoGPT-mup's
+scripts run, the usual way, against the bracketing search. Losses of both are real; times are from the seconds a point took.
+Prints ratios of medians, the losses' largest difference and the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from spectral_mup.analysis.collect import collect
+from spectral_mup.analysis.verdict import judge
+from spectral_mup.cluster.local import run_local
+from spectral_mup.config import load_config
+from spectral_mup.provenance import commit, machine
+from spectral_mup.record import RunFolder
+from spectral_mup.sweep import Curve, Point, Sweep, open_sweep, results_of
+
+BLOCK = {64: 4, 128: 3, 256: 3}  # the default sweep trains 28, 22 and 22 points at these widths
+FIXED_LRS = list(range(-14, -2))  # 2^-14 … 2^-3, as in mup_examples/mutransfer_lr_shakespeare_char of that repository
+USUAL = ["train.precision=float32", "train.compile=false", "optimizer.algorithms.adamw.args.fused=false"]
+WAYS = {"usual": USUAL, "float32": ["train.precision=float32", "train.compile=false"], "auto": []}
+
+
+def block(sweep: Sweep) -> list[Point]:
+    """Points near the optimum, largest first."""
+    lrs_and_seeds = [(-6.0, 0), (-6.0, 1), (-6.5, 0), (-6.5, 1)]
+    points = [sweep.point(Curve("spectral", w, 2), lr, seed) for w, n in BLOCK.items() for lr, seed in lrs_and_seeds[:n]]
+    return sorted(points, key=lambda p: -p.curve.width)
+
+
+def train_alone(science_file: str, runs: str) -> None:
+    """What a fresh process of the usual way does."""
+    import torch
+
+    from spectral_mup import data
+    from spectral_mup.record import run_id
+    from spectral_mup.train import train
+
+    science = json.loads(Path(science_file).read_text())
+    folder = RunFolder(Path(runs), run_id(science))
+    folder.write_config(science)
+    folder.claim()
+    corpus = data.load(science["data"]["source"], None, science["data"]["vocab_size"])
+    train(science, folder, corpus, device=torch.device("cpu"))
+
+
+def run_usual(points: list[Point], runs: Path) -> dict[int, list[float]]:
+    """Seconds of each point by width."""
+    seconds: dict[int, list[float]] = {}
+    for point in points:
+        file = runs / f"{point.run_id}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(dict(point.science)))
+        start = time.perf_counter()
+        subprocess.run([sys.executable, __file__, "--one", str(file), str(runs)], check=True)
+        seconds.setdefault(point.curve.width, []).append(time.perf_counter() - start)
+    return seconds
+
+
+def run_ours(overrides: list[str], points: list[Point], runs: Path) -> dict[int, list[float]]:
+    """Seconds of each point by width, as its worker took them."""
+    config = load_config([*overrides, f"paths.runs={runs}"])
+    outcome = results_of(runs)
+    seconds: dict[int, list[float]] = {}
+
+    def note(event) -> None:
+        if event.kind == "done":
+            seconds.setdefault(event.point.curve.width, []).append(event.payload["seconds"])
+
+    failed = run_local(config, lambda: [p for p in points if outcome(p) is None], note)
+    assert not failed, failed
+    return seconds
+
+
+def compare(rounds: int) -> dict:
+    """Wall seconds and losses of the block each way, A B C A B C."""
+    walls: dict[str, list[float]] = {way: [] for way in WAYS}
+    per_point: dict[str, dict[int, list[float]]] = {way: {} for way in WAYS}
+    losses: dict[str, dict[str, float]] = {way: {} for way in WAYS}
+    for number in range(rounds):
+        for way, overrides in WAYS.items():
+            points = block(open_sweep(load_config(overrides)))
+            with tempfile.TemporaryDirectory() as folder:
+                runs, start = Path(folder), time.perf_counter()
+                seconds = run_usual(points, runs) if way == "usual" else run_ours(overrides, points, runs)
+                walls[way].append(time.perf_counter() - start)
+                for width, values in seconds.items():
+                    per_point[way].setdefault(width, []).extend(values)
+                for p in points:
+                    key = f"{p.curve.width} {p.log2_lr} {p.seed}"
+                    losses[way][key] = RunFolder(runs, p.run_id).result()["val_loss"]  # type: ignore[index]
+            print(f"round {number + 1}, {way}: {walls[way][-1]:.0f} s for {len(points)} points", flush=True)
+    usual = median(walls["usual"])
+    result = {
+        "machine": machine(), "commit": commit(), "block": BLOCK, "walls": walls,
+        "seconds_a_point": {way: {w: median(v) for w, v in by.items()} for way, by in per_point.items()},
+        "ratio": {way: usual / median(walls[way]) for way in WAYS},
+        "largest_loss_difference": {
+            way: max(abs(losses[way][k] - losses["usual"][k]) for k in losses["usual"]) for way in WAYS
+        },
+        "seed_noise": seed_noise(losses["usual"]),
+    }  # fmt: skip
+    print(f"\n{result['machine']}, commit {result['commit']}; wall-clock of the usual way over ours, medians of {rounds}:")
+    for way, name in (("float32", "(a) float32"), ("auto", "(b) auto")):
+        difference = result["largest_loss_difference"][way]
+        print(f"  {name:12s} {result['ratio'][way]:.2f}   largest difference of a loss {difference:.4f}")
+    print(f"  (two seeds at one width and lr differ by {result['seed_noise']:.4f}, median)")
+    for way in WAYS:
+        print(
+            f"  seconds a point, {way}: " + ", ".join(f"width {w} {s:.1f}" for w, s in result["seconds_a_point"][way].items())
+        )
+    return result
+
+
+def seed_noise(losses: dict[str, float]) -> float:
+    """Median difference of two seeds' losses at one width and lr, the yardstick for the differences above."""
+    pairs: dict[str, list[float]] = {}
+    for key, loss in losses.items():
+        pairs.setdefault(key.rpartition(" ")[0], []).append(loss)
+    return median(abs(v[0] - v[1]) for v in pairs.values() if len(v) == 2)
+
+
+def time_to_verdict(result: dict, runs: Path) -> dict:
+    """(c): cost-weighted time of the fixed grid the usual way over that of our search, with both intervals."""
+    usual, ours = (result["seconds_a_point"][way] for way in ("usual", "auto"))
+    searches = {
+        "fixed": ["rule=[spectral]", "lr.adaptive=false", f"sweep.lr={FIXED_LRS}".replace(" ", ""), "sweep.seed=[0,1,2]"],
+        "search": ["rule=[spectral]"],
+    }
+    found = {}
+    for name, overrides in searches.items():
+        config = load_config([*overrides, f"paths.runs={runs}"])
+        sweep, outcome = open_sweep(config), results_of(runs)
+        failed = run_local(config, lambda s=sweep, o=outcome: s.plan(o).todo, lambda event: None)
+        assert not failed, failed
+        points, _ = collect(sweep.plan(outcome).points, runs)
+        verdict = judge(points, base=config.sweep.base_width)
+        counts = points.groupby("width").size().to_dict()
+        seconds = (
+            sum(n * usual[w] for w, n in counts.items()) if name == "fixed" else sum(n * ours[w] for w, n in counts.items()) / 2
+        )
+        found[name] = {
+            "runs": int(sum(counts.values())), "seconds": seconds, "verdict": verdict.verdict,
+            "slope": verdict.slope, "lo": verdict.slope_lo, "hi": verdict.slope_hi,
+        }  # fmt: skip
+        print(
+            f"(c) {name}: {found[name]['runs']} runs, {seconds:.0f} s, {verdict.verdict}, "
+            f"slope {verdict.slope:+.2f} [{verdict.slope_lo:+.2f}, {verdict.slope_hi:+.2f}]",
+            flush=True,
+        )
+    found["ratio"] = found["fixed"]["seconds"] / found["search"]["seconds"]
+    print(f"(c) time to a verdict, fixed grid the usual way over our search: {found['ratio']:.1f}")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=2, help="how often each way is timed (default 2)")
+    parser.add_argument("--verdict", action="store_true", help="also (c), some 12 minutes more")
+    parser.add_argument("--out", type=Path, help="write the figures here as JSON")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        return train_alone(*args.one)
+    result = compare(args.rounds)
+    if args.verdict:
+        with tempfile.TemporaryDirectory() as folder:
+            result["time_to_verdict"] = time_to_verdict(result, Path(folder))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
