@@ -38,6 +38,11 @@ BAD = {
     ("optimizer.matrix=lion",): "optimizer.matrix=lion: no such algorithm",
     ("optimizer.algorithms.adamw.size.m_out=big",): "optimizer.algorithms.adamw.size.m_out=big: an exponent must be a number",
     ("train.steps=0",): "train.steps=0: must be at least 1",
+    ("model.tied=true", "rule=[spectral_readout]"): "rule=spectral_readout: scales the readout by its init and lr",
+    ("model.tied=true", "rule=[tensor_programs_v]"): "rule=tensor_programs_v: scales the readout",
+    ("+model.init_std.vector=1",): "model.init_std.vector: unknown key",
+    ("probe.steps=[0]",): "probe.steps=.0.: steps count from 1",
+    ("sweep.name=../up",): "sweep.name=../up: must be a relative path",
     ("sweep.width=[64",): "cannot read the command line",
 }  # fmt: skip
 

@@ -90,7 +90,7 @@ def test_kinds_of_nanogpt(tiny):
     for overrides, expected in {
         (): {"token.weight": "embedding", "position.weight": "embedding", "blocks.0.mlp.up.weight": "matrix",
              "blocks.0.norm_mlp.weight": "vector", "readout.weight": "readout"},
-        ("model.tied=true", "model.init_std.embedding=0.1"): {"token.weight": "embedding", "position.weight": "embedding"},
+        ("model.tied=true",): {"token.weight": "embedding", "position.weight": "embedding"},
     }.items():  # fmt: skip
         for width in (32, 64):
             growths = parametrize(first_point(tiny(*overrides), width=width).science, 256)[1].growths
@@ -190,7 +190,7 @@ def test_at_base_width_all_is_one_and_steps_equal_plain_torch(tiny, corpus, rule
 
 @pytest.mark.parametrize("tied", ["true", "false"])
 def test_logits_are_scaled_alike_in_training_and_inference(tiny, corpus, tied):
-    config = tiny(f"model.tied={tied}")
+    config = tiny(f"model.tied={tied}", "rule=[spectral]")
     science = first_point(config, "spectral", 64).science
     meta, p = parametrize(science, 256)
     model = init_model(meta, science, p, torch.device("cpu"))
@@ -208,6 +208,19 @@ def test_logits_are_scaled_alike_in_training_and_inference(tiny, corpus, tied):
     for row in (0, 1):
         counts = torch.bincount(draws[:, row], minlength=256) / 4000
         assert (counts - probabilities[row]).abs().sum() < (counts - unscaled[row, -1].softmax(-1)).abs().sum()
+
+
+def test_a_tied_table_is_initialised_as_a_readout(tiny):
+    for overrides, expected in (
+        ([], 1.0),
+        (["model.tied=true"], 32**-0.5),
+        (["model.tied=true", "model.init_std.embedding=0.1"], 0.1),
+    ):
+        for width in (32, 64):
+            science = first_point(tiny(*overrides), "spectral", width).science
+            meta, p = parametrize(science, 256)
+            table = init_model(meta, science, p, torch.device("cpu")).token.weight
+            assert float(table.detach().std()) == pytest.approx(expected, rel=0.05)
 
 
 def test_explain_shows_every_tensor_with_its_numbers(tiny):

@@ -72,8 +72,16 @@ def init_model(model: nn.Module, science: Mapping[str, Any], p: Parametrization,
     """The model on a device, initialised by its rule from the Point's seed."""
     config = ModelConfig(**science["model"])
     real = make_model(config, model.token.num_embeddings, science["width"], science["depth"], p.forward)  # type: ignore[union-attr]
-    init_(real, p.scalings, p.growths, config.init_std, science["seed"])
+    init_(real, p.scalings, p.growths, base_stds(science), science["seed"])
     return real.to(device)
+
+
+def base_stds(science: Mapping[str, Any]) -> dict[str, float | None]:
+    """Init std of the base model by kind, None for fan_in^-1/2; a tied table is initialised as the readout it also is."""
+    std = dict(science["model"]["init_std"])
+    if science["model"]["tied"] and std.get("embedding") is None:
+        std["embedding"] = std["readout"] if std.get("readout") is not None else science["base_width"] ** -0.5
+    return std
 
 
 @dataclass(frozen=True)
@@ -124,7 +132,7 @@ def explain(science: Mapping[str, Any], vocab_size: int) -> list[dict[str, Any]]
     """One row a tensor: what it is, how it grew, and the numbers it will train with under the Point's rule."""
     model, p = parametrize(science, vocab_size)
     plans = base_values(science, p)
-    std = science["model"]["init_std"]
+    std = base_stds(science)
     rows = []
     for name, parameter in model.named_parameters():
         growth, scaling, plan = p.growths[name], p.scalings[name], plans[name]

@@ -6,6 +6,7 @@ Types live in schema.py, defaults in conf/. Nothing in this module imports torch
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -13,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from spectral_mup.schema import Config, ModelConfig, OptimizerConfig, SweepConfig
+from spectral_mup.schema import Config, ModelConfig, OptimizerConfig, RuleConfig, SweepConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTIONS = ("run", "plan", "explain")
@@ -163,8 +164,18 @@ def check(config: Config) -> None:
         raise ConfigError(f"lr.budget={config.lr.budget}: below the {len(s.lr)} learning rates of sweep.lr; raise it")
     if not config.rule:
         raise ConfigError("rule: none given; choose from rule=[spectral,standard] and the files of conf/rule")
+    if min(config.probe.steps, default=1) < 1:
+        raise ConfigError(f"probe.steps={config.probe.steps}: steps count from 1 (step 0 is always measured)")
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", s.name) or ".." in s.name.split("/"):
+        raise ConfigError(f"sweep.name={s.name}: must be a relative path of letters, digits, '_', '-', '.' and '/'")
+    unknown = set(m.init_std) - {"embedding", "matrix", "readout"}
+    if unknown:
+        raise ConfigError(f"model.init_std.{unknown.pop()}: unknown key; known: embedding, matrix, readout")
     _check_optimizer(o)
     _check_widths(m, s)
+    if m.tied:
+        for name, rule in config.rule.items():
+            _check_tied(name, rule)
 
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
@@ -198,6 +209,16 @@ def _check_widths(m: ModelConfig, s: SweepConfig) -> None:
         raise ConfigError(
             f"sweep.base_depth={s.base_depth}: no point of sweep.depth={s.depth} can be compared with it; "
             f"set it to one of these depths, as in sweep.base_depth={min(s.depth)}"
+        )
+
+
+def _check_tied(name: str, rule: RuleConfig) -> None:
+    """A tied readout cannot carry a readout's own init or lr: its scaling must be a multiplier on the logits."""
+    table = rule.scaling if isinstance(rule.scaling, dict) else {"lr": {"any": {"readout": {"m_in": -1.0}}}}
+    if not rule.multipliers.get("logits") and any(row.get("readout") for row in table.get("lr", {}).values()):
+        raise ConfigError(
+            f"rule={name}: scales the readout by its init and lr, which model.tied=true has not; "
+            "use rule=spectral (a multiplier on the logits) or model.tied=false"
         )
 
 
