@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from spectral_mup.cluster.local import Event
+from spectral_mup.cluster.worker import Event
 from spectral_mup.sweep import Plan, Point, cost
 
 

@@ -11,15 +11,11 @@ import multiprocessing as mp
 import os
 import signal
 import time
-import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
-from typing import Any
+from multiprocessing.connection import wait
 
-from spectral_mup.record import HeldError, RunFolder
+from spectral_mup.cluster.worker import Event, work
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Point
 
@@ -30,15 +26,6 @@ POLL_SECONDS = 0.5
 
 # glibc gives big activation buffers back to the kernel and faults them in again, 3 to 28 % of a step; must precede start.
 MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something the launcher may show: kind is started, step, done, failed, held, died or stopped."""
-
-    kind: str
-    point: Point
-    payload: dict[str, Any]
 
 
 def run_local(
@@ -158,89 +145,3 @@ def _readable(pool: list[_Worker]) -> list[_Worker]:
         time.sleep(POLL_SECONDS)
     ready = set(wait([x for w in pool for x in (w.pipe, w.process.sentinel)], timeout=POLL_SECONDS))
     return [w for w in pool if w.pipe in ready or w.process.sentinel in ready]
-
-
-# --- in the worker ----------------------------------------------------------------------------------------------------
-
-
-def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
-    """Train Points from the pipe until it closes. Runs in its own process; the only place here that imports torch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's, which closes the pipe
-    import torch
-
-    from spectral_mup import data
-    from spectral_mup.mirror import Mirror
-    from spectral_mup.train import train
-
-    torch.set_num_threads(config.cluster.threads)
-    device = pick_device(config.cluster.device, index)
-    corpus = data.load(config.data.source, config.data.path, config.data.vocab_size)
-    mirror = Mirror(config.wandb.mode, config.wandb.project)
-
-    def should_stop() -> bool:  # while a Point is trained the launcher sends nothing: readable means closed
-        return os.getppid() != launcher or pipe.poll()
-
-    try:
-        while True:
-            event = _train_one(pipe.recv(), config, corpus, device, should_stop, mirror, train, pipe)
-            pipe.send(event)
-            if event.kind == "stopped":
-                break
-    except (EOFError, OSError):
-        pass  # closed: nothing more to do
-    mirror.close()
-
-
-def _train_one(
-    point: Point, config: Config, corpus: Any, device: Any, should_stop: Any, mirror: Any, train: Any, pipe: Connection
-) -> Event:
-    from spectral_mup.provenance import provenance
-
-    folder = RunFolder(Path(config.paths.runs), point.run_id)
-    started = time.monotonic()
-
-    def on_rows(rows: list[dict[str, Any]]) -> None:
-        mirror.log(rows)
-        payload = {"step": rows[-1]["step"], "steps": point.science["train"]["steps"], "loss": rows[-1]["loss"]}
-        try:
-            pipe.send(Event("step", point, payload))
-        except OSError:
-            pass  # the launcher is gone; should_stop sees it
-
-    try:
-        folder.write_config(point.science)
-        folder.claim()
-        result = folder.result()
-        if result is None:
-            pipe.send(Event("started", point, {}))
-            folder.write_provenance(provenance(device))
-            mirror.start(point.run_id, dict(point.science))
-            result = train(
-                point.science, folder, corpus, device=device, log_every=config.cluster.log_every,
-                checkpoint_seconds=config.cluster.checkpoint_seconds, should_stop=should_stop, on_rows=on_rows,
-            )  # fmt: skip
-            if result is None:
-                return Event("stopped", point, {})
-            mirror.finish(result)
-        return Event("done", point, result | {"seconds": time.monotonic() - started})
-    except HeldError as held:
-        return Event("held", point, {"why": str(held)})
-    except BrokenPipeError:
-        raise
-    except Exception as error:
-        try:
-            folder.write_error(traceback.format_exc())
-        except OSError:
-            pass  # a full disk; the launcher prints the cause
-        return Event("failed", point, {"error": f"{type(error).__name__}: {error}"})
-
-
-def pick_device(name: str, index: int) -> Any:
-    """torch.device of a worker: `auto` takes a GPU if there is one; worker i takes GPU i modulo their number."""
-    import torch
-
-    if name == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("cluster.device=cuda: torch sees no GPU; use cluster.device=auto or cpu")
-    if name == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", index % torch.cuda.device_count())

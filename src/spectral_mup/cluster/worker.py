@@ -1,0 +1,136 @@
+"""The worker's side: what trains Points, one after the other, in a process that imported torch once.
+
+This module imports no torch before `work` runs, so that the launcher can name it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from spectral_mup.record import HeldError, RunFolder
+from spectral_mup.schema import Config
+from spectral_mup.sweep import Point
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something the launcher may show: kind is started, step, done, failed, held, died or stopped."""
+
+    kind: str
+    point: Point
+    payload: dict[str, Any]
+
+
+def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
+    """Train Points from the pipe until it closes or the process `launcher` is gone."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic, read at its start
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's, which closes the pipe
+    session = Session.open(config, index)
+
+    def should_stop() -> bool:  # while a Point is trained the launcher sends nothing: readable means closed
+        return os.getppid() != launcher or pipe.poll()
+
+    def send(event: Event) -> None:
+        try:
+            pipe.send(event)
+        except OSError:
+            pass  # the launcher is gone; should_stop sees it
+
+    try:
+        stopped = False
+        while not stopped:
+            event = session.train(pipe.recv(), should_stop, send)
+            pipe.send(event)
+            stopped = event.kind == "stopped"
+    except (EOFError, OSError):
+        pass  # closed: nothing more to do
+    session.mirror.close()
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a worker keeps from Point to Point."""
+
+    config: Config
+    corpus: Any
+    device: Any
+    mirror: Any
+
+    @classmethod
+    def open(cls, config: Config, index: int) -> Session:
+        """Import torch, take a device, read the corpus."""
+        import torch
+
+        from spectral_mup import data
+        from spectral_mup.mirror import Mirror
+
+        torch.set_num_threads(config.cluster.threads)
+        device = pick_device(config.cluster.device, index)
+        if device.type == "cuda":  # a CPU worker is deterministic as it is
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        corpus = data.load(config.data.source, config.data.path, config.data.vocab_size)
+        return cls(config, corpus, device, Mirror(config.wandb.mode, config.wandb.project))
+
+    def train(self, point: Point, should_stop: Callable[[], bool], send: Callable[[Event], None]) -> Event:
+        """Claim a Point, train it, and say how it ended; whatever goes wrong with it is an event, never an exception."""
+        folder = RunFolder(Path(self.config.paths.runs), point.run_id)
+        started = time.monotonic()
+        try:
+            folder.write_config(point.science)
+            result = folder.result() or self._train(point, folder, should_stop, send)
+        except HeldError as held:
+            return Event("held", point, {"why": str(held)})
+        except Exception as error:
+            try:
+                folder.write_error(traceback.format_exc())
+            except OSError:
+                pass  # a full disk; the launcher prints the cause
+            return Event("failed", point, {"error": f"{type(error).__name__}: {error}"})
+        if result is None:
+            return Event("stopped", point, {})
+        return Event("done", point, result | {"seconds": time.monotonic() - started})
+
+    def _train(
+        self, point: Point, folder: RunFolder, should_stop: Callable[[], bool], send: Callable[[Event], None]
+    ) -> dict[str, Any] | None:
+        from spectral_mup.provenance import provenance
+        from spectral_mup.train import train
+
+        def on_rows(rows: list[dict[str, Any]]) -> None:
+            self.mirror.log(rows)
+            last = {"step": rows[-1]["step"], "steps": point.science["train"]["steps"], "loss": rows[-1]["loss"]}
+            send(Event("step", point, last))
+
+        folder.claim()
+        if (result := folder.result()) is not None:  # written while we looked
+            return result
+        send(Event("started", point, {}))
+        folder.write_provenance(provenance(self.device))
+        self.mirror.start(point.run_id, dict(point.science))
+        cluster = self.config.cluster
+        result = train(
+            point.science, folder, self.corpus, device=self.device, log_every=cluster.log_every,
+            checkpoint_seconds=cluster.checkpoint_seconds, should_stop=should_stop, on_rows=on_rows,
+        )  # fmt: skip
+        if result is not None:
+            self.mirror.finish(result)
+        return result
+
+
+def pick_device(name: str, index: int) -> Any:
+    """torch.device of a worker: `auto` takes a GPU if there is one; worker i takes GPU i modulo their number."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("cluster.device=cuda: torch sees no GPU; use cluster.device=auto or cpu")
+    if name == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", index % torch.cuda.device_count())
