@@ -177,7 +177,7 @@ def until_gone(tmp: Path) -> None:
 
 
 def leftovers(tmp: Path) -> list[int]:
-    """Kill, and return, what is still there ten seconds on; multiprocessing's own helper outlives a launcher by a moment."""
+    """Kill, and return, what is still there ten seconds on; multiprocessing's resource tracker outlives a launcher."""
     end = time.monotonic() + 10
     while (left := marked(tmp)) and time.monotonic() < end:
         time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -25,8 +26,19 @@ def guard(action: Callable[[], int]) -> int:
             raise  # a bug of ours, with its traceback
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:
+        print(
+            f"error: {error.filename or 'disk'}: {error.strerror or error}; free or mend it and give the command again",
+            file=sys.stderr,
+        )
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def command(script: str, argv: list[str]) -> str:
+    """A command line to copy, quoted for a shell."""
+    return shlex.join(["python", script, *argv])
 
 
 def groups() -> str:
@@ -48,7 +60,7 @@ def launch(argv: list[str]) -> int:
     print(describe(config, sweep, plan))
     if config.action == "plan" or not plan.todo:
         if not plan.todo:
-            print(f"Nothing to do. Next: python analyze.py {' '.join(argv)}".rstrip())
+            print(f"Nothing to do. Next: {command('analyze.py', argv)}")
         return OK
     return run(config, sweep, outcome, plan, argv)
 
@@ -106,16 +118,16 @@ def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str])
             signal.signal(s, handler)
     plan = sweep.plan(outcome)
     done = len(plan.points) - len(plan.todo)
-    command = " ".join(argv)
     if stopping:
-        print(f"Stopped: {done} points done. To go on: python launch.py {command}".rstrip())
+        print(f"Stopped: {done} points done. To go on: {command('launch.py', argv)}")
         return INTERRUPTED
     if failed:
         print(f"{len(failed)} of {len(plan.points)} points failed:", file=sys.stderr)
         for run_id, error in failed.items():
             print(f"  {config.paths.runs}/{run_id}: {error} (traceback in error.txt)", file=sys.stderr)
+        print(f"Once the cause is removed, this goes on: {command('launch.py', argv)}", file=sys.stderr)
         return FAILED
-    print(f"All {done} points done. Next: python analyze.py {command}".rstrip())
+    print(f"All {done} points done. Next: {command('analyze.py', argv)}")
     return OK
 
 
@@ -172,9 +184,7 @@ def analyze(argv: list[str], check: bool) -> int:
         mine = [p for p in mine if p.curve.depth == depth]
     points, norms = collect(mine, runs)
     if list(points["status"]).count("missing") == len(points):
-        raise ConfigError(
-            f"sweep={s.name}: no run is done under {runs}/; train first: python launch.py {' '.join(argv)}".rstrip()
-        )
+        raise ConfigError(f"sweep={s.name}: no run is done under {runs}/; train first: {command('launch.py', argv)}")
     folder = Path(config.paths.results) / s.name
     verdicts = report(
         points,
@@ -183,16 +193,14 @@ def analyze(argv: list[str], check: bool) -> int:
         out_dir=folder,
         base_width=s.base_width if s.base_width in s.width else None,
         base_depth=s.base_depth if s.base_depth in s.depth else None,
-        command=f"python analyze.py {' '.join(argv)}".rstrip(),
+        command=command("analyze.py", argv),
         commit=commit(),
         axis=axis,
     )
     print(text(verdicts))
     later = sweep.remaining_curves(plan)
     if plan.todo or later:
-        print(
-            f"Not finished: {len(plan.todo)} runs to do, {later} curves not begun; python launch.py {' '.join(argv)} goes on."
-        )
+        print(f"Not finished: {len(plan.todo)} runs to do, {later} curves not begun; {command('launch.py', argv)} goes on.")
     print(f"Figures and tables: {folder}/")
     if not check:
         return OK

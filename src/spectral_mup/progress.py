@@ -85,7 +85,9 @@ class Progress:
         if event.kind == "failed":
             return f"{label(point)}: FAILED, {payload['error']}"
         if event.kind == "died":
-            return f"{label(point)}: its worker died (exit code {payload['exitcode']}), it goes to another"
+            return (
+                f"{label(point)}: its worker died (exit code {payload['exitcode']})" + ", it goes to another" * payload["again"]
+            )
         return f"{label(point)}: stopped, goes on with the next launch"
 
     def _say(self, line: str) -> None:

@@ -222,10 +222,10 @@ def _complete(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _worse(table: pd.DataFrame, lr: float, at: float) -> bool:
-    """Is lr worse than `at` for the seeds that finished both? A diverged lr (not in the table) is."""
+    """Is lr no better than `at` for the seeds that finished both? A diverged lr (not in the table) is."""
     if lr not in table.columns:
         return True
-    return bool((table[lr] - table[at]).mean() > 0)
+    return bool((table[lr] - table[at]).mean() >= 0)
 
 
 def _window(lrs: np.ndarray, mean_L: np.ndarray, j: int) -> np.ndarray:

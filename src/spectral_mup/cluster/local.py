@@ -79,8 +79,9 @@ def run_local(
                         point = worker.point
                         deaths[point.run_id] = deaths.get(point.run_id, 0) + 1
                         code = worker.process.exitcode
-                        on_event(Event("died", point, {"exitcode": code}))
-                        if deaths[point.run_id] >= MAX_DEATHS:
+                        again = deaths[point.run_id] < MAX_DEATHS
+                        on_event(Event("died", point, {"exitcode": code, "again": again}))
+                        if not again:
                             failed[point.run_id] = f"its worker died {MAX_DEATHS} times, last with exit code {code}"
                             on_event(Event("failed", point, {"error": failed[point.run_id]}))
     finally:
