@@ -1,13 +1,15 @@
 """How much sooner a sweep ends here than the usual way, measured in one interleaved run.
 
-    python benchmarks/sweep_throughput.py [--rounds 2] [--verdict] [--out FILE.json]
+    python benchmarks/sweep_throughput.py [--rounds 2] [--out FILE.json]
+    python benchmarks/sweep_throughput.py --verdict FILE.json [--runs DIR]
 
 The usual way: one fresh process a point, one after the other, eager float32, torch's default threads and unfused AdamW.
 Ours: resident workers with one thread each and the fused step, (a) at float32, (b) with `auto` precision and compilation.
 A round trains a block of the default sweep's points (widths in the sweep's proportion) each way, A B C A B C.
 
-With --verdict also (c), time to a verdict: the fixed grid of 12 learning rates × 3 seeds that EleutherAI/nanoGPT-mup's
-scripts run, the usual way, against the bracketing search. Losses of both are real; times are from the seconds a point took.
+With --verdict (c), time to a verdict: the fixed grid of 12 learning rates × 3 seeds that EleutherAI/nanoGPT-mup's scripts
+run, the usual way, against the bracketing search. Losses of both are real (run folders in DIR are used and added to); times
+are the numbers of runs times the seconds a point took in FILE.json.
 Prints ratios of medians, the losses' largest difference and the machine.
 """
 
@@ -24,7 +26,7 @@ from statistics import median
 
 from spectral_mup.analysis.collect import collect
 from spectral_mup.analysis.verdict import judge
-from spectral_mup.cluster.local import run_local
+from spectral_mup.cluster.local import run_local, worker_count
 from spectral_mup.config import load_config
 from spectral_mup.provenance import commit, machine
 from spectral_mup.record import RunFolder
@@ -135,9 +137,9 @@ def seed_noise(losses: dict[str, float]) -> float:
     return median(abs(v[0] - v[1]) for v in pairs.values() if len(v) == 2)
 
 
-def time_to_verdict(result: dict, runs: Path) -> dict:
+def time_to_verdict(seconds_a_point: dict, runs: Path) -> dict:
     """(c): cost-weighted time of the fixed grid the usual way over that of our search, with both intervals."""
-    usual, ours = (result["seconds_a_point"][way] for way in ("usual", "auto"))
+    usual, ours = ({int(w): s for w, s in seconds_a_point[way].items()} for way in ("usual", "auto"))
     searches = {
         "fixed": ["rule=[spectral]", "lr.adaptive=false", f"sweep.lr={FIXED_LRS}".replace(" ", ""), "sweep.seed=[0,1,2]"],
         "search": ["rule=[spectral]"],
@@ -151,9 +153,8 @@ def time_to_verdict(result: dict, runs: Path) -> dict:
         points, _ = collect(sweep.plan(outcome).points, runs)
         verdict = judge(points, base=config.sweep.base_width)
         counts = points.groupby("width").size().to_dict()
-        seconds = (
-            sum(n * usual[w] for w, n in counts.items()) if name == "fixed" else sum(n * ours[w] for w, n in counts.items()) / 2
-        )
+        at_once, each = (1, usual) if name == "fixed" else (worker_count(config), ours)
+        seconds = sum(n * each[w] for w, n in counts.items()) / at_once
         found[name] = {
             "runs": int(sum(counts.values())), "seconds": seconds, "verdict": verdict.verdict,
             "slope": verdict.slope, "lo": verdict.slope_lo, "hi": verdict.slope_hi,
@@ -171,18 +172,22 @@ def time_to_verdict(result: dict, runs: Path) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2, help="how often each way is timed (default 2)")
-    parser.add_argument("--verdict", action="store_true", help="also (c), some 12 minutes more")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
+    parser.add_argument("--verdict", type=Path, metavar="FILE", help="(c), with the seconds a point of an earlier --out")
+    parser.add_argument("--runs", type=Path, help="run folders for --verdict (default: a temporary folder)")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        return train_alone(*args.one)
-    result = compare(args.rounds)
-    if args.verdict:
+        train_alone(*args.one)
+    elif args.verdict:
+        result = json.loads(args.verdict.read_text())
         with tempfile.TemporaryDirectory() as folder:
-            result["time_to_verdict"] = time_to_verdict(result, Path(folder))
-    if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+            result["time_to_verdict"] = time_to_verdict(result["seconds_a_point"], args.runs or Path(folder))
+        args.verdict.write_text(json.dumps(result, indent=1) + "\n")
+    else:
+        result = compare(args.rounds)
+        if args.out:
+            args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

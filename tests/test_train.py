@@ -117,6 +117,8 @@ def test_divergence_rule():
     assert divergence([5.0, 11.0, 11.0, 4.0, 11.0, 11.0], 2, 3) is None
     assert divergence([5.0, 11.0, 11.0, 12.0], 2, 3) == 4
     assert divergence([5.0, 9.9] * 50, 2, 3) is None
+    losses = [5.0, 4.0, 11.0, 11.0, 4.0, 12.0, 12.0, 12.0, 13.0]
+    assert [divergence(losses[:n], 2, 3, n - 1) for n in range(1, 10)] == [None] * 7 + [8, 8]
 
 
 def test_schedules():

@@ -40,10 +40,13 @@ def schedule_factor(step: int, *, steps: int, warmup: int, schedule: str, final_
     return final_lr + (1.0 - final_lr) * shape
 
 
-def divergence(losses: list[float], factor: float, patience: int) -> int | None:
-    """Step (from 1) at which a run diverged, or None: not finite, or above factor·losses[0] for `patience` steps on end."""
-    high = 0
-    for step, loss in enumerate(losses, 1):
+def divergence(losses: list[float], factor: float, patience: int, since: int = 0) -> int | None:
+    """Step (from 1) at which a run diverged, or None: not finite, or above factor·losses[0] for `patience` steps on end.
+
+    Steps up to `since` are known not to have been the one.
+    """
+    high, first = 0, max(0, since - patience)
+    for step, loss in enumerate(losses[first:], first + 1):
         if not math.isfinite(loss):
             return step
         high = high + 1 if loss > factor * losses[0] else 0
@@ -100,6 +103,7 @@ def train(
     def flush() -> int | None:
         """Write what is pending; the step at which the run diverged, if it has."""
         nonlocal losses, pending, evaluations
+        known = len(losses)
         if pending:
             losses += torch.stack(pending).tolist()
             rows = _metric_rows(losses, len(pending), evaluations)
@@ -107,7 +111,7 @@ def train(
             on_rows(rows)
             pending, evaluations = [], {}
             folder.write_status({"step": len(losses), "steps": t["steps"], "loss": losses[-1], "time": time.time()})
-        return divergence(losses, t["diverge_factor"], t["diverge_patience"])
+        return divergence(losses, t["diverge_factor"], t["diverge_patience"], known)
 
     for step in range(done, t["steps"]):
         if should_stop():
