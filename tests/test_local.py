@@ -177,8 +177,8 @@ def until_gone(tmp: Path) -> None:
 
 
 def leftovers(tmp: Path) -> list[int]:
-    """Kill, and return, what is still there ten seconds on; multiprocessing's resource tracker outlives a launcher."""
-    end = time.monotonic() + 10
+    """Kill, and return, what is still there a minute on; multiprocessing's resource tracker outlives a launcher."""
+    end = time.monotonic() + 60
     while (left := marked(tmp)) and time.monotonic() < end:
         time.sleep(0.05)
     for pid in left:
