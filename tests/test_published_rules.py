@@ -36,10 +36,12 @@ LAWS = {
         Law("sophia", ENTRYWISE, GRADIENT),
         Law("lion", ENTRYWISE),
         Law("lamb", {"s": 1, **ENTRYWISE}, GRADIENT),
+        Law("lamb_vector", ENTRYWISE, GRADIENT),  # without its trust ratio
         Law("sgd", NORM),
         Law("muon", {}, NORM),
         Law("soap", {}, NORM),
-        Law("shampoo", {}, STATISTICS),
+        Law("shampoo", {}),  # its ε relative to the largest eigenvalue
+        Law("shampoo_absolute", {}, STATISTICS),
         Law("shampoo_half", {x: -e for x, e in NORM.items()}, STATISTICS),  # exponents −1/2 a side
         Law("soap_blocked", ENTRYWISE, GRADIENT),  # as many blocks as m_out·m_in
         Law("shampoo_blocked", ENTRYWISE, {"c": 2, "a": 2, "m_out": -2}),
@@ -49,7 +51,7 @@ LAWS = {
         Law("adamuon", ENTRYWISE, {"m_out": -0.5, "m_in": -0.5}),  # ε beside an entry of an orthogonal matrix
     )
 }
-ACTS_ON_VECTORS = {"adamw", "adopt", "sophia", "lion", "lamb", "sgd", "adamuon"}
+ACTS_ON_VECTORS = {"adamw", "adopt", "sophia", "lion", "lamb", "lamb_vector", "sgd", "adamuon"}
 
 # A tensor of each kind, 4 times as wide as its base. `up` and `down` are an MLP of fixed hidden size: one dim grows.
 TENSORS = {
@@ -73,12 +75,13 @@ SQUARE = "printed for square hidden matrices, where fan_out/fan_in is 1"
 NARROW = "variance 1/fan_in; the min of 2310.17813 lets a matrix from a fixed, larger dim grow as √fan_out"
 DELTA = "the paper leaves δ; L and R are of the size of ‖G‖₂²"
 BLOCKS_ONLY = "ε scaled in residual blocks alone"
-NO_DECAY_DEPTH = "no depth factor, which follows ‖λW‖₂ ∝ ‖ΔW‖₂ and not a fixed timescale"
+FLAT_DECAY = "no depth factor, which follows ‖λW‖₂ ∝ ‖ΔW‖₂ and not a fixed timescale"
 LARGE = "√max(fan_out, fan_in) is taken to be the width: smaller than the vocabulary, it does not grow"
 OPTIMAL = "λ ∝ 1/(lr·width) at compute-optimal length, not at a fixed timescale"
 
 # Every difference: quantity, axis, optimizers ("-": of none), tensors, exponent in the table, exponent of the formula, why
-ENTRYWISE_ROWS, ALL_READOUTS = "adamw adopt sophia lamb", "readout vocabulary"
+ENTRYWISE_ROWS, ALL_READOUTS = "adamw adopt sophia lamb lamb_vector", "readout vocabulary"
+PAPER_ROWS = f"{ENTRYWISE_ROWS} shampoo shampoo_absolute muon muon_out_in"
 DIFFERENCES = {
     "tensor_programs_v": [
         ("init_std", "width", "-", "down", 0, 0.5, NARROW),
@@ -103,17 +106,17 @@ DIFFERENCES = {
     "paper_2602_20937": [
         ("init_std", "width", "-", "down", 0, 0.5, NARROW),
         ("lr", "width", "lamb", "hidden up down", 0, -0.5, TRUST),
-        ("lr", "depth", f"{ENTRYWISE_ROWS} shampoo muon muon_out_in", "hidden up down", 0, -1, NO_DEPTH),
+        ("lr", "depth", PAPER_ROWS, "hidden up down", 0, -1, NO_DEPTH),
         ("lr", "depth", ENTRYWISE_ROWS, "bias", 0, -1, NO_DEPTH),
-        ("weight_decay", "depth", f"{ENTRYWISE_ROWS} shampoo muon muon_out_in", "hidden up down", 0, 1, NO_DEPTH),
+        ("weight_decay", "depth", PAPER_ROWS, "hidden up down", 0, 1, NO_DEPTH),
         ("weight_decay", "depth", ENTRYWISE_ROWS, "bias", 0, 1, NO_DEPTH),
         ("weight_decay", "width", "lamb", "hidden up", 1, 0.5, DECAY),
         ("weight_decay", "width", "lamb", "down", 0, 0.5, DECAY),
         ("weight_decay", "width", "lamb", ALL_READOUTS, 1, 0, DECAY),
-        ("weight_decay", "width", "shampoo muon", "embedding down", 0, -0.5, NOT_GIVEN),
-        ("weight_decay", "width", "shampoo muon", f"up {ALL_READOUTS}", 0, 0.5, NOT_GIVEN),
-        ("eps", "width", "shampoo", "embedding down", 0, -1, DELTA),
-        ("eps", "width", "shampoo", f"up {ALL_READOUTS}", 0, 1, DELTA),
+        ("weight_decay", "width", "shampoo shampoo_absolute muon", "embedding down", 0, -0.5, NOT_GIVEN),
+        ("weight_decay", "width", "shampoo shampoo_absolute muon", f"up {ALL_READOUTS}", 0, 0.5, NOT_GIVEN),
+        ("eps", "width", "shampoo_absolute", "embedding down", 0, -1, DELTA),
+        ("eps", "width", "shampoo_absolute", f"up {ALL_READOUTS}", 0, 1, DELTA),
         ("eps", "width", "muon muon_out_in", "embedding down", 0, -0.5, NOT_GIVEN),
         ("eps", "width", "muon muon_out_in", f"up {ALL_READOUTS}", 0, 0.5, NOT_GIVEN),
     ],
@@ -129,8 +132,9 @@ DIFFERENCES = {
     "zheng_k1": [
         ("lr", "width", "muon_max", "vocabulary", 0, 0.5, LARGE),
         ("weight_decay", "width", "muon_max", "vocabulary", 0, -0.5, LARGE),
-        ("weight_decay", "depth", "adamw lion sophia muon shampoo soap muon_max sso", "hidden", 0, 0.5, NO_DECAY_DEPTH),
-        ("weight_decay", "depth", "adamw lion sophia", "bias", 0, 0.5, NO_DECAY_DEPTH),
+        ("weight_decay", "depth", "adamw lion sophia muon soap muon_max sso", "hidden", 0, 0.5, FLAT_DECAY),
+        ("weight_decay", "depth", "shampoo shampoo_absolute", "hidden", 0, 0.5, FLAT_DECAY),
+        ("weight_decay", "depth", "adamw lion sophia", "bias", 0, 0.5, FLAT_DECAY),
         ("weight_decay", "depth", "sgd", "hidden bias", -0.5, 0, "r_L^-1/2, which follows ‖λW‖₂ ∝ ‖ΔW‖₂"),
         ("eps", "width", "sophia", f"embedding hidden bias norm {ALL_READOUTS}", 0, -1, NOT_GIVEN),
         ("eps", "width", "muon soap muon_max sso", f"embedding {ALL_READOUTS}", 0, -0.5, NOT_GIVEN),
@@ -142,9 +146,9 @@ DIFFERENCES = {
         ("weight_decay", "width", "adamw adamuon soap_blocked shampoo_blocked shampoo_half", "embedding", -1, 0, OPTIMAL),
         ("weight_decay", "width", "adamw adamuon", "bias norm", -1, 0, OPTIMAL),
         ("weight_decay", "width", "adamw adamuon soap_blocked shampoo_blocked", f"hidden up {ALL_READOUTS}", 0, 1, OPTIMAL),
-        ("weight_decay", "width", "muon shampoo soap", "embedding", -1.5, -0.5, OPTIMAL),
-        ("weight_decay", "width", "muon shampoo soap", f"up {ALL_READOUTS}", -0.5, 0.5, OPTIMAL),
-        ("weight_decay", "width", "muon shampoo soap shampoo_half", "hidden", -1, 0, OPTIMAL),
+        ("weight_decay", "width", "muon shampoo shampoo_absolute soap", "embedding", -1.5, -0.5, OPTIMAL),
+        ("weight_decay", "width", "muon shampoo shampoo_absolute soap", f"up {ALL_READOUTS}", -0.5, 0.5, OPTIMAL),
+        ("weight_decay", "width", "muon shampoo shampoo_absolute soap shampoo_half", "hidden", -1, 0, OPTIMAL),
         ("weight_decay", "width", "shampoo_half", f"up {ALL_READOUTS}", -1, 0, OPTIMAL),
     ],
 }  # fmt: skip
@@ -213,11 +217,11 @@ def test_every_table_is_held_against_the_formula():
             assert optimizer in LAWS, f"{name} lists {optimizer}, whose size law this test does not know"
 
 
-def test_size_laws_are_those_of_the_optimizers():
+def test_laws_are_those_of_the_optimizers():
     for optimizer in options(ROOT / "conf" / "optimizer"):
         for name, algorithm in load_config([f"optimizer={optimizer}"]).optimizer.algorithms.items():
             if name in LAWS:
-                assert algorithm.size == LAWS[name].size, (optimizer, name)
+                assert (algorithm.size, algorithm.eps_law) == (LAWS[name].size, LAWS[name].eps), (optimizer, name)
 
 
 @pytest.mark.parametrize("name", FORM)
