@@ -7,7 +7,7 @@ Tune on small models, train large ones: run a width × learning-rate sweep and s
 
   python launch.py sweep=NAME [KEY=VALUE ...]      train what the sweep still lacks, on this machine
   python launch.py sweep=NAME action=plan          say what it would train, and start nothing
-  python launch.py sweep=NAME action=explain       print what each tensor trains with (shape, kind, init, lr, λ, ε)
+  python launch.py sweep=NAME action=explain       print what each tensor trains with (init, lr, λ, ε), rules side by side
   python analyze.py sweep=NAME                     verdicts on screen, figures and tables under results/NAME
 
 Choices (files under conf/ and sweeps/):

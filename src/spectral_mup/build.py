@@ -49,18 +49,23 @@ def make_model(model: ModelConfig, vocab_size: int, width: int, depth: int, forw
 def parametrize(science: Mapping[str, Any], vocab_size: int) -> tuple[nn.Module, Parametrization]:
     """Model on the meta device, and what its rule says of it, from shapes alone."""
     config, width, depth = ModelConfig(**science["model"]), science["width"], science["depth"]
-    base_width = science["base_width"]
-    rule = Rule(**science["rule"])
-    m_depth = depth / science["base_depth"]
-    forward = rule.forward(width / base_width, m_depth, head_size(config, width), head_size(config, base_width))
+    base_width, forward = science["base_width"], forward_of(science)
     with torch.device("meta"):
         model = make_model(config, vocab_size, width, depth, forward)
         base = make_model(config, vocab_size, base_width, depth, forward)
         wider = make_model(config, vocab_size, 2 * base_width, depth, forward)
     growths = measure_growth(model, base, wider, FAMILIES[config.family].residual_blocks)
     laws = {role: _law(science["optimizer"], role) for role in ROLES}
-    scalings = scale_all(growths, rule, laws, forward, m_depth)
+    scalings = scale_all(growths, Rule(**science["rule"]), laws, forward, depth / science["base_depth"])
     return model, Parametrization(growths, scalings, forward, laws)
+
+
+def forward_of(science: Mapping[str, Any]) -> Multipliers:
+    """The numbers that a Point's rule puts into its forward pass."""
+    config, width, base_width = ModelConfig(**science["model"]), science["width"], science["base_width"]
+    m_depth = science["depth"] / science["base_depth"]
+    heads = head_size(config, width), head_size(config, base_width)
+    return Rule(**science["rule"]).forward(width / base_width, m_depth, *heads)
 
 
 def _law(optimizer: Mapping[str, Any], role: str) -> Law:
@@ -133,10 +138,12 @@ def explain(science: Mapping[str, Any], vocab_size: int) -> list[dict[str, Any]]
     model, p = parametrize(science, vocab_size)
     plans = base_values(science, p)
     std = base_stds(science)
+    independent = science["train"]["weight_decay"] == "independent"  # then no rule acts on λ, see param_groups
     rows = []
     for name, parameter in model.named_parameters():
         growth, scaling, plan = p.growths[name], p.scalings[name], plans[name]
         base = base_std(growth, std)
+        decay = 1.0 if independent else scaling.weight_decay
         multiplier = {"readout": p.forward.logits, "embedding": p.forward.embedding}.get(growth.kind, 1.0)
         rows.append(
             {
@@ -146,11 +153,12 @@ def explain(science: Mapping[str, Any], vocab_size: int) -> list[dict[str, Any]]
                 "m_out": growth.m_out,
                 "m_in": growth.m_in,
                 "init std": None if base is None else base * scaling.init_std,
+                "init std ×": scaling.init_std,
                 "optimizer": law_of(growth, p.laws).name,
                 "lr": plan.lr * scaling.lr,
                 "lr ×": scaling.lr,
-                "λ": plan.weight_decay * scaling.weight_decay,
-                "λ ×": scaling.weight_decay,
+                "λ": plan.weight_decay * decay,
+                "λ ×": decay,
                 "ε": None if plan.eps is None else plan.eps * scaling.eps,
                 "ε ×": scaling.eps,
                 "multiplier": multiplier * (p.forward.branch if growth.in_block else 1.0),

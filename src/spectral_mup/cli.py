@@ -6,10 +6,11 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.config import ROOT, ConfigError, load_config, options
+from spectral_mup.config import ROLES, ROOT, ConfigError, load_config, options
 from spectral_mup.record import RecordError
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Sweep, open_sweep, results_of
@@ -132,36 +133,28 @@ def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str])
 
 
 def explain(config: Config, sweep: Sweep) -> int:
-    """Print what each tensor trains with, at the largest width and each rule."""
+    """Print what each tensor trains with at the largest size: one rule in full, several side by side."""
     from spectral_mup.build import explain as rows_of
+    from spectral_mup.build import forward_of
     from spectral_mup.data import load
+    from spectral_mup.explain import one_rule, side_by_side
 
     vocab_size = load(config.data.source, config.data.path, config.data.vocab_size).vocab_size
-    for chain in sweep.curves():
-        curve = chain[-1]
-        point = sweep.point(curve, max(config.sweep.lr), min(config.sweep.seed))
-        rule = config.rule[curve.rule]
-        print(
-            f"\n{curve.rule} ({rule.source})\nwidth {curve.width}, depth {curve.depth}, base width {config.sweep.base_width}, "
-            f"base depth {config.sweep.base_depth}, optimizer {config.optimizer.name}, lr 2^{point.log2_lr:g}\n"
-        )
-        print(table(rows_of(point.science, vocab_size)))
-    return OK
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of equal keys as aligned text, numbers to the right."""
-
-    def text(value: Any) -> str:
-        return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    cells = [list(rows[0])] + [[text(v) for v in row.values()] for row in rows]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    numeric = [isinstance(v, float | int | None) for v in rows[0].values()]
-    return "\n".join(
-        "  ".join(c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True)).rstrip()
-        for line in cells
+    s, o = config.sweep, config.optimizer
+    points = [sweep.point(chain[-1], max(s.lr), min(s.seed)) for chain in sweep.curves()]
+    sources = {point.curve.rule: config.rule[point.curve.rule].source for point in points}
+    rows = [rows_of(point.science, vocab_size) for point in points]
+    forward = [asdict(forward_of(point.science)) for point in points]
+    others = ", ".join(f"{role} {getattr(o, role)}" for role in ROLES if getattr(o, role) != o.matrix)
+    print(
+        f"width {points[0].curve.width} (base {s.base_width}), depth {points[0].curve.depth} (base {s.base_depth}), "
+        f"lr 2^{points[0].log2_lr:g}, optimizer {o.name}{f' ({others})' if others else ''}, {config.train.weight_decay} λ"
     )
+    if len(points) == 1:
+        print(one_rule(*next(iter(sources.items())), rows[0], forward[0]))
+    else:
+        print(side_by_side(sources, rows, forward))
+    return OK
 
 
 def analyze(argv: list[str], check: bool) -> int:

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_mup.schema import Config, ModelConfig, OptimizerConfig, RuleConfig, SweepConfig
+from spectral_mup.theory.rules import Rule
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTIONS = ("run", "plan", "explain")
@@ -172,6 +173,8 @@ def check(config: Config) -> None:
     if unknown:
         raise ConfigError(f"model.init_std.{unknown.pop()}: unknown key; known: embedding, matrix, readout")
     _check_optimizer(o)
+    for name, rule in config.rule.items():
+        _check_rule(name, rule, sorted({getattr(o, role) for role in ROLES}))
     _check_widths(m, s)
     if m.tied:
         for name, rule in config.rule.items():
@@ -190,6 +193,14 @@ def _check_optimizer(o: OptimizerConfig) -> None:
             raise ConfigError(f"optimizer.{role}={name}: no such algorithm; optimizer.algorithms has {', '.join(o.algorithms)}")
         if role not in o.weight_decay:
             raise ConfigError(f"optimizer.weight_decay.{role}: a value is missing; give one, as in 0.0")
+
+
+def _check_rule(name: str, rule: RuleConfig, algorithms: list[str]) -> None:
+    """A table must cover every algorithm in use. Raises RuleError, a ValueError that says what it covers."""
+    table = Rule(name, rule.multipliers, rule.scaling, rule.source)
+    for algorithm in algorithms:
+        for quantity in ("lr", "weight_decay", "eps"):
+            table.row(quantity, algorithm)
 
 
 def _check_widths(m: ModelConfig, s: SweepConfig) -> None:

@@ -73,7 +73,8 @@ class Rule:
 
     multipliers  {attention: {d_head: -1}, branch: {m_depth: -1}, logits: {m_width: -1}}
     scaling      "derived", or {init_std: {kind: exponents}, lr: {optimizer: {kind: exponents}}, weight_decay: …, eps: …};
-                 the entry `any` stands for every optimizer; what a table does not list is × 1
+                 exponents are of m_out, m_in and, in residual blocks, m_depth; `block_KIND` goes before KIND in a residual
+                 block; the entry `any` stands for every other optimizer; what a table does not list is × 1
     source       where it was published
     """
 
@@ -96,7 +97,7 @@ class Rule:
         rows = [self.scaling.get("init_std", {})]
         rows += [row for q in ("lr", "weight_decay", "eps") for row in self.scaling.get(q, {}).values()]
         for kind in (kind for row in rows for kind in row):
-            if kind not in KINDS:
+            if kind.removeprefix("block_") not in KINDS:
                 raise RuleError(f"rule {self.name}: unknown kind '{kind}'; known: {', '.join(KINDS)}")
 
     def forward(self, m_width: float, m_depth: float, d_head: float, base_d_head: float) -> Multipliers:
@@ -114,25 +115,28 @@ class Rule:
         """Scaling of one tensor under the optimizer that `law` describes."""
         if isinstance(self.scaling, str):
             return spectral_scaling(growth, law, forward, m_depth)
-        tables = self.scaling
         ratios = growth.ratios() | {"m_depth": m_depth if growth.in_block else 1.0}
+        kinds = (f"block_{growth.kind}", growth.kind) if growth.in_block else (growth.kind,)
 
-        def look_up(quantity: str) -> float:
-            table = tables.get(quantity, {"any": {}})
-            row = table.get(law.name, table.get("any"))
-            if row is None:
-                raise RuleError(
-                    f"rule {self.name} has no {quantity} for optimizer {law.name}; it lists {', '.join(sorted(table))}"
-                )
-            return monomial(row.get(growth.kind, {}), ratios)
+        def power(row: Mapping[str, Exponents]) -> float:
+            return monomial(next((row[kind] for kind in kinds if kind in row), {}), ratios)
 
-        init_row = tables.get("init_std", {})
         return Scaling(
-            init_std=monomial(init_row.get(growth.kind, {}), ratios),
-            lr=look_up("lr"),
-            weight_decay=look_up("weight_decay"),
-            eps=look_up("eps"),
+            init_std=power(self.scaling.get("init_std", {})),
+            lr=power(self.row("lr", law.name)),
+            weight_decay=power(self.row("weight_decay", law.name)),
+            eps=power(self.row("eps", law.name)),
         )
+
+    def row(self, quantity: str, optimizer: str) -> Mapping[str, Exponents]:
+        """{kind: exponents} of lr, weight_decay or eps. Raises RuleError if the table does not cover the optimizer."""
+        table = {"any": {}} if isinstance(self.scaling, str) else self.scaling.get(quantity, {"any": {}})
+        row = table.get(optimizer, table.get("any"))
+        if row is None:
+            raise RuleError(
+                f"rule {self.name} has no {quantity} for optimizer {optimizer}; it lists {', '.join(sorted(table))}"
+            )
+        return row
 
 
 def spectral_scaling(growth: Growth, law: Law, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
