@@ -72,7 +72,6 @@ DECAY = "the paper decays inside the trust ratio (1/(lr·s)), the formula beside
 NOT_GIVEN = "not given by the source, so × 1"
 NO_DEPTH = "no rule for depth: without a branch multiplier the formula asks for 1/m_depth"
 SQUARE = "printed for square hidden matrices, where fan_out/fan_in is 1"
-NARROW = "variance 1/fan_in; the min of 2310.17813 lets a matrix from a fixed, larger dim grow as √fan_out"
 DELTA = "the paper leaves δ; L and R are of the size of ‖G‖₂²"
 BLOCKS_ONLY = "ε scaled in residual blocks alone"
 FLAT_DECAY = "no depth factor, which follows ‖λW‖₂ ∝ ‖ΔW‖₂ and not a fixed timescale"
@@ -84,7 +83,6 @@ ENTRYWISE_ROWS, ALL_READOUTS = "adamw adopt sophia lamb lamb_vector", "readout v
 PAPER_ROWS = f"{ENTRYWISE_ROWS} shampoo shampoo_absolute muon muon_out_in"
 DIFFERENCES = {
     "tensor_programs_v": [
-        ("init_std", "width", "-", "down", 0, 0.5, NARROW),
         ("lr", "width", "sgd", "up", 0, -1, SQUARE),
         ("lr", "width", "sgd", "down", 0, 1, SQUARE),
         ("lr", "depth", "adamw sgd", "hidden up down bias", 0, -1, NO_DEPTH),
@@ -94,7 +92,6 @@ DIFFERENCES = {
         ("eps", "width", "adamw", "embedding hidden down bias norm", 0, -1, NOT_GIVEN),
     ],
     "tensor_programs_v_table8": [
-        ("init_std", "width", "-", "down", 0, 0.5, NARROW),
         ("lr", "width", "sgd", "up", 0, -1, SQUARE),
         ("lr", "width", "sgd", "down", 0, 1, SQUARE),
         ("lr", "depth", "adamw sgd", "hidden up down bias", 0, -1, NO_DEPTH),
@@ -104,7 +101,6 @@ DIFFERENCES = {
         ("eps", "width", "adamw", f"embedding hidden down bias norm {ALL_READOUTS}", 0, -1, NOT_GIVEN),
     ],
     "paper_2602_20937": [
-        ("init_std", "width", "-", "down", 0, 0.5, NARROW),
         ("lr", "width", "lamb", "hidden up down", 0, -0.5, TRUST),
         ("lr", "depth", PAPER_ROWS, "hidden up down", 0, -1, NO_DEPTH),
         ("lr", "depth", ENTRYWISE_ROWS, "bias", 0, -1, NO_DEPTH),
@@ -142,7 +138,6 @@ DIFFERENCES = {
         ("eps", "depth", "muon soap muon_max sso", "hidden", 0, -0.5, NOT_GIVEN),
     ],
     "qiu": [
-        ("init_std", "width", "-", "down", 0, 0.5, NARROW),
         ("weight_decay", "width", "adamw adamuon soap_blocked shampoo_blocked shampoo_half", "embedding", -1, 0, OPTIMAL),
         ("weight_decay", "width", "adamw adamuon", "bias norm", -1, 0, OPTIMAL),
         ("weight_decay", "width", "adamw adamuon soap_blocked shampoo_blocked", f"hidden up {ALL_READOUTS}", 0, 1, OPTIMAL),

@@ -67,7 +67,9 @@ def test_a_fixed_wider_ffn_keeps_fan_in_init():
     up, down = Growth("matrix", (4096, 256), (4096, 64), True), Growth("matrix", (256, 4096), (64, 4096), True)
     law = Law("adamw", ENTRYWISE)
     assert spectral_scaling(up, law, FORM_A).init_std == pytest.approx(0.5)
-    assert spectral_scaling(down, law, FORM_A).init_std == pytest.approx(M**0.5)
+    assert spectral_scaling(down, law, FORM_A).init_std == 1  # like an embedding
+    narrow = Growth("matrix", (64, 1024), (64, 256), True)  # a fixed fan_out below fan_in: as a readout
+    assert spectral_scaling(narrow, law, FORM_A).init_std == pytest.approx(1 / M)
     assert spectral_scaling(up, law, FORM_A).lr == pytest.approx(1 / M)
 
 

@@ -152,17 +152,17 @@ def spectral_scaling(growth: Growth, law: Law, forward: Multipliers, m_depth: fl
 
 
 def _init_std(growth: Growth) -> float:
-    """m_in^-1/2 · min(1, √(out/in)), the min read by class outside residual blocks, from absolute dims inside them.
+    """m_in^-1/2 · min(1, √(m_out/m_in)), the min read by class: 1 where fan_in does not grow, √(1/m_in) for a readout.
 
-    By class: 1 where only fan_out grows; √(1/m_in) where only fan_in does (a logit counts by itself: arXiv 2203.03466).
-    From absolute dims: an up-projection to a fixed, larger FFN keeps m_in^-1/2 as long as fan_in < fan_out (2310.17813).
+    A logit counts by itself, not by its RMS over the vocabulary (arXiv 2203.03466). But inside a residual block a fan_out
+    that does not grow (a fixed FFN) is compared in absolute size, min(1, √(fan_out/fan_in)) against its value in the base:
+    an up-projection to a fixed, larger FFN keeps m_in^-1/2 as long as fan_in < fan_out (arXiv 2310.17813).
     """
     if growth.kind == "readout":
         return 1.0 / growth.m_in
-    if growth.kind != "matrix":
+    if growth.kind != "matrix" or growth.m_in == 1:
         return growth.m_in**-0.5
-
-    def absolute(shape: tuple[int, int]) -> float:
-        return shape[1] ** -0.5 * min(1.0, (shape[0] / shape[1]) ** 0.5)
-
-    return absolute(growth.shape) / absolute(growth.base_shape)
+    if growth.m_out != 1:
+        return growth.m_in**-0.5 * min(1.0, (growth.m_out / growth.m_in) ** 0.5)
+    (out, fan_in), (base_out, base_in) = growth.shape, growth.base_shape
+    return growth.m_in**-0.5 * min(1.0, (out / fan_in) ** 0.5) / min(1.0, (base_out / base_in) ** 0.5)
