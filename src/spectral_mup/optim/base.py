@@ -1,7 +1,7 @@
 """The one step that all optimizers of this package share.
 
-Parameters of equal shape are stacked to (n, *shape); `direction` maps the stacked gradient to the stacked direction U; one place
-applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state` and `direction`.
+Parameters of equal shape are stacked to (n, *shape); `direction` maps the stacked gradient to the stacked direction U; one
+place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state` and `direction`.
 """
 
 from __future__ import annotations
