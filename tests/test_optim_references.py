@@ -69,8 +69,8 @@ def shampoo_by_the_formula(
     s["v"] = betas[1] * s.get("v", 0.0) + (1 - betas[1]) * g * g
     for side, gram in (("L", g @ g.T), ("R", g.T @ g)):
         s[side] = old * s.get(side, 0.0) + new * gram
-        if (t - 1) % interval == 0:
-            a, b, c = torch.linalg.svd(s[side] / (1 - betas[1] ** t if accumulate == "ema" else 1))
+        if t * (1 - betas[1]) <= 1 or t % interval == 0:
+            a, b, _ = torch.linalg.svd(s[side] / (1 - betas[1] ** t if accumulate == "ema" else 1))
             s[side + "root"] = a @ ((b + eps * b[0]) ** exponent).diag() @ a.T
     m = s["m"] / (1 - betas[0] ** t)
     u = s["Lroot"] @ m @ s["Rroot"]
@@ -137,7 +137,8 @@ CASES = {  # optimizer, what it acts on, its options, formula, options of the fo
         [{"accumulate": "sum", "exponent": -0.5}],
     ),
     "shampoo, interval 4": (
-        Shampoo, {"weight_decay": 0.1, "interval": 4}, shampoo_by_the_formula, {"interval": 4}, [{"interval": 1}]
+        Shampoo, {"weight_decay": 0.1, "interval": 4, "betas": (0.9, 0.7)}, shampoo_by_the_formula,
+        {"interval": 4, "betas": (0.9, 0.7)}, [{"interval": 1, "betas": (0.9, 0.7)}],
     ),
     "shampoo, grafted": (
         Shampoo, {"weight_decay": 0.1, "grafting": "adam"}, shampoo_by_the_formula, {"grafting": "adam"}, [{}]

@@ -17,7 +17,9 @@ class Shampoo(StackedOptimizer):
     accumulate  "ema": L ← β2·L + (1 − β2)·G·Gᵀ over 1 − β2^t; "sum": L ← L + G·Gᵀ, whose steps decay like t^(-1/2)
     betas       β1 of M, over 1 − β1^t (0: M = G), and β2
     eps         damping relative to the largest eigenvalue of L and of R
-    interval    steps between two computations of the roots, by eigh in float64; the first call is one
+    interval    steps between two computations of the roots, by eigh in float64. They are taken at every step as long as L
+                and R are younger than their window 1/(1 − β2): a gradient that brings directions which the first few had
+                not, met by their roots, makes ‖U‖₂ of order 100
     grafting    "none", or "adam": U times ‖Adam's direction‖_F/‖U‖_F, of the same β1 and β2; its spectral norm then grows
                 with √(fan_out·fan_in) over the stable rank of U, so the size law is another
     """
@@ -52,9 +54,10 @@ class Shampoo(StackedOptimizer):
     def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
         beta1, beta2 = group["betas"]
         averaged = group["accumulate"] == "ema"
+        refresh = step * (1.0 - beta2) <= 1.0 or step % group["interval"] == 0
         for side, gram in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
             state[side].mul_(beta2 if averaged else 1.0).add_(gram, alpha=1.0 - beta2 if averaged else 1.0)
-            if (step - 1) % group["interval"] == 0:
+            if refresh:
                 mean = state[side] / (1.0 - beta2**step) if averaged else state[side]
                 state[f"{side}_root"].copy_(damped_power(mean, -0.25, group["eps"]))
         m = state["exp_avg"].lerp_(gradient, 1.0 - beta1) / (1.0 - beta1**step)
