@@ -12,6 +12,7 @@ import torch
 
 from spectral_mup import data
 from spectral_mup.config import load_config
+from spectral_mup.optim.base import UsesSampledLabels
 from spectral_mup.record import RunFolder
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Curve, Point, Sweep, open_sweep
@@ -63,3 +64,35 @@ def run_point(point: Point, runs: Path, corpus, **kwargs):
     folder.write_config(point.science)
     folder.claim()
     return folder, train(point.science, folder, corpus, device=torch.device("cpu"), log_every=4, **kwargs)
+
+
+MATRICES = [(16, 16), (32, 8), (8, 32), (16, 16), (64, 48)]
+
+
+def parameters(shapes=MATRICES, seed: int = 0, dtype=torch.float32) -> list[torch.nn.Parameter]:
+    g = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(s, generator=g, dtype=dtype)) for s in shapes]
+
+
+def gradients(weights: list[torch.Tensor], step: int) -> list[torch.Tensor]:
+    """Noise that depends on the step, and a pull to 0 that depends on the weights."""
+    g = torch.Generator().manual_seed(100 + step)
+    return [torch.randn(w.shape, generator=g, dtype=w.dtype) + 0.1 * w.detach() for w in weights]
+
+
+def sampled_gradients(weights: list[torch.Tensor], step: int) -> list[torch.Tensor]:
+    """Stands for the gradient on sampled labels."""
+    g = torch.Generator().manual_seed(9000 + step)
+    return [0.1 * torch.randn(w.shape, generator=g, dtype=w.dtype) for w in weights]
+
+
+def descend(optimizer, params, steps: int, start: int = 0, tokens: int = 64) -> None:
+    """Take `steps` steps on `gradients`, as the trainer does for an optimizer that wants sampled labels too."""
+    for step in range(start, start + steps):
+        if isinstance(optimizer, UsesSampledLabels) and step % optimizer.hessian_interval == 0:
+            for p, gradient in zip(params, sampled_gradients(params, step), strict=True):
+                p.grad = gradient
+            optimizer.update_hessian(tokens)
+        for p, gradient in zip(params, gradients(params, step), strict=True):
+            p.grad = gradient
+        optimizer.step()

@@ -7,14 +7,15 @@ import sys
 
 import pytest
 
-from spectral_mup.config import ROOT, ConfigError, load_config
+from spectral_mup.config import ROOT, ConfigError, load_config, options
 
 BAD = {
     ("model.widht=3",): "model.widht: unknown key; .*known: .*head_size",
     ("sweep.widths=[64]",): "sweep.widths: unknown key; did you mean sweep.width",
     ("+train.momentum=0.9",): "train.momentum: unknown key",
     ("sweep=nope",): "sweep=nope: no such file; sweep can be .*default",
-    ("optimizer=adam",): "optimizer=adam: no such file; optimizer can be adamw, muon, sgd",
+    ("optimizer=adam",): "optimizer=adam: no such file; optimizer can be adamw, adopt, lamb, lion, muon",
+    ("optimizer.algorithms.adamw.target=tochr.optim.AdamW",): "target=tochr.optim.AdamW: no package 'tochr' is installed",
     ("train.steps=many",): "train.steps: Value 'many' .*could not be converted to Integer",
     ("train.steps=1.5",): "train.steps: Value '1.5' .*could not be converted to Integer",
     ("train.steps=???",): "train.steps: a value is missing; give one",
@@ -57,7 +58,7 @@ def test_bad_input_names_key_and_fix(overrides):
 def test_good_input_passes():
     for overrides in (
         [],
-        ["optimizer=muon"],
+        *[[f"optimizer={name}"] for name in options(ROOT / "conf" / "optimizer")],
         ["train.compile=true"],
         ["sweep.base_width=1", "model.heads=2", "model.head_size=null"],
     ):

@@ -12,9 +12,11 @@ import pytest
 import torch
 from conftest import first_point, run_point
 
+from spectral_mup import data
 from spectral_mup.build import init_model, make_optimizers, parametrize
+from spectral_mup.optim.sophia import Sophia
 from spectral_mup.record import HeldError, RecordError, RunFolder, read_rows, write_atomic
-from spectral_mup.train import divergence, schedule_factor
+from spectral_mup.train import divergence, sampled_loss, schedule_factor
 
 FILES = ("result.json", "metrics.jsonl", "norms.jsonl")
 
@@ -42,9 +44,18 @@ def bury(folder: RunFolder) -> None:
         owner.write_text(json.dumps(json.loads(owner.read_text()) | {"start": "long ago"}))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
+OPTIMIZERS = {  # intervals such that a run is stopped between two of their ends
+    "adamw": [], "sgd": [], "muon": [], "adopt": [], "lamb": [], "lion": [],
+    "sophia": ["optimizer.algorithms.sophia.args.hessian_interval=4"],
+    "shampoo": ["optimizer.algorithms.shampoo.args.interval=4"],
+    "soap": ["optimizer.algorithms.soap.args.interval=4"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_resumed_equals_unbroken_bit_for_bit(tiny, corpus, tmp_path, optimizer):
-    config = tiny(f"optimizer={optimizer}", "model.dropout=0.1", "train.eval_every=5", "train.clip=1.0", "train.accumulate=2")
+    options = ["model.dropout=0.1", "train.eval_every=5", "train.clip=1.0", "train.accumulate=2", *OPTIMIZERS[optimizer]]
+    config = tiny(f"optimizer={optimizer}", *options)
     point = first_point(config)
     whole, _ = run_point(point, tmp_path / "whole", corpus)
     broken = interrupted(point, tmp_path / "broken", corpus, 3, 2, 4)
@@ -167,6 +178,50 @@ def test_accumulation_gives_the_gradient_of_the_whole_batch(tiny, corpus, tmp_pa
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
+def test_labels_are_drawn_from_the_softmax():
+    """The gradient of a mean loss with respect to its logits is (softmax − one-hot)/N: it tells the labels."""
+    n, p = 40_000, torch.tensor([0.5, 0.2, 0.0, 0.25, 0.05])
+    logits = p.log().clamp_min(-1e4).repeat(1, n, 1).requires_grad_()
+    draws = data.label_draws(seed=3, step=7, batch_size=1, context=n)
+    sampled_loss(logits, torch.from_numpy(draws)).backward()
+    labels = (p - n * logits.grad[0]).argmax(-1)
+    counts = torch.bincount(labels, minlength=5) / n
+    assert (counts - p).abs().max() < 0.01 and counts[2] == 0
+    other = data.label_draws(seed=3, step=8, batch_size=1, context=n)
+    words = np.random.Philox(key=np.array([3, 7], np.uint64)).random_raw(n) / 2**64  # those that choose the batch
+    for control in (other, words):
+        assert abs(np.corrcoef(draws.ravel(), control.ravel())[0, 1]) < 0.02
+    halves = [data.label_draws(seed=3, step=7, batch_size=4, context=8, microbatch=i, microbatches=2) for i in (0, 1)]
+    assert np.array_equal(np.concatenate(halves), data.label_draws(seed=3, step=7, batch_size=4, context=8))
+
+
+def test_an_optimizer_gets_the_gradient_on_sampled_labels_when_it_asks(tiny, corpus, tmp_path, monkeypatch):
+    """Every k steps, over the tokens of the whole batch, however it is cut; and the step itself does not notice."""
+    seen: dict[int, list] = {}
+
+    def spy(self, tokens):
+        grads = [p.grad.clone() for g in self.param_groups for p in g["params"]]
+        seen[key].append((tokens, torch.cat([g.flatten() for g in grads])))
+        real(self, tokens)
+
+    real = Sophia.update_hessian
+    monkeypatch.setattr(Sophia, "update_hessian", spy)
+    args = "optimizer.algorithms.sophia.args"
+    for key in (1, 4):
+        seen[key] = []
+        config = tiny("optimizer=sophia", f"{args}.hessian_interval=5", f"train.accumulate={key}", "train.clip=1e-3")
+        run_point(first_point(config), tmp_path, corpus)
+        assert [tokens for tokens, _ in seen[key]] == [64, 64, 64]  # before steps 1, 6 and 11 of 12
+    torch.testing.assert_close(seen[1][0][1], seen[4][0][1], rtol=1e-4, atol=1e-7)
+    assert seen[1][0][1].norm() > 0.1  # not the batch's own gradient, which is clipped to 1e-3
+    metrics = []
+    for k in (1, 5):  # γ·h below the floor: when h is updated cannot matter, unless something else leaks
+        seen[key] = []
+        config = tiny("optimizer=sophia", f"{args}.hessian_interval={k}", f"{args}.gamma=0")
+        metrics.append((run_point(first_point(config), tmp_path, corpus)[0].path / "metrics.jsonl").read_bytes())
+    assert metrics[0] == metrics[1]
+
+
 def test_compiled_and_bfloat16_stay_near_float32(tiny, corpus, tmp_path):
     plain = run_point(first_point(tiny()), tmp_path, corpus)[1]["train_loss"]
     bf16 = run_point(first_point(tiny("train.precision=bfloat16")), tmp_path, corpus)[1]["train_loss"]
@@ -272,7 +327,6 @@ def test_probe_measures_what_it_says(tiny, corpus, tmp_path):
     start = rows[0, "blocks.0.mlp.up.weight", "tensor"]
     assert start["weight_norm"] == pytest.approx(float(torch.linalg.matrix_norm(up.detach(), 2)), rel=0.02)
     before = {n: q.detach().clone() for n, q in model.named_parameters()}
-    from spectral_mup import data
 
     x, y = (torch.from_numpy(a) for a in data.batch(corpus.train, seed=0, step=0, batch_size=4, context=16))
     model(x, y).backward()

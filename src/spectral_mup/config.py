@@ -6,6 +6,7 @@ Types live in schema.py, defaults in conf/. Nothing in this module imports torch
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -187,6 +188,13 @@ def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _check_optimizer(o: OptimizerConfig) -> None:
+    for name, algorithm in o.algorithms.items():
+        package = algorithm.target.partition(".")[0]
+        if not package or importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"optimizer.algorithms.{name}.target={algorithm.target}: no package '{package}' is installed; install it, "
+                "as in pip install lion-pytorch for lion_pytorch"
+            )
     for role in ROLES:
         name = getattr(o, role)
         if name not in o.algorithms:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from spectral_mup import data
 from spectral_mup.auto import resolve
 from spectral_mup.build import init_model, make_optimizers, parametrize
+from spectral_mup.optim.base import UsesSampledLabels
 from spectral_mup.probe import Probe
 from spectral_mup.record import RunFolder, read_rows, write_atomic
 
@@ -53,6 +54,14 @@ def divergence(losses: list[float], factor: float, patience: int, since: int = 0
         if high >= patience:
             return step
     return None
+
+
+def sampled_loss(logits_BTV: Tensor, draws_BT: Tensor) -> Tensor:
+    """Mean cross entropy on labels drawn from softmax(logits): each where the cumulative softmax passes its uniform draw."""
+    logits = logits_BTV.flatten(0, 1).float()
+    cumulative = logits.detach().softmax(-1).cumsum(-1)
+    labels = torch.searchsorted(cumulative, draws_BT.reshape(-1, 1), right=True).squeeze(-1)
+    return nn.functional.cross_entropy(logits, labels.clamp_max(logits.size(-1) - 1))
 
 
 def train(
@@ -95,10 +104,27 @@ def train(
     bf16 = auto["precision"] == "bfloat16"
     autocast = (lambda: torch.autocast(device.type, torch.bfloat16)) if bf16 else nullcontext
     names = {id(p): name for name, p in model.named_parameters()}
+    curved = [o for o in optimizers if isinstance(o, UsesSampledLabels)]
     pending: list[Tensor] = []
     evaluations: dict[int, float] = {}
     saved_at = time.monotonic()
     model.train()
+
+    def backward(step: int, sampled: bool = False) -> Tensor:
+        """Add the gradient of the mean loss over the step's batch, on its own labels or sampled ones, and return that loss."""
+        loss = torch.zeros((), device=device)
+        for micro in range(t["accumulate"]):
+            part_of = {"batch_size": t["batch_size"], "context": context, "microbatch": micro, "microbatches": t["accumulate"]}
+            x, y = (torch.from_numpy(a).to(device) for a in data.batch(corpus.train, seed=seed, step=step, **part_of))
+            with autocast():
+                if sampled:
+                    draws = torch.from_numpy(data.label_draws(seed=seed, step=step, **part_of)).to(device)
+                    part = sampled_loss(forward(x), draws) / t["accumulate"]
+                else:
+                    part = forward(x, y) / t["accumulate"]
+            part.backward()
+            loss = loss + part.detach()
+        return loss
 
     def flush() -> int | None:
         """Write what is pending; the step at which the run diverged, if it has."""
@@ -121,16 +147,12 @@ def train(
         factor = schedule_factor(step, steps=t["steps"], warmup=t["warmup"], schedule=t["schedule"], final_lr=t["final_lr"])
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = group["base_lr"] * factor
-        loss = torch.zeros((), device=device)
-        for micro in range(t["accumulate"]):
-            x, y = data.batch(
-                corpus.train, seed=seed, step=step, batch_size=t["batch_size"], context=context,
-                microbatch=micro, microbatches=t["accumulate"],
-            )  # fmt: skip
-            with autocast():
-                part = forward(torch.from_numpy(x).to(device), torch.from_numpy(y).to(device)) / t["accumulate"]
-            part.backward()
-            loss = loss + part.detach()
+        if due := [o for o in curved if step % o.hessian_interval == 0]:
+            backward(step, sampled=True)
+            for optimizer in due:
+                optimizer.update_hessian(t["batch_size"] * context)
+            model.zero_grad(set_to_none=True)
+        loss = backward(step)
         if t["clip"] is not None:
             nn.utils.clip_grad_norm_(model.parameters(), t["clip"])
         probed = step + 1 in probe.steps

@@ -1,6 +1,6 @@
 """Corpus to tokens to batches, the batches as a pure function of (seed, step). Needs numpy alone."""
 
-from .batches import batch, epochs_seen, eval_batch, probe_batch
+from .batches import batch, epochs_seen, eval_batch, label_draws, probe_batch
 from .corpus import SOURCES, Corpus, fingerprint, load
 from .shards import DataError, Shards, Tokens, read_headerless, read_shard, write_shard
 
@@ -14,6 +14,7 @@ __all__ = [
     "epochs_seen",
     "eval_batch",
     "fingerprint",
+    "label_draws",
     "load",
     "probe_batch",
     "read_headerless",

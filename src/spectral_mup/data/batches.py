@@ -38,6 +38,19 @@ def batch(
     return _shifted(tokens, starts, context)
 
 
+def label_draws(
+    *, seed: int, step: int, batch_size: int, context: int, microbatch: int = 0, microbatches: int = 1
+) -> np.ndarray:
+    """Uniform draws in [0, 1) that choose sampled labels, one a token of `batch` with the same arguments.
+
+    Float32 (batch_size / microbatches, context), from 24 bits each of the Philox stream of (seed, step), far behind the
+    words that `batch` takes: so the labels too depend on (seed, step) alone, and not on how the batch is cut.
+    """
+    words = np.random.Philox(key=np.array([seed, step], np.uint64), counter=[0, 0, 0, 1]).random_raw(batch_size * context)
+    draws = (words >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
+    return draws.reshape(microbatches, -1, context)[microbatch]
+
+
 def eval_batch(tokens: Tokens, *, count: int, context: int) -> tuple[np.ndarray, np.ndarray]:
     """`count` evenly spaced sequences: (x, y), two int64 arrays (count, context), y the tokens after x.
 

@@ -1,43 +1,81 @@
-"""The one step that all matrix optimizers of this package share.
+"""The one step that all optimizers of this package share.
 
-Parameters of equal shape are stacked to (n, fan_out, fan_in); `direction` maps the stacked gradient to the stacked direction U;
-one place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state` and `direction`.
+Parameters of equal shape are stacked to (n, *shape); `direction` maps the stacked gradient to the stacked direction U; one
+place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state` and `direction`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 
+@runtime_checkable
+class UsesSampledLabels(Protocol):
+    """An optimizer that estimates curvature from gradients on labels drawn from the model's own softmax (arXiv 2305.14342).
+
+    Before every `hessian_interval`-th step, the first included, a trainer leaves in p.grad the gradient of the mean loss
+    over `tokens` tokens so labelled, calls `update_hessian(tokens)`, clears the gradients and goes on to the step itself.
+    Where that mean is over micro-batches and ranks, `tokens` counts them all.
+    """
+
+    @property
+    def hessian_interval(self) -> int: ...
+
+    def update_hessian(self, tokens: int) -> None: ...
+
+
+class Stack(NamedTuple):
+    """Parameters of one group, shape and age, all with gradients; every tensor here has the leading axis n = len(params)."""
+
+    group: dict[str, Any]
+    params: list[Tensor]
+    weight: Tensor
+    gradient: Tensor
+    state: dict[str, Tensor]
+    step: int  # steps that these parameters took so far
+
+
 class StackedOptimizer(torch.optim.Optimizer):
-    """Base of optimizers whose direction is a function of a stack of equal-shaped matrices.
+    """Base of optimizers whose direction is a function of a stack of equal-shaped parameters.
 
     State is kept stacked and shown per parameter as views of the stack, so state_dict, deepcopy and checkpoints see an
-    ordinary torch optimizer. Raises ValueError on parameters that are not matrices and on sparse gradients.
+    ordinary torch optimizer. Steps are counted per parameter, so one that joins late starts as if alone.
+    Raises ValueError on sparse gradients and, if `matrices_only`, on parameters that are not matrices.
     """
+
+    matrices_only = True
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
         self._stacks: dict[tuple[int, ...], dict[str, Tensor]] = {}
         for group in self.param_groups:
             for p in group["params"]:
-                if p.ndim != 2:
+                if self.matrices_only and p.ndim != 2:
                     raise ValueError(
                         f"{type(self).__name__} acts on matrices, got a parameter of shape {tuple(p.shape)}; "
                         "give vectors and other tensors to AdamW"
                     )
 
-    def init_state(self, weight: Tensor) -> dict[str, Tensor]:
-        """Fresh state for a stack of weights (n, fan_out, fan_in); every tensor keeps the leading axis n."""
+    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """Fresh state for a stack of weights (n, *shape), in their dtype; every tensor keeps the leading axis n."""
         raise NotImplementedError(f"{type(self).__name__}.init_state")
 
-    def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
-        """U for stacked gradients and weights (n, fan_out, fan_in), before lr; updates `state` in place; step from 1."""
+    def direction(
+        self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int
+    ) -> Tensor | None:
+        """U for stacked gradients and weights (n, *shape), before lr; updates `state` in place; step from 1.
+
+        None takes no step and no decay, for a first call that only fills the state.
+        """
         raise NotImplementedError(f"{type(self).__name__}.direction")
+
+    def decay(self, group: dict[str, Any]) -> float:
+        """λ of the shared step; an optimizer that decays inside its direction answers 0."""
+        return group["weight_decay"]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -49,33 +87,41 @@ class StackedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for index, group in enumerate(self.param_groups):
-            group["step"] = group.get("step", 0) + 1
-            by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+        for group, params, weight, gradient, state, step in self.stacks():
+            u = self.direction(gradient, weight, state, group, step + 1)
+            for p in params:
+                self.state[p]["step"] = step + 1
+            if u is not None:
+                if decay := self.decay(group):
+                    torch._foreach_mul_(params, 1.0 - group["lr"] * decay)  # pyright: ignore[reportPrivateImportUsage]
+                u = u.to(weight.dtype)
+                torch._foreach_add_(params, list(u.unbind(0)), alpha=-group["lr"])  # pyright: ignore[reportPrivateImportUsage]
+        return loss
+
+    def stacks(self) -> Iterator[Stack]:
+        """Parameters that have gradients, by group, shape and steps taken so far."""
+        for group in self.param_groups:
+            alike: dict[tuple[int, ...], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
                     if p.grad.is_sparse:
                         raise ValueError(f"{type(self).__name__} does not accept sparse gradients")
-                    by_shape.setdefault((index, *p.shape), []).append(p)
-            for key, params in by_shape.items():
+                    alike.setdefault((self.state[p].get("step", 0), *p.shape), []).append(p)
+            for (step, *_), params in alike.items():
                 weight = torch.stack([p.detach() for p in params])
                 gradient = torch.stack([p.grad for p in params])  # type: ignore[misc]
-                state = self._stacked_state(key, params, weight)
-                u = self.direction(gradient, weight, state, group, group["step"]).to(weight.dtype)
-                if group["weight_decay"]:
-                    torch._foreach_mul_(params, 1.0 - group["lr"] * group["weight_decay"])  # pyright: ignore[reportPrivateImportUsage]
-                torch._foreach_add_(params, list(u.unbind(0)), alpha=-group["lr"])  # pyright: ignore[reportPrivateImportUsage]
-        return loss
+                yield Stack(group, params, weight, gradient, self._stacked_state(params, weight, group), step)
 
-    def _stacked_state(self, key: tuple[int, ...], params: list[Tensor], weight: Tensor) -> dict[str, Tensor]:
-        stacked = self._stacks.get(key)
-        if stacked is not None and all(len(t) == len(params) for t in stacked.values()):
-            return stacked
-        fresh = self.init_state(weight)
-        for name, tensor in fresh.items():
-            for i, p in enumerate(params):
-                if name in self.state[p]:
-                    tensor[i].copy_(self.state[p][name])
-                self.state[p][name] = tensor[i]
-        self._stacks[key] = fresh
-        return fresh
+    def _stacked_state(self, params: list[Tensor], weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        ids = tuple(id(p) for p in params)
+        if ids not in self._stacks:
+            fresh = self.init_state(weight, group)
+            for name, tensor in fresh.items():
+                for i, p in enumerate(params):
+                    if name in self.state[p]:
+                        tensor[i].copy_(self.state[p][name])
+                    self.state[p][name] = tensor[i]
+            # A stack that held one of these before is no longer what its parameters see.
+            self._stacks = {old: state for old, state in self._stacks.items() if not set(old) & set(ids)}
+            self._stacks[ids] = fresh
+        return self._stacks[ids]

@@ -45,3 +45,25 @@ def spectral_norm(matrix: Tensor, steps: int = 12) -> Tensor:
         v = m.mT @ (m @ v)
         v = v / v.norm(dim=-2, keepdim=True).clamp_min(tiny)
     return (m @ v).norm(dim=(-2, -1))
+
+
+def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (..., n), ascending, and eigenvectors (..., n, n) of symmetric matrices, in float64; NaN where not finite.
+
+    LAPACK raises on matrices that are not finite, but a diverged run is a result and no error.
+    """
+    finite = matrix.isfinite().all(-1).all(-1)
+    values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], matrix.double(), 0.0))
+    return torch.where(finite[..., None], values, torch.nan), torch.where(finite[..., None, None], vectors, torch.nan)
+
+
+def damped_power(matrix: Tensor, exponent: float, damping: float) -> Tensor:
+    """(M + damping·λ_max·I)^exponent of symmetric positive semidefinite M (..., n, n), by eigh in float64; 0 for M = 0.
+
+    Damping is relative to each matrix's largest eigenvalue: at 1e-10 the rounding of float32 statistics comes through, so 1e-6.
+    """
+    values, vectors = eigh(matrix)
+    largest = values[..., -1:]
+    powers = (values.clamp_min(0.0) + damping * largest) ** exponent
+    powers = torch.where(largest == 0, 0.0, powers)
+    return ((vectors * powers[..., None, :]) @ vectors.mT).to(matrix.dtype)

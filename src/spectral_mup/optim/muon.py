@@ -34,7 +34,7 @@ class Muon(StackedOptimizer):
         defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
         super().__init__(params, defaults | dict(ns_steps=ns_steps, eps=eps, dtype=dtype))
 
-    def init_state(self, weight: Tensor) -> dict[str, Tensor]:
+    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         return {"momentum_buffer": torch.zeros_like(weight)}
 
     def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:

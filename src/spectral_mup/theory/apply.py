@@ -65,8 +65,9 @@ def param_groups(
     """{optimizer: groups}, one group per distinct (lr, weight decay, ε), in the order of the parameters.
 
     lr, weight_decay, eps and owner give each parameter's base values and optimizer by name. A group keeps its peak lr in
-    `base_lr`, so a schedule multiplies and never overwrites. With `independent`, λ is the shrink per step at the peak of
-    the schedule (W ← (1 − λ·schedule)·W, arXiv 1711.05101), whatever the lr.
+    `base_lr`, so a schedule multiplies and never overwrites, and the multiplier that its ε carries in `eps_scale`. With
+    `independent`, λ is the shrink per step at the peak of the schedule (W ← (1 − λ·schedule)·W, arXiv 1711.05101),
+    whatever the lr.
     """
     groups: dict[str, dict[tuple, dict[str, Any]]] = {}
     for name, p in model.named_parameters():
@@ -77,7 +78,7 @@ def param_groups(
         decay = weight_decay[name] / peak if independent else weight_decay[name] * s.weight_decay
         values = {"lr": peak, "base_lr": peak, "weight_decay": decay}
         if base_eps is not None:
-            values["eps"] = base_eps * s.eps
+            values |= {"eps": base_eps * s.eps, "eps_scale": s.eps}
         mine = groups.setdefault(owner[name], {})
         group = mine.setdefault(tuple(values.values()), {"params": [], "names": []} | values)
         group["params"].append(p)

@@ -1,0 +1,53 @@
+"""LAMB: Adam's direction rescaled to the norm of each weight (arXiv 1904.00962, with its bias correction)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral_mup.optim.base import StackedOptimizer
+
+
+class LAMB(StackedOptimizer):
+    """U = (‖W‖_F/‖u‖_F)·u with u = r + λ·W as published, r = m̂/(√v̂ + ε); with `decoupled`, u = r and decay acts on its own.
+
+    Inside the trust ratio the shrink of a step is lr·λ·‖W‖/‖u‖; decoupled it is lr·λ, whatever the norms. The ratio is per
+    tensor, unbounded, and 1 where ‖W‖ = 0 or ‖u‖ = 0. Vectors never take it, and nothing does with `trust=False`: both then
+    train by Adam. A tensor whose init is zero keeps an Adam-like norm: leave the ratio out for it.
+    """
+
+    matrices_only = False
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-2,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        trust: bool = True,
+        decoupled: bool = True,
+    ) -> None:
+        defaults = dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
+        super().__init__(params, defaults | dict(trust=trust, decoupled=decoupled))
+
+    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        return {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+
+    def decay(self, group: dict[str, Any]) -> float:
+        return group["weight_decay"] if group["decoupled"] else 0.0
+
+    def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
+        beta1, beta2 = group["betas"]
+        m = state["exp_avg"].lerp_(gradient, 1.0 - beta1)
+        v = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
+        u = m / (1.0 - beta1**step) / ((v / (1.0 - beta2**step)).sqrt_() + group["eps"])
+        if not group["decoupled"]:
+            u.add_(weight, alpha=group["weight_decay"])
+        if not group["trust"] or weight.ndim <= 2:  # a stack of vectors has two axes
+            return u
+        dims = tuple(range(1, weight.ndim))
+        weight_norm, u_norm = (torch.linalg.vector_norm(x, dim=dims, keepdim=True) for x in (weight, u))
+        return u * torch.where((weight_norm > 0) & (u_norm > 0), weight_norm / u_norm, 1.0)

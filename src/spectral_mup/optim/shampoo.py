@@ -1,0 +1,70 @@
+"""Shampoo: the gradient whitened from both sides (arXiv 1802.09568; moving averages as in arXiv 2002.09018)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral_mup.optim.base import StackedOptimizer
+from spectral_mup.optim.linalg import damped_power
+
+
+class Shampoo(StackedOptimizer):
+    """U = L^(-1/4)·M·R^(-1/4), L and R the averages of G·Gᵀ and Gᵀ·G, M that of G. ‖U‖₂ is of order 1 for every shape.
+
+    accumulate  "ema": L ← β2·L + (1 − β2)·G·Gᵀ over 1 − β2^t; "sum": L ← L + G·Gᵀ, whose steps decay like t^(-1/2)
+    betas       β1 of M, over 1 − β1^t (0: M = G), and β2
+    eps         damping relative to the largest eigenvalue of L and of R
+    interval    steps between two computations of the roots, by eigh in float64. They are taken at every step as long as L
+                and R are younger than their window 1/(1 − β2): a gradient that brings directions which the first few had
+                not, met by their roots, makes ‖U‖₂ of order 100
+    grafting    "none", or "adam": U times ‖Adam's direction‖_F/‖U‖_F, of the same β1 and β2; its spectral norm then grows
+                with √(fan_out·fan_in) over the stable rank of U, so the size law is another
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 0.02,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-6,
+        accumulate: str = "ema",
+        interval: int = 1,
+        grafting: str = "none",
+    ) -> None:
+        if accumulate not in ("ema", "sum"):
+            raise ValueError(f"Shampoo: accumulate is ema or sum, not '{accumulate}'")
+        if grafting not in ("none", "adam"):
+            raise ValueError(f"Shampoo: grafting is none or adam, not '{grafting}'")
+        if interval < 1:
+            raise ValueError(f"Shampoo: interval is at least 1, not {interval}")
+        defaults = dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
+        super().__init__(params, defaults | dict(accumulate=accumulate, interval=interval, grafting=grafting))
+
+    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        n, fan_out, fan_in = weight.shape
+        sides = {"left": fan_out, "left_root": fan_out, "right": fan_in, "right_root": fan_in}
+        state = {name: weight.new_zeros(n, side, side) for name, side in sides.items()}
+        state["exp_avg"] = torch.zeros_like(weight)
+        return state | ({"exp_avg_sq": torch.zeros_like(weight)} if group["grafting"] == "adam" else {})
+
+    def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
+        beta1, beta2 = group["betas"]
+        averaged = group["accumulate"] == "ema"
+        refresh = step * (1.0 - beta2) <= 1.0 or step % group["interval"] == 0
+        for side, gram in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
+            state[side].mul_(beta2 if averaged else 1.0).add_(gram, alpha=1.0 - beta2 if averaged else 1.0)
+            if refresh:
+                mean = state[side] / (1.0 - beta2**step) if averaged else state[side]
+                state[f"{side}_root"].copy_(damped_power(mean, -0.25, group["eps"]))
+        m = state["exp_avg"].lerp_(gradient, 1.0 - beta1) / (1.0 - beta1**step)
+        u = state["left_root"] @ m @ state["right_root"]
+        if group["grafting"] == "adam":
+            v = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2) / (1.0 - beta2**step)
+            adam = m / v.sqrt_().clamp_min_(torch.finfo(v.dtype).tiny)
+            norm = u.norm(dim=(-2, -1), keepdim=True)
+            u = u * (adam.norm(dim=(-2, -1), keepdim=True) / norm.clamp_min(torch.finfo(v.dtype).tiny))
+        return u

@@ -1,0 +1,76 @@
+"""SOAP: Adam in the eigenbasis of Shampoo's preconditioner (arXiv 2409.11321)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral_mup.optim.base import StackedOptimizer
+from spectral_mup.optim.linalg import eigh
+
+
+class SOAP(StackedOptimizer):
+    """U = Q_L·(M'/(√v̂ + ε))·Q_Rᵀ, M' = Q_Lᵀ·m̂·Q_R, v of the entries of Q_Lᵀ·G·Q_R; Q_L and Q_R diagonalise L and R.
+
+    L ← β2·L + (1 − β2)·G·Gᵀ, R likewise with Gᵀ·G. The first call fills them, takes their eigenvectors and makes no step.
+    After every `interval`-th step the basis is turned by one power iteration and QR, columns in falling order of their
+    eigenvalues, and v moves with its column. The momentum m stays in the coordinates of W, so no turn changes it.
+    Both sides are preconditioned, without blocks.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 3e-3,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.95, 0.95),
+        eps: float = 1e-8,
+        interval: int = 10,
+    ) -> None:
+        if interval < 1:
+            raise ValueError(f"SOAP: interval is at least 1, not {interval}")
+        super().__init__(params, dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, interval=interval))
+
+    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        n, fan_out, fan_in = weight.shape
+        sides = {"left": fan_out, "left_basis": fan_out, "right": fan_in, "right_basis": fan_in}
+        state = {name: weight.new_zeros(n, side, side) for name, side in sides.items()}
+        return state | {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+
+    def direction(
+        self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int
+    ) -> Tensor | None:
+        beta1, beta2 = group["betas"]
+        if step == 1:
+            self._accumulate(gradient, state, beta2)
+            for side in ("left", "right"):
+                state[f"{side}_basis"].copy_(eigh(state[side])[1].flip(-1))
+            return None
+        t = step - 1
+        left, right = state["left_basis"], state["right_basis"]
+        m = state["exp_avg"].lerp_(gradient, 1.0 - beta1)
+        turned = left.mT @ gradient @ right
+        v = state["exp_avg_sq"].mul_(beta2).addcmul_(turned, turned, value=1.0 - beta2)
+        m_turned = left.mT @ m @ right / (1.0 - beta1**t)
+        u = left @ (m_turned / ((v / (1.0 - beta2**t)).sqrt_() + group["eps"])) @ right.mT
+        # After the step, so that a gradient is never measured in a basis that it shaped.
+        self._accumulate(gradient, state, beta2)
+        if t % group["interval"] == 0:
+            self._turn(state)
+        return u
+
+    def _accumulate(self, gradient: Tensor, state: dict[str, Tensor], beta2: float) -> None:
+        state["left"].lerp_(gradient @ gradient.mT, 1.0 - beta2)
+        state["right"].lerp_(gradient.mT @ gradient, 1.0 - beta2)
+
+    def _turn(self, state: dict[str, Tensor]) -> None:
+        v = state["exp_avg_sq"]
+        for side in ("left", "right"):
+            basis = state[f"{side}_basis"]
+            product = state[side] @ basis
+            order = (basis * product).sum(-2).argsort(-1, descending=True)
+            basis.copy_(torch.linalg.qr(product.gather(-1, order[..., None, :].expand_as(basis)))[0])
+            moved = order[..., :, None] if side == "left" else order[..., None, :]
+            v.copy_(v.gather(-2 if side == "left" else -1, moved.expand_as(v)))

@@ -1,0 +1,60 @@
+"""Sophia-G: momentum over a sampled diagonal of the Gauss–Newton matrix, clipped per entry (arXiv 2305.14342)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral_mup.optim.base import StackedOptimizer
+
+
+class Sophia(StackedOptimizer):
+    """U = clip(m/max(γ·h, ε), ±1), m ← β1·m + (1 − β1)·G, and every k steps h ← β2·h + (1 − β2)·B·ĝ⊙ĝ.
+
+    ĝ is the gradient of the mean loss over B tokens on labels drawn from softmax(logits) (Gauss–Newton–Bartlett). A trainer
+    brings it by `update_hessian` (see UsesSampledLabels); without it h stays 0 and the direction is sign(m).
+    γ is `gamma`, and with gamma_rule "inverse_grad" gamma over the group's `eps_scale`, the growth of a gradient's entries
+    against the base model (1 if the group has none): m/(γ·h) falls with them as m/h does, and the clipped fraction stays.
+    """
+
+    matrices_only = False
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.96, 0.99),
+        eps: float = 1e-12,
+        gamma: float = 0.05,
+        gamma_rule: str = "fixed",
+        hessian_interval: int = 10,
+    ) -> None:
+        if gamma_rule not in ("fixed", "inverse_grad"):
+            raise ValueError(f"Sophia: gamma_rule is fixed or inverse_grad, not '{gamma_rule}'")
+        if hessian_interval < 1:
+            raise ValueError(f"Sophia: hessian_interval is at least 1, not {hessian_interval}")
+        defaults = dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, gamma=gamma, gamma_rule=gamma_rule)
+        super().__init__(params, defaults | dict(hessian_interval=hessian_interval))
+
+    @property
+    def hessian_interval(self) -> int:
+        """k: one interval for all groups, of which one extra backward can serve all."""
+        return self.defaults["hessian_interval"]
+
+    @torch.no_grad()
+    def update_hessian(self, tokens: int) -> None:
+        """h ← β2·h + (1 − β2)·tokens·p.grad², p.grad being that of the mean loss over `tokens` sampled labels."""
+        for stack in self.stacks():
+            beta2, g = stack.group["betas"][1], stack.gradient
+            stack.state["hessian"].mul_(beta2).addcmul_(g, g, value=(1.0 - beta2) * tokens)
+
+    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        return {"exp_avg": torch.zeros_like(weight), "hessian": torch.zeros_like(weight)}
+
+    def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
+        m = state["exp_avg"].lerp_(gradient, 1.0 - group["betas"][0])
+        gamma = group["gamma"] / (group.get("eps_scale", 1.0) if group["gamma_rule"] == "inverse_grad" else 1.0)
+        return (m / (gamma * state["hessian"]).clamp_min_(group["eps"])).clamp_(-1.0, 1.0)
