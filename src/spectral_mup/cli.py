@@ -38,8 +38,8 @@ def guard(action: Callable[[], int]) -> int:
 
 
 def command(script: str, argv: list[str]) -> str:
-    """A command line to copy, quoted for a shell."""
-    return shlex.join(["python", script, *argv])
+    """A command line to copy, quoted for a shell; the action of this one is not what to do next."""
+    return shlex.join(["python", script, *(a for a in argv if not a.startswith("action="))])
 
 
 def groups() -> str:
