@@ -13,11 +13,11 @@ the regret at the largest width when the base's optimum is used there, and wheth
 
 Under results/NAME:
   lr_transfer.pdf .svg .png      loss against lr, a line a width; optimum against width
-  feature_norms.pdf .svg .png    change of every module's features, and of its weights, against width
+  feature_norms.pdf .svg .png    change of modules' features and of weights against width (all of them: features.csv)
   feature_steps.pdf .svg .png    their slopes at every probed step
   curves.csv optima.csv features.csv verdicts.json
 
---check turns the verdicts into the exit code: 0 if every rule but the controls (standard*) transfers with flat features and
+--check turns the verdicts into the exit code: 0 if every rule but the controls (standard*) transfers, no feature fails and
 no run is missing, else 5. Other exit codes: 0 written · 2 bad input.
 """
 

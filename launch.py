@@ -16,9 +16,9 @@ Choices (files under conf/ and sweeps/):
 Examples:
   python launch.py sweep=default 'sweep.width=[64,128,256,512]'     add a width; only its points are trained
   python launch.py sweep=default optimizer=muon sweep.name=muon     another optimizer
-  python launch.py rule=[spectral,standard] 'sweep.lr=[-8,-6]' lr.adaptive=false
-  python launch.py data=text data.path=/path/to/book.txt
-  python launch.py action=explain rule=[spectral,tensor_programs_v] 'sweep.width=[256]'
+  python launch.py 'sweep.lr=[-9,-8,-7,-6,-5,-4]' lr.adaptive=false sweep.name=grid
+  python launch.py data=text data.path=/path/to/book.txt sweep.name=book
+  python launch.py action=explain 'rule=[spectral,tensor_programs_v]' 'sweep.width=[256]'
 
 Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates are log2.
 A launch may be stopped or killed at any moment: the same command goes on, and no run is done twice.

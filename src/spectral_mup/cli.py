@@ -158,7 +158,7 @@ def explain(config: Config, sweep: Sweep) -> int:
 
 
 def analyze(argv: list[str], check: bool) -> int:
-    """Gather, judge, draw; with `check`, NOT_AS_CLAIMED unless every rule but the controls transfers with flat features."""
+    """Gather, judge, draw; with `check`, NOT_AS_CLAIMED unless every rule but the controls transfers and no feature fails."""
     config = load_config(argv)
     sweep = open_sweep(config)
     runs = Path(config.paths.runs)
@@ -198,5 +198,7 @@ def analyze(argv: list[str], check: bool) -> int:
     if not check:
         return OK
     claims = [v for v in verdicts if not v.rule.split()[-1].startswith("standard")]
-    held = all(v.verdict == "transfers" and (v.features is None or v.features.passed is not False) for v in claims)
+    held = bool(claims) and all(
+        v.verdict == "transfers" and (v.features is None or v.features.passed is not False) for v in claims
+    )
     return OK if held and not plan.todo and not later else NOT_AS_CLAIMED

@@ -22,6 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 ACTIONS = ("run", "plan", "explain")
 ROLES = ("matrix", "embedding", "readout", "vector")
 
+# What exponents may stand for: in forward multipliers, in published tables, in an optimizer's size and ε laws.
+FORWARD_QUANTITIES = ("m_width", "m_depth", "d_head")
+TABLE_QUANTITIES = ("m_out", "m_in", "m_max", "m_aspect", "m_depth")
+LAW_QUANTITIES = ("m_out", "m_in", "m_max", "m_aspect", "c", "a", "s")
+
 
 class ConfigError(ValueError):
     """Bad input, found before anything was started or written. The message is one line: key, what is wrong, fix."""
@@ -155,9 +160,11 @@ def check(config: Config) -> None:
         raise ConfigError(f"train.warmup={t.warmup}: not below train.steps={t.steps}; shorten it or train longer")
     if not 0 <= m.dropout < 1:
         raise ConfigError(f"model.dropout={m.dropout}: must be in [0, 1)")
-    for value in (*s.lr, config.lr.resolution):
+    for value in s.lr:
         if not float(value * 4).is_integer():
             raise ConfigError(f"sweep.lr: {value} is no multiple of 1/4; learning rates are log2, as in 'sweep.lr=[-8,-6]'")
+    if not float(config.lr.resolution * 4).is_integer():
+        raise ConfigError(f"lr.resolution={config.lr.resolution}: no multiple of 1/4, as in lr.resolution=0.5")
     if config.lr.resolution <= 0:
         raise ConfigError(f"lr.resolution={config.lr.resolution}: must be positive, as in lr.resolution=0.5")
     if max(s.lr) > 16 or min(s.lr) < -60:
@@ -195,6 +202,12 @@ def _check_optimizer(o: OptimizerConfig) -> None:
                 f"optimizer.algorithms.{name}.target={algorithm.target}: no package '{package}' is installed; install it, "
                 "as in pip install lion-pytorch for lion_pytorch"
             )
+        for part, table, known in (
+            ("size", algorithm.size, LAW_QUANTITIES),
+            ("eps_law", algorithm.eps_law, LAW_QUANTITIES),
+            ("lr_shape", algorithm.lr_shape, ("fan_out", "fan_in")),
+        ):
+            _check_quantities(f"optimizer.algorithms.{name}.{part}", table, known)
     for role in ROLES:
         name = getattr(o, role)
         if name not in o.algorithms:
@@ -203,9 +216,24 @@ def _check_optimizer(o: OptimizerConfig) -> None:
             raise ConfigError(f"optimizer.weight_decay.{role}: a value is missing; give one, as in 0.0")
 
 
+def _check_quantities(key: str, exponents: dict[str, float], known: tuple[str, ...]) -> None:
+    for quantity in exponents:
+        if quantity not in known:
+            raise ConfigError(f"{key}.{quantity}: unknown quantity; known: {', '.join(known)}")
+
+
 def _check_rule(name: str, rule: RuleConfig, algorithms: list[str]) -> None:
     """A table must cover every algorithm in use. Raises RuleError, a ValueError that says what it covers."""
     table = Rule(name, rule.multipliers, rule.scaling, rule.source)
+    for part, exponents in rule.multipliers.items():
+        _check_quantities(f"rule.{name}.multipliers.{part}", exponents, FORWARD_QUANTITIES)
+    if isinstance(rule.scaling, dict):
+        rows = {"init_std": rule.scaling.get("init_std", {})}
+        for quantity in ("lr", "weight_decay", "eps"):
+            rows |= {f"{quantity}.{algorithm}": row for algorithm, row in rule.scaling.get(quantity, {}).items()}
+        for key, row in rows.items():
+            for kind, exponents in row.items():
+                _check_quantities(f"rule.{name}.scaling.{key}.{kind}", exponents, TABLE_QUANTITIES)
     for algorithm in algorithms:
         for quantity in ("lr", "weight_decay", "eps"):
             table.row(quantity, algorithm)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 from spectral_mup.cluster.worker import Event
@@ -63,7 +62,7 @@ class Progress:
     def on_event(self, event: Event) -> None:
         point = event.point
         if event.kind == "started":
-            self.running[point.run_id] = {"point": point, "step": 0, "steps": 1, "loss": None, "since": time.monotonic()}
+            self.running[point.run_id] = {"point": point, "step": 0, "steps": 1, "loss": None}
         elif event.kind == "step" and point.run_id in self.running:
             self.running[point.run_id] |= event.payload
         elif event.kind == "held":

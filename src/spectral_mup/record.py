@@ -125,7 +125,8 @@ class RunFolder:
         numbers = self._attempts()
         holder = self.owner()
         if holder is not None and is_alive(holder):
-            raise HeldError(f"{self.run_id} is held by process {holder['pid']} on {holder['host']}")
+            gone = "" if holder["host"] == socket.gethostname() else f"; if that machine is gone, delete {self.path}/attempts"
+            raise HeldError(f"{self.run_id} is held by process {holder['pid']} on {holder['host']}{gone}")
         nonce = secrets.token_hex(8)
         attempts = self.path / "attempts"
         prepared = attempts / f"new.{nonce}"
@@ -153,6 +154,8 @@ class RunFolder:
         text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
         with (self.path / name).open("a") as f:
             f.write(text)
+            f.flush()
+            os.fsync(f.fileno())  # a checkpoint that follows must never know more than the rows
 
     def cut(self, name: str, last_step: int) -> None:
         """Drop the rows after `last_step`, and a last line that was cut off: what a resumed run will write again."""
@@ -172,9 +175,6 @@ class RunFolder:
             write_atomic(self.path / "status.json", _json(_finite(dict(value))))
         except OSError:
             pass
-
-    def status(self) -> dict[str, Any] | None:
-        return _read_json(self.path / "status.json")
 
     def write_error(self, text: str) -> None:
         write_atomic(self.path / "error.txt", text.encode())

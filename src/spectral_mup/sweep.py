@@ -170,6 +170,7 @@ def search_lrs(
             for side, gap in ((-1, best - max(below)), (1, min(above) - best)):
                 if gap > resolution:
                     new.add(best + side * max(math.floor(gap / 2 / resolution) * resolution, resolution))
+        new = set(sorted(new)[: budget - len(wanted)])
         if not new:
             return Search(sorted(wanted), True, True, best)
         wanted |= new

@@ -3,7 +3,7 @@
     train(science, folder, …) → result
 
 Every number depends on the science config alone, so on a CPU a run that was killed and resumed equals an unbroken one bit for
-bit.
+bit (with precision `auto`, in the precision it began with).
 """
 
 from __future__ import annotations
@@ -167,7 +167,9 @@ def train(
             optimizer.zero_grad(set_to_none=True)
         pending.append(loss)
         if t["eval_every"] and (step + 1) % t["eval_every"] == 0 and step + 1 < t["steps"]:
-            evaluations[step + 1] = evaluate(model, corpus, t["eval_sequences"], t["batch_size"], context, device, bf16)
+            evaluations[step + 1] = evaluate(
+                model, corpus, t["eval_sequences"], t["batch_size"] // t["accumulate"], context, device, bf16
+            )
 
         if (step + 1) % log_every == 0 or step + 1 == t["steps"]:
             diverged = flush()
@@ -177,7 +179,7 @@ def train(
                 save_checkpoint(folder, step + 1, model, optimizers, auto)
                 saved_at = time.monotonic()
 
-    val_loss = evaluate(model, corpus, t["eval_sequences"], t["batch_size"], context, device, bf16)
+    val_loss = evaluate(model, corpus, t["eval_sequences"], t["batch_size"] // t["accumulate"], context, device, bf16)
     diverged = None if math.isfinite(val_loss) else t["steps"]
     return _finish(folder, science, corpus, losses, diverged, val_loss, model, auto)
 

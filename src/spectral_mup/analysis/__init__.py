@@ -1,1 +1,1 @@
-"""From DataFrames of runs to optima, verdicts, figures and a report; knows no run folder and no model."""
+"""From DataFrames of runs to optima, verdicts, figures and a report; only collect.py knows of run folders."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from spectral_mup.record import RunFolder, read_rows
+from spectral_mup.record import RecordError, RunFolder, read_rows
 from spectral_mup.sweep import Point
 
 
@@ -19,6 +19,7 @@ def collect(points: Iterable[Point], runs: Path) -> tuple[pd.DataFrame, pd.DataF
     """
     rows: list[dict[str, Any]] = []
     norms: list[dict[str, Any]] = []
+    corpora: dict[str, str] = {}
     for point in points:
         folder = RunFolder(runs, point.run_id)
         key = {
@@ -35,6 +36,12 @@ def collect(points: Iterable[Point], runs: Path) -> tuple[pd.DataFrame, pd.DataF
             rows.append(key | names | {"status": "missing", "loss": None, "diverged_step": None})
             continue
         folder.check_config()
+        corpora.setdefault(result["corpus"]["sha256"], point.run_id)
+        if len(corpora) > 1:
+            raise RecordError(
+                f"runs {' and '.join(corpora.values())} under {runs} were trained on texts of different content: the corpus was "
+                "changed while the sweep ran; move the wrong ones away and launch again"
+            )
         rows.append(
             key
             | names

@@ -1,6 +1,6 @@
 """The feature-norm (coordinate) check: do features and updates keep their size as the model grows?
 
-A passed check does not prove that the lr transfers (microsoft/mup #22, #23, #52); a failed one says why not.
+A passed check does not prove that the lr transfers, as users of microsoft/mup found; a failed one says why not.
 """
 
 from __future__ import annotations

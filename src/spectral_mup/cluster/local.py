@@ -61,7 +61,7 @@ def run_local(
                 if ready:
                     worker.give(ready.pop(0))
             while ready and len(pool) < workers:
-                pool.append(_Worker(config, len(pool)))
+                pool.append(_Worker(config, min(set(range(workers)) - {w.index for w in pool})))
                 pool[-1].give(ready.pop(0))
             for worker in _readable(pool):
                 for event in worker.receive():
@@ -94,7 +94,8 @@ def run_local(
 
 def worker_count(config: Config) -> int:
     """cluster.workers, or as many as the cores this process may use allow."""
-    return config.cluster.workers or max(1, len(os.sched_getaffinity(0)) // config.cluster.threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+    return config.cluster.workers or max(1, cores // config.cluster.threads)
 
 
 class _Worker:
@@ -102,6 +103,7 @@ class _Worker:
 
     def __init__(self, config: Config, index: int) -> None:
         context = mp.get_context("spawn")
+        self.index = index
         self.pipe, theirs = context.Pipe()
         kept = {k: os.environ.get(k) for k in MALLOC}
         os.environ.update({k: v for k, v in MALLOC.items() if kept[k] is None})

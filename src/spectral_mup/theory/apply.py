@@ -1,4 +1,4 @@
-"""Put scalings on a model: init, parameter groups, and the table that explains them."""
+"""Put scalings on a model: init and parameter groups."""
 
 from __future__ import annotations
 

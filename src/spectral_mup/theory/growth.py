@@ -111,6 +111,6 @@ def monomial(exponents: Mapping[str, float], ratios: Mapping[str, float]) -> flo
     value = 1.0
     for name, exponent in exponents.items():
         if name not in ratios:
-            raise ValueError(f"unknown quantity '{name}' in a rule or size law; known: {', '.join(sorted(ratios))}")
+            raise GrowthError(f"unknown quantity '{name}' in a rule or size law; known: {', '.join(sorted(ratios))}")
         value *= ratios[name] ** exponent
     return value
