@@ -21,7 +21,7 @@ from spectral_mup.record import read_rows
 from spectral_mup.theory.growth import monomial
 
 WIDTHS, SEEDS, STEPS, TOLERANCE = (64, 128, 256, 512), (0, 1), 10, 0.15
-LOG2_LR = {"adamw": -8, "sgd": -3, "muon": -5}  # larger than one would train with, and stable
+LOG2_LR = {"adamw": -8, "sgd": -3, "muon": -6}  # larger than one would train with, and stable
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_direction_grows_as_its_size_law(optimizer):
         slope = np.mean([measured[n] for n in names])
         assert abs(slope - np.mean([law[n] for n in names])) <= TOLERANCE, (kind, slope)
         if kind == "matrix":  # on hidden matrices the laws say 1, 0 and 0, the raw gradient being of norm 1 like Muon's
-            for wrong in {0.0, 0.5, 1.0} - {law[names[0]]}:
+            for wrong in {0.0, 0.5, 1.0} - {round(law[names[0]], 3)}:
                 assert abs(slope - wrong) > TOLERANCE, (kind, slope, wrong)
 
 

@@ -39,7 +39,7 @@ def collect(points: Iterable[Point], runs: Path) -> tuple[pd.DataFrame, pd.DataF
         corpora.setdefault(result["corpus"]["sha256"], point.run_id)
         if len(corpora) > 1:
             raise RecordError(
-                f"runs {' and '.join(corpora.values())} under {runs} were trained on texts of different content: the corpus was "
+                f"runs {' and '.join(corpora.values())} under {runs} were trained on different texts: the corpus was "
                 "changed while the sweep ran; move the wrong ones away and launch again"
             )
         rows.append(
