@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectral_mup.optim.linalg import spectral_norm
+from spectral_mup.optim.linalg import spectral_norms
 from spectral_mup.theory.growth import Growth
 from spectral_mup.theory.rules import Multipliers
 
@@ -31,9 +31,9 @@ class Probe:
 
     def first_rows(self) -> list[dict[str, Any]]:
         """Rows of step 0: features and weights at init, no update yet."""
-        return self._feature_rows(0) + [
-            self._tensor_row(0, name, p, {}) for name, p in self.model.named_parameters() if p.requires_grad
-        ]
+        named = [(name, p.detach()) for name, p in self.model.named_parameters() if p.requires_grad]
+        norms = spectral_norms([_matrix(p) for _, p in named])
+        return self._feature_rows(0) + [self._tensor_row(0, n, norm) for (n, _), norm in zip(named, norms, strict=True)]
 
     @torch.no_grad()
     def before_step(self) -> None:
@@ -45,22 +45,28 @@ class Probe:
     def after_step(self, step: int, lrs: Mapping[str, float]) -> list[dict[str, Any]]:
         """Rows of the step just taken; `lrs` is the lr each parameter trained with in it."""
         rows = self._feature_rows(step)
-        for name, p in self.model.named_parameters():
-            if name in self._before:
-                update, gradient = p - self._before[name], self._gradients[name]
-                norm = float(spectral_norm(_matrix(update)))
-                values = {
+        now = dict(self.model.named_parameters())
+        names = list(self._before)
+        weights = [_matrix(now[name].detach()) for name in names]
+        updates = [_matrix(now[name] - self._before[name]) for name in names]
+        gradients = [_matrix(self._gradients[name]) for name in names]
+        norms = iter(spectral_norms([*weights, *updates, *gradients]))
+        weight_norms, update_norms, grad_norms = ([next(norms) for _ in names] for _ in range(3))
+        for i, name in enumerate(names):
+            rows.append(
+                self._tensor_row(step, name, weight_norms[i])
+                | {
                     "lr": lrs[name],
-                    "update_norm": norm,
-                    "update_stable_rank": _stable_rank(update, norm),
-                    "grad_norm": float(gradient.norm()),
-                    "grad_stable_rank": _stable_rank(gradient, float(spectral_norm(_matrix(gradient)))),
+                    "update_norm": update_norms[i],
+                    "update_stable_rank": _stable_rank(updates[i], update_norms[i]),
+                    "grad_norm": float(gradients[i].norm()),
+                    "grad_stable_rank": _stable_rank(gradients[i], grad_norms[i]),
                 }
-                rows.append(self._tensor_row(step, name, p, values))
+            )
         self._before, self._gradients = {}, {}
         return rows
 
-    def _tensor_row(self, step: int, name: str, p: Tensor, values: dict[str, Any]) -> dict[str, Any]:
+    def _tensor_row(self, step: int, name: str, weight_norm: float) -> dict[str, Any]:
         growth = self.growths[name]
         c = {"readout": self.forward.logits, "embedding": self.forward.embedding}.get(growth.kind, 1.0)
         return {
@@ -71,8 +77,8 @@ class Probe:
             "fan_out": growth.shape[0],
             "fan_in": growth.shape[1],
             "multiplier": c * (self.forward.branch if growth.in_block else 1.0),
-            "weight_norm": float(spectral_norm(_matrix(p.detach()))),
-        } | values
+            "weight_norm": weight_norm,
+        }
 
     def _feature_rows(self, step: int) -> list[dict[str, Any]]:
         rows = []
@@ -121,4 +127,4 @@ def _rms(t: Tensor) -> float:
 
 
 def _stable_rank(t: Tensor, norm: float) -> float:
-    return float(t.float().square().sum()) / norm**2 if norm > 0 else 0.0
+    return float(t.square().sum()) / norm**2 if norm > 0 else 0.0

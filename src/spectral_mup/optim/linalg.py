@@ -47,6 +47,18 @@ def spectral_norm(matrix: Tensor, steps: int = 12) -> Tensor:
     return (m @ v).norm(dim=(-2, -1))
 
 
+def spectral_norms(matrices: list[Tensor]) -> list[float]:
+    """‖M‖₂ of each of many matrices (fan_out, fan_in), those of equal shape in one power iteration."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for i, m in enumerate(matrices):
+        by_shape.setdefault(m.shape, []).append(i)
+    norms = [0.0] * len(matrices)
+    for indices in by_shape.values():
+        for i, norm in zip(indices, spectral_norm(torch.stack([matrices[i] for i in indices])).tolist(), strict=True):
+            norms[i] = norm
+    return norms
+
+
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (..., n), ascending, and eigenvectors (..., n, n) of symmetric matrices, in float64; NaN where not finite.
 
