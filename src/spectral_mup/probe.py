@@ -17,7 +17,9 @@ class Probe:
     """Measures at chosen steps. Build it right after init: the features of step 0 are its reference.
 
     Feature rows: RMS of each module's output and of its change since step 0. Tensor rows: spectral norms ‖W‖₂ and ‖ΔW‖₂ of
-    the step (power iteration), stable rank ‖·‖_F²/‖·‖₂² of ΔW and of the gradient, its Frobenius norm, the step's lr.
+    the step (power iteration), stable rank ‖·‖_F²/‖·‖₂² of ΔW and of the gradient, its Frobenius norm, the step's lr; of the
+    weight of a linear map the alignments ‖W·x‖/(‖W‖₂·‖x‖) and ‖ΔW·x‖/(‖ΔW‖₂·‖x‖) with its inputs x on the fixed batch, all
+    norms over the batch; and what the optimizer has to say of its own (StackedOptimizer.diagnostics).
     """
 
     def __init__(
@@ -25,7 +27,7 @@ class Probe:
     ) -> None:
         self.model, self.x_BT, self.growths, self.forward = model, x_BT, growths, forward
         self.steps = frozenset(steps)
-        self.reference = self._features()
+        self.reference, self._inputs = self._forward()
         self._before: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
 
@@ -33,7 +35,8 @@ class Probe:
         """Rows of step 0: features and weights at init, no update yet."""
         named = [(name, p.detach()) for name, p in self.model.named_parameters() if p.requires_grad]
         norms = spectral_norms([_matrix(p) for _, p in named])
-        return self._feature_rows(0) + [self._tensor_row(0, n, norm) for (n, _), norm in zip(named, norms, strict=True)]
+        rows = self._feature_rows(0, self.reference)
+        return rows + [self._tensor_row(0, n, p, norm) for (n, p), norm in zip(named, norms, strict=True)]
 
     @torch.no_grad()
     def before_step(self) -> None:
@@ -42,9 +45,12 @@ class Probe:
         self._gradients = {n: p.grad.detach().clone() for n, p in self.model.named_parameters() if p.grad is not None}
 
     @torch.no_grad()
-    def after_step(self, step: int, lrs: Mapping[str, float]) -> list[dict[str, Any]]:
-        """Rows of the step just taken; `lrs` is the lr each parameter trained with in it."""
-        rows = self._feature_rows(step)
+    def after_step(
+        self, step: int, lrs: Mapping[str, float], diagnostics: Mapping[str, Mapping[str, float]] | None = None
+    ) -> list[dict[str, Any]]:
+        """Rows of the step just taken; `lrs` is the lr each parameter trained with in it, `diagnostics` more of its row."""
+        features, self._inputs = self._forward()
+        rows = self._feature_rows(step, features)
         now = dict(self.model.named_parameters())
         names = list(self._before)
         weights = [_matrix(now[name].detach()) for name in names]
@@ -54,7 +60,7 @@ class Probe:
         weight_norms, update_norms, grad_norms = ([next(norms) for _ in names] for _ in range(3))
         for i, name in enumerate(names):
             rows.append(
-                self._tensor_row(step, name, weight_norms[i])
+                self._tensor_row(step, name, now[name], weight_norms[i])
                 | {
                     "lr": lrs[name],
                     "update_norm": update_norms[i],
@@ -62,11 +68,13 @@ class Probe:
                     "grad_norm": float(gradients[i].norm()),
                     "grad_stable_rank": _stable_rank(gradients[i], grad_norms[i]),
                 }
+                | self._alignment("update", name, updates[i], update_norms[i])
+                | dict((diagnostics or {}).get(name, {}))
             )
-        self._before, self._gradients = {}, {}
+        self._before, self._gradients, self._inputs = {}, {}, {}
         return rows
 
-    def _tensor_row(self, step: int, name: str, weight_norm: float) -> dict[str, Any]:
+    def _tensor_row(self, step: int, name: str, weight: Tensor, weight_norm: float) -> dict[str, Any]:
         growth = self.growths[name]
         c = {"readout": self.forward.logits, "embedding": self.forward.embedding}.get(growth.kind, 1.0)
         return {
@@ -78,27 +86,41 @@ class Probe:
             "fan_in": growth.shape[1],
             "multiplier": c * (self.forward.branch if growth.in_block else 1.0),
             "weight_norm": weight_norm,
-        }
+        } | self._alignment("weight", name, weight, weight_norm)
 
-    def _feature_rows(self, step: int) -> list[dict[str, Any]]:
+    def _alignment(self, of: str, name: str, matrix: Tensor, norm: float) -> dict[str, float]:
+        x = self._inputs.get(name)
+        if x is None or not norm > 0:
+            return {}
+        return {f"{of}_alignment": float((x @ matrix.float().mT).norm() / (norm * x.norm()))}
+
+    def _feature_rows(self, step: int, features: Mapping[str, tuple[str, Tensor]]) -> list[dict[str, Any]]:
         rows = []
-        for name, (kind, h) in (self.reference if step == 0 else self._features()).items():
+        for name, (kind, h) in features.items():
             change = h - self.reference[name][1]
             row = {"step": step, "name": name, "what": "feature", "kind": kind}
             rows.append(row | {"rms": _rms(h), "delta_rms": _rms(change)})
         return rows
 
     @torch.no_grad()
-    def _features(self) -> dict[str, tuple[str, Tensor]]:
-        """{module: (kind, output)} on the probe batch: embeddings, linear maps, residual blocks, and the scaled logits."""
+    def _forward(self) -> tuple[dict[str, tuple[str, Tensor]], dict[str, Tensor]]:
+        """{module: (kind, output)} on the probe batch: embeddings, linear maps, residual blocks, and the scaled logits;
+        and {weight: input (tokens, fan_in)} of linear maps."""
         found: dict[str, tuple[str, Tensor]] = {}
+        inputs: dict[str, Tensor] = {}
         hooks = []
+        names = {id(p): n for n, p in self.model.named_parameters()}
         readouts = {id(p) for n, p in self.model.named_parameters() if self.growths[n].kind in ("readout", "embedding")}
 
         def watch(name: str, kind: str, module: nn.Module) -> None:
             hooks.append(module.register_forward_hook(lambda _m, _i, out: found.update({name: (kind, out.float())})))
 
+        def watch_input(weight: str, module: nn.Module) -> None:
+            hooks.append(module.register_forward_pre_hook(lambda _m, x: inputs.update({weight: x[0].flatten(0, -2).float()})))
+
         for name, module in self.model.named_modules():
+            if isinstance(module, nn.Linear):
+                watch_input(names[id(module.weight)], module)
             if isinstance(module, nn.Embedding):
                 watch(name, "embedding", module)
             elif isinstance(module, nn.Linear) and id(module.weight) not in readouts:
@@ -115,7 +137,7 @@ class Probe:
             for hook in hooks:
                 hook.remove()
         found["logits"] = ("readout", logits.float())
-        return found
+        return found, inputs
 
 
 def _matrix(t: Tensor) -> Tensor:

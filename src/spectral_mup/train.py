@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from spectral_mup import data
 from spectral_mup.auto import resolve
 from spectral_mup.build import init_model, make_optimizers, parametrize
-from spectral_mup.optim.base import UsesSampledLabels
+from spectral_mup.optim.base import StackedOptimizer, UsesSampledLabels
 from spectral_mup.probe import Probe
 from spectral_mup.record import RunFolder, read_rows, write_atomic
 
@@ -162,7 +162,9 @@ def train(
             optimizer.step()
         if probed:
             lrs = {names[id(q)]: g["lr"] for o in optimizers for g in o.param_groups for q in g["params"]}
-            folder.append("norms.jsonl", probe.after_step(step + 1, lrs))
+            ours = [o for o in optimizers if isinstance(o, StackedOptimizer)]
+            told = {names[id(q)]: d for o in ours for q, d in o.diagnostics().items()}
+            folder.append("norms.jsonl", probe.after_step(step + 1, lrs, told))
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         pending.append(loss)

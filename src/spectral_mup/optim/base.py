@@ -77,6 +77,20 @@ class StackedOptimizer(torch.optim.Optimizer):
         """λ of the shared step; an optimizer that decays inside its direction answers 0."""
         return group["weight_decay"]
 
+    def diagnose(self, stack: Stack) -> dict[str, Tensor]:
+        """{quantity: (n,)} that a stack's state tells of the step just taken; nothing unless an optimizer says so."""
+        return {}
+
+    @torch.no_grad()
+    def diagnostics(self) -> dict[Tensor, dict[str, float]]:
+        """{parameter: {quantity: value}} after a step and before its gradients are cleared; what for, each optimizer says."""
+        told: dict[Tensor, dict[str, float]] = {}
+        for stack in self.stacks():
+            quantities = {name: values.tolist() for name, values in self.diagnose(stack).items()}
+            for i, p in enumerate(stack.params):
+                told[p] = {name: values[i] for name, values in quantities.items()}
+        return told
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._stacks = {}  # loaded tensors are no views of the old stacks

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.base import StackedOptimizer
+from spectral_mup.optim.base import Stack, StackedOptimizer
 
 
 class LAMB(StackedOptimizer):
@@ -34,7 +34,8 @@ class LAMB(StackedOptimizer):
         super().__init__(params, defaults | dict(trust=trust, decoupled=decoupled))
 
     def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        return {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+        state = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
+        return state | ({"trust_ratio": weight.new_ones(len(weight))} if _trusts(weight, group) else {})
 
     def decay(self, group: dict[str, Any]) -> float:
         return group["weight_decay"] if group["decoupled"] else 0.0
@@ -46,8 +47,18 @@ class LAMB(StackedOptimizer):
         u = m / (1.0 - beta1**step) / ((v / (1.0 - beta2**step)).sqrt_() + group["eps"])
         if not group["decoupled"]:
             u.add_(weight, alpha=group["weight_decay"])
-        if not group["trust"] or weight.ndim <= 2:  # a stack of vectors has two axes
+        if not _trusts(weight, group):
             return u
         dims = tuple(range(1, weight.ndim))
         weight_norm, u_norm = (torch.linalg.vector_norm(x, dim=dims, keepdim=True) for x in (weight, u))
-        return u * torch.where((weight_norm > 0) & (u_norm > 0), weight_norm / u_norm, 1.0)
+        ratio = torch.where((weight_norm > 0) & (u_norm > 0), weight_norm / u_norm, 1.0)
+        state["trust_ratio"].copy_(ratio.flatten())
+        return u * ratio
+
+    def diagnose(self, stack: Stack) -> dict[str, Tensor]:
+        """trust_ratio: ‖W‖_F/‖u‖_F as it was applied, of tensors that take it."""
+        return {"trust_ratio": stack.state["trust_ratio"]} if "trust_ratio" in stack.state else {}
+
+
+def _trusts(weight: Tensor, group: dict[str, Any]) -> bool:
+    return group["trust"] and weight.ndim > 2  # a stack of vectors has two axes

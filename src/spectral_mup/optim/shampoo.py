@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.base import StackedOptimizer
-from spectral_mup.optim.linalg import damped_power
+from spectral_mup.optim.base import Stack, StackedOptimizer
+from spectral_mup.optim.linalg import damped_power, eigh
 
 
 class Shampoo(StackedOptimizer):
@@ -68,3 +68,21 @@ class Shampoo(StackedOptimizer):
             norm = u.norm(dim=(-2, -1), keepdim=True)
             u = u * (adam.norm(dim=(-2, -1), keepdim=True) / norm.clamp_min(torch.finfo(v.dtype).tiny))
         return u
+
+    def diagnose(self, stack: Stack) -> dict[str, Tensor]:
+        """Of the eigenvalues λ of L ("left") and R ("right"), bias-corrected.
+
+        SIDE_largest, SIDE_median  λ_max; the median over λ_max
+        SIDE_rank                  effective rank Σλ/λ_max
+        SIDE_damped                share of the λ below the damping eps·λ_max
+        """
+        beta2, told = stack.group["betas"][1], {}
+        scale = 1.0 - beta2**stack.step if stack.group["accumulate"] == "ema" else 1.0
+        for side in ("left", "right"):
+            values = eigh(stack.state[side] / scale)[0].clamp_min(0.0)
+            relative = values / values[:, -1:].clamp_min(torch.finfo(values.dtype).tiny)
+            told[f"{side}_largest"] = values[:, -1]
+            told[f"{side}_median"] = relative.median(-1).values
+            told[f"{side}_rank"] = relative.sum(-1)
+            told[f"{side}_damped"] = (relative < stack.group["eps"]).double().mean(-1)
+        return told

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.base import StackedOptimizer
+from spectral_mup.optim.base import Stack, StackedOptimizer
 
 
 class Sophia(StackedOptimizer):
@@ -56,5 +56,15 @@ class Sophia(StackedOptimizer):
 
     def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
         m = state["exp_avg"].lerp_(gradient, 1.0 - group["betas"][0])
-        gamma = group["gamma"] / (group.get("eps_scale", 1.0) if group["gamma_rule"] == "inverse_grad" else 1.0)
-        return (m / (gamma * state["hessian"]).clamp_min_(group["eps"])).clamp_(-1.0, 1.0)
+        return (m / _bound(state, group)).clamp_(-1.0, 1.0)
+
+    def diagnose(self, stack: Stack) -> dict[str, Tensor]:
+        """clip_fraction: share of entries with |m| ≥ max(γ·h, ε), whose step is a sign."""
+        clipped = stack.state["exp_avg"].abs() >= _bound(stack.state, stack.group)
+        return {"clip_fraction": clipped.flatten(1).float().mean(1)}
+
+
+def _bound(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+    """max(γ·h, ε), with the group's γ."""
+    gamma = group["gamma"] / (group.get("eps_scale", 1.0) if group["gamma_rule"] == "inverse_grad" else 1.0)
+    return (gamma * state["hessian"]).clamp_min_(group["eps"])
