@@ -51,8 +51,10 @@ def groups() -> str:
 
 
 def launch(argv: list[str]) -> int:
-    """Plan, explain or run a sweep on this machine."""
+    """Plan, explain or run a sweep on this machine, or derive a rule."""
     config = load_config(argv)
+    if config.action == "derive":
+        return derive([a for a in argv if not a.startswith("rule=")])
     sweep = open_sweep(config)
     outcome = results_of(Path(config.paths.runs))
     plan = sweep.plan(outcome)
@@ -154,6 +156,47 @@ def explain(config: Config, sweep: Sweep) -> int:
         print(one_rule(*next(iter(sources.items())), rows[0], forward[0]))
     else:
         print(side_by_side(sources, rows, forward))
+    return OK
+
+
+def derive(argv: list[str]) -> int:
+    """Measure the size law of an optimizer, say it, and write the rule that follows; nothing is written if it fails."""
+    config = load_config([*argv, "rule=[spectral]"])  # whose init and forward pass the ladder has
+    d, name = config.derive, config.optimizer.name
+
+    from spectral_mup.analysis.derived import directions, package_name, rule_yaml, text
+    from spectral_mup.analysis.page import save
+    from spectral_mup.analysis.size_law import first_log2_lr, size_laws, table
+    from spectral_mup.data import load
+    from spectral_mup.derive import make_ladder, measure
+    from spectral_mup.progress import ladder_progress
+    from spectral_mup.provenance import commit, machine
+
+    sweep = open_sweep(config)
+    science = sweep.point(sweep.curves()[0][0], 0.0, d.seed[0]).science
+    corpus = load(config.data.source, config.data.path, config.data.vocab_size)
+    with ladder_progress() as on_run:
+        ladder = make_ladder(science, corpus.vocab_size, d.width)
+        measured = measure(ladder, corpus, seeds=d.seed, steps=d.steps, batch_size=d.batch_size, update=d.update, on_run=on_run)
+    laws = size_laws(measured)
+    targets = {a: config.optimizer.algorithms[a].target for a in dict.fromkeys(getattr(config.optimizer, r) for r in ROLES)}
+    where = f"{config.model.family} at widths {', '.join(map(str, d.width))}, {d.steps} steps, {len(d.seed)} seeds, "
+    where += config.data.source
+    print(f"{name} ({', '.join(f'{a}: {t}' for a, t in targets.items())}) on {where}")
+    print(text(laws))
+    folder = Path(config.paths.results) / "derive" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    drawing, data = directions(measured, laws, f"{name} on {where}.")
+    save(drawing, folder / "directions", data)
+    table(laws).to_csv(folder / "slopes.csv", index=False, float_format="%.6g", lineterminator="\n")
+    path = ROOT / "conf" / "rule" / "derived" / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(rule_yaml(name, laws, f"{where}; {', '.join(targets.values())}; commit {commit()}, {machine()}"), "utf-8")
+    lr = first_log2_lr(measured)
+    print(f"In the base model lr 2^{lr:.1f} moves a hidden matrix by {d.update:.0%} of its norm a step: a middle for sweep.lr.")
+    print(f"Slopes and figure: {folder}/. Rule: {path} ({package_name(name)})")
+    mine = [a for a in argv if a.startswith("optimizer")]
+    print("To use it: " + shlex.join(["python", "launch.py", "sweep=mini/width", *mine, f"rule=[derived/{name},standard]"]))
     return OK
 
 

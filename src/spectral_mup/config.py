@@ -15,11 +15,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from spectral_mup.schema import Config, ModelConfig, OptimizerConfig, RuleConfig, SweepConfig
-from spectral_mup.theory.rules import Rule
+from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, RuleConfig, SweepConfig
+from spectral_mup.theory.rules import Law, Rule
 
 ROOT = Path(__file__).resolve().parents[2]
-ACTIONS = ("run", "plan", "explain")
+ACTIONS = ("run", "plan", "explain", "derive")
 ROLES = ("matrix", "embedding", "readout", "vector")
 
 # What exponents may stand for: in forward multipliers, in published tables, in an optimizer's size and ε laws.
@@ -126,7 +126,7 @@ def _exponents(node: Any, key: str) -> Any:
 
 def check(config: Config) -> None:
     """Everything that can be known wrong before a run. Raises ConfigError."""
-    m, s, t, o, c = config.model, config.sweep, config.train, config.optimizer, config.cluster
+    m, s, t, o, c, d = config.model, config.sweep, config.train, config.optimizer, config.cluster, config.derive
     _one_of("action", config.action, ACTIONS)
     _one_of("model.family", m.family, ("nanogpt",))
     _one_of("train.schedule", t.schedule, ("linear", "cosine", "constant"))
@@ -151,7 +151,8 @@ def check(config: Config) -> None:
     }.items():  # fmt: skip
         if value < 1:
             raise ConfigError(f"{key}={value}: must be at least 1")
-    for key, value in {"train.warmup": t.warmup, "train.eval_every": t.eval_every, "sweep.seed": min(s.seed)}.items():
+    for key, value in {"train.warmup": t.warmup, "train.eval_every": t.eval_every, "sweep.seed": min(s.seed),
+                       "derive.seed": min(d.seed, default=-1)}.items():  # fmt: skip
         if value < 0:
             raise ConfigError(f"{key}={value}: must not be negative")
     if t.batch_size % t.accumulate:
@@ -182,8 +183,10 @@ def check(config: Config) -> None:
         raise ConfigError(f"model.init_std.{unknown.pop()}: unknown key; known: embedding, matrix, readout")
     _check_optimizer(o)
     for name, rule in config.rule.items():
-        _check_rule(name, rule, sorted({getattr(o, role) for role in ROLES}))
+        if config.action != "derive":  # which asks no rule
+            _check_rule(name, rule, o)
     _check_widths(m, s)
+    _check_derive(m, d)
     if m.tied:
         for name, rule in config.rule.items():
             _check_tied(name, rule)
@@ -203,7 +206,7 @@ def _check_optimizer(o: OptimizerConfig) -> None:
                 "as in pip install lion-pytorch for lion_pytorch"
             )
         for part, table, known in (
-            ("size", algorithm.size, LAW_QUANTITIES),
+            ("size", algorithm.size or {}, LAW_QUANTITIES),
             ("eps_law", algorithm.eps_law, LAW_QUANTITIES),
             ("lr_shape", algorithm.lr_shape, ("fan_out", "fan_in")),
         ):
@@ -222,19 +225,28 @@ def _check_quantities(key: str, exponents: dict[str, float], known: tuple[str, .
             raise ConfigError(f"{key}.{quantity}: unknown quantity; known: {', '.join(known)}")
 
 
-def _check_rule(name: str, rule: RuleConfig, algorithms: list[str]) -> None:
-    """A table must cover every algorithm in use. Raises RuleError, a ValueError that says what it covers."""
+def _check_rule(name: str, rule: RuleConfig, o: OptimizerConfig) -> None:
+    """A rule must cover every algorithm in use. Raises RuleError, a ValueError that says what it covers."""
     table = Rule(name, rule.multipliers, rule.scaling, rule.source)
     for part, exponents in rule.multipliers.items():
         _check_quantities(f"rule.{name}.multipliers.{part}", exponents, FORWARD_QUANTITIES)
     if isinstance(rule.scaling, dict):
         rows = {"init_std": rule.scaling.get("init_std", {})}
-        for quantity in ("lr", "weight_decay", "eps"):
+        for quantity in ("size", "lr", "weight_decay", "eps"):
             rows |= {f"{quantity}.{algorithm}": row for algorithm, row in rule.scaling.get(quantity, {}).items()}
         for key, row in rows.items():
+            known = LAW_QUANTITIES if key.startswith("size.") else TABLE_QUANTITIES
             for kind, exponents in row.items():
-                _check_quantities(f"rule.{name}.scaling.{key}.{kind}", exponents, TABLE_QUANTITIES)
-    for algorithm in algorithms:
+                _check_quantities(f"rule.{name}.scaling.{key}.{kind}", exponents, known)
+    for role in ROLES:
+        algorithm = getattr(o, role)
+        size = o.algorithms[algorithm].size
+        if rule.scaling == "derived" and size is None:
+            raise ConfigError(
+                f"optimizer.algorithms.{algorithm}.size: rule {name} needs to know how its direction grows; measure it with "
+                f"action=derive and use rule=derived/{o.name}, or give the law, as in {{m_out: 0.5, m_in: 0.5}}"
+            )
+        table.law(role, Law(algorithm, size or {}))
         for quantity in ("lr", "weight_decay", "eps"):
             table.row(quantity, algorithm)
 
@@ -259,9 +271,27 @@ def _check_widths(m: ModelConfig, s: SweepConfig) -> None:
         )
 
 
+def _check_derive(m: ModelConfig, d: DeriveConfig) -> None:
+    if len(set(d.width)) < 3 or len(set(d.width)) < len(d.width):
+        raise ConfigError(f"derive.width={d.width}: a slope needs three different widths, as in 'derive.width=[64,128,256]'")
+    for width in d.width:
+        if width % (m.heads or m.head_size or 1):
+            raise ConfigError(f"derive.width: {width} is no multiple of model.heads or model.head_size")
+    if d.steps < 8:
+        raise ConfigError(f"derive.steps={d.steps}: must be at least 8; the first directions are of statistics that fill")
+    if len(set(d.seed)) < len(d.seed):
+        raise ConfigError(f"derive.seed={d.seed}: a value is listed twice; list each once")
+    if not 0 < d.update < 1:
+        raise ConfigError(f"derive.update={d.update}: a fraction of the weight's norm, as in derive.update=0.05")
+
+
 def _check_tied(name: str, rule: RuleConfig) -> None:
     """A tied readout cannot carry a readout's own init or lr: its scaling must be a multiplier on the logits."""
-    table = rule.scaling if isinstance(rule.scaling, dict) else {"lr": {"any": {"readout": {"m_in": -1.0}}}}
+    table = (
+        rule.scaling
+        if isinstance(rule.scaling, dict) and "size" not in rule.scaling
+        else {"lr": {"any": {"readout": {"m_in": -1.0}}}}
+    )
     if not rule.multipliers.get("logits") and any(row.get("readout") for row in table.get("lr", {}).values()):
         raise ConfigError(
             f"rule={name}: scales the readout by its init and lr, which model.tied=true has not; "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from spectral_mup.cluster.worker import Event
@@ -19,6 +21,16 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextmanager
+def ladder_progress() -> Iterator[Callable[[float, float, float], None]]:
+    """A bar with ETA for work of known size, on a terminal or not: call it with (done, total, seconds so far)."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(TextColumn("measuring"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn()) as bar:
+        task = bar.add_task("measuring")
+        yield lambda done, total, _seconds: bar.update(task, completed=done, total=total)
 
 
 class Progress:

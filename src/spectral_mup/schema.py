@@ -24,7 +24,7 @@ class ModelConfig:
 @dataclass
 class AlgorithmConfig:
     target: str = MISSING
-    size: dict[str, float] = MISSING
+    size: Optional[dict[str, float]] = MISSING
     eps_law: dict[str, float] = MISSING
     eps: Optional[float] = MISSING
     lr: float = MISSING
@@ -100,6 +100,15 @@ class SweepConfig:
 
 
 @dataclass
+class DeriveConfig:
+    width: list[int] = MISSING
+    steps: int = MISSING
+    seed: list[int] = MISSING
+    batch_size: int = MISSING
+    update: float = MISSING
+
+
+@dataclass
 class ClusterConfig:
     name: str = MISSING
     workers: Optional[int] = MISSING
@@ -132,6 +141,7 @@ class Config:
     probe: ProbeConfig = MISSING
     lr: LrConfig = MISSING
     sweep: SweepConfig = MISSING
+    derive: DeriveConfig = MISSING
     cluster: ClusterConfig = MISSING
     wandb: WandbConfig = MISSING
     paths: PathsConfig = MISSING

@@ -16,7 +16,7 @@ All are ratios against the base model, so at the base model each is exactly 1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from spectral_mup.theory.growth import KINDS, Growth, monomial
@@ -72,7 +72,9 @@ class Rule:
     """Forward multipliers as exponents, and scalings: `derived` by the formula, or a published table.
 
     multipliers  {attention: {d_head: -1}, branch: {m_depth: -1}, logits: {m_width: -1}}
-    scaling      "derived", or {init_std: {kind: exponents}, lr: {optimizer: {kind: exponents}}, weight_decay: …, eps: …};
+    scaling      "derived" with the size laws that the optimizers declare; or {size: {optimizer: {kind: exponents}}}, derived
+                 with these in their place; or a table {init_std: {kind: exponents}, lr: {optimizer: {kind: exponents}},
+                 weight_decay: …, eps: …} whose
                  exponents are of m_out, m_in and, in residual blocks, m_depth; `block_KIND` goes before KIND in a residual
                  block; the entry `any` stands for every other optimizer; what a table does not list is × 1
     source       where it was published
@@ -91,14 +93,19 @@ class Rule:
             if self.scaling != "derived":
                 raise RuleError(f"rule {self.name}: scaling is 'derived' or a table, not '{self.scaling}'")
             return
-        unknown = set(self.scaling) - {"init_std", "lr", "weight_decay", "eps"}
+        unknown = set(self.scaling) - ({"size"} if self.derived else {"init_std", "lr", "weight_decay", "eps"})
         if unknown:
             raise RuleError(f"rule {self.name}: unknown quantity '{unknown.pop()}' in its table")
         rows = [self.scaling.get("init_std", {})]
-        rows += [row for q in ("lr", "weight_decay", "eps") for row in self.scaling.get(q, {}).values()]
+        rows += [row for q in ("size", "lr", "weight_decay", "eps") for row in self.scaling.get(q, {}).values()]
         for kind in (kind for row in rows for kind in row):
             if kind.removeprefix("block_") not in KINDS:
                 raise RuleError(f"rule {self.name}: unknown kind '{kind}'; known: {', '.join(KINDS)}")
+
+    @property
+    def derived(self) -> bool:
+        """Whether the formula gives the scalings, and no table."""
+        return isinstance(self.scaling, str) or "size" in self.scaling
 
     def forward(self, m_width: float, m_depth: float, d_head: float, base_d_head: float) -> Multipliers:
         """Multipliers of a model whose width, depth and head size are these; d_head in features, the rest ratios."""
@@ -113,8 +120,9 @@ class Rule:
 
     def scale(self, growth: Growth, law: Law, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
         """Scaling of one tensor under the optimizer that `law` describes."""
-        if isinstance(self.scaling, str):
-            return spectral_scaling(growth, law, forward, m_depth)
+        if self.derived:
+            return spectral_scaling(growth, self.law(growth.kind, law), forward, m_depth)
+        assert not isinstance(self.scaling, str)
         ratios = growth.ratios() | {"m_depth": m_depth if growth.in_block else 1.0}
         kinds = (f"block_{growth.kind}", growth.kind) if growth.in_block else (growth.kind,)
 
@@ -128,9 +136,20 @@ class Rule:
             eps=power(self.row("eps", law.name)),
         )
 
+    def law(self, kind: str, law: Law) -> Law:
+        """The law with the size that this rule says it has. Raises RuleError if the rule says none."""
+        if isinstance(self.scaling, str):
+            return law
+        kind = "vector" if kind == "fixed" else kind
+        sizes = self.scaling["size"]
+        if kind not in sizes.get(law.name, {}):
+            listed = ", ".join(f"{name} ({', '.join(kinds)})" for name, kinds in sizes.items())
+            raise RuleError(f"rule {self.name} has no size law of optimizer {law.name} for {kind} tensors; it lists {listed}")
+        return replace(law, size=sizes[law.name][kind])
+
     def row(self, quantity: str, optimizer: str) -> Mapping[str, Exponents]:
         """{kind: exponents} of lr, weight_decay or eps. Raises RuleError if the table does not cover the optimizer."""
-        table = {"any": {}} if isinstance(self.scaling, str) else self.scaling.get(quantity, {"any": {}})
+        table = {"any": {}} if isinstance(self.scaling, str) or self.derived else self.scaling.get(quantity, {"any": {}})
         row = table.get(optimizer, table.get("any"))
         if row is None:
             raise RuleError(

@@ -1,0 +1,24 @@
+"""The size laws that have a name, and what is left of one when it was only measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Exponents = Mapping[str, float]
+
+# Growth of ‖direction‖₂ as exponents (see rules.Law), and whose it is. `derive` names what it measured after the nearest.
+SIZE_LAWS: dict[str, Exponents] = {
+    "entries of order 1 (Adam, ADOPT, Sophia, Lion)": {"m_out": 0.5, "m_in": 0.5},
+    "norm of the weight (LAMB)": {"s": 1.0, "m_out": 0.5, "m_in": 0.5},
+    "orthogonal (Muon, Shampoo)": {},
+    "orthogonal × √(fan_out/fan_in)": {"m_out": 0.5, "m_in": -0.5},
+    "orthogonal × √max(fan_out, fan_in)": {"m_max": 0.5},
+    "orthogonal × √max(1, fan_out/fan_in)": {"m_aspect": 0.5},
+    "raw gradient (SGD)": {"c": 1.0, "a": 1.0, "m_in": 0.5, "m_out": -0.5},
+}
+
+
+def law_name(size: Exponents) -> str | None:
+    """The name of a size law; None for one that has none."""
+    plain = {q: x for q, x in size.items() if x}
+    return next((name for name, law in SIZE_LAWS.items() if law == plain), None)
