@@ -138,7 +138,7 @@ class Rule:
 
     def law(self, kind: str, law: Law) -> Law:
         """The law with the size that this rule says it has. Raises RuleError if the rule says none."""
-        if isinstance(self.scaling, str):
+        if isinstance(self.scaling, str) or "size" not in self.scaling:
             return law
         kind = "vector" if kind == "fixed" else kind
         sizes = self.scaling["size"]
