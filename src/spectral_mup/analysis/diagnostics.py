@@ -6,6 +6,7 @@ The layouts are in panels.py, the print rules in page.py.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -33,10 +34,12 @@ def spectral_norms(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence
     tensors = tensor_rows(points, norms, verdicts, ["weight_norm", "update_norm"])
     natural = tensors["multiplier"] * np.sqrt(tensors["fan_in"] / tensors["fan_out"])
     values = long(tensors, {"W": natural * tensors["weight_norm"], "ΔW": natural * tensors["update_norm"]}, positive=True)
-    if {"W", "ΔW"} - set(values["quantity"]):
+    names = _names(verdicts, values)
+    if {"W", "ΔW"} - set(values["quantity"]) or not names:
         return None
     fitted, steps = fit(values), judged_steps(verdicts)
-    last = {rule: last_common(rows(fitted, (fitted["rule"] == rule) & (fitted["quantity"] == "W"))) for rule in steps}
+    weights = rows(fitted, fitted["quantity"] == "W")
+    last = {str(rule): last_common(part) for rule, part in weights.groupby("rule", sort=False)}
     strips = [
         Strip("W", rf"c$\|W\|_2$ / {NATURAL}", last, "slope in"),
         Strip("ΔW", rf"c$\|\Delta W\|_2$ / {NATURAL}", steps, "slope in"),
@@ -50,7 +53,7 @@ def spectral_norms(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence
     )
     note += "width ≫ N."
     flat = dict.fromkeys(zip(fitted["rule"], fitted["name"], strict=True), 0.0)
-    return against_size(points, verdicts, _names(verdicts, values), values, fitted, strips, flat, note)
+    return against_size(points, verdicts, names, values, fitted, strips, flat, note)
 
 
 def trust_ratios(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict]) -> Drawing:
@@ -63,12 +66,12 @@ def trust_ratios(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[V
     std = init_std(tensors, norms)
     over = tensors["trust_ratio"].to_numpy(float) / np.where(std > 0, std, np.nan)
     values = long(tensors, {"trust": tensors["trust_ratio"], "over std": over}, positive=True)
-    if "trust" not in set(values["quantity"]):
+    names = _names(verdicts, values)
+    if not names:
         return None
     fitted, steps = fit(values), judged_steps(verdicts)
     judged = rows(fitted, fitted["step"].to_numpy() == [steps.get(rule, -1) for rule in fitted["rule"]])
     at = {(r, q, n): s for r, q, n, s in judged[["rule", "quantity", "name", "slope"]].to_numpy()}
-    names = _names(verdicts, values)
     nan = float("nan")
     expected = {(r, n): at.get((r, "trust", n), nan) - at.get((r, "over std", n), nan) for r in steps for n in names}
     strips = [
@@ -120,9 +123,16 @@ def shampoo_spectra(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequenc
     for rule in dict.fromkeys(values["rule"]):
         for group in dict.fromkeys(values["group"][values["rule"] == rule]):
             pairs = {what: (f"left_{what}", f"right_{what}") for what in SIDES}
-            cells.append([Cell(rule, group, pair, SIDES[w], w != "damped", f"{rule}\n{group}") for w, pair in pairs.items()])
-    note = "λ: eigenvalues of L and R, the averages of GGᵀ and GᵀG (a median of 0 is left out); effective rank: Σλ/λmax; damped: λ "
-    note += "below the damping."
+            cells.append(
+                [
+                    Cell(rule, group, pair, SIDES[w], w != "damped", f"{textwrap.fill(rule, 22)}\n{group}")
+                    for w, pair in pairs.items()
+                ]
+            )
+    note = (
+        "λ: eigenvalues of L and R, the averages of GGᵀ and GᵀG (a median of 0 is left out); effective rank: Σλ/λmax; damped: "
+    )
+    note += "λ below the damping."
     return against_steps(points, verdicts, values, cells, quantities, note)
 
 
@@ -143,7 +153,7 @@ def _by_group(
         return None
     groups = dict.fromkeys(values["group"])
     cells = [
-        [Cell(rule, group, tuple(quantities), group, log, f"{rule}\n{said}") for group in groups]
+        [Cell(rule, group, tuple(quantities), group, log, f"{textwrap.fill(rule, 22)}\n{said}") for group in groups]
         for rule in dict.fromkeys(values["rule"])
     ]
     return against_steps(points, verdicts, values, cells, quantities, note, chance)

@@ -82,7 +82,7 @@ def against_size(
     for i, (some, strip) in enumerate(chunks):
         listed: dict[str, dict[str, tuple[float, bool]]] = {}
         for j, rule in enumerate(some):
-            letter = chr(97 + cols * i + j)
+            letter = _letter(cols * i + j)
             ax = fig.add_subplot(grid[i, j], sharey=first.get(strip.quantity))
             first.setdefault(strip.quantity, ax)
             ax.set_title(f"({letter}) {rule}", loc="left")
@@ -95,16 +95,19 @@ def against_size(
                 _slopes_panel(ax, slopes, strip.steps[rule], look, inches)
                 listed[letter] = {n: (x, False) for (r, n), x in (strip.numbers or {}).items() if r == rule}
             else:
-                at = rows(own, own["step"] == strip.steps[rule])
+                at = rows(own, own["step"] == strip.steps.get(rule))
                 _sizes_panel(ax, at, look, {n: expected.get((rule, n), np.nan) for n in look}, axis, inches)
                 judge = rows(of_rule, of_rule["quantity"] == (judged_by or strip.quantity))
-                listed[letter] = _judged(slopes, judge, strip.steps[rule])
+                listed[letter] = _judged(slopes, judge, strip.steps.get(rule))
         _table(fig.add_subplot(grid[i, cols]), look, listed, strip.header, table)
     drawn = values.merge(fitted.drop(columns="kind"), on=["rule", "quantity", "name", "step"], how="left")
     return fig, drawn.reindex(columns=["rule", "name", *DRAWN])
 
 
 def _sizes_panel(ax: Axes, at: pd.DataFrame, look: dict, expected: dict[str, float], axis: str, inches: float) -> None:
+    if at.empty:
+        ax.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=ax.transAxes)
+        return
     for name, style in look.items():
         seeds = rows(at, at["name"] == name)[["size", "value"]].to_numpy(float)
         if not len(seeds):
@@ -132,7 +135,7 @@ def _slopes_panel(ax: Axes, slopes: pd.DataFrame, judged: int, look: dict, inche
     _steps_on_x(ax, sorted(set(slopes["step"][slopes["step"] > 0])), inches)
 
 
-def _judged(slopes: pd.DataFrame, judge: pd.DataFrame, step: int) -> dict[str, tuple[float, bool]]:
+def _judged(slopes: pd.DataFrame, judge: pd.DataFrame, step: int | None) -> dict[str, tuple[float, bool]]:
     """{name: (slope, whether the interval that judges it is wholly outside the limit of its kind)} at a step."""
     outside = {}
     for name, kind, lo, hi in rows(judge, judge["step"] == step)[["name", "kind", "lo", "hi"]].to_numpy():
@@ -198,7 +201,7 @@ def against_steps(
             shared.setdefault(cell.title if by_column else None, ax)
             mean, fitted = _group_means(values, cell), fits[i * cols + j]
             told = "\n" + _told(fitted, labels, inches)
-            ax.set_title(f"({chr(97 + cols * i + j)}) {cell.title}{told}", loc="left")
+            ax.set_title(f"({_letter(cols * i + j)}) {cell.title}{told}", loc="left")
             ax.set_ylabel(cell.row if j == 0 else "")
             ax.tick_params(labelleft=by_column or j == 0)
             _steps_panel(ax, mean, cell, look)
@@ -206,9 +209,9 @@ def against_steps(
             if chance:
                 part = rows(values, (values["rule"] == cell.rule) & (values["group"] == cell.group))
                 part = rows(part, part["quantity"] == chance)
-                for size, style in look.items():
+                for size in sorted(set(part["size"])):
                     out, fan_in = np.sqrt(rows(part, part["size"] == size)[["fan_out", "fan_in"]].to_numpy(float)).T
-                    ax.axhline(float((out / (out + fan_in)).mean()), color=style["color"], lw=0.8, ls=":", zorder=0)
+                    ax.axhline(float((out / (out + fan_in)).mean()), color=look[size]["color"], lw=0.8, ls=":", zorder=0)
             drawn.append(mean.merge(fitted, on=["quantity", "step"], how="left").assign(rule=cell.rule, group=cell.group))
     entries = [Line2D([], [], label=f"{s}", **style) for s, style in look.items()]
     legend(fig, [Line2D([], [], ls="", label=f"{axis}:"), *entries], line=1)
@@ -232,9 +235,8 @@ def _steps_panel(ax: Axes, mean: pd.DataFrame, cell: Cell, look: dict) -> None:
             ax.plot(_at(y.index), y, color=style["color"], lw=0.5, alpha=0.35, ls=line["ls"])
             ax.plot(_at(y.index), y.mean(axis=1), mew=0.7, **style | line)
     if cell.log:
-        plain = ax.dataLim.y0 > -4 and ax.dataLim.y1 < 10
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
-        ax.yaxis.set_major_formatter(lambda y, _: f"{2.0**y:g}" if plain else f"$2^{{{y:g}}}$")
+        ax.yaxis.set_major_formatter(lambda y, _: f"{2.0**y:g}" if ax.get_ylim()[0] > -4 else f"$2^{{{y:g}}}$")
     else:
         ax.set_ylim(-0.04, 1.04)
         ax.yaxis.set_major_locator(FixedLocator([0, 0.5, 1]))
@@ -263,6 +265,8 @@ def _told(fitted: pd.DataFrame, labels: Mapping[str, str], inches: float) -> str
     """Say the slopes of a cell at its last step, without the word where it does not fit."""
     last = rows(fitted, fitted["step"] == fitted["step"].max())[["quantity", "slope"]].to_numpy()
     slopes = {labels[q]: signed(s) for q, s in sorted(last, key=lambda row: list(labels).index(row[0]))}
+    if not slopes:
+        return "not recorded"
     said = ", ".join(slopes.values() if len(slopes) == 1 else (f"{q} {s}" for q, s in slopes.items()))
     return "slope " * (LETTER * len(f"slope {said}") < inches) + said
 
@@ -287,6 +291,10 @@ def _steps_on_x(ax: Axes, steps: Sequence[int], inches: float, label: bool = Tru
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlim(x[0] - 0.4, x[-1] + 0.4)
     ax.set_xlabel("optimizer step" if label else "")
+
+
+def _letter(i: int) -> str:
+    return ("" if i < 26 else chr(96 + i // 26)) + chr(97 + i % 26)
 
 
 def _lrs(verdicts: Sequence[Verdict]) -> str:
