@@ -7,6 +7,7 @@ import pytest
 from test_analysis_report import data
 
 from spectral_mup.analysis.diagnostics import DIAGNOSTICS, SIDES, init_std, tensor_rows
+from spectral_mup.analysis.figures import FIGURES, save
 from spectral_mup.analysis.report import judge_all, report
 
 EVERYWHERE = ["spectral_norms", "stable_rank", "alignment"]
@@ -56,7 +57,7 @@ def verdicts_of(points, norms, axis="width", base=64):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """{figure: the data drawn}, of the powers above."""
+    """{figure: the data drawn}, of tensors with the powers of `recorded`."""
     points, norms = recorded()
     verdicts = verdicts_of(points, norms)
     return {stem: figure(points, norms, verdicts)[1] for stem, figure in DIAGNOSTICS.items()}
@@ -113,7 +114,7 @@ def test_slopes_over_the_steps(drawn):
     assert set(drawn["alignment"].query("step == 0")["quantity"]) == {"weight_alignment"}
 
 
-def test_only_what_was_recorded_is_drawn(tmp_path):
+def test_only_what_was_recorded_is_drawn():
     """Each optimizer's figure needs its column, and all of them more than a run folder of old holds."""
     points, norms = recorded(("spectral",), optimizer=())
     verdicts = verdicts_of(points, norms)
@@ -122,8 +123,6 @@ def test_only_what_was_recorded_is_drawn(tmp_path):
     assert [stem for stem, figure in DIAGNOSTICS.items() if figure(points, empty, verdicts)] == EVERYWHERE
     points, old = data(("spectral",), (64, 128, 256))
     assert not any(figure(points, old, verdicts_of(points, old)) for figure in DIAGNOSTICS.values())
-    report(points, pd.DataFrame(), name="x", out_dir=tmp_path, base_width=64)
-    assert not any((tmp_path / f"{stem}.png").exists() for stem in DIAGNOSTICS)
 
 
 def test_a_rule_without_its_columns_is_named():
@@ -154,22 +153,36 @@ def test_over_depth_the_condition_of_width_is_not_drawn():
 
 
 def test_the_same_data_give_the_same_bytes_and_other_data_others(tmp_path):
-    points, norms = recorded(("spectral",))
-    shuffled = points.sample(frac=1, random_state=1)
-    for name, table, rows in (("a", points, norms), ("b", shuffled, norms), ("c", points, norms.assign(multiplier=2.0))):
-        report(table, rows, name="demo", out_dir=tmp_path / name, base_width=64)
-    files = [f"{stem}.{kind}" for stem in DIAGNOSTICS for kind in ("csv", "pdf", "png", "svg")]
-    a, b, c = ({f: (tmp_path / name / f).read_bytes() for f in files} for name in "abc")
-    assert a == b
-    assert {f.partition(".")[0] for f in files if a[f] != c[f]} == {"spectral_norms"}
+    points, norms = recorded(("spectral",), (64, 128))
+    files = [f"{stem}.{kind}" for stem in ("spectral_norms", "clip_fraction") for kind in ("csv", "pdf", "png", "svg")]
+    for folder, rows in {"a": norms, "b": norms.copy(), "c": norms.assign(multiplier=2.0)}.items():
+        (tmp_path / folder).mkdir()
+        verdicts = verdicts_of(points, rows)
+        for stem in ("spectral_norms", "clip_fraction")[: 1 if folder == "c" else 2]:
+            figure, table = DIAGNOSTICS[stem](points, rows, verdicts)
+            save(figure, tmp_path / folder / stem, table)
+    same = [(tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files]
+    other = [(tmp_path / "a" / f).read_bytes() != (tmp_path / "c" / f).read_bytes() for f in files if f.startswith("spectral")]
+    assert all(same) and all(other)
 
 
-@pytest.mark.parametrize(("rules", "sizes"), [(1, (64, 128)), (5, (64, 128, 256, 512, 1024, 2048))])
+def test_the_report_saves_what_applies(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("spectral_mup.analysis.figures.save", lambda figure, stem, table: saved.append(stem.name))
+    points, norms = recorded(("spectral",), (64, 128), optimizer=("clip_fraction",))
+    report(points, norms, name="x", out_dir=tmp_path, base_width=64)
+    assert saved == [*FIGURES, *EVERYWHERE, "clip_fraction"]
+    saved.clear()
+    report(points, pd.DataFrame(), name="x", out_dir=tmp_path, base_width=64)
+    assert saved == ["lr_transfer"]
+
+
+@pytest.mark.parametrize(("rules", "sizes"), [(1, (64, 128)), (4, (64, 128, 256, 512))])
 def test_figures_of_any_shape_keep_their_texts_apart(rules, sizes):
     points, norms = recorded([f"tensor_programs_{i}" for i in range(rules)], sizes)
     verdicts = verdicts_of(points, norms)
-    for figure in DIAGNOSTICS.values():
-        page, _ = figure(points, norms, verdicts)
+    for stem in DIAGNOSTICS if rules == 1 else ("trust_ratios", "shampoo_spectra"):  # of each layout the fullest
+        page, _ = DIAGNOSTICS[stem](points, norms, verdicts)
         page.draw_without_rendering()
         assert page.get_figwidth() <= 6.75
         texts = [t for t in page.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]

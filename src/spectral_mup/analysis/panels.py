@@ -12,12 +12,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from .features import LIMITS, fit_slope, short
 from .norm_figures import MODULES
 from .optimum import rows
-from .page import LETTER, LINE, MARKERS, STYLE, WIDTH, legend, page, signed, sizes_on_x
+from .page import LETTER, LINE, MARKERS, STYLE, WIDTH, legend, letter_of, page, signed, sizes_on_x, step_at, steps_on_x
 from .verdict import Verdict, what_was_run
 
 GREY = "0.45"
@@ -82,7 +82,7 @@ def against_size(
     for i, (some, strip) in enumerate(chunks):
         listed: dict[str, dict[str, tuple[float, bool]]] = {}
         for j, rule in enumerate(some):
-            letter = _letter(cols * i + j)
+            letter = letter_of(cols * i + j)
             ax = fig.add_subplot(grid[i, j], sharey=first.get(strip.quantity))
             first.setdefault(strip.quantity, ax)
             ax.set_title(f"({letter}) {rule}", loc="left")
@@ -126,13 +126,13 @@ def _sizes_panel(ax: Axes, at: pd.DataFrame, look: dict, expected: dict[str, flo
 def _slopes_panel(ax: Axes, slopes: pd.DataFrame, judged: int, look: dict, inches: float) -> None:
     for name, style in look.items():
         line = rows(slopes, (slopes["name"] == name) & (slopes["step"] > 0)).sort_values("step")
-        ax.plot(_at(line["step"]), line["slope"], **style)
+        ax.plot(step_at(line["step"]), line["slope"], **style)
     ax.axhspan(-0.15, 0.15, color="0.88", lw=0, zorder=0)
     ax.axhline(0, color="0.6", lw=0.6, ls=":", zorder=0)
-    ax.axvline(float(_at([judged])[0]), color="0.6", lw=0.7, ls="--", zorder=0)
+    ax.axvline(float(step_at([judged])[0]), color="0.6", lw=0.7, ls="--", zorder=0)
     lo, hi = ax.get_ylim()
     ax.set_ylim(min(lo, -0.6), max(hi, 0.6))
-    _steps_on_x(ax, sorted(set(slopes["step"][slopes["step"] > 0])), inches)
+    steps_on_x(ax, sorted(set(slopes["step"][slopes["step"] > 0])), inches)
 
 
 def _judged(slopes: pd.DataFrame, judge: pd.DataFrame, step: int | None) -> dict[str, tuple[float, bool]]:
@@ -201,11 +201,11 @@ def against_steps(
             shared.setdefault(cell.title if by_column else None, ax)
             mean, fitted = _group_means(values, cell), fits[i * cols + j]
             told = "\n" + _told(fitted, labels, inches)
-            ax.set_title(f"({_letter(cols * i + j)}) {cell.title}{told}", loc="left")
+            ax.set_title(f"({letter_of(cols * i + j)}) {cell.title}{told}", loc="left")
             ax.set_ylabel(cell.row if j == 0 else "")
             ax.tick_params(labelleft=by_column or j == 0)
             _steps_panel(ax, mean, cell, look)
-            _steps_on_x(ax, sorted(set(values["step"])), inches, label=i == len(cells) - 1)
+            steps_on_x(ax, sorted(set(values["step"])), inches, label=i == len(cells) - 1)
             if chance:
                 part = rows(values, (values["rule"] == cell.rule) & (values["group"] == cell.group))
                 part = rows(part, part["quantity"] == chance)
@@ -232,8 +232,8 @@ def _steps_panel(ax: Axes, mean: pd.DataFrame, cell: Cell, look: dict) -> None:
                 continue
             seeds = part.pivot(index="step", columns="seed", values="value")
             y = seeds.map(np.log2) if cell.log else seeds
-            ax.plot(_at(y.index), y, color=style["color"], lw=0.5, alpha=0.35, ls=line["ls"])
-            ax.plot(_at(y.index), y.mean(axis=1), mew=0.7, **style | line)
+            ax.plot(step_at(y.index), y, color=style["color"], lw=0.5, alpha=0.35, ls=line["ls"])
+            ax.plot(step_at(y.index), y.mean(axis=1), mew=0.7, **style | line)
     if cell.log:
         ax.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
         ax.yaxis.set_major_formatter(lambda y, _: f"{2.0**y:g}" if ax.get_ylim()[0] > -4 else f"$2^{{{y:g}}}$")
@@ -269,32 +269,6 @@ def _told(fitted: pd.DataFrame, labels: Mapping[str, str], inches: float) -> str
         return "not recorded"
     said = ", ".join(slopes.values() if len(slopes) == 1 else (f"{q} {s}" for q, s in slopes.items()))
     return "slope " * (LETTER * len(f"slope {said}") < inches) + said
-
-
-def _at(steps: Any) -> np.ndarray:
-    """Where a step stands on the axis: log2, and init 1.3 octaves before step 1."""
-    steps = np.asarray(steps, float)
-    return np.where(steps > 0, np.log2(np.maximum(steps, 1)), -1.3)
-
-
-def _steps_on_x(ax: Axes, steps: Sequence[int], inches: float, label: bool = True) -> None:
-    """Put a tick at every probed step, labels from the last down where they have room."""
-    x = _at(steps)
-    unit = inches / max(x[-1] - x[0] + 0.8, 1e-9)
-    texts, free = [], np.inf
-    for at, step in zip(x[::-1], reversed(steps), strict=True):
-        half = LETTER * (len(str(int(step))) / 2 + 0.4) / unit
-        fits = at + half <= free
-        texts.append(f"{step:g}" if fits else "")
-        free = at - half if fits else free
-    ax.set_xticks(x, texts[::-1])
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlim(x[0] - 0.4, x[-1] + 0.4)
-    ax.set_xlabel("optimizer step" if label else "")
-
-
-def _letter(i: int) -> str:
-    return ("" if i < 26 else chr(96 + i // 26)) + chr(97 + i % 26)
 
 
 def _lrs(verdicts: Sequence[Verdict]) -> str:
