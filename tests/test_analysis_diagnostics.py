@@ -76,6 +76,15 @@ def test_a_rule_that_keeps_the_spectral_condition_is_flat_and_another_is_not(dra
         assert found["standard"][name] == pytest.approx(0.7, abs=0.02)
 
 
+@pytest.mark.parametrize("stem", ["spectral_norms", "trust_ratios"])
+def test_a_slope_outside_the_limit_is_bold_and_no_other(stem):
+    for rule, growth, some in (("spectral", {}, False), ("spectral", {"spectral": 0.05}, False), ("standard", None, True)):
+        points, norms = recorded((rule,), growth=growth)
+        figure, _ = DIAGNOSTICS[stem](points, norms, verdicts_of(points, norms))
+        bold = [t.get_text() for ax in figure.axes for t in ax.texts if t.get_weight() == "bold"]
+        assert bool(bold) is some
+
+
 def test_spectral_norms_are_in_natural_units(drawn):
     """‖W‖₂ = 3·√(fan_out/fan_in) at the smallest width is drawn as 3, whatever the shape; a forward multiplier counts."""
     table = drawn["spectral_norms"].query("quantity == 'W' and step == 20 and size == 64")

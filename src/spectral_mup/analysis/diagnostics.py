@@ -40,20 +40,17 @@ def spectral_norms(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence
     fitted, steps = fit(values), judged_steps(verdicts)
     weights = rows(fitted, fitted["quantity"] == "W")
     last = {str(rule): last_common(part) for rule, part in weights.groupby("rule", sort=False)}
-    strips = [
-        Strip("W", rf"c$\|W\|_2$ / {NATURAL}", last, "slope in"),
-        Strip("ΔW", rf"c$\|\Delta W\|_2$ / {NATURAL}", steps, "slope in"),
-    ]
-    note = f"Weights at step {_said(last)}, updates at step {_said(steps)}; c: forward multiplier. "
-    note += (
-        "Dotted: constant, as the spectral condition asks. Right: fitted slopes, bold where the whole interval lies outside "
-    )
-    note += (
-        "±0.15 (embedding, readout ±0.10). A table of N rows counts as fan_in 1: its W, like √N + √width, is flat only once "
-    )
-    note += "width ≫ N."
+    at_init = rows(weights, weights["step"] == 0)[["rule", "name", "kind", "slope"]].to_numpy()
+    tables = {(rule, name): slope for rule, name, kind, slope in at_init if kind == "embedding"}
     flat = dict.fromkeys(zip(fitted["rule"], fitted["name"], strict=True), 0.0)
-    return against_size(points, verdicts, names, values, fitted, strips, flat, note)
+    strips = [
+        Strip("W", rf"c$\|W\|_2$ / {NATURAL}", last, "slope in", flat | tables),
+        Strip("ΔW", rf"c$\|\Delta W\|_2$ / {NATURAL}", steps, "slope in", flat),
+    ]
+    note = f"Weights at step {_said(last)}, updates at step {_said(steps)}; c: forward multiplier. Dotted: constant, as the "
+    note += "spectral condition asks; of W of an embedding, the slope at init, for a table of N rows has ‖W‖₂ ∝ √N + √width. "
+    note += "Right: fitted slopes, bold where the whole interval is further than 0.15 (embedding, readout 0.10) from dotted."
+    return against_size(points, verdicts, names, values, fitted, strips, note)
 
 
 def trust_ratios(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict]) -> Drawing:
@@ -75,8 +72,8 @@ def trust_ratios(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[V
     nan = float("nan")
     expected = {(r, n): at.get((r, "trust", n), nan) - at.get((r, "over std", n), nan) for r in steps for n in names}
     strips = [
-        Strip("trust", r"trust ratio $\|W\|_F/\|u\|_F$", steps, "slope in"),
-        Strip("over std", "slope minus that of the init std", steps, "init std", over_steps=True, numbers=expected),
+        Strip("trust", r"trust ratio $\|W\|_F/\|u\|_F$", steps, "slope in", expected),
+        Strip("over std", "slope minus that of the init std", steps, "init std", expected, over_steps=True),
     ]
     note = (
         f"Top: step {_said(steps)}; dotted: slope of the tensor's init std, to which the ratio is proportional while weights "
@@ -84,7 +81,7 @@ def trust_ratios(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[V
     note += "and directions keep their shape. Bottom: distance of the fitted slope from it over the steps; grey: ±0.15. "
     note += "Right: fitted slopes (bold: the interval of the distance lies outside ±0.15, or ±0.10 of embedding and readout), "
     note += "and slopes of the init std measured at step 0."
-    return against_size(points, verdicts, names, values, fitted, strips, expected, note, judged_by="over std")
+    return against_size(points, verdicts, names, values, fitted, strips, note, judged_by="over std")
 
 
 def stable_rank(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict]) -> Drawing:

@@ -33,8 +33,8 @@ class Strip(NamedTuple):
     label: str
     steps: Mapping[str, int]
     header: str  # of the table at its right
+    expected: Mapping[tuple[str, str], float]  # slopes by (rule, name): dotted, or over the steps listed in the table
     over_steps: bool = False
-    numbers: Mapping[tuple[str, str], float] | None = None  # what that table lists, by (rule, name), if not the slopes
 
 
 class Cell(NamedTuple):
@@ -56,14 +56,13 @@ def against_size(
     values: pd.DataFrame,
     fitted: pd.DataFrame,
     strips: Sequence[Strip],
-    expected: Mapping[tuple[str, str], float],
     note: str,
     judged_by: str = "",
 ) -> tuple[Figure, pd.DataFrame]:
     """Lay out strip × rule panels, three rules a row, and at the right the tensors with their slopes.
 
-    A slope is bold if the whole interval of that of `judged_by` (by default the strip's own quantity) is outside the limit.
-    `expected` slopes are dotted. Returns the values and slopes of what is drawn.
+    A slope is bold if its whole interval is further from the expected one than the limit of the tensor's kind, or if that of
+    the quantity `judged_by` is further from 0. Returns the values and slopes of what is drawn.
     """
     rules, axis = list(dict.fromkeys(values["rule"])), verdicts[0].axis
     values, fitted = (rows(t, t["name"].isin(list(names))) for t in (values, fitted))
@@ -91,14 +90,15 @@ def against_size(
             own = rows(values, (values["rule"] == rule) & (values["quantity"] == strip.quantity))
             of_rule = rows(fitted, fitted["rule"] == rule)
             slopes = rows(of_rule, of_rule["quantity"] == strip.quantity)
+            expected = {n: strip.expected.get((rule, n), np.nan) for n in look}
             if strip.over_steps:
                 _slopes_panel(ax, slopes, strip.steps[rule], look, inches)
-                listed[letter] = {n: (x, False) for (r, n), x in (strip.numbers or {}).items() if r == rule}
+                listed[letter] = {n: (slope, False) for n, slope in expected.items()}
             else:
                 at = rows(own, own["step"] == strip.steps.get(rule))
-                _sizes_panel(ax, at, look, {n: expected.get((rule, n), np.nan) for n in look}, axis, inches)
+                _sizes_panel(ax, at, look, expected, axis, inches)
                 judge = rows(of_rule, of_rule["quantity"] == (judged_by or strip.quantity))
-                listed[letter] = _judged(slopes, judge, strip.steps.get(rule))
+                listed[letter] = _judged(slopes, judge, strip.steps.get(rule), {} if judged_by else expected)
         _table(fig.add_subplot(grid[i, cols]), look, listed, strip.header, table)
     drawn = values.merge(fitted.drop(columns="kind"), on=["rule", "quantity", "name", "step"], how="left")
     return fig, drawn.reindex(columns=["rule", "name", *DRAWN])
@@ -135,10 +135,13 @@ def _slopes_panel(ax: Axes, slopes: pd.DataFrame, judged: int, look: dict, inche
     steps_on_x(ax, sorted(set(slopes["step"][slopes["step"] > 0])), inches)
 
 
-def _judged(slopes: pd.DataFrame, judge: pd.DataFrame, step: int | None) -> dict[str, tuple[float, bool]]:
-    """{name: (slope, whether the interval that judges it is wholly outside the limit of its kind)} at a step."""
+def _judged(
+    slopes: pd.DataFrame, judge: pd.DataFrame, step: int | None, expected: dict[str, float]
+) -> dict[str, tuple[float, bool]]:
+    """{name: (slope, whether the interval that judges it is wholly further from the expected than the kind's limit)}."""
     outside = {}
     for name, kind, lo, hi in rows(judge, judge["step"] == step)[["name", "kind", "lo", "hi"]].to_numpy():
+        lo, hi = lo - expected.get(name, 0.0), hi - expected.get(name, 0.0)
         outside[name] = bool(lo > LIMITS[kind] or hi < -LIMITS[kind])
     at = rows(slopes, slopes["step"] == step)
     return {name: (slope, outside.get(name, False)) for name, slope in at[["name", "slope"]].to_numpy()}
