@@ -15,6 +15,8 @@ Under results/NAME:
   lr_transfer.pdf .svg .png      loss against lr, a line a width; optimum against width
   feature_norms.pdf .svg .png    change of modules' features and of weights against width (all of them: features.csv)
   feature_steps.pdf .svg .png    their slopes at every probed step
+  spectral_norms stable_rank alignment, and trust_ratios clip_fraction shampoo_spectra for LAMB, Sophia, Shampoo: .pdf .svg .png
+                                 what single tensors did, where the runs recorded it
   curves.csv optima.csv features.csv verdicts.json
 
 --check turns the verdicts into the exit code: 0 if every rule but the controls (standard*) transfers, no feature fails and

@@ -168,7 +168,7 @@ def _table(values: pd.DataFrame) -> pd.DataFrame:
     for index in sorted(values.groupby(keys).indices.values(), key=lambda rows_of_one: rows_of_one[0]):
         group = values.iloc[index]
         row = group[keys].iloc[0].to_dict()
-        slope, lo, hi = _slope(group["size"].to_numpy(float), group["value"].to_numpy(float))
+        slope, lo, hi = fit_slope(group["size"].to_numpy(float), group["value"].to_numpy(float))
         limit = LIMITS[row["kind"]]
         counts = {"n_sizes": len(set(group["size"])), "n_seeds": len(set(group["seed"]))}
         verdict = "passed" if abs(slope) <= limit else "failed" if lo > limit or hi < -limit else "undecided"
@@ -178,7 +178,7 @@ def _table(values: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(fitted, columns=keys + names).assign(judged=False)
 
 
-def _slope(size: np.ndarray, value: np.ndarray) -> tuple[float, float, float]:
+def fit_slope(size: np.ndarray, value: np.ndarray) -> tuple[float, float, float]:
     """Return the slope of log2 value on log2 size with its 95 % interval; NaN where it is undefined."""
     if len(np.unique(size)) < 2 or (value <= 0).any():
         return float("nan"), float("nan"), float("nan")

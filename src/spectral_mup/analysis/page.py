@@ -9,6 +9,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -18,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 WIDTH = 6.75  # inches: the text width of a page
 LINE = 0.14  # inches a line of 7 pt text takes
@@ -90,6 +92,32 @@ def sizes_on_x(ax: Axes, sizes: Sequence[float], axis: str, inches: float) -> No
     ax.set_xticks(np.log2(sizes), [f"{s:g}" if i % every == 0 else "" for i, s in enumerate(sizes)])
     ax.set_xlim(np.log2(min(sizes)) - 0.25, np.log2(max(sizes)) + 0.25)
     ax.set_xlabel(axis)
+
+
+def steps_on_x(ax: Axes, steps: Sequence[int], inches: float, label: bool = True) -> None:
+    """Put a tick at every probed step, labels from the last down where they have room."""
+    x = step_at(steps)
+    unit = inches / max(x[-1] - x[0] + 0.8, 1e-9)
+    texts, free = [], np.inf
+    for at, step in zip(x[::-1], reversed(steps), strict=True):
+        half = LETTER * (len(str(int(step))) / 2 + 0.4) / unit
+        fits = at + half <= free
+        texts.append(f"{step:g}" if fits else "")
+        free = at - half if fits else free
+    ax.set_xticks(x, texts[::-1])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_xlim(x[0] - 0.4, x[-1] + 0.4)
+    ax.set_xlabel("optimizer step" if label else "")
+
+
+def step_at(steps: Any) -> np.ndarray:
+    """Where a step stands on the axis: log2, and init 1.3 octaves before step 1."""
+    steps = np.asarray(steps, float)
+    return np.where(steps > 0, np.log2(np.maximum(steps, 1)), -1.3)
+
+
+def letter_of(i: int) -> str:
+    return ("" if i < 26 else chr(96 + i // 26)) + chr(97 + i % 26)
 
 
 def signed(x: float) -> str:

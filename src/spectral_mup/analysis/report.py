@@ -38,7 +38,8 @@ def report(
     curves.csv      every point                      optima.csv    one row a rule and size
     features.csv    slopes of all modules and steps  verdicts.json the rest, strict JSON (undefined numbers: null)
     lr_transfer, feature_norms, feature_steps        .pdf .svg .png, and .csv of what is drawn
-    The same points and norms give the same bytes. Without norms there are no feature figures.
+    DIAGNOSTICS                                      the same of each whose columns the norms have
+    The same points and norms give the same bytes. Without norms there are no feature figures and no diagnostics.
     """
     if points.empty:
         raise ValueError(f"sweep {name} has no points: nothing to report")
@@ -56,6 +57,7 @@ def report(
     said["verdicts"] = [_verdict_row(v) for v in verdicts]
     (out / "verdicts.json").write_text(json.dumps(_strict(said), indent=1, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
 
+    from .diagnostics import DIAGNOSTICS
     from .figures import FIGURES, save  # matplotlib takes a second to import: only where something is drawn
 
     measured = any(v.features is not None and v.features.step is not None for v in verdicts)
@@ -63,6 +65,10 @@ def report(
         if measured or not stem.startswith("feature"):
             drawing, data = figure(points, verdicts)
             save(drawing, out / stem, data)
+    for stem, diagnostic in DIAGNOSTICS.items():
+        drawn = diagnostic(points, norms, verdicts) if measured else None
+        if drawn is not None:
+            save(drawn[0], out / stem, drawn[1])
     return verdicts
 
 
