@@ -62,8 +62,10 @@ def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: dict[int, d
     return View(look, row, lo, hi, hi + step * (len(row) + 0.5))
 
 
-def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: tuple[float, float], most: int = 7) -> list[tuple]:
-    """Draw all curves of one rule over log2 lr from `lrs` to `lrs`, at most `most` steps of ticks, and the base's optimum."""
+def loss_panel(
+    ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: tuple[float, float], ticks: tuple[int, int] = (7, 6)
+) -> list[tuple]:
+    """Draw all curves of one rule, and its base's optimum, over log2 lr in `lrs`, with at most so many ticks on x and y."""
     tuned, drawn = v.optima.get(v.base), []
     if tuned is not None:
         ax.axvline(tuned.log2_lr, color="0.6", lw=0.7, ls="--", zorder=0)
@@ -72,10 +74,15 @@ def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: tuple[
     for size in v.optima:
         drawn += _curve(ax, part, v, size, view)
     ax.set_xlim(lrs[0] - 0.4, lrs[1] + 0.4)
-    powers_of_two(ax.xaxis, *lrs, most)
-    ax.set_ylim(view.lo, view.top)
-    ax.set_yticks([y for y in MaxNLocator(most - 1).tick_values(view.lo, view.hi) if view.lo <= y <= view.hi])
+    powers_of_two(ax.xaxis, *lrs, ticks[0])
+    losses_on_y(ax, view, ticks[1])
     return drawn
+
+
+def losses_on_y(ax: Axes, view: View, ticks: int) -> None:
+    """Put the losses in view on the y axis, with about so many ticks, none among the diverged runs."""
+    ax.set_ylim(view.lo, view.top)
+    ax.set_yticks([y for y in MaxNLocator(ticks).tick_values(view.lo, view.hi) if view.lo <= y <= view.hi])
 
 
 def _curve(ax: Axes, part: pd.DataFrame, v: Verdict, size: int, view: View) -> list[tuple]:
@@ -108,7 +115,7 @@ def _curve(ax: Axes, part: pd.DataFrame, v: Verdict, size: int, view: View) -> l
             ax.plot(x, view.row[size], "x", ms=4, color=colour, mew=1.1)
         elif bad:  # the text ends at its lr where the next lr would run into it
             crowded = ((lrs > x) & (lrs - x < 0.1 * (lrs[-1] - lrs[0]))).any()
-            shift: dict[str, Any] = {"xytext": (3 * crowded, -0.5), "ha": "right" if crowded else "center", "va": "center"}
+            shift: dict[str, Any] = {"xytext": (1 * crowded, -0.5), "ha": "right" if crowded else "center", "va": "center"}
             ax.annotate(f"{bad}/{n}", (x, view.row[size]), color=colour, textcoords="offset points", **shift)
     return drawn
 

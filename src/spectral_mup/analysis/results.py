@@ -77,7 +77,7 @@ def _verdict(row: Mapping[str, Any], part: pd.DataFrame) -> Verdict:
     curves = curves_of(part, row["axis"], sizes)
     features = row.get("features")
     if features is not None:
-        kept = {n: tuple(x) if isinstance(x := features[n], list) else x for n in OF_FEATURES}
+        kept: dict[str, Any] = {n: tuple(x) if isinstance(x := features[n], list) else x for n in OF_FEATURES}
         features = FeatureCheck(**kept, table=pd.DataFrame(), values=pd.DataFrame())
     return Verdict(
         **{n: row[n] for n in OF_VERDICT} | {"bend": _number(row["bend"])},
