@@ -114,7 +114,7 @@ def _curve(ax: Axes, part: pd.DataFrame, v: Verdict, size: int, view: View) -> l
         if bad == n:
             ax.plot(x, view.row[size], "x", ms=4, color=colour, mew=1.1)
         elif bad:  # the text ends at its lr where the next lr would run into it
-            crowded = ((lrs > x) & (lrs - x < 0.1 * (lrs[-1] - lrs[0]))).any()
+            crowded = ((lrs > x) & (lrs - x < 0.15 * (lrs[-1] - lrs[0]))).any()
             shift: dict[str, Any] = {"xytext": (1 * crowded, -0.5), "ha": "right" if crowded else "center", "va": "center"}
             ax.annotate(f"{bad}/{n}", (x, view.row[size]), color=colour, textcoords="offset points", **shift)
     return drawn

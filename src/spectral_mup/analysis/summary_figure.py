@@ -59,7 +59,7 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
             ax = fig.add_subplot(grid[i, 1 + j])
             ax.set_title(rule if i == 0 else "", loc="left")
             ax.set_ylabel("loss (nats/token)" if j == 0 else "")
-            ax.set_xlabel("learning rate" if i == len(sweeps) - 1 else "")
+            ax.set_xlabel("learning rate" if i == len(sweeps) - 1 and rule in verdicts else "")
             ax.tick_params(labelleft=j == 0)
             if rule in verdicts:
                 part = pd.DataFrame(r.points[r.points["rule"] == rule])
@@ -100,7 +100,8 @@ def _note(sweeps: Sequence[Results], views: Sequence[View], rules: Sequence[str]
     points = pd.concat([r.points for r in sweeps], ignore_index=True)
     base = " / ".join(dict.fromkeys(f"{v.axis} {v.base}" for r in sweeps for v in r.verdicts))
     note = f"{what_was_run(points)}. Optimum: vertex of a parabola within an octave of the best point; bars: 95 % interval. "
-    note += f"Dashed: optimum of {base}. Slope: of log2 optimal lr on log2 size. Regret: what that lr costs at the largest."
+    note += f"Dashed: optimum of {base}. Slope: of log2 optimal lr on log2 size. "
+    note += "Regret: what the optimal lr of the base costs at the largest size."
     note += " Above the grey line: diverged runs, a row a size." if any(view.row for view in views) else ""
     return note + (f" Losses of {', '.join(rules[MOST:])} are in the tables." if len(rules) > MOST else "")
 
