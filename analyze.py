@@ -5,7 +5,8 @@ import sys
 HELP = """\
 Gather a sweep's runs and judge whether the best learning rate transfers.
 
-  python analyze.py sweep=NAME [KEY=VALUE ...] [--check]
+  python analyze.py sweep=NAME [KEY=VALUE ...] [--check]       judge one sweep
+  python analyze.py --summary FOLDER [NAME ...] [--check]      set the sweeps judged so far side by side
 
 Give it the overrides the sweep was launched with. It trains nothing, reads the run folders, and works while a sweep still runs.
 On screen, a line a rule: transfers | drifts | undecided, the slope of log2 optimal lr against log2 width and its 95 % interval,
@@ -19,6 +20,12 @@ Under results/NAME:
                                  what single tensors did, where the runs recorded it
   curves.csv optima.csv features.csv verdicts.json
 
+--summary reads the results of every sweep below FOLDER, as in --summary results/mini/width, and no run. Rows: in alphabetical
+order of optimizer, or those of the NAMEs (optimizers or folders) in their order. Into FOLDER:
+  summary.csv                    a row a sweep and rule: verdict, slope, regret, feature check, optimum and loss at every size
+  summary.pdf .svg .png          a row a sweep: losses under each rule, optimum against width, slope, verdict, regret
+  summary_figure.csv             what is drawn
+
 --check turns the verdicts into the exit code: 0 if every rule but the controls (standard*) transfers, no feature fails and
 no run is missing, else 5. Other exit codes: 0 written · 2 bad input.
 """
@@ -30,7 +37,9 @@ def main(argv: list[str]) -> int:
         return 0
     from spectral_mup import cli
 
-    return cli.guard(lambda: cli.analyze([a for a in argv if a != "--check"], check="--check" in argv))
+    action = cli.summarize if "--summary" in argv else cli.analyze
+    given = [a for a in argv if a not in ("--check", "--summary")]
+    return cli.guard(lambda: action(given, check="--check" in argv))
 
 
 if __name__ == "__main__":

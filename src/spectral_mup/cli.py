@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -240,8 +240,27 @@ def analyze(argv: list[str], check: bool) -> int:
     print(f"Figures and tables: {folder}/")
     if not check:
         return OK
+    return OK if as_claimed(verdicts) and not plan.todo and not later else NOT_AS_CLAIMED
+
+
+def as_claimed(verdicts: Sequence[Any]) -> bool:
+    """Does every rule but the controls transfer, and no feature fail?"""
     claims = [v for v in verdicts if not v.rule.split()[-1].startswith("standard")]
-    held = bool(claims) and all(
+    return bool(claims) and all(
         v.verdict == "transfers" and (v.features is None or v.features.passed is not False) for v in claims
     )
-    return OK if held and not plan.todo and not later else NOT_AS_CLAIMED
+
+
+def summarize(argv: list[str], check: bool) -> int:
+    """Set the sweeps analysed below a folder side by side; with `check`, NOT_AS_CLAIMED as in `analyze`, over all of them."""
+    wrong = [a for a in argv if "=" in a or a.startswith("-")]
+    if not argv or wrong:
+        said = f"{wrong[0]} does not go with it" if wrong else "no folder given"
+        raise ConfigError(f"--summary: {said}; give a folder of results, as in --summary results/mini/width")
+    from spectral_mup.analysis import summary
+
+    sweeps, absent = summary.summarize(argv[0], argv[1:])
+    print(summary.text(sweeps, absent))
+    print(f"Figure and tables: {Path(argv[0])}/summary.*")
+    held = not absent and all(as_claimed(r.verdicts) and not sum(v.counts["missing"] for v in r.verdicts) for r in sweeps)
+    return OK if held or not check else NOT_AS_CLAIMED

@@ -134,12 +134,7 @@ def find_optimum(
     """
     if curve.duplicated(["log2_lr", "seed"]).any():
         raise ValueError("several runs with one (log2_lr, seed): give the runs of one size and one rule")
-    diverged = curve["diverged"].to_numpy(bool)
-    finished = rows(curve, ~diverged & np.isfinite(curve["loss"].to_numpy(float)))
-    bad_lrs = np.unique(curve["log2_lr"].to_numpy(float)[diverged])
-    table = finished.pivot(index="seed", columns="log2_lr", values="loss").sort_index().sort_index(axis=1)
-    table = table.loc[:, ~np.isin(table.columns.to_numpy(float), bad_lrs)].dropna(how="all")
-    full = _complete(table)
+    table, full, bad_lrs = tabulate(curve)
     if full.empty:
         return None
 
@@ -208,6 +203,16 @@ def find_optimum(
         parabola=parabola,
         span=(min(lrs[window].min(), vertex), max(lrs[window].max(), vertex)),
     )
+
+
+def tabulate(curve: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, np.ndarray]:
+    """Return losses by seed and lr, the part of them in which every seed finished every lr, and the lrs that diverged."""
+    diverged = curve["diverged"].to_numpy(bool)
+    finished = rows(curve, ~diverged & np.isfinite(curve["loss"].to_numpy(float)))
+    bad_lrs = np.unique(curve["log2_lr"].to_numpy(float)[diverged])
+    table = finished.pivot(index="seed", columns="log2_lr", values="loss").sort_index().sort_index(axis=1)
+    table = table.loc[:, ~np.isin(table.columns.to_numpy(float), bad_lrs)].dropna(how="all")
+    return table, _complete(table), bad_lrs
 
 
 def _complete(table: pd.DataFrame) -> pd.DataFrame:

@@ -41,11 +41,12 @@ NO_DATES = {
     "png": {"Software": None},
 }
 MARKERS = "os^DvPX*<>"
+GREY = "0.45"
 
 
-def save(fig: Figure, stem: Path | str, data: pd.DataFrame) -> list[Path]:
+def save(fig: Figure, stem: Path | str, data: pd.DataFrame, data_stem: Path | str | None = None) -> list[Path]:
     """Write stem.pdf, .svg, .png (300 dpi) and .csv (what is drawn); the same data give the same bytes."""
-    paths = [Path(f"{stem}.{kind}") for kind in (*NO_DATES, "csv")]
+    paths = [*(Path(f"{stem}.{kind}") for kind in NO_DATES), Path(f"{data_stem or stem}.csv")]
     with matplotlib.style.context(["default", STYLE]):
         # lay out once for all formats, and round: the solver's last bits differ from run to run and name clips in svg
         fig.draw_without_rendering()
@@ -122,3 +123,16 @@ def letter_of(i: int) -> str:
 
 def signed(x: float) -> str:
     return f"{round(x, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(x) else "–"
+
+
+def mark(label: str, **look: Any) -> Line2D:
+    """An entry of a legend; without further looks a grey text."""
+    look = {"color": GREY, "ls": "", **look}
+    return Line2D([], [], label=label, **look)
+
+
+def powers_of_two(axis: Any, lo: float, hi: float, most: int) -> None:
+    """Put ticks at whole octaves, labelled 2^k, so that at most `most` steps fit between."""
+    every = max(1, int(np.ceil((hi - lo) / most)))
+    ticks = [k for k in range(int(np.ceil(lo)), int(np.floor(hi)) + 1) if k % every == 0]
+    axis.set_ticks(ticks, [f"$2^{{{k}}}$" for k in ticks])

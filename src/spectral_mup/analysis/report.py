@@ -17,6 +17,10 @@ from .optimum import Optimum, rows
 from .verdict import Verdict, by_rule, judge
 
 ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
+# fields of Verdict, Optimum and FeatureCheck as verdicts.json has them
+OF_VERDICT = "rule axis base verdict reason tolerance regret_limit basis bend wider_is_better counts".split()
+OF_OPTIMUM = "log2_lr lo hi loss loss_sd grid_log2_lr grid_loss bracketed basis n_seeds n_points dof".split()
+OF_FEATURES = "passed summary failed failed_updates indicative log2_lr step".split()
 
 
 def report(
@@ -49,10 +53,10 @@ def report(
     points = points.sort_values(ORDER, ignore_index=True, key=lambda c: c.map(rank) if c.name == "rule" else c)
     verdicts = judge_all(points, norms, axis, base_depth if axis == "depth" else base_width, tolerance, regret_limit)
 
-    _csv(points, out / "curves.csv")
-    _csv(pd.DataFrame([_optimum_row(v, size, o) for v in verdicts for size, o in v.optima.items()]), out / "optima.csv")
+    write_csv(points, out / "curves.csv")
+    write_csv(pd.DataFrame([_optimum_row(v, size, o) for v in verdicts for size, o in v.optima.items()]), out / "optima.csv")
     tables = [v.features.table.assign(rule=v.rule) for v in verdicts if v.features is not None]
-    _csv(pd.concat(tables, ignore_index=True), out / "features.csv")
+    write_csv(pd.concat(tables, ignore_index=True), out / "features.csv")
     said = {"name": name, "axis": axis, "command": command, "commit": commit, "run_ids": sorted(points["run_id"])}
     said["verdicts"] = [_verdict_row(v) for v in verdicts]
     (out / "verdicts.json").write_text(json.dumps(_strict(said), indent=1, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
@@ -96,14 +100,9 @@ def text(verdicts: Sequence[Verdict]) -> str:
     axis = verdicts[0].axis
     lines = [[*head, *(f"lr* {axis[0]}{s}" for s in sizes), *(f"loss {axis[0]}{s}" for s in sizes)]]
     for v in verdicts:
-        slope = f"{v.slope:+.2f} [{v.slope_lo:+.2f}, {v.slope_hi:+.2f}]" if math.isfinite(v.slope) else "-"
-        regret = f"{'>=' * v.regret_at_least}{v.regret:.2%}" if math.isfinite(v.regret) else "-"
         optima = [v.optima.get(s) for s in sizes]
-        best = [f"{o.loss:.3f}" if o else "none" for o in optima]
-        lines.append([v.rule, v.verdict, slope, regret, v.basis or "-", *map(_best, optima), *best])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    said = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    said.insert(1, "-" * max(map(len, said)))
+        lines.append([v.rule, *found(v), v.basis or "-", *map(best_lr, optima), *map(best_loss, optima)])
+    said = aligned(lines)
     said.append(f"lr*: log2 of the best learning rate. Regret: cost of the lr tuned at {axis} {verdicts[0].base}.")
     if any("fit" in v.basis.split(", ") for v in verdicts):
         unseen = "a shift that the seed gives to a whole curve goes unseen"
@@ -122,7 +121,26 @@ def text(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(said)
 
 
-def _best(o: Optimum | None) -> str:
+def aligned(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows of a table with columns of equal width, a rule below the head."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    said = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return [said[0], "-" * max(map(len, said)), *said[1:]]
+
+
+def found(v: Verdict) -> tuple[str, str, str]:
+    """Return verdict, slope and regret as cells of a table."""
+    slope = f"{v.slope:+.2f} [{v.slope_lo:+.2f}, {v.slope_hi:+.2f}]" if math.isfinite(v.slope) else "-"
+    return v.verdict, slope, f"{'>=' * v.regret_at_least}{v.regret:.2%}" if math.isfinite(v.regret) else "-"
+
+
+def best_loss(o: Optimum | None) -> str:
+    """Return the loss at the optimum as a cell of a table."""
+    return f"{o.loss:.3f}" if o else "none"
+
+
+def best_lr(o: Optimum | None) -> str:
+    """Return log2 of the optimum as a cell of a table, '<' or '>' on the sides where nothing worse was tested."""
     if o is None:
         return "none"
     sides = {"lower": "<", "higher": ">"}
@@ -133,19 +151,16 @@ def _optimum_row(v: Verdict, size: int, o: Optimum | None) -> dict[str, Any]:
     row: dict[str, Any] = {"rule": v.rule, v.axis: size}
     if o is None:
         return row | {"bracketed": False}
-    names = "log2_lr lo hi loss loss_sd grid_log2_lr grid_loss bracketed basis n_seeds n_points dof".split()
-    return row | {n: getattr(o, n) for n in names} | {"open_sides": " ".join(o.open_sides)}
+    return row | {n: getattr(o, n) for n in OF_OPTIMUM} | {"open_sides": " ".join(o.open_sides)}
 
 
 def _verdict_row(v: Verdict) -> dict[str, Any]:
-    names = "rule axis base verdict reason tolerance regret_limit basis bend wider_is_better counts".split()
-    row = {n: getattr(v, n) for n in names}
+    row = {n: getattr(v, n) for n in OF_VERDICT}
     row["slope"] = {"estimate": v.slope, "lo": v.slope_lo, "hi": v.slope_hi}
     row["regret"] = {"estimate": v.regret, "lo": v.regret_lo, "hi": v.regret_hi, "at_least": v.regret_at_least}
     row["optima"] = [_optimum_row(v, size, o) for size, o in v.optima.items()]
     if v.features is not None:
-        names = "passed summary failed failed_updates indicative log2_lr step".split()
-        row["features"] = {n: getattr(v.features, n) for n in names}
+        row["features"] = {n: getattr(v.features, n) for n in OF_FEATURES}
     return row
 
 
@@ -160,5 +175,6 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _csv(frame: pd.DataFrame, path: Path) -> None:
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table; the same numbers give the same bytes."""
     frame.to_csv(path, index=False, float_format="%.10g", lineterminator="\n")

@@ -137,11 +137,16 @@ def judge(
     )
 
 
-def _optima(points: pd.DataFrame, axis: str, sizes: list[int], seed: int, n_boot: int) -> dict[int, Optimum | None]:
-    """Fit every size, then again with the residuals of all sizes pooled."""
+def curves_of(points: pd.DataFrame, axis: str, sizes: list[int]) -> dict[int, pd.DataFrame]:
+    """Split the runs of one rule that were begun by size, for find_optimum."""
     diverged = points["status"] == "diverged"
     started = rows(points.assign(diverged=diverged), points["status"] != "missing")
-    curves = {s: rows(started, started[axis] == s) for s in sizes}
+    return {s: rows(started, started[axis] == s) for s in sizes}
+
+
+def _optima(points: pd.DataFrame, axis: str, sizes: list[int], seed: int, n_boot: int) -> dict[int, Optimum | None]:
+    """Fit every size, then again with the residuals of all sizes pooled."""
+    curves = curves_of(points, axis, sizes)
     # one stream a size: with one for all, every size would draw the same seeds and the slope look too sure
     streams = {s: [seed, i] for i, s in enumerate(sizes)}
     optima = {s: find_optimum(c, seed=streams[s], n_boot=n_boot) for s, c in curves.items()}

@@ -1,0 +1,121 @@
+"""Several analysed sweeps side by side: one table and one figure, from their result files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from .report import aligned, best_loss, best_lr, found, write_csv
+from .results import Results, ResultsError, read_results
+from .verdict import Verdict
+
+
+def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Results], list[str]]:
+    """Read every sweep analysed below `folder`, write the summary into it, and return (sweeps, names that are not there).
+
+    summary.csv             a row a sweep and rule
+    summary.pdf .svg .png   a row of panels a sweep; what is drawn: summary_figure.csv
+    The same result files give the same bytes. Raises ResultsError.
+    """
+    out = Path(folder)
+    sweeps, absent = gather(out, names)
+    write_csv(table(sweeps), out / "summary.csv")
+
+    from .page import save  # matplotlib takes a second to import: only where something is drawn
+    from .summary_figure import summary_figure
+
+    drawing, data = summary_figure(sweeps)
+    save(drawing, out / "summary", data, out / "summary_figure")
+    return sweeps, absent
+
+
+def gather(folder: Path, names: Sequence[str] = ()) -> tuple[list[Results], list[str]]:
+    """Read the sweeps at and below a folder that has their verdicts.json; return them and the names that are not there.
+
+    `names` choose and order them, by path below the folder, last part of it, sweep's name, or optimizer; else they come in
+    alphabetical order of optimizer and path.
+    """
+    if not folder.is_dir():
+        raise ResultsError(f"{folder}: no such folder; analyze.py sweep=NAME writes a sweep's results under results/NAME")
+    sweeps = [one for path in sorted(folder.rglob("verdicts.json")) for one in read_results(path.parent)]
+    if not sweeps:
+        raise ResultsError(f"{folder}: no verdicts.json here or below; analyse its sweeps first: python analyze.py sweep=NAME")
+    if not names:
+        return sorted(sweeps, key=lambda r: (r.optimizer, r.folder.as_posix())), []
+    chosen, absent = [], []
+    for name in dict.fromkeys(names):
+        mine = [r for r in sweeps if name in _names(r, folder)]
+        chosen += [r for r in mine if all(r is not c for c in chosen)]
+        absent += [] if mine else [name]
+    if not chosen:
+        known = sorted({r.folder.relative_to(folder).as_posix() for r in sweeps})
+        raise ResultsError(f"{folder}: none of {', '.join(names)} is analysed here; there is {', '.join(known)}")
+    return chosen, absent
+
+
+def _names(r: Results, folder: Path) -> set[str]:
+    return {r.folder.relative_to(folder).as_posix(), r.folder.name, r.name, r.optimizer}
+
+
+def labels(sweeps: Sequence[Results]) -> list[str]:
+    """Name each by its optimizer, and where that is not unique by the sweep too."""
+    optimizers = [r.optimizer for r in sweeps]
+    return [r.optimizer if optimizers.count(r.optimizer) == 1 else f"{r.optimizer} ({r.name})" for r in sweeps]
+
+
+def sizes_of(sweeps: Sequence[Results]) -> list[tuple[str, int]]:
+    """Every (axis, size) that was judged, widths first."""
+    return sorted({(v.axis, s) for r in sweeps for v in r.verdicts for s in v.optima}, key=lambda x: (x[0] != "width", *x))
+
+
+def table(sweeps: Sequence[Results]) -> pd.DataFrame:
+    """One row a sweep and rule: verdict, slope with its 95 % interval, regret (a fraction), optimum and loss at every size."""
+    return pd.DataFrame([_row(r, v, sizes_of(sweeps)) for r in sweeps for v in r.verdicts])
+
+
+def _row(r: Results, v: Verdict, sizes: list[tuple[str, int]]) -> dict[str, Any]:
+    row: dict[str, Any] = {"optimizer": r.optimizer, "rule": v.rule, "verdict": v.verdict}
+    row |= {"slope": v.slope, "slope_lo": v.slope_lo, "slope_hi": v.slope_hi}
+    row |= {"regret": v.regret, "regret_lo": v.regret_lo, "regret_hi": v.regret_hi, "regret_at_least": v.regret_at_least}
+    row |= {"features": features(v), "interval_of": v.basis, "axis": v.axis, "base": v.base}
+    for axis, size in sizes:
+        o = v.optima.get(size) if v.axis == axis else None
+        for name in ("log2_lr", "lo", "hi", "loss"):
+            row[f"{name}_{axis}_{size}"] = getattr(o, name) if o else None
+        row[f"not_bracketed_{axis}_{size}"] = " ".join(o.open_sides) if o else None
+    return row | v.counts | {"sweep": r.name, "commit": r.commit, "reason": v.reason}
+
+
+def features(v: Verdict) -> str:
+    """The feature check in a word or two."""
+    if v.features is None or v.features.step is None:
+        return "-"
+    if v.features.passed is False:
+        return f"{len(v.features.failed)} failed"
+    return "passed" if v.features.passed else "undecided"
+
+
+def text(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str:
+    """Return the table for the screen, a line a sweep and rule, then what the numbers alone do not say."""
+    sizes = sizes_of(sweeps)
+    heads = [f"{axis[0]}{size}" for axis, size in sizes]
+    lines = [["optimizer", "rule", "verdict", "slope [95 %]", "regret", "features"]]
+    lines[0] += [*(f"lr* {head}" for head in heads), *(f"loss {head}" for head in heads)]
+    notes = []
+    for r, label in zip(sweeps, labels(sweeps), strict=True):
+        for v in r.verdicts:
+            mine = [(v.optima.get(size), axis == v.axis and size in v.optima) for axis, size in sizes]
+            lrs, losses = ([cell(o) if tried else "-" for o, tried in mine] for cell in (best_lr, best_loss))
+            lines.append([label, v.rule, *found(v), features(v), *lrs, *losses])
+            notes += [f"{label}, {v.rule}: undecided: {v.reason}"] if v.reason else []
+            missing = v.counts.get("missing", 0)
+            notes += [f"{label}, {v.rule}: {missing} of {sum(v.counts.values())} runs missing"] if missing else []
+    explained = [
+        "lr*: log2 of the best learning rate, '<' or '>' where it is not bracketed on that side. Features: their check.",
+        "Regret: what the optimal lr of the base costs at the largest size.",
+    ]
+    notes += [f"no results here yet: {', '.join(absent)}"] if absent else []
+    return "\n".join([*aligned(lines), *explained, *notes])
