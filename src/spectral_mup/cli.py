@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -27,6 +28,9 @@ def guard(action: Callable[[], int]) -> int:
             raise  # a bug of ours, with its traceback
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except BrokenPipeError:  # head and its like read what they want and go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except OSError as error:
         print(
             f"error: {error.filename or 'disk'}: {error.strerror or error}; free or mend it and give the command again",
