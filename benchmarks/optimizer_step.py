@@ -1,6 +1,6 @@
 """Time of one optimizer step on the parameters of a NanoGPT, ours over another author's, one thread, A B A B.
 
-    python benchmarks/optimizer_step.py [--width 256 1024] [--only adamw muon] [--seconds 8] [--out FILE.json]
+    python benchmarks/optimizer_step.py [--width 256 1024] [--only adamw muon] [--seconds 12] [--out FILE.json]
 
 A round steps each side once, on copies of the same parameters with the same random gradients. Seconds are CPU seconds of this
 process, so that neighbours on the machine steal none. The ratio is the median over rounds of ours over theirs, with quartiles;
@@ -95,7 +95,9 @@ COMPARISONS = [
 ]  # fmt: skip
 
 
-def build(width: int, depth: int, optimizer: str, overrides: Sequence[str] = ()) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
+def build(
+    width: int, depth: int, optimizer: str, overrides: Sequence[str] = ()
+) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
     """A model with random gradients, and its optimizers as a run has them."""
     sweep = open_sweep(load_config([f"optimizer={optimizer}", f"sweep.width=[{width}]", *overrides]))
     science = sweep.point(Curve("spectral", width, depth), -10.0, 0).science
@@ -212,7 +214,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--only", nargs="+", choices=[c.optimizer for c in COMPARISONS], help="these optimizers alone")
-    parser.add_argument("--seconds", type=float, default=8.0, help="for each measurement, but at least one round (default 8)")
+    parser.add_argument("--seconds", type=float, default=12.0, help="for each measurement, but at least one round (default 12)")
     parser.add_argument("--out", type=Path, help="JSON file for all rows")
     args = parser.parse_args()
     if not MALLOC.items() <= os.environ.items():  # read when a process starts
