@@ -198,14 +198,17 @@ def show(rows: list[dict[str, Any]], table: list[dict[str, Any]]) -> None:
         low, high = r["quartiles"]
         missed = f"  MISSES {r['target']}" if r["target"] and r["ratio"] > r["target"] else ""
         print(
-            f"{r['width']:<5}  {r['optimizer']:<9}  {r['phase']:<19}  {r['theirs']:<25}  {r['ratio']:.2f} [{low:.2f}, {high:.2f}]"
-            f"    {r['rounds']:>6}  {r['seconds_ours']:.4f}{missed}"
+            f"{r['width']:<5}  {r['optimizer']:<9}  {r['phase']:<19}  {r['theirs']:<25}  "
+            f"{r['ratio']:.2f} [{low:.2f}, {high:.2f}]    {r['rounds']:>6}  {r['seconds_ours']:.4f}{missed}"
         )
+    for optimizer, note in {r["optimizer"]: r["note"] for r in rows if r["note"]}.items():
+        print(f"{optimizer}: {note}")
     print(f"\nwidth  optimizer  phase                     seconds     × gradient of {BATCH} sequences  × AdamW's step")
     for r in table:
         adamw = f"{r['over_adamw']:.2f}" if r["over_adamw"] else "-"
         print(
-            f"{r['width']:<5}  {r['optimizer']:<9}  {r['phase']:<24}  {r['seconds']:<10.4f}  {r['over_gradient']:<27.3f}  {adamw}"
+            f"{r['width']:<5}  {r['optimizer']:<9}  {r['phase']:<24}  "
+            f"{r['seconds']:<10.4f}  {r['over_gradient']:<27.3f}  {adamw}"
         )
 
 
