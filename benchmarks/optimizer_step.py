@@ -230,8 +230,10 @@ def main() -> None:
     jobs = [(w, c) for w in args.width for c in COMPARISONS if not args.only or c.optimizer in args.only]
     expected = [sum(args.seconds + p.seconds * (w / 1024) ** 3 for p in c.phases) for w, c in jobs]
     rows: list[dict[str, Any]] = []
+    begin = time.perf_counter()
     for i, (width, comparison) in enumerate(jobs):
-        left = duration(sum(expected[i:]))
+        pace = (time.perf_counter() - begin) / sum(expected[:i]) if i else 1.0
+        left = duration(pace * sum(expected[i:]))
         print(f"[{i + 1}/{len(jobs)}, about {left} left] width {width}, {comparison.optimizer}", file=sys.stderr, flush=True)
         rows += compare(comparison, width, 1 if len(comparison.phases) > 1 and width > 512 else args.depth, args.seconds)
     table = []
