@@ -128,11 +128,13 @@ def set_age(optimizers: list[torch.optim.Optimizer], steps: int) -> None:
                 group["step"] = steps
 
 
-def interleave(ways: dict[str, Callable[[], Any]], prepare: Callable[[str], Any], seconds: float) -> dict[str, list[float]]:
-    """CPU seconds of each way by round, at least one round; the first of several warms up and is left out."""
+def interleave(
+    ways: dict[str, Callable[[], Any]], prepare: Callable[[str], Any], seconds: float, least: int = 4
+) -> dict[str, list[float]]:
+    """CPU seconds of each way by round; the first round warms up and is left out, unless there are fewer than three."""
     taken: dict[str, list[float]] = {way: [] for way in ways}
     begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or not all(taken.values()):
+    while time.perf_counter() - begin < seconds or len(taken[next(iter(ways))]) < least:
         for way, run in ways.items():
             prepare(way)
             start = time.process_time()
@@ -151,12 +153,13 @@ def compare(comparison: Comparison, width: int, depth: int, seconds: float) -> I
     ways = {name: lambda side=side: [o.step() for o in side] for name, side in sides.items()}
     for phase in comparison.phases:
         age = (lambda name, step=phase.step: set_age(sides[name], step - 1)) if phase.step is not None else lambda name: None
-        taken = interleave(ways, age, seconds)
+        taken = interleave(ways, age, seconds, 1 if phase.seconds * (width / 1024) ** 3 > 10 else 4)
         for name in comparison.theirs:
             ratios = [a / b for a, b in zip(taken["ours"], taken[name], strict=True)]
+            spread = quantiles(ratios, method="inclusive")[::2] if len(ratios) > 1 else ratios * 2
             yield {
                 "width": width, "depth": depth, "optimizer": comparison.optimizer, "phase": phase.name, "theirs": name,
-                "ratio": median(ratios), "quartiles": quantiles(ratios)[::2] if len(ratios) > 1 else ratios * 2,
+                "ratio": median(ratios), "quartiles": spread,
                 "rounds": len(ratios), "seconds_ours": median(taken["ours"]), "seconds_theirs": median(taken[name]),
                 "target": comparison.target, "note": comparison.note,
             }  # fmt: skip
@@ -217,7 +220,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, nargs="+", default=[256, 1024])
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--only", nargs="+", choices=[c.optimizer for c in COMPARISONS], help="these optimizers alone")
-    parser.add_argument("--seconds", type=float, default=12.0, help="for each measurement, but at least one round (default 12)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=12.0,
+        help="for each measurement, but at least four rounds, one of what takes long (default 12)",
+    )
     parser.add_argument("--out", type=Path, help="JSON file for all rows")
     args = parser.parse_args()
     if not MALLOC.items() <= os.environ.items():  # read when a process starts
