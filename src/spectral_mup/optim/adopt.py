@@ -40,7 +40,8 @@ class ADOPT(StackedOptimizer):
         if step == 1:
             v.addcmul_(gradient, gradient)
             return None
-        normalised = gradient / v.sqrt().clamp_min_(group["eps"])
+        normalised = v.sqrt().clamp_min_(group["eps"])
+        torch.div(gradient, normalised, out=normalised)
         if group["clip"]:
             bound = (step - 1) ** 0.25
             normalised.clamp_(-bound, bound)

@@ -28,8 +28,15 @@ class UsesSampledLabels(Protocol):
     def update_hessian(self, tokens: int) -> None: ...
 
 
+# On a CPU, a parameter of so many entries stands alone: to copy it costs more than the calls that a stack saves.
+LARGE = 2**16
+
+
 class Stack(NamedTuple):
-    """Parameters of one group, shape and age, all with gradients; every tensor here has the leading axis n = len(params)."""
+    """Parameters of one group, shape and age, all with gradients; every tensor here has the leading axis n = len(params).
+
+    Weight and gradient may lie in the parameters' own memory: read them only.
+    """
 
     group: dict[str, Any]
     params: list[Tensor]
@@ -120,10 +127,10 @@ class StackedOptimizer(torch.optim.Optimizer):
                 if p.grad is not None:
                     if p.grad.is_sparse:
                         raise ValueError(f"{type(self).__name__} does not accept sparse gradients")
-                    alike.setdefault((self.state[p].get("step", 0), *p.shape), []).append(p)
+                    alone = id(p) if p.device.type == "cpu" and p.numel() >= LARGE else 0
+                    alike.setdefault((self.state[p].get("step", 0), *p.shape, alone), []).append(p)
             for (step, *_), params in alike.items():
-                weight = torch.stack([p.detach() for p in params])
-                gradient = torch.stack([p.grad for p in params])  # type: ignore[misc]
+                weight, gradient = _stack([p.detach() for p in params]), _stack([p.grad for p in params])  # type: ignore[misc]
                 yield Stack(group, params, weight, gradient, self._stacked_state(params, weight, group), step)
 
     def _stacked_state(self, params: list[Tensor], weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
@@ -139,3 +146,8 @@ class StackedOptimizer(torch.optim.Optimizer):
             self._stacks = {old: state for old, state in self._stacks.items() if not set(old) & set(ids)}
             self._stacks[ids] = fresh
         return self._stacks[ids]
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    """(n, *shape), no copy if n is 1."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)

@@ -44,7 +44,7 @@ class LAMB(StackedOptimizer):
         beta1, beta2 = group["betas"]
         m = state["exp_avg"].lerp_(gradient, 1.0 - beta1)
         v = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        u = m / (1.0 - beta1**step) / ((v / (1.0 - beta2**step)).sqrt_() + group["eps"])
+        u = (m / (1.0 - beta1**step)).div_((v / (1.0 - beta2**step)).sqrt_().add_(group["eps"]))
         if not group["decoupled"]:
             u.add_(weight, alpha=group["weight_decay"])
         if not _trusts(weight, group):
@@ -53,7 +53,7 @@ class LAMB(StackedOptimizer):
         weight_norm, u_norm = (torch.linalg.vector_norm(x, dim=dims, keepdim=True) for x in (weight, u))
         ratio = torch.where((weight_norm > 0) & (u_norm > 0), weight_norm / u_norm, 1.0)
         state["trust_ratio"].copy_(ratio.flatten())
-        return u * ratio
+        return u.mul_(ratio)
 
     def diagnose(self, stack: Stack) -> dict[str, Tensor]:
         """trust_ratio: ‖W‖_F/‖u‖_F as it was applied, of tensors that take it."""

@@ -22,11 +22,12 @@ def newton_schulz(matrix: Tensor, steps: int = 5, eps: float = 1e-7, dtype: torc
         x = x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + eps)
     flat = x.reshape(-1, *x.shape[-2:])
+    # A CPU multiplies one matrix up to a fifth sooner than a batch of one.
+    flat, addmm = (flat[0], torch.addmm) if len(flat) == 1 else (flat, torch.baddbmm)
     for _ in range(steps):
         gram = flat @ flat.mT
-        flat = torch.baddbmm(flat, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), flat, beta=a)
-    x = flat.reshape(x.shape)
-    return x.mT if tall else x
+        flat = addmm(flat, addmm(gram, gram, gram, beta=b, alpha=c), flat, beta=a)
+    return (flat.mT.contiguous() if tall else flat).reshape(matrix.shape)
 
 
 def spectral_norm(matrix: Tensor, steps: int = 12) -> Tensor:

@@ -56,7 +56,8 @@ class Sophia(StackedOptimizer):
 
     def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
         m = state["exp_avg"].lerp_(gradient, 1.0 - group["betas"][0])
-        return (m / _bound(state, group)).clamp_(-1.0, 1.0)
+        u = _bound(state, group)
+        return torch.div(m, u, out=u).clamp_(-1.0, 1.0)
 
     def diagnose(self, stack: Stack) -> dict[str, Tensor]:
         """clip_fraction: share of entries with |m| ≥ max(γ·h, ε), whose step is a sign."""
