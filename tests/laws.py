@@ -22,7 +22,7 @@ SMALL = [
     "train.compile=false", "train.warmup=0", "train.schedule=constant", "train.eval_sequences=1",
     *[f"optimizer.weight_decay.{k}=0" for k in ("matrix", "embedding", "readout", "vector")],
 ]  # fmt: skip
-TOLERANCE, STEPS, UPDATE = 0.15, 10, 0.05
+TOLERANCE, STEPS, UPDATE = 0.15, 10, 0.1
 
 
 def small(optimizer: str, conf: Path | None = None, *overrides: str) -> Config:

@@ -197,7 +197,7 @@ def derive(argv: list[str]) -> int:
     path.parent.mkdir(exist_ok=True)
     path.write_text(rule_yaml(name, laws, f"{where}; {', '.join(targets.values())}; commit {commit()}, {machine()}"), "utf-8")
     lr = first_log2_lr(measured)
-    print(f"In the base model lr 2^{lr:.1f} moves a hidden matrix by {d.update:.0%} of its norm a step: a middle for sweep.lr.")
+    print(f"In the base model lr 2^{lr:.1f} moves no hidden matrix by more than {d.update:.0%} of its norm a step.")
     print(f"Slopes and figure: {folder}/. Rule: {path} ({package_name(name)})")
     mine = [a for a in argv if a.startswith("optimizer")]
     print("To use it: " + shlex.join(["python", "launch.py", "sweep=mini/width", *mine, f"rule=[derived/{name},standard]"]))

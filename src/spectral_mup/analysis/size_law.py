@@ -193,6 +193,7 @@ def table(laws: Sequence[SizeLaw]) -> pd.DataFrame:
 
 
 def first_log2_lr(measured: Sequence[Row]) -> float:
-    """log2 of the lr that makes updates of the wanted norm: median over hidden matrices of the base model."""
+    """log2 of the largest lr that makes no update of a hidden matrix in the base model larger than wanted."""
     base = min(r["width"] for r in measured)
-    return float(np.median([np.log2(r["lr"]) for r in late(measured) if r["width"] == base and r["kind"] == "matrix"]))
+    lrs = [r["lr"] for r in measured if r["width"] == base and r["kind"] == "matrix" and r["loss_scale"] == 1]
+    return float(np.log2(min(lrs)))
