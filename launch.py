@@ -8,6 +8,7 @@ Tune on small models, train large ones: run a width × learning-rate sweep and s
   python launch.py sweep=NAME [KEY=VALUE ...]      train what the sweep still lacks, on this machine
   python launch.py sweep=NAME action=plan          say what it would train, and start nothing
   python launch.py sweep=NAME action=explain       print what each tensor trains with (init, lr, λ, ε), rules side by side
+  python launch.py action=derive optimizer=NAME    measure how its direction grows with width, write the rule that follows
   python analyze.py sweep=NAME                     verdicts on screen, figures and tables under results/NAME
 
 Choices (files under conf/ and sweeps/):
@@ -18,6 +19,8 @@ Examples:
   python launch.py sweep=default optimizer=muon sweep.name=muon     another optimizer
   python launch.py 'sweep.lr=[-9,-8,-7,-6,-5,-4]' lr.adaptive=false sweep.name=grid
   python launch.py data=text data.path=/path/to/book.txt sweep.name=book
+  python launch.py action=derive optimizer=other optimizer.name=belief optimizer.algorithms.other.target=pytorch_optimizer.AdaBelief
+  python launch.py sweep=mini/width optimizer=muon 'rule=[spectral,zheng,standard]'
   python launch.py action=explain 'rule=[spectral,tensor_programs_v]' 'sweep.width=[256]'
 
 Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates are log2.

@@ -32,7 +32,7 @@ def test_direction_grows_as_its_declared_law_and_as_no_other(optimizer):
 def test_features_move_alike_at_every_width_under_spectral_alone(optimizer):
     """RMS of the change of every module's features is flat under `spectral`; under `standard` it is not.
 
-    Muon's and Shampoo's hidden lr is the same under both rules, so their control must fail at readout or embedding.
+    The hidden lr of Muon, Shampoo and SGD is the same under both rules: their control must fail at readout or embedding.
     LAMB's differs by √m at its matrices alone, which shows in the modules that sum over many of them.
     """
     good = feature_slopes(optimizer, "spectral")
@@ -40,7 +40,7 @@ def test_features_move_alike_at_every_width_under_spectral_alone(optimizer):
     bad = feature_slopes(optimizer, "standard")
     failed = [name for name, v in bad.items() if abs(v) > TOLERANCE]
     assert failed
-    if optimizer in ("muon", "shampoo"):
+    if optimizer in ("muon", "shampoo", "sgd"):
         assert {"logits", "token", "position"} & set(failed)
     elif optimizer != "lamb":
         assert len(failed) > len(bad) / 2
