@@ -19,7 +19,7 @@ Examples:
   python launch.py sweep=default optimizer=muon sweep.name=muon     another optimizer
   python launch.py 'sweep.lr=[-9,-8,-7,-6,-5,-4]' lr.adaptive=false sweep.name=grid
   python launch.py data=text data.path=/path/to/book.txt sweep.name=book
-  python launch.py action=derive optimizer=other optimizer.name=belief optimizer.algorithms.other.target=pytorch_optimizer.AdaBelief
+  python launch.py action=derive optimizer=other optimizer.name=mine optimizer.algorithms.other.target=package.Class
   python launch.py sweep=mini/width optimizer=muon 'rule=[spectral,zheng,standard]'
   python launch.py action=explain 'rule=[spectral,tensor_programs_v]' 'sweep.width=[256]'
 

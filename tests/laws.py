@@ -7,10 +7,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from conftest import first_point, run_point
 
 from spectral_mup import data
+from spectral_mup.analysis.features import FeatureCheck, check_features
 from spectral_mup.analysis.size_law import Row, SizeLaw, first_log2_lr, size_laws
 from spectral_mup.config import ROOT, load_config
 from spectral_mup.derive import make_ladder, measure
@@ -22,7 +24,8 @@ SMALL = [
     "train.compile=false", "train.warmup=0", "train.schedule=constant", "train.eval_sequences=1",
     *[f"optimizer.weight_decay.{k}=0" for k in ("matrix", "embedding", "readout", "vector")],
 ]  # fmt: skip
-TOLERANCE, STEPS, UPDATE = 0.15, 10, 0.1
+TOLERANCE, STEPS = 0.15, 10
+LARGER = 2  # octaves above the lr that moves no hidden matrix by more than 5 % a step: larger than one trains with
 
 
 def small(optimizer: str, conf: Path | None = None, *overrides: str) -> Config:
@@ -50,38 +53,25 @@ def declared(optimizer: str, conf: Path | None = None) -> dict[str, dict[str, fl
 
 
 @functools.cache
-def ladder(optimizer: str, rule: str, conf: Path | None = None) -> list[Row]:
-    """Norm rows of training runs at widths 64 to 512 and two seeds, at one base lr a little above what one trains with."""
+def features(optimizer: str, rule: str, conf: Path | None = None) -> FeatureCheck:
+    """The feature check of training runs at widths 64 to 512, two seeds, ten steps at a large but stable base lr."""
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
-    o = small(optimizer, conf, "rule=[standard]").optimizer
-    lr = min(
-        first_log2_lr([r | {"kind": "matrix"} for r in blind(optimizer, conf) if r["algorithm"] == name])
-        - np.log2(o.algorithms[name].lr)
+    sizes, seeds = [64, 128, 256, 512], [0, 1]
+    config = small(optimizer, conf, f"rule=[{rule}]", f"sweep.width={sizes}", f"train.steps={STEPS}", f"probe.steps=[{STEPS}]")
+    o, rows = config.optimizer, []
+    lrs = {
+        name: [r | {"kind": "matrix"} for r in blind(optimizer, conf) if r["algorithm"] == name]
         for name in declared(optimizer, conf)
-    )
-    config = small(
-        optimizer, conf, f"rule=[{rule}]", "sweep.width=[64,128,256,512]", f"train.steps={STEPS}", f"probe.steps=[{STEPS}]"
-    )
-    rows = []
+    }
+    log2_lr = round(min(first_log2_lr(mine) - np.log2(o.algorithms[name].lr) for name, mine in lrs.items()) + LARGER)
     with tempfile.TemporaryDirectory() as runs:
-        for width in config.sweep.width:
-            for seed in (0, 1):
-                point = first_point(config, rule, width, round(lr + np.log2(UPDATE / 0.05)), seed)
-                folder, result = run_point(point, Path(runs), corpus)
-                assert result["status"] == "done"
-                rows += [row | {"width": width, "seed": seed} for row in read_rows(folder.path / "norms.jsonl")]
-    return rows
-
-
-def feature_slopes(optimizer: str, rule: str, conf: Path | None = None) -> dict[str, float]:
-    """{module: slope of log2 RMS of the change of its features against log2 width} after the last step."""
-    rows = [r for r in ladder(optimizer, rule, conf) if r["what"] == "feature" and r["step"] == STEPS]
-    slopes = {}
-    for name in dict.fromkeys(r["name"] for r in rows):
-        mine = [r for r in rows if r["name"] == name]
-        slopes[name] = float(np.polyfit([np.log2(r["width"]) for r in mine], [np.log2(r["delta_rms"]) for r in mine], 1)[0])
-    return slopes
+        for width in sizes:
+            for seed in seeds:
+                folder, _ = run_point(first_point(config, rule, width, log2_lr, seed), Path(runs), corpus)
+                key = {"width": width, "seed": seed, "log2_lr": float(log2_lr)}
+                rows += [key | row for row in read_rows(folder.path / "norms.jsonl")]
+    return check_features(pd.DataFrame(rows), log2_lr, sizes=sizes)
 
 
 OPTIMIZERS = sorted(p.stem for p in (ROOT / "conf" / "optimizer").glob("*.yaml") if p.stem != "other")  # that has no law
