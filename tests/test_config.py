@@ -50,6 +50,7 @@ BAD = {
     ("probe.steps=[0]",): "probe.steps=.0.: steps count from 1",
     ("sweep.name=../up",): "sweep.name=../up: must be a relative path",
     ("sweep.width=[64",): "cannot read the command line",
+    ("optimizer=lamb", "model.init_std.readout=0"): "scales its step to the weight's norm.*optimizer.readout=lamb_vector",
 }  # fmt: skip
 
 
@@ -65,6 +66,7 @@ def test_good_input_passes():
         [],
         *[[f"optimizer={name}"] for name in options(ROOT / "conf" / "optimizer") if name != "other"],
         ["train.compile=true"],
+        ["optimizer=lamb", "model.init_std.readout=0", "optimizer.readout=lamb_vector"],
         ["sweep.base_width=1", "model.heads=2", "model.head_size=null"],
     ):
         load_config(overrides)

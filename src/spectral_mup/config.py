@@ -182,6 +182,7 @@ def check(config: Config) -> None:
     if unknown:
         raise ConfigError(f"model.init_std.{unknown.pop()}: unknown key; known: embedding, matrix, readout")
     _check_optimizer(o)
+    _check_zero_init(m, o)
     for name, rule in config.rule.items():
         if config.action != "derive":  # which asks no rule
             _check_rule(name, rule, o)
@@ -217,6 +218,16 @@ def _check_optimizer(o: OptimizerConfig) -> None:
             raise ConfigError(f"optimizer.{role}={name}: no such algorithm; optimizer.algorithms has {', '.join(o.algorithms)}")
         if role not in o.weight_decay:
             raise ConfigError(f"optimizer.weight_decay.{role}: a value is missing; give one, as in 0.0")
+
+
+def _check_zero_init(m: ModelConfig, o: OptimizerConfig) -> None:
+    """A direction as large as the weight (LAMB's) has no size law where the weight starts at zero: it grows as Adam's."""
+    for role, std in m.init_std.items():
+        if std == 0 and (o.algorithms[getattr(o, role)].size or {}).get("s"):
+            raise ConfigError(
+                f"model.init_std.{role}=0: {getattr(o, role)} scales its step to the weight's norm, which a zero init has not; "
+                f"leave its trust ratio out there, as in optimizer.{role}=lamb_vector, or start from another std"
+            )
 
 
 def _check_quantities(key: str, exponents: dict[str, float], known: tuple[str, ...]) -> None:
