@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -14,10 +13,10 @@ from matplotlib.figure import Figure
 
 from spectral_mup.explain import columns
 
-from .page import MARKERS, STYLE, WIDTH, page, signed, sizes_on_x
+from .lr_panels import rule_looks
+from .page import STYLE, WIDTH, page, signed, sizes_on_x
 from .size_law import ClassSlope, Row, SizeLaw, late
 
-COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#000000"]  # Okabe & Ito 2008
 GROWTH = {"embedding (m, 1)": (1, 0), "vector (m, 1)": (1, 0), "matrix (m, m)": (1, 1), "matrix (m, 1)": (1, 0)}
 GROWTH |= {"matrix (1, m)": (0, 1), "readout (1, m)": (0, 1)}
 
@@ -30,20 +29,25 @@ def lr_exponent(c: ClassSlope, slope: float) -> float:
 
 def text(laws: Sequence[SizeLaw]) -> str:
     """A paragraph an algorithm: its law, or that none fits; a line a class; what was rejected and by what."""
-    said = []
+    said = [
+        "slope: of log2 ‖direction‖₂ on log2 width; first, last: at the first and last step judged; in loss: exponent in the"
+    ]
+    said += [
+        "size of the loss, 0 for scale-free directions, 1 for the raw gradient; lr ×: the rule that follows, m the width ratio"
+    ]
     for law in laws:
         verdict = law.law or "none: measured exponents"
         verdict += f", or {' or '.join(law.also)}" if law.also else ""
         said += [f"{law.algorithm}: {verdict}"]
-        cells = [["tensors", "slope [95 %]", "law", "first", "last", "lr ×"]]
+        cells = [["tensors", "slope [95 %]", "law", "first", "last", "in loss", "lr ×"]]
         for c in law.classes:
             known = c.laws[law.law] if law.law else c.slope
             cells.append([
                 c.label, f"{c.slope:+.2f} [{c.lo:+.2f}, {c.hi:+.2f}]" + ("" if c.judged else " *"),
-                f"{known:+.2f}" if law.law else "–", f"{c.first:+.2f}", f"{c.last:+.2f}", _power(lr_exponent(c, known)),
+                f"{known:+.2f}" if law.law else "–", f"{c.first:+.2f}", f"{c.last:+.2f}",
+                f"{c.gradient:+.2f}", _power(lr_exponent(c, known)),
             ])  # fmt: skip
         said += ["  " + line.rstrip() for line in columns(cells)]
-        said += [f"  exponent in the size of the loss: {law.gradient:+.2f} (0: scale-free, 1: the raw gradient)"]
         if not all(c.judged for c in law.classes):
             said += ["  * not judged: the gradient behind a hidden side that does not grow takes many steps to reach its limit"]
         said += [f"  not {name}: off by {by:.2f} at {where}" for name, (where, by) in law.rejected.items()]
@@ -89,13 +93,14 @@ def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> t
     note += "seeds; dashed: the named law, where one fits; in brackets: slope and half of its 95 % interval."
     fig, grid = page([2.6] * shown, [1] * cols, note)
     drawn = []
+    looks = rule_looks(list(dict.fromkeys(c.label for law in laws for c in law.classes)))
     for i, law in enumerate(laws):
         ax = fig.add_subplot(grid[i // cols, i % cols])
         ax.set_title(f"{law.algorithm}: {law.law or 'no named law'}", loc="left")
-        for j, c in enumerate(law.classes):
+        for c in law.classes:
             points = _relative([r for r in measured if (r["algorithm"], r["label"]) == (law.algorithm, c.label)])
             x, y = np.log2([width for _, width, _ in points]), np.array(list(points.values()))
-            look: dict[str, Any] = {"color": COLOURS[j % len(COLOURS)], "marker": MARKERS[j]}
+            look = looks[c.label]
             ax.plot(x, y, ls="", ms=2, alpha=0.35, mew=0, **look)
             widths = np.unique(x)
             label = f"{c.label}  {signed(c.slope)} (±{(c.hi - c.lo) / 2:.2f})"

@@ -32,14 +32,23 @@ class ClassSlope:
     hi: float
     first: float
     last: float
+    gradient: float  # exponent of ‖U‖₂ in the size of the loss: 0 for scale-free directions, 1 for the raw gradient
     laws: Mapping[str, float] = field(repr=False)  # slope that each named law says
-    judged: bool = True  # False: its gradient has no size law of its own yet, see `size_laws`
 
-    def deviation(self, law: str) -> float:
-        return abs(self.slope - self.laws[law])
+    @property
+    def judged(self) -> bool:
+        """False for hidden (1, m) of a direction that follows the gradient, see `size_laws`."""
+        return abs(self.gradient) <= TOLERANCE or self.label != "matrix (1, m)"
 
-    def fits(self, law: str) -> bool:
-        return self.deviation(law) <= TOLERANCE or self.lo <= self.laws[law] <= self.hi
+    def misfit(self, law: str) -> tuple[bool, float, str]:
+        """Whether a named law is wrong for this class, by how much at most, and where: at its growth or in the loss."""
+        off = {self.label: abs(self.slope - self.laws[law]), f"{self.label}, in the size of the loss": self.follows(law)}
+        near = off[self.label] <= TOLERANCE or self.lo <= self.laws[law] <= self.hi
+        where = max(off, key=lambda what: off[what])
+        return not near or self.follows(law) > TOLERANCE, off[where], where
+
+    def follows(self, law: str) -> float:
+        return abs(self.gradient - SIZE_LAWS[law].get("a", 0.0))
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,6 @@ class SizeLaw:
 
     algorithm: str
     classes: tuple[ClassSlope, ...]
-    gradient: float  # exponent of ‖U‖₂ in the size of the loss: 0 for scale-free directions, 1 for the raw gradient
     law: str | None
     also: tuple[str, ...]  # other laws that fit as well
     rejected: Mapping[str, tuple[str, float]]  # law: the class that speaks most against it, and by how much
@@ -77,38 +85,32 @@ def late(measured: Sequence[Row]) -> list[Row]:
 
 
 def _judge(algorithm: str, measured: Sequence[Row]) -> SizeLaw:
-    gradient, ladder = _gradient_exponent(measured), late(measured)
+    ladder = late(measured)
     by_label: dict[str, list[Row]] = {}
     for row in ladder:
         by_label.setdefault(row["label"], []).append(row)
-    classes = tuple(_class_slope(mine, abs(gradient) > TOLERANCE) for mine in by_label.values())
+    scaled = [r for r in measured if r["loss_scale"] != 1]
+    classes = tuple(_class_slope(mine, [r for r in scaled if r["label"] == label]) for label, mine in by_label.items())
     judged = [c for c in classes if c.judged]
-    worst = {law: max(judged, key=lambda c: (not c.fits(law), c.deviation(law))) for law in SIZE_LAWS}
-    follows = {law: abs(size.get("a", 0.0) - gradient) for law, size in SIZE_LAWS.items()}
-    fitting = [law for law in SIZE_LAWS if worst[law].fits(law) and follows[law] <= TOLERANCE]
-    fitting.sort(key=lambda law: sum(c.deviation(law) ** 2 for c in judged))
+    worst = {law: max(c.misfit(law) for c in judged) for law in SIZE_LAWS}
+    fitting = [law for law in SIZE_LAWS if not worst[law][0]]
+    fitting.sort(key=lambda law: sum(c.misfit(law)[1] ** 2 for c in judged))
     law = fitting[0] if fitting else None
     also = tuple(x for x in fitting[1:] if any(abs(c.laws[x] - c.laws[fitting[0]]) > 0.02 for c in judged))
-    rejected = {
-        x: ("the size of the loss", follows[x]) if worst[x].fits(x) else (worst[x].label, worst[x].deviation(x))
-        for x in SIZE_LAWS
-        if x not in fitting
-    }
-    exponents = {
-        kind: SIZE_LAWS[law] if law else _exponents(judged, kind, gradient) for kind in dict.fromkeys(c.kind for c in judged)
-    }
-    return SizeLaw(algorithm, classes, gradient, law, also, rejected, _too_few(ladder, judged, also), exponents)
+    rejected = {x: (where, by) for x, (wrong, by, where) in worst.items() if wrong}
+    exponents = {kind: SIZE_LAWS[law] if law else _exponents(judged, kind) for kind in dict.fromkeys(c.kind for c in judged)}
+    return SizeLaw(algorithm, classes, law, also, rejected, _too_few(ladder, judged, also), exponents)
 
 
-def _class_slope(ladder: Sequence[Row], follows_gradient: bool) -> ClassSlope:
-    kind, label = ladder[0]["kind"], ladder[0]["label"]
+def _class_slope(ladder: Sequence[Row], scaled: Sequence[Row]) -> ClassSlope:
+    """`scaled`: the class's rows of the run with a larger loss."""
     steps = sorted({r["step"] for r in ladder})
     first, last = (_fit([r for r in ladder if r["step"] == step])[0] for step in (steps[0], steps[-1]))
     laws = {
         name: float(np.mean(list(_slopes([{**r, "direction": monomial(law, r["ratios"])} for r in ladder]).values())))
         for name, law in SIZE_LAWS.items()
     }
-    return ClassSlope(label, kind, *_fit(ladder), first, last, laws, not (follows_gradient and label == "matrix (1, m)"))
+    return ClassSlope(ladder[0]["label"], ladder[0]["kind"], *_fit(ladder), first, last, _in_loss(ladder, scaled), laws)
 
 
 def _slopes(ladder: Sequence[Row]) -> dict[str, float]:
@@ -141,24 +143,25 @@ def _fit(ladder: Sequence[Row]) -> tuple[float, float, float]:
     return slope, slope - half, slope + half
 
 
-def _gradient_exponent(measured: Sequence[Row]) -> float:
+def _in_loss(ladder: Sequence[Row], scaled: Sequence[Row]) -> float:
     """Mean of log2(‖U‖₂ with a larger loss / without) over log2 of how much larger, at the base width."""
 
     def key(row: Row) -> tuple:
         return row["width"], row["seed"], row["tensor"], row["step"]
 
-    plain = {key(r): r["direction"] for r in measured if r["loss_scale"] == 1}
-    scaled = [r for r in measured if r["loss_scale"] != 1]
-    return float(np.mean([np.log2(r["direction"] / plain[key(r)]) / np.log2(r["loss_scale"]) for r in scaled]))
+    plain = {key(r): r["direction"] for r in ladder}
+    both = [r for r in scaled if key(r) in plain]
+    return float(np.mean([np.log2(r["direction"] / plain[key(r)]) / np.log2(r["loss_scale"]) for r in both]))
 
 
-def _exponents(judged: Sequence[ClassSlope], kind: str, gradient: float) -> Exponents:
+def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:
     """A measured law of one kind as exponents of m_out and m_in, to two digits."""
     slopes = {c.label: c.slope for c in judged if c.kind == kind}
     both, out, fan_in = (slopes.get(f"{kind} ({grows})") for grows in ("m, m", "m, 1", "1, m"))
     if both is not None:
         lean = 0.0 if out is None or fan_in is None else out - fan_in
         out, fan_in = (both + lean) / 2, (both - lean) / 2
+    gradient = float(np.mean([c.gradient for c in judged if c.kind == kind]))
     found = {"m_out": out, "m_in": fan_in, "a": gradient if abs(gradient) > TOLERANCE else None}
     return {q: round(x, 2) for q, x in found.items() if x is not None}
 
@@ -188,7 +191,7 @@ def table(laws: Sequence[SizeLaw]) -> pd.DataFrame:
         for c in law.classes:
             row = {"algorithm": law.algorithm, "tensors": c.label, "slope": c.slope, "lo": c.lo, "hi": c.hi}
             row |= {"first": c.first, "last": c.last, "law": law.law or "", "law_slope": c.laws[law.law] if law.law else np.nan}
-            found.append(row | {"judged": c.judged, "loss_exponent": law.gradient})
+            found.append(row | {"judged": c.judged, "loss_exponent": c.gradient})
     return pd.DataFrame(found)
 
 
