@@ -46,4 +46,4 @@ def test_features_move_alike_at_every_width_under_spectral_alone(optimizer):
     if optimizer in ("muon", "shampoo", "sgd"):
         assert {"logits", "token", "position"} & set(failed)
     elif optimizer != "lamb":
-        assert len(failed) > 6
+        assert len(failed) > 4
