@@ -69,8 +69,9 @@ def _explain_compose(error: Exception, overrides: list[str], config_dir: Path) -
 
 
 def options(folder: Path) -> list[str]:
-    """Names that a config group offers, nested ones as folder/name."""
-    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+    """Names that a config group offers, nested ones as folder/name; what lies among the results of sweeps is none."""
+    names = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+    return [name for name in names if not name.startswith("results/")]
 
 
 def _unknown_key(key: str) -> str:
