@@ -26,8 +26,8 @@ SMALL = [
     *[f"optimizer.weight_decay.{k}=0" for k in ("matrix", "embedding", "readout", "vector")],
 ]  # fmt: skip
 TOLERANCE, STEPS = 0.15, 10
-SIZES = {"width": [64, 128, 256], "depth": [2, 4, 8, 16]}  # of the feature checks
-LARGER = 2  # octaves above the lr that moves no hidden matrix by more than 5 % a step: larger than one trains with
+SIZES = {"width": [64, 128, 256], "depth": [2, 4, 8, 16]}  # of the feature checks; wider and deeper ones: sweeps/results
+LARGER = 3  # octaves above the lr that moves no hidden matrix by more than 5 % a step: larger than one trains with
 
 
 def small(optimizer: str, conf: Path | None = None, *overrides: str) -> Config:
