@@ -87,7 +87,16 @@ def test_a_rule_that_shares_the_change_among_its_branches_passes(alpha):
     assert check.passed is True and not check.failed_updates and not check.indicative
     names = set(check.table.loc[check.table["judged"], "name"])
     ends = {f"blocks.{end}.{n}" for end in ("first", "last") for n in INSIDE}
-    assert names == {"token", "logits", "blocks.last"} | ends | {f"{n}.weight" for n in {"token", "logits"} | ends}
+    judged_features = {"token", "logits", "blocks.last"} | {name for name in ends if ".last." in name}
+    assert names == judged_features | {f"{n}.weight" for n in {"token", "logits"} | ends}
+
+
+def test_features_of_the_first_block_are_shown_but_not_judged():
+    """They cannot be alike at every depth: the MLP of the first block sees its own attention, a share 1/L of all branches."""
+    shrinks = deep(lambda n, p, depth: 1 / depth if n == "mlp.up" and p == 1 / depth else 1.0)
+    check = check_features(shrinks, near=-9, axis="depth")
+    row = check.table[(check.table["name"] == "blocks.first.mlp.up") & (check.table["step"] == 20)].iloc[0]
+    assert check.passed is True and row["verdict"] == "failed" and not row["judged"]
 
 
 def test_updates_that_do_not_shrink_with_depth_drift():
