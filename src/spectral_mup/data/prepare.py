@@ -31,8 +31,10 @@ from .tokenizer import Tokenizer, build, model_hashes
 TRAINED_ON = 2**28  # bytes of text a BPE is trained on; more changes its merges little
 PIECE = 2**16  # characters; so that threads share a long document
 LINE_END = re.compile(r"[!-~](?=\n)")
-BATCH = 2**22  # characters encoded at once, which bounds the memory
+BATCH = 2**21  # characters encoded at once, which bounds the memory
 CHECKED = 16  # texts that are decoded again, to see whether the tokenizer is lossless
+LOCK = ".lock"
+TRAINING, TOKENIZING = "training the BPE", "tokenizing"
 
 Show = Callable[[str, int, int, int], None]
 """Called with what is done, bytes done, bytes in all (0 if unknown), tokens so far."""
@@ -118,32 +120,37 @@ def _partial(out: Path) -> Iterator[Path]:
         folder = out.parent / f"{prefix}{secrets.token_hex(4)}"
         folder.mkdir()
         handle = _lock(folder)
-        if handle is not None and not folder.exists():
-            os.close(handle)
-            handle = None
     try:
         yield folder
+        (out / LOCK).unlink(missing_ok=True)  # it has come along
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
 
 
 def _lock(folder: Path) -> int | None:
-    """An open handle that holds the lock on a folder; None if another process holds it, or the folder is gone."""
+    """An open handle that holds the lock of a folder; None if another process holds it, or may be at it, or it is gone."""
     try:
-        handle = os.open(folder, os.O_RDONLY)
-    except FileNotFoundError:
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)  # a folder itself cannot be locked over NFS
+    except (FileNotFoundError, PermissionError):
         return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_ino == os.stat(folder / LOCK).st_ino:
+            return handle
+    except (BlockingIOError, FileNotFoundError):
+        pass
     except OSError:
         os.close(handle)
-        return None
-    return handle
+        raise
+    os.close(handle)
+    return None
 
 
 def _write(folder: Path, p: PrepareConfig, asked: dict[str, Any], source: Source, show: Show) -> dict[str, Any]:
     """Fills the folder, meta.json last, and returns what that says."""
+    trained = p.tokenizer == "bpe" and p.model is None
+    show(TRAINING if trained else TOKENIZING, 0, source.size, 0)
     rule, many = survey(source)
     tokenizer = build(p.tokenizer, p.model, p.vocab_size, lambda: _training_text(source, rule, show))
     if many and tokenizer.eot_id is None:
@@ -163,7 +170,7 @@ def _write(folder: Path, p: PrepareConfig, asked: dict[str, Any], source: Source
             if row.begins:
                 splits[row.val].begin(eot, row.begins)
             splits[row.val].add(ids)
-        show("tokenizing", read, source.size, len(train) + len(val))
+        show(TOKENIZING, read, source.size, len(train) + len(val))
     for split, use in ((train, "training"), (val, "validation")):
         split.close()
         if len(split) < 2:
@@ -269,7 +276,7 @@ def _training_text(source: Source, rule: str, show: Show) -> Iterator[str]:
             if not val:
                 seen += len(part)
                 yield from _pieces(_decoded(part, "utf-8", document.place), True)
-        show("training the BPE", document.read, source.size, 0)
+        show(TRAINING, document.read, source.size, 0)
         if seen >= TRAINED_ON:
             return
 
