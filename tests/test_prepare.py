@@ -21,7 +21,7 @@ from spectral_mup.data.tokenizer import Tokenizer, build
 from spectral_mup.schema import PrepareConfig
 
 PLAIN = "".join(f"line {i} of a text, don't   stop\n" + "\n" * (i % 4) for i in range(300))
-HARD = PLAIN + "Grüße, 東京 \U0001f600 \r\n\u3000\n\n  <|endoftext|> \t0123\x00\x1c\n" * 20 + PLAIN
+HARD = PLAIN + "Grüße, 東京 \U0001f600 \r\n\u3000\n\n  <|endoftext|> \t0123\x00\x1c\nspace  \n" * 20 + PLAIN
 DOCUMENTS = [f"document {i}: " + PLAIN[: 40 + 7 * i % 300] for i in range(300)]
 KINDS = ("bytes", "gpt2", "bpe", "sentencepiece")
 
@@ -124,9 +124,9 @@ def test_gpt2_ids_are_those_of_another_library():
 
 @pytest.mark.parametrize("kind", ["gpt2", "bpe"])
 def test_cuts_change_no_token(kind: str, monkeypatch: pytest.MonkeyPatch):
-    mine = build(kind, None, 400, lambda: [PLAIN])
+    mine = build(kind, None, 500, lambda: [HARD])
     whole = mine.encode([HARD])[0]
-    monkeypatch.setattr("spectral_mup.data.prepare.PIECE", 5)
+    monkeypatch.setattr("spectral_mup.data.prepare.PIECE", 0)
     pieces = list(_pieces(HARD, True))
     assert len(pieces) > 300 and "".join(pieces) == HARD
     assert np.array_equal(np.concatenate(mine.encode(pieces)), whole)
@@ -343,15 +343,15 @@ def show(work, done, total, tokens):
         waited = True
         print("in the middle", flush=True)
         sys.stdin.readline()
-print(prepare(PrepareConfig(*sys.argv[1:4], None, 300, None, 10000), show)[1])
+print(prepare(PrepareConfig(*sys.argv[1:4], None, 300, None, int(sys.argv[4])), show)[1])
 """
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[2])}
 
 
 def child(file: Path, out: Path) -> subprocess.Popen:
     """A process that prepares `file`, seen to be in the middle of it."""
-    environment = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[2])}
-    command = [sys.executable, "-c", CHILD, str(file), str(out), "bytes"]
-    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", CHILD, str(file), str(out), "bytes", "10000"]
+    process = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout and process.stdout.readline() == "in the middle\n"
     return process
 
@@ -385,8 +385,10 @@ def test_two_at_once_write_it_once(tmp_path: Path):
 @pytest.mark.parametrize("kind", ["bytes", "gpt2", "bpe"])
 def test_the_same_text_gives_the_same_bytes(kind: str, tmp_path: Path):
     file = json_file(tmp_path, DOCUMENTS)
-    for name in ("a", "b"):
-        made(file, tmp_path / name, tokenizer=kind)
+    made(file, tmp_path / "a", tokenizer=kind)
+    another = {"PYTHONHASHSEED": "7", "RAYON_NUM_THREADS": "3"}  # process, order of sets, number of threads
+    command = [sys.executable, "-c", CHILD, str(file), str(tmp_path / "b"), kind, str(10**6)]
+    subprocess.run(command, env=ENVIRONMENT | another, input="\n", text=True, check=True, stdout=subprocess.DEVNULL)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
     made(file, tmp_path / "c", tokenizer=kind, shard_tokens=500)
     assert contents(tmp_path / "c") != contents(tmp_path / "a")

@@ -122,9 +122,11 @@ def trained_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     bpe = Model(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # a set: sorted, so that ids do not hang on its order
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     bpe.train_from_iterator(texts, trainer)
     return _of_model(bpe, by_line=True, save=lambda folder: bpe.save(str(folder / "tokenizer.json")))
