@@ -131,6 +131,17 @@ def test_what_is_undecided_is_said():
     assert "no norms were recorded" in said
 
 
+def test_a_single_lr_has_features_but_no_slope(tmp_path):
+    """A feature check runs at one lr: its best one is no optimum, so there is no slope of 0 to be read."""
+    points, norms = data(("spectral",))
+    points = points[points["log2_lr"] == -9.0]
+    (verdict,) = report(points, norms, name="s", out_dir=tmp_path, base_width=64)
+    assert math.isnan(verdict.slope) and math.isnan(verdict.regret) and verdict.verdict == "undecided"
+    assert verdict.features is not None and verdict.features.passed
+    assert json.loads((tmp_path / "verdicts.json").read_text())["verdicts"][0]["slope"]["estimate"] is None
+    assert "feature norms" in text([verdict])
+
+
 def test_a_sweep_of_which_nothing_ran_is_still_reported(tmp_path):
     points, _ = data(rules=("spectral",))
     none = points.assign(status="missing", loss=np.nan, steps=None, tokens=None, epochs=None)

@@ -96,8 +96,9 @@ def judge(
     far = sizes[-1] if base != sizes[-1] else sizes[0]
     optima = _optima(points, axis, sizes, seed, n_boot)
     found = {size: optimum for size, optimum in optima.items() if optimum is not None}
-    slope, half, bend = _slope(found)
-    regret, regret_lo, regret_hi, at_least = _regret(found.get(base), found.get(far))
+    tried = {size: o for size, o in found.items() if len(o.open_sides) < 2}  # a single lr has no neighbour to be better than
+    slope, half, bend = _slope(tried)
+    regret, regret_lo, regret_hi, at_least = _regret(tried.get(base), tried.get(far))
     losses = [o.loss for o in found.values()]
 
     unmeasured = _unmeasured(optima, base, axis)
