@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from spectral_mup.config import ROLES, head_count, head_size
+from spectral_mup.explanation import tensor_row
 from spectral_mup.models.nanogpt import NanoGPT
 from spectral_mup.schema import ModelConfig
-from spectral_mup.explanation import tensor_row
 from spectral_mup.theory import apply
 from spectral_mup.theory.apply import base_lr, base_std, init_, law_of, param_groups, scale_all
 from spectral_mup.theory.growth import Growth, measure_growth

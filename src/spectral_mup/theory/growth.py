@@ -94,12 +94,23 @@ def measure_growth(
     return growths
 
 
+def unwrap(model: Any) -> Any:
+    """The model inside torch.compile, DistributedDataParallel and their like."""
+    while [name for name, _ in model.named_children()] in (["module"], ["_orig_mod"], ["_fsdp_wrapped_module"]):
+        if next(model.parameters(recurse=False), None) is not None:
+            break
+        model = next(model.children())
+    return model
+
+
 def named_parameters(model: Any) -> dict[str, Any]:
-    """Parameters by name, tied ones once, without the prefixes of torch.compile, DistributedDataParallel and their like."""
-    named = {WRAPPERS.sub("", name): p for name, p in model.named_parameters()}
-    while named and all(name.startswith("module.") for name in named):
-        named = {name.removeprefix("module."): p for name, p in named.items()}
-    return named
+    """Parameters by name, tied ones once, whatever the model or a part of it is wrapped in."""
+    return {WRAPPERS.sub("", name): p for name, p in unwrap(model).named_parameters()}
+
+
+def named_modules(model: Any) -> dict[str, Any]:
+    """Modules by name, named as the parameters are."""
+    return {WRAPPERS.sub("", f"{name}.").rstrip("."): module for name, module in unwrap(model).named_modules()}
 
 
 def owners(model: Any) -> dict[int, list[Any]]:
@@ -173,8 +184,8 @@ def _classify(name: str, seen: Seen, base: Seen, wider: Seen, in_block: bool) ->
         return Growth("vector" if any(grows) else "fixed", (n, 1), (n_base, 1), in_block)
     if seen.fans is None or base.fans is None or wider.fans is None:
         raise GrowthError(
-            f"{name}: no kind describes a tensor of {len(shape)} dimensions {shape}; vectors, matrices, convolutions and tables "
-            f"are understood: reshape it, or name it in embeddings=('{name}',) if it is looked up or added like an embedding"
+            f"{name}: no kind describes a tensor of {len(shape)} dimensions {shape}; vectors, matrices, convolutions and "
+            f"tables are understood: reshape it, or name it in embeddings=('{name}',) if it is looked up or added as one"
         )
     grows_out, grows_in = (w != b for w, b in zip(wider.fans, base.fans, strict=True))
     kind = {(True, True): "matrix", (True, False): "embedding", (False, True): "readout"}.get((grows_out, grows_in), "fixed")
