@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -89,12 +88,13 @@ def scale(
     m_depth, attention = _m_depth(seen, base_seen, blocks), look_at_attention(model, base)
     here, there = attention.head_size or (1, 1)
     forward = rule.forward(_m_width(growths, tied), m_depth, here / there, 1.0)
-    algorithm = {name: declared.roles[_role(growths[name], len(seen[name].shape), declared)] for name in growths}
-    laws = {name: declared.laws[_role(growths[name], len(seen[name].shape), declared)] for name in growths}
+    shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
+    role = {name: _role(growth, len(shapes[name]), declared) for name, growth in growths.items()}
+    algorithm = {name: declared.roles[role[name]] for name in growths}
     return Scalings(
-        scalings={name: rule.scale(growth, laws[name], forward, m_depth) for name, growth in growths.items()},
+        scalings={name: rule.scale(growth, declared.laws[role[name]], forward, m_depth) for name, growth in growths.items()},
         growths=growths,
-        shapes={name: s.shape for name, s in seen.items()},
+        shapes=shapes,
         algorithm=algorithm,
         optimizer=declared,
         rule=rule,
@@ -169,15 +169,15 @@ def _base_std(
             stds[name] = declared
         else:  # a tied table starts as the readout that it also is
             stds[name] = growth.base_shape[0] ** -0.5 if name in tied else growth.base_shape[1] ** -0.5
-    return _pooled(stds, growths)
+    return _pooled(stds, growths, blocks)
 
 
-def _pooled(stds: Mapping[str, float | None], growths: Mapping[str, Growth]) -> dict[str, float | None]:
-    """Stds of tensors that differ in a number of their name alone, as one where they agree within the error of a sample."""
+def _pooled(stds: Mapping[str, float | None], growths: Mapping[str, Growth], blocks: Sequence[str]) -> dict[str, float | None]:
+    """Stds of one tensor over the blocks as one number, where they agree within the error of a sample."""
     alike: dict[str, list[str]] = {}
     for name, std in stds.items():
         if std is not None:
-            alike.setdefault(re.sub(r"\d+", "*", name), []).append(name)
+            alike.setdefault(in_first_block(name, blocks), []).append(name)
     pooled = dict(stds)
     for names in alike.values():
         measured = [stds[name] or 0.0 for name in names]
