@@ -18,6 +18,7 @@ from spectral_mup.config import ROOT, load_config
 from spectral_mup.ladder import make_ladder, measure
 from spectral_mup.record import read_rows
 from spectral_mup.schema import Config
+from spectral_mup.sweep import open_sweep
 
 SMALL = [
     "data=pydoc", "model.head_size=16", "model.context=32", "train.batch_size=16", "train.precision=float32",
@@ -25,7 +26,8 @@ SMALL = [
     *[f"optimizer.weight_decay.{k}=0" for k in ("matrix", "embedding", "readout", "vector")],
 ]  # fmt: skip
 TOLERANCE, STEPS = 0.15, 10
-LARGER = 2  # octaves above the lr that moves no hidden matrix by more than 5 % a step: larger than one trains with
+SIZES = {"width": [64, 128, 256], "depth": [2, 4, 8, 16]}  # of the feature checks; wider and deeper ones: sweeps/results
+LARGER = 3  # octaves above the lr that moves no hidden matrix by more than 5 % a step: larger than one trains with
 
 
 def small(optimizer: str, conf: Path | None = None, *overrides: str) -> Config:
@@ -33,12 +35,14 @@ def small(optimizer: str, conf: Path | None = None, *overrides: str) -> Config:
 
 
 @functools.cache
-def blind(optimizer: str, conf: Path | None = None, seeds: tuple[int, ...] = (0, 1)) -> list[Row]:
-    """Directions of widths 64 to 512 over 12 steps, the optimizer's size law taken away; measured once a session."""
+def blind(
+    optimizer: str, conf: Path | None = None, seeds: tuple[int, ...] = (0, 1), widths: tuple[int, ...] = (64, 128, 256, 512)
+) -> list[Row]:
+    """Directions of a ladder of widths over 12 steps, the optimizer's size law taken away; measured once a session."""
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
     science = first_point(small(optimizer, conf, "action=derive", "sweep.width=[64]", "rule=[spectral]")).science
-    ladder = make_ladder(science, corpus.vocab_size, [64, 128, 256, 512])
+    ladder = make_ladder(science, corpus.vocab_size, widths)
     return measure(ladder, corpus, seeds=seeds, steps=12, batch_size=16, update=0.05)
 
 
@@ -52,29 +56,40 @@ def declared(optimizer: str, conf: Path | None = None) -> dict[str, dict[str, fl
     return {name: o.algorithms[name].size for name in dict.fromkeys((o.matrix, o.embedding, o.readout, o.vector))}
 
 
-@functools.cache
-def features(optimizer: str, rule: str, conf: Path | None = None) -> FeatureCheck:
-    """The feature check of training runs at widths 64 to 512, two seeds, ten steps at a large but stable base lr.
+def large_lr(optimizer: str, conf: Path | None = None) -> int:
+    """log2 of a base lr larger than one trains with, and stable: LARGER octaves above a step of 5 % of the weight's norm."""
+    directions, algorithms = blind(optimizer, conf, (0,), (64, 80, 96)), small(optimizer, conf).optimizer.algorithms
+    lrs = []
+    for name in declared(optimizer, conf):
+        mine = [row | {"kind": "matrix"} for row in directions if row["algorithm"] == name]
+        lrs.append(first_log2_lr(mine) - np.log2(algorithms[name].lr))
+    return round(min(lrs) + LARGER)
 
-    To 256 for Shampoo and SOAP, whose eigenvectors of an MLP four times as wide take seconds.
-    """
+
+@functools.cache
+def features(optimizer: str, rule: str, model: str = "nanogpt", axis: str = "width", conf: Path | None = None) -> FeatureCheck:
+    """The feature check of training runs over `axis`, two seeds, ten steps at a large but stable base lr."""
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
-    sizes, seeds = [64, 128, 256] + [512] * (optimizer not in ("shampoo", "soap")), [0, 1]
-    config = small(optimizer, conf, f"rule=[{rule}]", f"sweep.width={sizes}", f"train.steps={STEPS}", f"probe.steps=[{STEPS}]")
-    o, rows = config.optimizer, []
-    lrs = {
-        name: [r | {"kind": "matrix"} for r in blind(optimizer, conf) if r["algorithm"] == name]
-        for name in declared(optimizer, conf)
-    }
-    log2_lr = round(min(first_log2_lr(mine) - np.log2(o.algorithms[name].lr) for name, mine in lrs.items()) + LARGER)
+    sizes, seeds = SIZES[axis], [0, 1]
+    fixed = "sweep.depth=[2]" if axis == "width" else "sweep.width=[64]"
+    grid = [f"sweep.{axis}={sizes}", fixed, f"train.steps={STEPS}", f"probe.steps=[{STEPS}]"]
+    config, log2_lr, rows = small(optimizer, conf, f"model={model}", f"rule=[{rule}]", *grid), large_lr(optimizer, conf), []
+    sweep = open_sweep(config)
     with tempfile.TemporaryDirectory() as runs:
-        for width in sizes:
+        for curve in sweep.curves()[0]:
             for seed in seeds:
-                folder, _ = run_point(first_point(config, rule, width, log2_lr, seed), Path(runs), corpus)
-                key = {"width": width, "seed": seed, "log2_lr": float(log2_lr)}
+                folder, _ = run_point(sweep.point(curve, log2_lr, seed), Path(runs), corpus)
+                key = {"width": curve.width, "depth": curve.depth, "seed": seed, "log2_lr": float(log2_lr)}
                 rows += [key | row for row in read_rows(folder.path / "norms.jsonl")]
-    return check_features(pd.DataFrame(rows), log2_lr, sizes=sizes)
+    return check_features(pd.DataFrame(rows), log2_lr, axis=axis, sizes=sizes)
+
+
+def slopes(check: FeatureCheck, quantity: str = "feature") -> dict[str, float]:
+    """{module: slope of log2 RMS of its features' change against log2 size} after the last step; of tensors for "update"."""
+    assert check.step == STEPS
+    rows = check.table[check.table["judged"] & (check.table["quantity"] == quantity)]
+    return dict(zip(rows["name"], rows["slope"], strict=True))
 
 
 OPTIMIZERS = sorted(p.stem for p in (ROOT / "conf" / "optimizer").glob("*.yaml") if p.stem != "other")  # that has no law

@@ -28,7 +28,7 @@ def mlp(width: int) -> nn.Sequential:
 
 def gpt(width: int, depth: int = 2, tied: bool = False) -> NanoGPT:
     return NanoGPT(
-        vocab_size=50, context=16, width=width, depth=depth, heads=width // 8, mlp_ratio=4.0, bias=True, tied=tied, dropout=0.0,
+        vocab_size=50, context=16, width=width, depth=depth, heads=width // 8, hidden=4 * width, bias=True, tied=tied, dropout=0.0,
         forward=Multipliers(attention=8**-0.5),
     )  # fmt: skip
 
@@ -96,7 +96,7 @@ def test_scalings_and_lrs_are_those_of_a_sweep(tiny, optimizer):
 
     def build(width: int) -> NanoGPT:
         with torch.device("meta"):
-            return NanoGPT(vocab_size=256, context=16, width=width, depth=2, heads=width // 16, mlp_ratio=4.0, bias=True,
+            return NanoGPT(vocab_size=256, context=16, width=width, depth=2, heads=width // 16, hidden=4 * width, bias=True,
                            tied=False, dropout=0.0, forward=p.forward)  # fmt: skip
 
     model = build(64)

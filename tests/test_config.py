@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -27,6 +28,15 @@ BAD = {
     ("sweep.width=[64,100]",): "sweep.width: 100 is no multiple of model.head_size=32",
     ("model.heads=3", "model.head_size=null"): "sweep.width: 64 is no multiple of model.heads=3",
     ("model.heads=2",): "model.heads, model.head_size: give exactly one",
+    ("model=llama2", "model.head_size=1"): "heads of 1 features at width 64 cannot be rotated",
+    ("model=llama2", "model.kv_ratio=0.3"): "kv_ratio=0.3: 1.2 key and value heads cannot share 4 query heads at width 64",
+    ("model=llama2", "model.kv_ratio=null", "model.kv_heads=3"): "model.kv_heads=3: 3 key and value heads cannot share 4",
+    ("model=llama2", "model.kv_heads=2"): "model.kv_heads, model.kv_ratio: give one at most",
+    ("model=llama2", "model.bias=true"): "model.bias=true: llama2 has no biases",
+    ("model=llama2", "model.rope_base=null"): "model.rope_base: llama2 needs it",
+    ("model.kv_heads=1",): "model.kv_heads=1: nanogpt has none; .*model=llama2",
+    ("model.mlp_hidden=100",): "model.mlp_ratio, model.mlp_hidden: give exactly one",
+    ("model.mlp_ratio=-1",): "model.mlp_ratio=-1.0: must be positive",
     ("sweep.base_width=96",): "sweep.base_width=96: no point of .* can be compared with it",
     ("sweep.base_width=512",): "sweep.base_width=512: no point of",
     ("sweep.lr=[0.001]",): "sweep.lr: 0.001 is no multiple of 1/4; learning rates are log2",
@@ -71,6 +81,39 @@ def test_good_input_passes():
     ):
         load_config(overrides)
     assert load_config(["train.compile=true"]).train.compile == "true"
+
+
+@pytest.mark.parametrize("sweep", options(ROOT / "sweeps"))
+def test_every_sweep_takes_every_optimizer_and_rule(sweep):
+    """But for those of one optimizer alone. Sophia stands for the entrywise, Muon for those with a partner."""
+    own = sweep.startswith("lamb")
+    for optimizer in ("lamb",) if own else ("sophia", "muon"):
+        tied = sweep.startswith("paper/nanogpt")  # then a table that scales the readout itself is refused, as it must be
+        table = ["rule=[spectral,standard]"] if tied else ["rule=[spectral,zheng]"]
+        config = load_config([f"sweep={sweep}", f"optimizer={optimizer}", "data=pydoc", *([] if own else table)])
+        assert own or sweep == "default" or config.sweep.name.endswith(optimizer)  # no two share a folder of results
+    if not own:
+        with pytest.raises(ValueError, match="no lr for optimizer lion"):  # the control: a rule that does not cover one
+            load_config([f"sweep={sweep}", "optimizer=lion", "rule=[qiu]", "data=pydoc"])
+
+
+def test_sweeps_of_the_paper_are_as_printed():
+    """arXiv 2602.20937: sizes, tokens a step, schedule, and every printed lr within an eighth of an octave of the grid's."""
+    printed = {
+        "nanogpt_width": ([128, 256, 512, 1024, 2048], [8], 8192, (2e-5, 2e-4, 2e-3, 2e-2, 7e-2, 2e-1)),
+        "nanogpt_depth": ([256], [2, 4, 8, 16, 32, 64], 8192, (2e-5, 2e-4, 2e-3, 2e-2, 5e-2, 2e-1)),
+        "llama2_width": ([128, 256, 512, 1024, 2048], [16], 786432,
+                         (5e-4, 1e-3, 5e-3, 1e-2, 3e-2, 5e-2, 7e-2, 1e-1, 0.2, 0.3, 0.5)),
+    }  # fmt: skip
+    for name, (width, depth, tokens, lrs) in printed.items():
+        config = load_config([f"sweep=paper/{name}", "data=pydoc"])
+        assert (config.sweep.width, config.sweep.depth) == (width, depth)
+        assert config.train.batch_size * config.model.context == tokens
+        assert len(lrs) == len(config.sweep.lr) and not config.lr.adaptive
+        assert all(abs(math.log2(lr) - x) <= 0.126 for lr, x in zip(lrs, config.sweep.lr, strict=True)), name
+    llama, t = config.model, config.train
+    assert (llama.heads, llama.kv_heads, llama.mlp_hidden, llama.tied) == (32, 8, 11008, False)
+    assert (t.steps, t.warmup, t.schedule, config.optimizer.weight_decay["matrix"]) == (1026, 51, "cosine", 0.1)
 
 
 def launch(*overrides: str, script: str = "launch.py") -> subprocess.CompletedProcess[str]:

@@ -81,10 +81,10 @@ def test_an_optimizer_of_one_file_and_one_yaml_obeys_every_law(toy):
     assert law_name(declared("toy", toy)["toy"] or {}) is None and laws["toy"].law is None
     assert laws["toy"].exponents["matrix"]["m_out"] == pytest.approx(0.5, abs=TOLERANCE)
     assert laws["toy"].exponents["matrix"]["m_in"] == pytest.approx(0.0, abs=TOLERANCE)
-    assert features("toy", "spectral", toy).passed is not False
+    assert features("toy", "spectral", conf=toy).passed is not False
     wrong = TOY_YAML.replace("size: {m_out: 0.5}", "size: {}")
     (toy / "optimizer" / "wrong.yaml").write_text(wrong)
-    assert features("wrong", "spectral", toy).failed
+    assert features("wrong", "spectral", conf=toy).failed
 
 
 def test_derive_writes_a_rule_that_explain_and_run_accept(conf, capsys):

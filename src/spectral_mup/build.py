@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectral_mup.config import ROLES, head_count, head_size
+from spectral_mup.config import ROLES, head_count, head_size, kv_head_count, mlp_hidden
 from spectral_mup.explanation import tensor_row
-from spectral_mup.models.nanogpt import NanoGPT
-from spectral_mup.schema import ModelConfig
+from spectral_mup.models import family
+from spectral_mup.schema import ModelConfig, model_config
 from spectral_mup.theory import apply
 from spectral_mup.theory.apply import base_lr, base_std, init_, law_of, param_groups, scale_all
 from spectral_mup.theory.growth import Growth, measure_growth
 from spectral_mup.theory.rules import Law, Multipliers, Rule, Scaling
 
-FAMILIES = {"nanogpt": NanoGPT}
+YARDSTICK = 64  # width that tells which dims grow, in base widths; large, as FFNs are rounded and heads may be fixed
 
 
 @dataclass(frozen=True)
@@ -33,29 +33,40 @@ class Parametrization:
 
 def make_model(model: ModelConfig, vocab_size: int, width: int, depth: int, forward: Multipliers) -> nn.Module:
     """A model of the family at this width and depth, weights not yet set by a rule."""
-    return FAMILIES[model.family](
+    own: dict[str, Any] = {"bias": model.bias}
+    if model.family == "llama2":
+        own = {"kv_heads": max(1, kv_head_count(model, width)), "rope_base": model.rope_base}
+    return family(model.family)(
         vocab_size=vocab_size,
         context=model.context,
         width=width,
         depth=depth,
         heads=max(1, head_count(model, width)),
-        mlp_ratio=model.mlp_ratio,
-        bias=model.bias,
+        hidden=mlp_hidden(model, width),
         tied=model.tied,
         dropout=model.dropout,
         forward=forward,
+        **own,
     )
+
+
+def growths_of(model: ModelConfig, vocab_size: int, width: int, base_width: int, depth: int) -> dict[str, Growth]:
+    """{parameter name: Growth} of a model of the family against its base, from shapes alone."""
+    with torch.device("meta"):
+        mine, base, wider = (
+            make_model(model, vocab_size, w, depth, Multipliers(attention=1.0))
+            for w in (width, base_width, YARDSTICK * base_width)
+        )
+    return measure_growth(mine, base, wider, family(model.family).residual_blocks)
 
 
 def parametrize(science: Mapping[str, Any], vocab_size: int) -> tuple[nn.Module, Parametrization]:
     """Model on the meta device, and what its rule says of it, from shapes alone."""
-    config, width, depth = ModelConfig(**science["model"]), science["width"], science["depth"]
-    base_width, forward = science["base_width"], forward_of(science)
+    config, width, depth = model_config(science["model"]), science["width"], science["depth"]
+    forward = forward_of(science)
     with torch.device("meta"):
         model = make_model(config, vocab_size, width, depth, forward)
-        base = make_model(config, vocab_size, base_width, depth, forward)
-        wider = make_model(config, vocab_size, 2 * base_width, depth, forward)
-    growths = measure_growth(model, base, wider, FAMILIES[config.family].residual_blocks)
+    growths = growths_of(config, vocab_size, width, science["base_width"], depth)
     laws = {role: _law(science["optimizer"], role) for role in ROLES}
     scalings = scale_all(growths, Rule(**science["rule"]), laws, forward, depth / science["base_depth"])
     return model, Parametrization(growths, scalings, forward, laws)
@@ -63,7 +74,7 @@ def parametrize(science: Mapping[str, Any], vocab_size: int) -> tuple[nn.Module,
 
 def forward_of(science: Mapping[str, Any]) -> Multipliers:
     """The numbers that a Point's rule puts into its forward pass."""
-    config, width, base_width = ModelConfig(**science["model"]), science["width"], science["base_width"]
+    config, width, base_width = model_config(science["model"]), science["width"], science["base_width"]
     m_depth = science["depth"] / science["base_depth"]
     heads = head_size(config, width), head_size(config, base_width)
     return Rule(**science["rule"]).forward(width / base_width, m_depth, *heads)
@@ -76,7 +87,7 @@ def _law(optimizer: Mapping[str, Any], role: str) -> Law:
 
 def init_model(model: nn.Module, science: Mapping[str, Any], p: Parametrization, device: torch.device) -> nn.Module:
     """The model on a device, initialised by its rule from the Point's seed."""
-    config = ModelConfig(**science["model"])
+    config = model_config(science["model"])
     real = make_model(config, model.token.num_embeddings, science["width"], science["depth"], p.forward)  # type: ignore[union-attr]
     init_(real, p.scalings, p.growths, base_stds(science), science["seed"])
     return real.to(device)

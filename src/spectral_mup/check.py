@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 
+from spectral_mup.models import FAMILIES
 from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, RuleConfig, SweepConfig
 from spectral_mup.theory.rules import Law, Rule
 
@@ -28,7 +29,7 @@ def check(config: Config) -> None:
     """Everything that can be known wrong before a run. Raises ConfigError."""
     m, s, t, o, c, d = config.model, config.sweep, config.train, config.optimizer, config.cluster, config.derive
     _one_of("action", config.action, ACTIONS)
-    _one_of("model.family", m.family, ("nanogpt",))
+    _one_of("model.family", m.family, tuple(FAMILIES))
     _one_of("train.schedule", t.schedule, ("linear", "cosine", "constant"))
     _one_of("train.weight_decay", t.weight_decay, ("coupled", "independent"))
     _one_of("train.precision", t.precision, ("auto", "float32", "bfloat16"))
@@ -86,7 +87,9 @@ def check(config: Config) -> None:
     for name, rule in config.rule.items():
         if config.action != "derive":  # which asks no rule
             _check_rule(name, rule, o)
-    _check_widths(m, s)
+    _check_family(m)
+    _check_widths(m, s.width, "sweep.width")
+    _check_bases(s)
     _check_derive(m, d)
     if m.tied:
         for name, rule in config.rule.items():
@@ -162,14 +165,46 @@ def _check_rule(name: str, rule: RuleConfig, o: OptimizerConfig) -> None:
             table.row(quantity, algorithm)
 
 
-def _check_widths(m: ModelConfig, s: SweepConfig) -> None:
+def _check_family(m: ModelConfig) -> None:
     if (m.heads is None) == (m.head_size is None):
         raise ConfigError("model.heads, model.head_size: give exactly one and set the other to null")
-    for width in s.width:
-        if m.heads is not None and width % m.heads:
-            raise ConfigError(f"sweep.width: {width} is no multiple of model.heads={m.heads}; change one of them")
-        if m.head_size is not None and width % m.head_size:
-            raise ConfigError(f"sweep.width: {width} is no multiple of model.head_size={m.head_size}; change one of them")
+    if (m.mlp_ratio is None) == (m.mlp_hidden is None):
+        raise ConfigError("model.mlp_ratio, model.mlp_hidden: give exactly one and set the other to null")
+    if m.kv_heads is not None and m.kv_ratio is not None:
+        raise ConfigError("model.kv_heads, model.kv_ratio: give one at most and set the other to null")
+    for key, value in {"mlp_ratio": m.mlp_ratio, "mlp_hidden": m.mlp_hidden, "mlp_multiple": m.mlp_multiple,
+                       "kv_heads": m.kv_heads, "kv_ratio": m.kv_ratio, "rope_base": m.rope_base}.items():  # fmt: skip
+        if value is not None and value <= 0:
+            raise ConfigError(f"model.{key}={value}: must be positive")
+    if m.family == "llama2":
+        if m.bias:
+            raise ConfigError("model.bias=true: llama2 has no biases; set model.bias=false or take model=nanogpt")
+        if m.rope_base is None:
+            raise ConfigError("model.rope_base: llama2 needs it, as in model.rope_base=10000")
+        return
+    for key in ("kv_heads", "kv_ratio", "rope_base"):
+        if getattr(m, key) is not None:
+            raise ConfigError(f"model.{key}={getattr(m, key)}: {m.family} has none; set it to null or take model=llama2")
+
+
+def _check_widths(m: ModelConfig, widths: list[int], key: str) -> None:
+    """Heads must divide every width, and key-value heads the heads."""
+    for width in widths:
+        name, unit = ("heads", m.heads) if m.heads is not None else ("head_size", m.head_size)
+        if width % unit:  # type: ignore[operator]
+            raise ConfigError(f"{key}: {width} is no multiple of model.{name}={unit}; change one of them")
+        heads = m.heads or width // m.head_size  # type: ignore[operator]
+        kv = m.kv_heads or heads * (m.kv_ratio or 1.0)
+        if kv < 1 or not float(kv).is_integer() or heads % kv:
+            said = f"model.kv_heads={m.kv_heads}" if m.kv_heads else f"model.kv_ratio={m.kv_ratio}"
+            raise ConfigError(
+                f"{said}: {kv:g} key and value heads cannot share {heads} query heads at width {width}; change one"
+            )
+        if m.family == "llama2" and (width // heads) % 2:
+            raise ConfigError(f"{key}: heads of {width // heads} features at width {width} cannot be rotated; make it even")
+
+
+def _check_bases(s: SweepConfig) -> None:
     if s.base_width not in s.width and s.base_width >= min(s.width):
         raise ConfigError(
             f"sweep.base_width={s.base_width}: no point of sweep.width={s.width} can be compared with it; "
@@ -185,9 +220,7 @@ def _check_widths(m: ModelConfig, s: SweepConfig) -> None:
 def _check_derive(m: ModelConfig, d: DeriveConfig) -> None:
     if len(set(d.width)) < 3 or len(set(d.width)) < len(d.width):
         raise ConfigError(f"derive.width={d.width}: a slope needs three different widths, as in 'derive.width=[64,128,256]'")
-    for width in d.width:
-        if width % (m.heads or m.head_size or 1):
-            raise ConfigError(f"derive.width: {width} is no multiple of model.heads or model.head_size")
+    _check_widths(m, d.width, "derive.width")
     if d.steps < 8:
         raise ConfigError(f"derive.steps={d.steps}: must be at least 8; the first directions are of statistics that fill")
     if len(set(d.seed)) < len(d.seed):

@@ -205,39 +205,50 @@ def derive(argv: list[str]) -> int:
 
 
 def analyze(argv: list[str], check: bool) -> int:
-    """Gather, judge, draw; with `check`, NOT_AS_CLAIMED unless every rule but the controls transfers and no feature fails."""
+    """Gather, judge, draw; with `check`, NOT_AS_CLAIMED unless every rule but the controls transfers and no feature fails.
+
+    Where width and depth vary, each is judged at the other's base: width into the sweep's folder, depth into depth/ below it.
+    """
     config = load_config(argv)
     sweep = open_sweep(config)
     runs = Path(config.paths.runs)
     plan = sweep.plan(results_of(runs))
 
     from spectral_mup.analysis.collect import collect
-    from spectral_mup.analysis.report import report, text
+    from spectral_mup.analysis.report import along, report, report_joint, text
     from spectral_mup.provenance import commit
 
     s = config.sweep
-    axis = "width" if len(s.width) > 1 or len(s.depth) == 1 else "depth"
-    mine = plan.points
-    if axis == "width" and len(s.depth) > 1:
-        depth = s.base_depth if s.base_depth in s.depth else min(s.depth)
-        print(f"note: judged over width at depth {depth} alone; the sweep has depths {s.depth}")
-        mine = [p for p in mine if p.curve.depth == depth]
-    points, norms = collect(mine, runs)
+    sizes, base = {"width": s.width, "depth": s.depth}, {"width": s.base_width, "depth": s.base_depth}
+    base = {axis: size if size in sizes[axis] else min(sizes[axis]) for axis, size in base.items()}
+    axes = [axis for axis in sizes if len(sizes[axis]) > 1] or ["width"]
+    points, norms = collect(plan.points, runs)
     if list(points["status"]).count("missing") == len(points):
         raise ConfigError(f"sweep={s.name}: no run is done under {runs}/; train first: {command('launch.py', argv)}")
     folder = Path(config.paths.results) / s.name
-    verdicts = report(
-        points,
-        norms,
-        name=s.name,
-        out_dir=folder,
-        base_width=s.base_width if s.base_width in s.width else None,
-        base_depth=s.base_depth if s.base_depth in s.depth else None,
-        command=command("analyze.py", argv),
-        commit=commit(),
-        axis=axis,
-    )
-    print(text(verdicts))
+    verdicts: list[Any] = []
+    for axis in axes:
+        other, below = "depth" if axis == "width" else "width", "/depth" if axis != axes[0] else ""
+        mine = along(points, axis, base)
+        if len(axes) > 1:
+            print(f"Over {axis}, at {other} {base[other]}{': nothing begun yet' if mine.empty else ''}")
+        if mine.empty:
+            continue
+        found = report(
+            mine,
+            norms,
+            name=s.name + below,
+            out_dir=f"{folder}{below}",
+            base_width=base["width"],
+            base_depth=base["depth"],
+            command=command("analyze.py", argv),
+            commit=commit(),
+            axis=axis,
+        )
+        print(text(found) + "\n" * (len(axes) > 1))
+        verdicts += found
+    if len(axes) > 1:
+        print(report_joint(points, base, folder))
     later = sweep.remaining_curves(plan)
     if plan.todo or later:
         print(f"Not finished: {len(plan.todo)} runs to do, {later} curves not begun; {command('launch.py', argv)} goes on.")

@@ -6,6 +6,7 @@ Types live in schema.py, defaults in conf/. Nothing in this module imports torch
 from __future__ import annotations
 
 import difflib
+import math
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -16,7 +17,18 @@ from omegaconf.errors import OmegaConfBaseException
 from spectral_mup.check import ROLES, ConfigError, check
 from spectral_mup.schema import Config, ModelConfig
 
-__all__ = ["ROLES", "ROOT", "ConfigError", "check", "head_count", "head_size", "load_config", "options"]
+__all__ = [
+    "ROLES",
+    "ROOT",
+    "ConfigError",
+    "check",
+    "head_count",
+    "head_size",
+    "kv_head_count",
+    "load_config",
+    "mlp_hidden",
+    "options",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,8 +69,9 @@ def _explain_compose(error: Exception, overrides: list[str], config_dir: Path) -
 
 
 def options(folder: Path) -> list[str]:
-    """Names that a config group offers, nested ones as folder/name."""
-    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+    """Names that a config group offers, nested ones as folder/name; what lies among the results of sweeps is none."""
+    names = sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+    return [name for name in names if not name.startswith("results/")]
 
 
 def _unknown_key(key: str) -> str:
@@ -121,3 +134,17 @@ def head_count(m: ModelConfig, width: int) -> int:
 def head_size(m: ModelConfig, width: int) -> float:
     """Features a head at this width; a fraction where a base model is only a yardstick (base width 1)."""
     return width / m.heads if m.heads is not None else float(m.head_size)  # type: ignore[arg-type]
+
+
+def kv_head_count(m: ModelConfig, width: int) -> int:
+    """Number of key and value heads at this width: fixed, a ratio of the query heads (at least one), or as many as those."""
+    heads = head_count(m, width)
+    return m.kv_heads if m.kv_heads is not None else max(1, round(heads * (1.0 if m.kv_ratio is None else m.kv_ratio)))
+
+
+def mlp_hidden(m: ModelConfig, width: int) -> int:
+    """Width of the MLP's hidden side: fixed, or mlp_ratio · width rounded up to a multiple of mlp_multiple."""
+    if m.mlp_hidden is not None:
+        return m.mlp_hidden
+    multiple = m.mlp_multiple or 1
+    return multiple * max(1, math.ceil(round(m.mlp_ratio * width) / multiple))  # type: ignore[operator]

@@ -11,20 +11,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spectral_mup import data
-from spectral_mup.build import FAMILIES, Parametrization, base_stds, forward_of, make_model, make_optimizers
-from spectral_mup.config import ROLES
+from spectral_mup.build import Parametrization, base_stds, forward_of, growths_of, make_model, make_optimizers
+from spectral_mup.config import ROLES, mlp_hidden
 from spectral_mup.optim.base import UsesSampledLabels
 from spectral_mup.optim.linalg import spectral_norms
-from spectral_mup.schema import ModelConfig
+from spectral_mup.schema import ModelConfig, model_config
 from spectral_mup.theory.apply import init_, law_of, scale_all
-from spectral_mup.theory.growth import Growth, measure_growth
+from spectral_mup.theory.growth import Growth
 from spectral_mup.theory.rules import Law, Rule
 from spectral_mup.train import sampled_loss
 
@@ -49,27 +49,23 @@ class Rung:
 def make_ladder(science: Mapping[str, Any], vocab_size: int, widths: Sequence[int]) -> list[Rung]:
     """One Rung a width, the first the base. Raises DeriveError if a tensor that should grow does not."""
     base_width = widths[0]
-    config = ModelConfig(**science["model"])
-    hidden = round(config.mlp_ratio * base_width)
-    blind = _blind(science) | {"base_width": base_width, "base_depth": science["depth"]}
-
-    def at(width: int) -> ModelConfig:
-        return replace(config, mlp_ratio=hidden / width)
-
-    def build(width: int, forward: Any) -> nn.Module:
-        return make_model(at(width), vocab_size, width, science["depth"], forward)
+    config = model_config(science["model"])
+    config = replace(config, mlp_hidden=mlp_hidden(config, base_width))
+    blind: dict[str, Any] = _blind(science) | {
+        "base_width": base_width,
+        "base_depth": science["depth"],
+        "model": asdict(config),
+    }
 
     rungs = []
     for width in widths:
-        mine = blind | {"width": width, "model": at(width).__dict__}
+        mine = {**blind, "width": width}
         forward = forward_of(mine)
-        with torch.device("meta"):
-            model, base, wider = (build(w, forward) for w in (width, base_width, 2 * base_width))
-        growths = measure_growth(model, base, wider, FAMILIES[config.family].residual_blocks)
+        growths = growths_of(config, vocab_size, width, base_width, science["depth"])
         algorithms = mine["optimizer"]["algorithms"]
         laws = {role: Law(name := mine["optimizer"][role], {}, algorithms[name]["eps_law"]) for role in ROLES}
         scalings = scale_all(growths, Rule(**mine["rule"]), laws, forward)
-        rungs.append(Rung(width, mine, at(width), Parametrization(growths, scalings, forward, laws)))
+        rungs.append(Rung(width, mine, config, Parametrization(growths, scalings, forward, laws)))
     check_ladder({rung.width: rung.p.growths for rung in rungs})
     return rungs
 

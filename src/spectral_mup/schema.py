@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -14,11 +15,27 @@ class ModelConfig:
     context: int = MISSING
     heads: Optional[int] = MISSING
     head_size: Optional[int] = MISSING
-    mlp_ratio: float = MISSING
+    kv_heads: Optional[int] = MISSING
+    kv_ratio: Optional[float] = MISSING
+    mlp_ratio: Optional[float] = MISSING
+    mlp_hidden: Optional[int] = MISSING
+    mlp_multiple: Optional[int] = MISSING
+    rope_base: Optional[float] = MISSING
     bias: bool = MISSING
     tied: bool = MISSING
     dropout: float = MISSING
     init_std: dict[str, Optional[float]] = MISSING
+
+
+NULL_IS_ABSENT = ("kv_heads", "kv_ratio", "mlp_hidden", "mlp_multiple", "rope_base")
+"""Keys of ModelConfig that a Point's science leaves out while they are null, so that a family that lacks them never sees them
+in its run ids."""
+
+
+def model_config(science_model: Mapping[str, Any]) -> ModelConfig:
+    """The model of a Point's science."""
+    known: dict[str, Any] = {**dict.fromkeys(NULL_IS_ABSENT), **science_model}
+    return ModelConfig(**known)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.record import RunFolder, run_id
-from spectral_mup.schema import Config
+from spectral_mup.schema import NULL_IS_ABSENT, Config
 
 SCHEMA_VERSION = 1
 
@@ -78,7 +78,7 @@ class Sweep:
         c = self.config
         return {
             "schema_version": SCHEMA_VERSION,
-            "model": asdict(c.model),
+            "model": {k: v for k, v in asdict(c.model).items() if v is not None or k not in NULL_IS_ABSENT},
             "width": curve.width,
             "depth": curve.depth,
             "base_width": c.sweep.base_width,

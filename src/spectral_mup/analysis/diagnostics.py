@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .features import BLOCK, LIMITS, fit_slope, representative, short
+from .features import BLOCK, LIMITS, first_and_last, fit_slope, representative, short
+from .layers import layers
 from .optimum import rows
 from .panels import Cell, Strip, against_size, against_steps
 from .verdict import Verdict, by_rule
@@ -60,6 +61,7 @@ def trust_ratios(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[V
     """
     tensors = tensor_rows(points, norms, verdicts, ["trust_ratio", "weight_norm"])
     tensors = rows(tensors, np.isfinite(tensors["trust_ratio"]) | (tensors["step"] == 0))
+    tensors = first_and_last(tensors) if verdicts[0].axis == "depth" else tensors
     std = init_std(tensors, norms)
     over = tensors["trust_ratio"].to_numpy(float) / np.where(std > 0, std, np.nan)
     values = long(tensors, {"trust": tensors["trust_ratio"], "over std": over}, positive=True)
@@ -239,4 +241,5 @@ DIAGNOSTICS: dict[str, Callable[[pd.DataFrame, pd.DataFrame, Sequence[Verdict]],
     "trust_ratios": trust_ratios,
     "clip_fraction": clip_fraction,
     "shampoo_spectra": shampoo_spectra,
+    "layers": layers,
 }

@@ -18,11 +18,12 @@ LIMITS = {"hidden": 0.15, "matrix": 0.15, "embedding": 0.10, "readout": 0.10}  #
 LAST_STEP = 20  # later steps mix feature learning with what the data did
 FEW_SIZES, FEW_SEEDS = 4, 3  # below either, a check is only indicative
 
-BLOCK = re.compile(r"^(.*?)\.?\b(\d+)(?:\.(.*))?$")  # 'blocks.3.attn.q' → 'blocks', '3', 'attn.q'
+BLOCK = re.compile(r"^(.*?)\.?\b(\d+|first|last)(?:\.(.*))?$")  # 'blocks.3.attn.q' → 'blocks', '3', 'attn.q'
 
 QUANTITIES = {  # of a table row: how it is read from the norms
     "feature": "RMS of the change of a module's output since step 0 (delta_rms)",
-    "update": "spectral norm of the update in its natural units: multiplier · ‖ΔW‖₂ · sqrt(fan_in / fan_out)",
+    "update": "spectral norm of the update in its natural units: multiplier · ‖ΔW‖₂ · sqrt(fan_in / fan_out), over depth "
+    "times the depth inside blocks",
 }
 
 
@@ -56,7 +57,8 @@ def check_features(
     undecided if only its estimate does, judged at the last step ≤ 20 that all sizes
     probed; the other steps are in the table. A run that diverged has rows up to where it did. Zeros (a hidden
     feature behind a zero readout has not moved at step 1) leave a slope undefined. `sizes` are those that the
-    sweep declared; where they share no lr, nothing is decided.
+    sweep declared; where they share no lr, nothing is decided. Over depth the blocks compared are the first and the
+    last of each model (`first_and_last`), and updates inside them are times the depth (`norm_values`).
     """
     values = norm_values(norms, axis)
     early = rows(values, (values["quantity"] == "feature") & (values["step"] <= LAST_STEP))
@@ -108,7 +110,11 @@ def check_features(
 
 
 def norm_values(norms: pd.DataFrame, axis: str = "width") -> pd.DataFrame:
-    """Return long rows (quantity, name, kind, log2_lr, step, size, seed, value): finite, steps from 1 on."""
+    """Return long rows (quantity, name, kind, log2_lr, step, size, seed, value): finite, steps from 1 on.
+
+    The updates of L residual branches add up, so that those of one tensor in them must shrink as 1/L, whatever power of L its
+    multiplier has (2505.01618, 2310.02244): over depth they are times L, and flat is right for all.
+    """
     columns = ["quantity", "name", "kind", "log2_lr", "step", "size", "seed", "value"]
     if norms.empty:
         return pd.DataFrame(columns=columns)
@@ -118,7 +124,32 @@ def norm_values(norms: pd.DataFrame, axis: str = "width") -> pd.DataFrame:
     value = np.where(feature, numbers["delta_rms"], update)
     values = norms.assign(quantity=np.where(feature, "feature", "update"), size=norms[axis], value=value)
     values = values.reindex(columns=columns)
-    return rows(values, np.isin(values["kind"], list(LIMITS)) & (values["step"] >= 1) & np.isfinite(value))
+    if axis == "depth":
+        inside = np.array([BLOCK.match(n) is not None for n in values["name"]], bool) & ~feature
+        values = first_and_last(values.assign(value=np.where(inside, values["size"], 1) * value))
+    return rows(values, np.isin(values["kind"], list(LIMITS)) & (values["step"] >= 1) & np.isfinite(values["value"]))
+
+
+def first_and_last(table: pd.DataFrame) -> pd.DataFrame:
+    """Of rows with name and size (a depth), name the first and last block of each model so, and leave out those between.
+
+    'blocks.0.mlp.up' → 'blocks.first.mlp.up'; of the only block of a model come both. The output of the first block itself is
+    left out: it is the stream after a share 1/L of the branches, no two depths at the same place.
+    """
+    found = [BLOCK.match(name) for name in table["name"]]
+    sizes, last = list(table["size"]), {}
+    for block, size in zip(found, sizes, strict=True):
+        if block:
+            last[block[1], size] = max(last.get((block[1], size), 0), int(block[2]))
+    at, names = [], []
+    for i, (block, size) in enumerate(zip(found, sizes, strict=True)):
+        ends = [""]
+        if block:
+            ends = ["first"] * (block[2] == "0" and block[3] is not None)
+            ends += ["last"] * (int(block[2]) == last[block[1], size])
+        at += [i] * len(ends)
+        names += [".".join(filter(None, (block[1], end, block[3]))) if block else table["name"].iloc[i] for end in ends]
+    return table.iloc[at].reset_index(drop=True).assign(name=names)
 
 
 def relative(check: FeatureCheck, quantity: str, name: str) -> np.ndarray:
@@ -140,11 +171,12 @@ def representative(checks: Sequence[FeatureCheck], quantity: str, most: int) -> 
         table = rows(check.table, check.table["judged"] & (check.table["quantity"] == quantity))
         for name, value in table[["name", "slope"]].to_numpy():
             slope[name] = max(slope.get(name, 0.0), abs(value) if np.isfinite(value) else 0.0)
-    last: dict[tuple, tuple[int, str]] = {}
+    last: dict[tuple, tuple[float, str]] = {}
+    ends = {"first": -1.0, "last": float("inf")}
     for name in slope:
         found = BLOCK.match(name)
-        key, block = ((found[1], found[3]), int(found[2])) if found else ((name,), 0)
-        last[key] = max(last.get(key, (-1, "")), (block, name))
+        key, block = ((found[1], found[3]), ends.get(found[2]) or float(found[2])) if found else ((name,), 0.0)
+        last[key] = max(last.get(key, (-2.0, "")), (block, name))
     names = [name for _, name in last.values()]
     steepest = sorted(names, key=lambda n: -slope[n])[:most]
     return [n for n in names if n in steepest]

@@ -20,6 +20,7 @@ from .verdict import Verdict, what_was_run
 # Petroff 2021 (arXiv 2107.02270): told apart by colour-blind readers. Written out, as old matplotlib lacks them.
 MODULES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
 QUANTITY = {"feature": "RMS of Δh", "update": r"$\|\Delta W\|_2\,\sqrt{n_{in}/n_{out}}$"}
+COLUMN = 0.41  # inches of a column of slopes
 
 
 @matplotlib.style.context(["default", STYLE])
@@ -46,10 +47,11 @@ def _norm_figure(points, verdicts: Sequence[Verdict], note: str, over: str) -> t
     steps = dict.fromkeys(f"{c.step}" for c in checks.values())
     lrs = dict.fromkeys(f"{c.log2_lr:g}" for c in checks.values() if c.log2_lr is not None)
     note = f"{what_was_run(points)}. {note.format(axis=axis, step='/'.join(steps), lr='/'.join(lrs))} Blocks: the "
-    note += "last one. Grey: |slope| ≤ 0.15 (the limit of hidden modules), dotted: 0.10 (embedding, readout)."
+    note += f"last one.{' Updates inside blocks: times the depth, as branches add up.' * (axis == 'depth')} "
+    note += "Grey: |slope| ≤ 0.15 (the limit of hidden modules), dotted: 0.10 (embedding, readout)."
     cols = min(3, len(checks))
     text = LETTER * (6 + max((len(short(n)) for q in names for n in names[q]), default=0))
-    table = text + 0.36 * cols * (over == "size")
+    table = text + COLUMN * cols * (over == "size")
     inches = (WIDTH - 0.5 - table) / cols
     heights = [max(1.6, (len(names[q]) + 2) * LINE + 0.35) for _, q in chunks]
     fig, grid = page(heights, [inches] * cols + [table], note)
@@ -117,7 +119,7 @@ def _list_modules(ax: Axes, quantity: str, look: dict, checks: dict[str, Feature
         ax.plot([0, 0.08, 0.16], [i, i, i], markevery=[1], clip_on=False, **style)
         ax.text(0.22, i, short(name), va="center")
     for j, (letter, check) in enumerate(reversed(checks.items())):
-        x, t = inches - 0.36 * j, check.table
+        x, t = inches - COLUMN * j, check.table
         ax.text(x, 0, f"({letter})", ha="right", va="center")
         judged = rows(t, (t["step"] == check.step) & (t["quantity"] == quantity))
         for name, slope, verdict in judged[["name", "slope", "verdict"]].to_numpy():

@@ -41,6 +41,7 @@ NO_DATES = {
     "png": {"Software": None},
 }
 MARKERS = "os^DvPX*<>"
+SIZE = {"width": "width", "depth": "depth (layers)"}  # label of an axis of sizes
 GREY = "0.45"
 
 
@@ -92,7 +93,7 @@ def sizes_on_x(ax: Axes, sizes: Sequence[float], axis: str, inches: float) -> No
     every = int(np.ceil(LETTER * sum(len(f"{s:g}") + 1.5 for s in sizes) / inches))
     ax.set_xticks(np.log2(sizes), [f"{s:g}" if i % every == 0 else "" for i, s in enumerate(sizes)])
     ax.set_xlim(np.log2(min(sizes)) - 0.25, np.log2(max(sizes)) + 0.25)
-    ax.set_xlabel(axis)
+    ax.set_xlabel(SIZE.get(axis, axis))
 
 
 def steps_on_x(ax: Axes, steps: Sequence[int], inches: float, label: bool = True) -> None:

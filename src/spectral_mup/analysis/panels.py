@@ -15,14 +15,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from .features import LIMITS, fit_slope, short
-from .norm_figures import MODULES
+from .norm_figures import COLUMN, MODULES
 from .optimum import rows
 from .page import LETTER, LINE, MARKERS, STYLE, WIDTH, legend, letter_of, page, signed, sizes_on_x, step_at, steps_on_x
 from .verdict import Verdict, what_was_run
 
 GREY = "0.45"
 DRAWN = ["quantity", "step", "size", "seed", "value", "slope", "lo", "hi"]
-COLUMN = 0.41  # inches of a column of slopes
 SECOND: dict[str, Any] = {"ls": (0, (2.2, 1.1)), "lw": 0.9, "mfc": "w"}  # the look of a cell's second quantity
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from .features import check_features, first_of
 from .optimum import Optimum, rows
 from .verdict import Verdict, by_rule, judge
 
+LARGER = {"width": "wider", "depth": "deeper"}
 ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
 # fields of Verdict, Optimum and FeatureCheck as verdicts.json has them
 OF_VERDICT = "rule axis base verdict reason tolerance regret_limit basis bend wider_is_better counts".split()
@@ -76,6 +77,24 @@ def report(
     return verdicts
 
 
+def along(points: pd.DataFrame, axis: str, base: Mapping[str, int]) -> pd.DataFrame:
+    """Return the points on which an axis is judged: those at the base of the other one."""
+    other = "depth" if axis == "width" else "width"
+    return rows(points, points[other] == base[other])
+
+
+def report_joint(points: pd.DataFrame, base: Mapping[str, int], out_dir: Path | str) -> str:
+    """Write joint_regret .csv .pdf .svg .png of a sweep over width and depth, and return its lines for the screen."""
+    from .joint import joint_figure, joint_regret, joint_text
+    from .page import save
+
+    out = Path(out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    table = joint_regret(points, base)
+    save(joint_figure(points, table, base), out / "joint_regret", table)
+    return joint_text(table)
+
+
 def judge_all(
     points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | None, tolerance: float, regret_limit: float
 ) -> list[Verdict]:
@@ -96,8 +115,8 @@ def text(verdicts: Sequence[Verdict]) -> str:
     log2 lr* is the optimum, '<' or '>' where it is not bracketed on that side; 'none' where nothing finished.
     """
     sizes = sorted({size for v in verdicts for size in v.optima})
-    head = ["rule", "verdict", "slope [95 %]", "regret", "interval of"]
     axis = verdicts[0].axis
+    head = ["rule", f"over {axis}", "slope [95 %]", "regret", "interval of"]
     lines = [[*head, *(f"lr* {axis[0]}{s}" for s in sizes), *(f"loss {axis[0]}{s}" for s in sizes)]]
     for v in verdicts:
         optima = [v.optima.get(s) for s in sizes]
@@ -109,8 +128,8 @@ def text(verdicts: Sequence[Verdict]) -> str:
         said.append(f"intervals rest on the fit alone (one seed): {unseen}, more seeds would show the spread")
     for v in verdicts:
         runs = ", ".join(f"{n} {status}" for status, n in v.counts.items() if n)
-        wider = {None: "", True: "; larger is better", False: "; larger is NOT always better"}[v.wider_is_better]
-        said.append(f"{v.rule}: {runs}{wider}")
+        larger = f"; {LARGER[axis]} is {'' if v.wider_is_better else 'NOT always '}better" * (v.wider_is_better is not None)
+        said.append(f"{v.rule}: {runs}{larger}")
         if v.features is not None:
             at = f" (step {v.features.step}, log2 lr {v.features.log2_lr:g})" if v.features.log2_lr is not None else ""
             said.append(f"  feature norms{at}: {v.features.summary}")

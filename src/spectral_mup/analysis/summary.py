@@ -102,14 +102,15 @@ def text(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str:
     """Return the table for the screen, a line a sweep and rule, then what the numbers alone do not say."""
     sizes = sizes_of(sweeps)
     heads = [f"{axis[0]}{size}" for axis, size in sizes]
-    lines = [["optimizer", "rule", "verdict", "slope [95 %]", "regret", "features"]]
+    lines = [["optimizer", "rule", "verdict", "over", "slope [95 %]", "regret", "features"]]
     lines[0] += [*(f"lr* {head}" for head in heads), *(f"loss {head}" for head in heads)]
     notes = []
     for r, label in zip(sweeps, labels(sweeps), strict=True):
         for v in r.verdicts:
             mine = [(v.optima.get(size), axis == v.axis and size in v.optima) for axis, size in sizes]
             lrs, losses = ([cell(o) if tried else "-" for o, tried in mine] for cell in (best_lr, best_loss))
-            lines.append([label, v.rule, *found(v), features(v), *lrs, *losses])
+            verdict, slope, regret = found(v)
+            lines.append([label, v.rule, verdict, v.axis, slope, regret, features(v), *lrs, *losses])
             notes += [f"{label}, {v.rule}: undecided: {v.reason}"] if v.reason else []
             missing = v.counts.get("missing", 0)
             notes += [f"{label}, {v.rule}: {missing} of {sum(v.counts.values())} runs missing"] if missing else []

@@ -25,7 +25,7 @@ from .lr_panels import (
     slope_text,
     view_of,
 )
-from .page import GREY, LETTER, LINE, STYLE, legend, mark, page, powers_of_two, sizes_on_x
+from .page import GREY, LETTER, LINE, SIZE, STYLE, legend, mark, page, powers_of_two, sizes_on_x
 from .results import Results
 from .summary import labels
 from .verdict import Verdict, what_was_run
@@ -42,8 +42,9 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
     rules = list(dict.fromkeys(v.rule for r in sweeps for v in r.verdicts))
     shown, looks = rules[:MOST], rule_looks(rules)
     axes = list(dict.fromkeys(v.axis for r in sweeps for v in r.verdicts))
-    look = size_looks(sorted({size for r in sweeps for v in r.verdicts for size in v.optima}))
-    views = [view_of(r.points, r.verdicts, look, LOSSES) for r in sweeps]
+    sizes = {axis: sorted({s for r in sweeps for v in r.verdicts if v.axis == axis for s in v.optima}) for axis in axes}
+    look = {axis: size_looks(of) for axis, of in sizes.items()}
+    views = [view_of(r.points, r.verdicts, look[r.verdicts[0].axis], LOSSES) for r in sweeps]
     inches = 5.5 / (NAME + len(shown) + 1 + SAID)  # of a panel, less its labels
     heights = [_height(r, view, inches * SAID) for r, view in zip(sweeps, views, strict=True)]
     fig, grid = page(heights, [NAME] + [1.0] * (len(shown) + 1) + [SAID], _note(sweeps, views, rules), legends=2)
@@ -74,7 +75,7 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
         drawn += [(r.name, r.optimizer, *row) for row in rows]
         spans.append((ax, lo, hi))
         sizes_on_x(ax, sorted({s for v in r.verdicts for s in v.optima}), "", inches)
-        ax.set_xlabel(r.verdicts[0].axis if i == len(sweeps) - 1 or len(axes) > 1 else "")
+        ax.set_xlabel(SIZE[r.verdicts[0].axis] if i == len(sweeps) - 1 or len(axes) > 1 else "")
         ax.set_ylabel("optimal lr")
         said = fig.add_subplot(grid[i, 2 + len(shown)])
         said.set_axis_off()
@@ -86,7 +87,7 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
     for ax, lo, hi in spans:
         ax.set_ylim((lo + hi - reach) / 2, (lo + hi + reach) / 2)
         powers_of_two(ax.yaxis, *ax.get_ylim(), 4)
-    legend(fig, size_marks("/".join(axes), look), line=1)
+    legend(fig, [entry for axis in axes for entry in size_marks(axis, look[axis])], line=1)
     legend(fig, point_marks(), line=2)
     return fig, pd.DataFrame(drawn, columns=["sweep", "optimizer", *DRAWN])
 

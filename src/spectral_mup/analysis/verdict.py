@@ -57,6 +57,8 @@ def what_was_run(points: pd.DataFrame) -> str:
         return "–".join(dict.fromkeys(form.format(v) for v in (values.min(), values.max()))) if len(values) else "?"
 
     named = ", ".join("/".join(map(str, dict.fromkeys(points[column]))) for column in ("family", "optimizer"))
+    fixed = [f"{axis} {points[axis].iloc[0]}" for axis in ("width", "depth") if len(set(points[axis])) == 1]
+    named = ", ".join([named, *fixed])
     missing, seeds = list(points["status"]).count("missing"), len(set(points["seed"]))
     text = f"{named}; {span('steps', '{:.0f}')} steps, {span('tokens', '{:.3g}', 1e6)} M tokens, "
     text += f"{span('epochs', '{:.2g}')} epochs; {seeds} seed{'s' * (seeds > 1)}"

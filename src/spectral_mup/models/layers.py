@@ -1,7 +1,11 @@
-"""Blocks that the model families share. Shapes in names: B batch, T time, D width, H heads, E head size, V vocabulary."""
+"""Blocks that the model families share.
+
+Shapes in names: B batch, T time, D width, H query heads, G key and value heads, E head size, V vocabulary.
+"""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,28 +19,55 @@ def linear(fan_in: int, fan_out: int, bias: bool) -> nn.Linear:
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention with softmax(scale · q·kᵀ), q, k and v each a matrix (D, D) of its own, as rules see them."""
+    """Multi-head attention with softmax(scale · q·kᵀ); q, k, v and out each a matrix of its own, as rules see them.
 
-    def __init__(self, width: int, heads: int, bias: bool, dropout: float, scale: float) -> None:
+    With fewer key and value heads than query heads, each serves heads/kv_heads query heads (arXiv 2305.13245). A rotation
+    turns queries and keys by their position (see `rotation`).
+    """
+
+    def __init__(self, width: int, heads: int, kv_heads: int, bias: bool, dropout: float, scale: float) -> None:
         super().__init__()
-        self.heads, self.dropout, self.scale = heads, dropout, scale
+        self.heads, self.kv_heads, self.dropout, self.scale = heads, kv_heads, dropout, scale
+        kv_width = max(1, width * kv_heads // heads)  # 1 only where a base model is but a yardstick (base width 1)
         self.query = linear(width, width, bias)
-        self.key = linear(width, width, bias)
-        self.value = linear(width, width, bias)
+        self.key = linear(width, kv_width, bias)
+        self.value = linear(width, kv_width, bias)
         self.out = linear(width, width, bias)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        def split(y_BTD: Tensor) -> Tensor:
-            return y_BTD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-        q_BHTE, k_BHTE, v_BHTE = split(self.query(x_BTD)), split(self.key(x_BTD)), split(self.value(x_BTD))
-        dropout = self.dropout if self.training else 0.0
-        y_BHTE = F.scaled_dot_product_attention(q_BHTE, k_BHTE, v_BHTE, dropout_p=dropout, is_causal=True, scale=self.scale)
+    def forward(self, x_BTD: Tensor, rotation_TE: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        q_BHTE = self.query(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k_BGTE = self.key(x_BTD).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
+        v_BGTE = self.value(x_BTD).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
+        if rotation_TE is not None:
+            q_BHTE, k_BGTE = rotate(q_BHTE, rotation_TE), rotate(k_BGTE, rotation_TE)
+        y_BHTE = F.scaled_dot_product_attention(
+            q_BHTE,
+            k_BGTE,
+            v_BGTE,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=True,
+            scale=self.scale,
+            enable_gqa=self.kv_heads < self.heads,
+        )
         return F.dropout(self.out(y_BHTE.transpose(1, 2).flatten(-2)), self.dropout, self.training)
 
 
+def rotation(time: int, head_size: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin (T, E) of rotary positions (arXiv 2104.09864): angle t · base^(−2i/E) for features i and i + E/2."""
+    frequency_E = base ** (-torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size)
+    angle_TE = torch.outer(torch.arange(time, device=device, dtype=torch.float32), frequency_E).repeat(1, 2)
+    return angle_TE.cos(), angle_TE.sin()
+
+
+def rotate(x_BHTE: Tensor, rotation_TE: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn each pair of features (i, i + E/2) by the angle of its position, in the dtype of x."""
+    cos_TE, sin_TE = rotation_TE
+    first, second = x_BHTE.chunk(2, dim=-1)
+    return (x_BHTE * cos_TE + torch.cat([-second, first], dim=-1) * sin_TE).to(x_BHTE.dtype)
+
+
 class GeluMLP(nn.Module):
-    """D → ratio·D → D with an exact GELU between."""
+    """D → hidden → D with an exact GELU between."""
 
     def __init__(self, width: int, hidden: int, bias: bool, dropout: float) -> None:
         super().__init__()
@@ -46,3 +77,22 @@ class GeluMLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return F.dropout(self.down(F.gelu(self.up(x_BTD))), self.dropout, self.training)
+
+
+class SwigluMLP(nn.Module):
+    """down(silu(gate(x)) ⊙ up(x)), D → hidden → D (arXiv 2002.05202)."""
+
+    def __init__(self, width: int, hidden: int, bias: bool, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.gate = linear(width, hidden, bias)
+        self.up = linear(width, hidden, bias)
+        self.down = linear(hidden, width, bias)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return F.dropout(self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD)), self.dropout, self.training)
+
+
+def cross_entropy(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
+    """Mean cross entropy in nats per token."""
+    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten())

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectral_mup.models.layers import CausalSelfAttention, GeluMLP
+from spectral_mup.models.layers import CausalSelfAttention, GeluMLP, cross_entropy
 from spectral_mup.theory.rules import Multipliers
 
 
@@ -17,7 +17,7 @@ class Block(nn.Module):
         super().__init__()
         self.branch = forward.branch
         self.norm_attention = nn.LayerNorm(width, bias=bias)
-        self.attention = CausalSelfAttention(width, heads, bias, dropout, forward.attention)
+        self.attention = CausalSelfAttention(width, heads, heads, bias, dropout, forward.attention)
         self.norm_mlp = nn.LayerNorm(width, bias=bias)
         self.mlp = GeluMLP(width, hidden, bias, dropout)
 
@@ -43,7 +43,7 @@ class NanoGPT(nn.Module):
         width: int,
         depth: int,
         heads: int,
-        mlp_ratio: float,
+        hidden: int,
         bias: bool,
         tied: bool,
         dropout: float,
@@ -53,7 +53,6 @@ class NanoGPT(nn.Module):
         self.multipliers, self.dropout = forward, dropout
         self.token = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(context, width)
-        hidden = round(mlp_ratio * width)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, bias, dropout, forward) for _ in range(depth))
         self.norm = nn.LayerNorm(width, bias=bias)
         self.readout = nn.Linear(width, vocab_size, bias=False)
@@ -81,7 +80,7 @@ class NanoGPT(nn.Module):
         logits_BTV = self.logits(self.features(x_BT))
         if y_BT is None:
             return logits_BTV
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten())
+        return cross_entropy(logits_BTV, y_BT)
 
     @torch.no_grad()
     def generate(self, x_BT: Tensor, tokens: int, generator: torch.Generator | None = None) -> Tensor:

@@ -1,0 +1,88 @@
+"""Llama2: the block of arXiv 2307.09288 (RMSNorm, rotary positions, SwiGLU, grouped-query attention, no biases)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spectral_mup.models.layers import CausalSelfAttention, SwigluMLP, cross_entropy, rotation
+from spectral_mup.theory.rules import Multipliers
+
+NORM_EPS = 1e-5  # the published models'
+
+
+class Block(nn.Module):
+    """x + a·attention(RMSNorm(x)), then x + a·mlp(RMSNorm(x)), a the branch multiplier."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, dropout: float, forward: Multipliers) -> None:
+        super().__init__()
+        self.branch = forward.branch
+        self.norm_attention = nn.RMSNorm(width, eps=NORM_EPS)
+        self.attention = CausalSelfAttention(width, heads, kv_heads, False, dropout, forward.attention)
+        self.norm_mlp = nn.RMSNorm(width, eps=NORM_EPS)
+        self.mlp = SwigluMLP(width, hidden, False, dropout)
+
+    def forward(self, x_BTD: Tensor, rotation_TE: tuple[Tensor, Tensor]) -> Tensor:
+        x_BTD = x_BTD + self.branch * self.attention(self.norm_attention(x_BTD), rotation_TE)
+        return x_BTD + self.branch * self.mlp(self.norm_mlp(x_BTD))
+
+
+class Llama2(nn.Module):
+    """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
+
+    `hidden` is the width of the SwiGLU, `kv_heads` the number of key and value heads; `tied` shares the token table with the
+    readout. The logits multiplier acts in `logits`, so training and inference cannot differ. Weights are for
+    theory.apply.init_ to set.
+    """
+
+    residual_blocks = ("blocks.",)
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        context: int,
+        width: int,
+        depth: int,
+        heads: int,
+        kv_heads: int,
+        hidden: int,
+        rope_base: float,
+        tied: bool,
+        dropout: float,
+        forward: Multipliers,
+    ) -> None:
+        super().__init__()
+        self.multipliers, self.dropout, self.context = forward, dropout, context
+        self.head_size, self.rope_base = width // heads, rope_base
+        self.token = nn.Embedding(vocab_size, width)
+        self.blocks = nn.ModuleList(Block(width, heads, kv_heads, hidden, dropout, forward) for _ in range(depth))
+        self.norm = nn.RMSNorm(width, eps=NORM_EPS)
+        self.readout = nn.Linear(width, vocab_size, bias=False)
+        if tied:
+            self.readout.weight = self.token.weight
+
+    def features(self, x_BT: Tensor) -> Tensor:
+        """Final hidden state (B, T, D), normalised."""
+        h_BTD = F.dropout(self.multipliers.embedding * self.token(x_BT), self.dropout, self.training)
+        rotation_TE = rotation(x_BT.size(1), self.head_size, self.rope_base, x_BT.device)
+        for block in self.blocks:
+            h_BTD = block(h_BTD, rotation_TE)
+        return self.norm(h_BTD)
+
+    def logits(self, h_BTD: Tensor) -> Tensor:
+        """Readout times its multiplier (B, T, V)."""
+        return self.multipliers.logits * self.readout(h_BTD)
+
+    def forward(self, x_BT: Tensor, y_BT: Tensor | None = None) -> Tensor:
+        logits_BTV = self.logits(self.features(x_BT))
+        return logits_BTV if y_BT is None else cross_entropy(logits_BTV, y_BT)
+
+    @torch.no_grad()
+    def generate(self, x_BT: Tensor, tokens: int, generator: torch.Generator | None = None) -> Tensor:
+        """Continue x by sampling `tokens` tokens at temperature 1, with the same logits as in training."""
+        for _ in range(tokens):
+            p_BV = self(x_BT[:, -self.context :])[:, -1].float().softmax(-1)
+            x_BT = torch.cat([x_BT, torch.multinomial(p_BV, 1, generator=generator)], dim=1)
+        return x_BT
