@@ -28,8 +28,8 @@ def mlp(width: int) -> nn.Sequential:
 
 def gpt(width: int, depth: int = 2, tied: bool = False) -> NanoGPT:
     return NanoGPT(
-        vocab_size=50, context=16, width=width, depth=depth, heads=width // 8, hidden=4 * width, bias=True, tied=tied, dropout=0.0,
-        forward=Multipliers(attention=8**-0.5),
+        vocab_size=50, context=16, width=width, depth=depth, heads=width // 8, hidden=4 * width, bias=True, tied=tied,
+        dropout=0.0, forward=Multipliers(attention=8**-0.5),
     )  # fmt: skip
 
 

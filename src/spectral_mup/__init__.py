@@ -16,9 +16,13 @@ if TYPE_CHECKING:
         scale,
         set_multipliers_,
     )
+    from spectral_mup.feature_check import check_features
+    from spectral_mup.measured_law import derive
 
 __all__ = [
     "Scalings",
+    "check_features",
+    "derive",
     "explain",
     "init_",
     "make_optimizers",
@@ -33,4 +37,5 @@ def __getattr__(name: str) -> Any:
     """Import torch when the first function is asked for, and not before: `launch.py action=plan` needs none."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("spectral_mup.api"), name)
+    module = {"check_features": "feature_check", "derive": "measured_law"}.get(name, "api")
+    return getattr(import_module(f"spectral_mup.{module}"), name)

@@ -96,10 +96,12 @@ def param_groups(
 def make_optimizers(
     algorithms: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[dict[str, Any]]]
 ) -> list[torch.optim.Optimizer]:
-    """One torch optimizer per algorithm that has groups: its `target` class with its `args`."""
+    """One torch optimizer per algorithm that has groups: its `target`, a class or where it is found, with its `args`."""
     optimizers = []
     for name, algorithm in algorithms.items():
         if name in groups:
             args = {k: tuple(v) if isinstance(v, list) else v for k, v in algorithm["args"].items()}
-            optimizers.append(pkgutil.resolve_name(algorithm["target"])(groups[name], lr=1.0, **args))
+            target = algorithm["target"]
+            make = pkgutil.resolve_name(target) if isinstance(target, str) else target
+            optimizers.append(make(groups[name], lr=1.0, **args))
     return optimizers

@@ -159,9 +159,14 @@ def _fans(shape: tuple[int, ...], module: Any) -> tuple[int, int] | None:
         return None
     if isinstance(module, _ConvNd):  # (out, in/groups, *kernel), or transposed (in, out/groups, *kernel)
         return module.out_channels, module.in_channels // module.groups * math.prod(shape[2:])
-    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):  # transformers' linear map, stored (in, out)
+    if is_conv1d(module):
         return shape[1], shape[0]
     return (shape[0], shape[1]) if len(shape) == 2 else None
+
+
+def is_conv1d(module: Any) -> bool:
+    """Whether it is the linear map of GPT-2 in transformers, whose weight is stored (in, out)."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
 def _classify(name: str, seen: Seen, base: Seen, wider: Seen, in_block: bool) -> Growth:
