@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import io
+import runpy
 
 import pytest
 import torch
+
+from spectral_mup.config import ROOT
 
 transformers = pytest.importorskip("transformers")
 
@@ -192,3 +195,16 @@ def test_a_run_saved_and_loaded_goes_on_as_if_unbroken(optimizer):
     for o, state in zip(optimizers, states, strict=True):
         o.load_state_dict(state)
     assert descend(resumed, optimizers) == unbroken
+
+
+def test_the_example_runs(capsys):
+    """At two small widths, where its check need not pass; the printed table is that of the larger."""
+    main = runpy.run_path(str(ROOT / "examples" / "huggingface.py"))["main"]
+    assert main(["--widths", "32", "64", "--steps", "2"]) in (0, 5)
+    said = capsys.readouterr().out
+    (up,) = [line.split() for line in said.splitlines() if line.startswith("model.layers.*.mlp.up_proj.weight")]
+    assert up[1:5] == ["256×64", "matrix", "2", "2"] and "muon" in up
+    assert "width 32: loss" in said and "control standard" in said
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "--widths" in capsys.readouterr().out
