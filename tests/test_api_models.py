@@ -8,12 +8,10 @@ import runpy
 
 import pytest
 import torch
+import transformers
 
+from spectral_mup import check_features, init_, make_optimizers, multipliers, param_groups, scale, set_multipliers_
 from spectral_mup.config import ROOT
-
-transformers = pytest.importorskip("transformers")
-
-from spectral_mup import init_, make_optimizers, multipliers, param_groups, scale, set_multipliers_  # noqa: E402
 
 M = 2
 TOKENS = {"bos_token_id": 0, "eos_token_id": 1}
@@ -195,6 +193,21 @@ def test_a_run_saved_and_loaded_goes_on_as_if_unbroken(optimizer):
     for o, state in zip(optimizers, states, strict=True):
         o.load_state_dict(state)
     assert descend(resumed, optimizers) == unbroken
+
+
+def test_the_feature_check_sees_every_map_of_a_tied_gpt2():
+    def batch(seed: int, step: int) -> dict[str, torch.Tensor]:
+        tokens = torch.randint(0, 64, (4, 16), generator=torch.Generator().manual_seed(1000 * seed + step))
+        return {"input_ids": tokens, "labels": tokens}
+
+    verdict = check_features(gpt2, [32, 64], lr=0.01, batch=batch, rule="spectral", steps=3, seeds=[0], control=None)
+    maps = {f"transformer.h.{i}.{m}" for i in (0, 1) for m in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+    tables = {"transformer.wte", "transformer.wpe"}
+    names = {row["name"]: row["kind"] for row in verdict.check.table.to_dict("records")}
+    assert set(names) == maps | tables | {"transformer.h.0", "transformer.h.1", "logits"}
+    assert {names[name] for name in maps} == {"hidden"} and {names[name] for name in tables} == {"embedding"}
+    with pytest.raises(ValueError, match="tied to the output layer"):
+        check_features(gpt2, [32, 64], lr=0.01, batch=batch)
 
 
 def test_the_example_runs(capsys):

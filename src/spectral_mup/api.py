@@ -15,12 +15,12 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch import nn
 
 from spectral_mup import forward_pass
 from spectral_mup.check import ROLES
 from spectral_mup.explanation import one_rule, tensor_row
+from spectral_mup.optim.base import shard_like
 from spectral_mup.scalings import Scalings, kinds_known, scale
 from spectral_mup.theory import apply
 from spectral_mup.theory.growth import named_parameters, owners
@@ -56,16 +56,8 @@ def init_(
         for module in held[id(p)]:
             if getattr(module, "padding_idx", None) is not None:
                 draw[module.padding_idx] = 0.0
-        _copy_(p, draw)
-
-
-@torch.no_grad()
-def _copy_(p: Tensor, full: Tensor) -> None:
-    """Set a tensor, or the shards of one, to a value that every process has in full."""
-    value: Tensor = full.to(p.device, p.dtype)
-    if isinstance(p, DTensor):
-        value = distribute_tensor(value, p.device_mesh, p.placements, src_data_rank=None)
-    p.copy_(value)
+        with torch.no_grad():
+            p.copy_(shard_like(draw.to(p.device, p.dtype), p))
 
 
 def param_groups(

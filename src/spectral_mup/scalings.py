@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -198,7 +199,7 @@ def _notes(
 ) -> Iterator[str]:
     if not blocks:
         yield "no residual_blocks given: depth is not scaled, and hidden sides that do not grow count as inputs or outputs"
-    if attention.head_size is None:
+    if attention.head_size is None and any(re.search("att|query|qkv|q_proj", name.lower()) for name in growths):
         yield "attention: no module tells its head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
     for name, growth in growths.items():
         if growth.kind == "matrix" and algorithm[name] != declared.roles["matrix"]:

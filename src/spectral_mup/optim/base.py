@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 @runtime_checkable
@@ -118,7 +117,7 @@ class StackedOptimizer(torch.optim.Optimizer):
             if u is not None:
                 if decay := self.decay(group):
                     torch._foreach_mul_(params, 1.0 - group["lr"] * decay)  # pyright: ignore[reportPrivateImportUsage]
-                us = [_shard(x, p) for x, p in zip(u.to(weight.dtype).unbind(0), params, strict=True)]
+                us = [shard_like(x, p) for x, p in zip(u.to(weight.dtype).unbind(0), params, strict=True)]
                 torch._foreach_add_(params, us, alpha=-group["lr"])  # pyright: ignore[reportPrivateImportUsage]
         return loss
 
@@ -133,8 +132,8 @@ class StackedOptimizer(torch.optim.Optimizer):
                     alone = id(p) if p.device.type == "cpu" and p.numel() >= LARGE else 0
                     alike.setdefault((self.state[p].get("step", 0), *p.shape, alone), []).append(p)
             for (step, *_), params in alike.items():
-                weight = _stack([_whole(p.detach()) for p in params])
-                gradient = _stack([_whole(p.grad) for p in params])  # type: ignore[arg-type]
+                weight = _stack([whole(p.detach()) for p in params])
+                gradient = _stack([whole(p.grad) for p in params])  # type: ignore[arg-type]
                 yield Stack(group, params, weight, gradient, self._stacked_state(params, weight, group), step)
 
     def _stacked_state(self, params: list[Tensor], weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
@@ -157,13 +156,17 @@ def _stack(tensors: list[Tensor]) -> Tensor:
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
-def _whole(t: Tensor) -> Tensor:
-    """A tensor as it is, or all shards of one."""
-    return t.full_tensor() if isinstance(t, DTensor) else t
+def whole(t: Tensor) -> Tensor:
+    """A tensor as it is, or all shards of a DTensor."""
+    return t.full_tensor() if hasattr(t, "full_tensor") else t  # type: ignore[attr-defined]
 
 
-def _shard(whole: Tensor, like: Tensor) -> Tensor:
-    """A tensor as it is, or cut as `like` is; every process has it whole, so nothing is sent."""
-    if isinstance(like, DTensor):
-        return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None)
-    return whole
+def shard_like(full: Tensor, like: Tensor) -> Tensor:
+    """A tensor as it is, or cut as the DTensor `like` is; every process has it in full, so nothing is sent."""
+    if not hasattr(like, "device_mesh"):
+        return full
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = like.device_mesh  # type: ignore[attr-defined]
+    copies = DTensor.from_local(full, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return copies.redistribute(mesh, like.placements)  # type: ignore[attr-defined]
