@@ -9,6 +9,7 @@ Tune on small models, train large ones: run a width × learning-rate sweep and s
   python launch.py sweep=NAME action=plan          say what it would train, and start nothing
   python launch.py sweep=NAME action=explain       print what each tensor trains with (init, lr, λ, ε), rules side by side
   python launch.py action=derive optimizer=NAME    measure how its direction grows with width, write the rule that follows
+  python launch.py action=prepare prepare.input=FILE prepare.out=FOLDER    tokenize a text, to train on with data=prepared
   python analyze.py sweep=NAME                     verdicts on screen, figures and tables under results/NAME
 
 Choices (files under conf/ and sweeps/):
@@ -19,6 +20,9 @@ Examples:
   python launch.py sweep=default optimizer=muon sweep.name=muon     another optimizer
   python launch.py 'sweep.lr=[-9,-8,-7,-6,-5,-4]' lr.adaptive=false sweep.name=grid
   python launch.py data=text data.path=/path/to/book.txt sweep.name=book
+  python launch.py action=prepare prepare.input=stories.jsonl prepare.out=tokens prepare.tokenizer=bpe
+  python launch.py action=prepare prepare.input=hf:Skylion007/openwebtext prepare.out=owt prepare.tokenizer=gpt2
+  python launch.py data=prepared data.path=/path/to/tokens sweep.name=stories
   python launch.py action=derive optimizer=other optimizer.name=mine optimizer.algorithms.other.target=package.Class
   python launch.py sweep=mini/width optimizer=muon 'rule=[spectral,zheng,standard]'
   python launch.py action=explain 'rule=[spectral,tensor_programs_v]' 'sweep.width=[256]'

@@ -54,6 +54,6 @@ def test_features_move_alike_at_every_depth_with_alpha_1_alone(optimizer):
     "rule, module, sign", [("spectral_depth_0", "blocks.last.mlp.down", -1), ("standard", "blocks.last", 1)]
 )
 def test_without_a_branch_multiplier_features_shrink_or_blow_up_with_depth(rule, module, sign):
-    """α = 0: with the lr that the formula then gives, branches stop to learn; with one lr for all depths, the stream blows up."""
+    """α = 0: with the lr the formula then gives, branches stop to learn; with one lr for all depths, the stream blows up."""
     check = features("adamw", rule, axis="depth")
     assert module in check.failed and sign * slopes(check)[module] > 0.4, check.summary

@@ -9,10 +9,11 @@ import importlib.util
 import re
 
 from spectral_mup.models import FAMILIES
-from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, RuleConfig, SweepConfig
+from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, PrepareConfig, RuleConfig, SweepConfig
 from spectral_mup.theory.rules import Law, Rule
 
-ACTIONS = ("run", "plan", "explain", "derive")
+ACTIONS = ("run", "plan", "explain", "derive", "prepare")
+TOKENIZERS = ("bytes", "gpt2", "bpe", "sentencepiece")
 ROLES = ("matrix", "embedding", "readout", "vector")
 
 # What exponents may stand for: in forward multipliers, in published tables, in an optimizer's size and ε laws.
@@ -91,6 +92,7 @@ def check(config: Config) -> None:
     _check_widths(m, s.width, "sweep.width")
     _check_bases(s)
     _check_derive(m, d)
+    _check_prepare(config.prepare, config.action)
     if m.tied:
         for name, rule in config.rule.items():
             _check_tied(name, rule)
@@ -227,6 +229,26 @@ def _check_derive(m: ModelConfig, d: DeriveConfig) -> None:
         raise ConfigError(f"derive.seed={d.seed}: a value is listed twice; list each once")
     if not 0 < d.update < 1:
         raise ConfigError(f"derive.update={d.update}: a fraction of the weight's norm, as in derive.update=0.05")
+
+
+def _check_prepare(p: PrepareConfig, action: str) -> None:
+    _one_of("prepare.tokenizer", p.tokenizer, TOKENIZERS)
+    if p.vocab_size < 257:
+        raise ConfigError(f"prepare.vocab_size={p.vocab_size}: must be at least 257, 256 bytes and the end of text")
+    if p.shard_tokens < 1:
+        raise ConfigError(f"prepare.shard_tokens={p.shard_tokens}: must be at least 1")
+    if p.model is not None and p.tokenizer == "bytes":
+        raise ConfigError("prepare.model: prepare.tokenizer=bytes reads none; choose one of gpt2, bpe, sentencepiece")
+    if p.model is None and p.tokenizer == "sentencepiece":
+        raise ConfigError(
+            "prepare.model: prepare.tokenizer=sentencepiece needs it; give the model file, or use prepare.tokenizer=bpe"
+        )
+    if action == "prepare" and not p.input:
+        raise ConfigError(
+            "prepare.input: action=prepare needs it; give a file, a folder or hf:NAME, as in prepare.input=book.txt"
+        )
+    if action == "prepare" and not p.out:
+        raise ConfigError("prepare.out: action=prepare needs it; give a folder that is not there, as in prepare.out=tokens")
 
 
 def _check_tied(name: str, rule: RuleConfig) -> None:

@@ -55,8 +55,10 @@ def groups() -> str:
 
 
 def launch(argv: list[str]) -> int:
-    """Plan, explain or run a sweep on this machine, or derive a rule."""
+    """Plan, explain or run a sweep on this machine, derive a rule, or prepare a text."""
     config = load_config(argv)
+    if config.action == "prepare":
+        return prepare(config)
     if config.action == "derive":
         return derive([a for a in argv if not a.startswith("rule=")])
     sweep = open_sweep(config)
@@ -201,6 +203,29 @@ def derive(argv: list[str]) -> int:
     print(f"Slopes and figure: {folder}/. Rule: {path} ({package_name(name)})")
     mine = [a for a in argv if a.startswith("optimizer")]
     print("To use it: " + shlex.join(["python", "launch.py", "sweep=mini/width", *mine, f"rule=[derived/{name},standard]"]))
+    return OK
+
+
+def prepare(config: Config) -> int:
+    """Tokenize a text into a folder for data=prepared, and say what it became."""
+    from rich import print as show
+
+    from spectral_mup.data.prepare import prepare as write
+    from spectral_mup.progress import prepare_progress, prepared_table
+
+    out = Path(config.prepare.out or "").expanduser().absolute()
+    try:
+        with prepare_progress() as on_text:
+            meta, already = write(config.prepare, on_text)
+    except KeyboardInterrupt:
+        print("Stopped: nothing was written.")
+        return INTERRUPTED
+    print(f"{out} {'was already prepared' if already else 'prepared'}: {meta['tokenizer']}, {meta['vocab_size']} ids")
+    show(prepared_table(meta))
+    print(f"Split: {meta['split']}.")
+    if not meta["lossless"]:
+        print("note: decoding does not give the text back: the tokenizer's model normalises or drops some of it")
+    print("Next: " + shlex.join(["python", "launch.py", "data=prepared", f"data.path={out}", f"sweep.name={out.name}"]))
     return OK
 
 

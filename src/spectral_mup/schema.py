@@ -126,6 +126,17 @@ class DeriveConfig:
 
 
 @dataclass
+class PrepareConfig:
+    input: Optional[str] = MISSING
+    out: Optional[str] = MISSING
+    tokenizer: str = MISSING
+    model: Optional[str] = MISSING
+    vocab_size: int = MISSING
+    field: Optional[str] = MISSING
+    shard_tokens: int = MISSING
+
+
+@dataclass
 class ClusterConfig:
     name: str = MISSING
     workers: Optional[int] = MISSING
@@ -159,6 +170,7 @@ class Config:
     lr: LrConfig = MISSING
     sweep: SweepConfig = MISSING
     derive: DeriveConfig = MISSING
+    prepare: PrepareConfig = MISSING
     cluster: ClusterConfig = MISSING
     wandb: WandbConfig = MISSING
     paths: PathsConfig = MISSING

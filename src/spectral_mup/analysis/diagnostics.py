@@ -14,7 +14,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from .features import BLOCK, LIMITS, first_and_last, fit_slope, representative, short
-from .layers import layers
 from .optimum import rows
 from .panels import Cell, Strip, against_size, against_steps
 from .verdict import Verdict, by_rule
@@ -241,5 +240,4 @@ DIAGNOSTICS: dict[str, Callable[[pd.DataFrame, pd.DataFrame, Sequence[Verdict]],
     "trust_ratios": trust_ratios,
     "clip_fraction": clip_fraction,
     "shampoo_spectra": shampoo_spectra,
-    "layers": layers,
 }

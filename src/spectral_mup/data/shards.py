@@ -8,6 +8,7 @@ A shard is a header of 256 little-endian int32, [magic, version, n_tokens, 0, ..
 nanoGPT's train.bin and val.bin hold uint16 ids and no header.
 """
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -156,6 +157,12 @@ def write_shard(path: str | Path, tokens: Tokens, dtype: Any = np.uint16) -> Non
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def file_sha256(path: str | Path) -> str:
+    """What `sha256sum` prints."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _header(path: Path) -> np.ndarray | None:
