@@ -73,7 +73,7 @@ def scale(
     """
     declared, rule = optimizer_of(optimizer), rule_of(rule)
     seen, base_seen = look(model, embeddings), look(base, embeddings)
-    blocks = tuple(residual_blocks) or find_blocks(seen)
+    blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(seen)
     growths = measure_growth(model, base, wider, blocks, embeddings)
     if declared.mixed and not kinds_known(growths):
         raise ValueError(
@@ -92,6 +92,13 @@ def scale(
     shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
     role = {name: _role(growth, len(shapes[name]), declared) for name, growth in growths.items()}
     algorithm = {name: declared.roles[role[name]] for name in growths}
+    base_std = _base_std(base, growths, tied, blocks)
+    for name in growths:
+        if base_std[name] == 0 and declared.laws[role[name]].size.get("s"):
+            raise ValueError(
+                f"{name}: starts at zero, but {algorithm[name]} scales its step to the weight's norm; "
+                "give it an init, or another optimizer as in optimizer='adamw'"
+            )
     return Scalings(
         scalings={name: rule.scale(growth, declared.laws[role[name]], forward, m_depth) for name, growth in growths.items()},
         growths=growths,
@@ -102,7 +109,7 @@ def scale(
         multipliers=forward,
         attention=attention,
         residual_blocks=blocks,
-        base_std=_base_std(base, growths, tied, blocks),
+        base_std=base_std,
         notes=tuple(_notes(forward, attention, blocks, algorithm, growths, declared)),
     )
 
