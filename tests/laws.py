@@ -67,14 +67,25 @@ def large_lr(optimizer: str, conf: Path | None = None) -> int:
 
 
 @functools.cache
-def features(optimizer: str, rule: str, model: str = "nanogpt", axis: str = "width", conf: Path | None = None) -> FeatureCheck:
+def features(
+    optimizer: str,
+    rule: str,
+    model: str = "nanogpt",
+    axis: str = "width",
+    conf: Path | None = None,
+    extra: tuple[str, ...] = (),
+) -> FeatureCheck:
     """The feature check of training runs over `axis`, two seeds, ten steps at a large but stable base lr."""
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
     sizes, seeds = SIZES[axis], [0, 1]
     fixed = "sweep.depth=[2]" if axis == "width" else "sweep.width=[64]"
     grid = [f"sweep.{axis}={sizes}", fixed, f"train.steps={STEPS}", f"probe.steps=[{STEPS}]"]
-    config, log2_lr, rows = small(optimizer, conf, f"model={model}", f"rule=[{rule}]", *grid), large_lr(optimizer, conf), []
+    config, log2_lr, rows = (
+        small(optimizer, conf, f"model={model}", f"rule=[{rule}]", *grid, *extra),
+        large_lr(optimizer, conf),
+        [],
+    )
     sweep = open_sweep(config)
     with tempfile.TemporaryDirectory() as runs:
         for curve in sweep.curves()[0]:

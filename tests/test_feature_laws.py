@@ -36,6 +36,17 @@ def test_features_move_alike_at_every_width_under_spectral_alone(optimizer, mode
         assert np.median(np.abs(list(slopes(control).values()))) > 0.25, slopes(control)
 
 
+FIXED = ("model.mlp_ratio=null", "model.mlp_hidden=192", "model.kv_ratio=null", "model.kv_heads=2")
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_features_move_alike_beside_an_mlp_and_key_heads_of_fixed_size(optimizer):
+    """As in arXiv 2602.20937, whose Llama2 keeps its MLP at 11008: matrices of which one dim grows follow from Growth alone."""
+    check = features(optimizer, "spectral", "llama2", extra=FIXED)
+    assert check.passed is not False, check.summary
+    assert features(optimizer, "standard", "llama2", extra=FIXED).failed
+
+
 @pytest.mark.parametrize("optimizer", SIX)
 def test_features_move_alike_at_every_depth_with_alpha_1_alone(optimizer):
     """Width 64, branches × 1/m_depth: flat from 2 to 16 layers. With m_depth^-1/2 a branch's own features change less and less.

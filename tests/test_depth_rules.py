@@ -1,0 +1,75 @@
+"""What depth does to lr, ε and weight decay: published for some optimizers, derived for ADOPT and LAMB, measured for both."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import run_point
+from laws import small
+
+from spectral_mup import data
+from spectral_mup.build import parametrize
+from spectral_mup.record import read_rows
+from spectral_mup.sweep import open_sweep
+
+ALPHA = {"spectral": 1.0, "spectral_depth_half": 0.5, "spectral_depth_0": 0.0}
+DEPTHS = [2, 4, 8]
+BLOCK, OUTSIDE = "blocks.1.mlp.up.weight", ("token.weight", "readout.weight", "norm.weight")
+
+
+@pytest.mark.parametrize("model", ["nanogpt", "llama2"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adopt", "lamb", "sophia", "lion", "muon", "shampoo", "sgd"])
+def test_lr_epsilon_and_decay_of_branches(optimizer, model):
+    """lr × m_L^(α−1), SGD's × m_L^(2α−1); ε × m_L^-α but for Shampoo's relative one; λ over the lr's.
+
+    CompleteP (2505.01618) and 2603.00541 print this for the others; for ADOPT and LAMB it is derived, their directions being
+    free of the gradient's size.
+    """
+    m = 16.0
+    grid = [f"rule=[{','.join(ALPHA)}]", "sweep.width=[64]", "sweep.depth=[2,32]"]
+    sweep = open_sweep(small(optimizer, None, f"model={model}", *grid))
+    for chain in sweep.curves():
+        alpha, deep = ALPHA[chain[-1].rule], chain[-1]
+        _, p = parametrize(sweep.point(deep, -6, 0).science, 256)
+        lr = m ** (2 * alpha - 1) if optimizer == "sgd" else m ** (alpha - 1)
+        no_eps = optimizer in ("shampoo", "sgd", "lion")
+        assert deep.depth == 32 and p.forward.branch == pytest.approx(m**-alpha)
+        assert p.scalings[BLOCK].init_std == 1.0
+        assert p.scalings[BLOCK].lr == pytest.approx(lr)
+        assert p.scalings[BLOCK].weight_decay == pytest.approx(1 / lr)
+        assert p.scalings[BLOCK].eps == pytest.approx(1.0 if no_eps else m**-alpha)
+        for name in OUTSIDE:
+            assert (p.scalings[name].lr, p.scalings[name].eps, p.scalings[name].weight_decay) == (1.0, 1.0, 1.0)
+
+
+def growth_with_depth(optimizer: str, rule: str) -> float:
+    """Slope of log ‖U‖₂ = log ‖ΔW‖₂/lr of the last block's matrices against log depth, after four steps at a small lr."""
+    config = small(optimizer, None, f"rule=[{rule}]", "sweep.width=[32]", "sweep.base_width=32", f"sweep.depth={DEPTHS}",
+                   "train.steps=4", "probe.steps=[4]", "train.batch_size=8")  # fmt: skip
+    sweep, corpus, rows = open_sweep(config), data.load("pydoc", None, None), []
+    with tempfile.TemporaryDirectory() as runs:
+        for curve in sweep.curves()[0]:
+            for seed in (0, 1):
+                folder, _ = run_point(sweep.point(curve, -10, seed), Path(runs), corpus)
+                for row in read_rows(folder.path / "norms.jsonl"):
+                    if row["name"].startswith(f"blocks.{curve.depth - 1}.") and row["kind"] == "matrix" and row["step"] == 4:
+                        rows.append((np.log2(curve.depth), np.log2(row["update_norm"] / row["lr"])))
+    x, y = np.array(rows).T
+    return float(np.polyfit(x, y, 1)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ALPHA)
+@pytest.mark.parametrize("optimizer", ["adopt", "lamb"])
+def test_direction_of_adopt_and_lamb_does_not_follow_the_depth(optimizer, rule):
+    """What their depth rule rests on: ‖U‖₂ of a branch's matrices is the same at every depth, whatever its multiplier."""
+    assert abs(growth_with_depth(optimizer, rule)) < 0.15
+
+
+@pytest.mark.slow
+def test_direction_of_sgd_follows_the_branch_multiplier():
+    """The control: a raw gradient shrinks with the multiplier, so that SGD's lr needs it twice."""
+    assert growth_with_depth("sgd", "spectral") < -0.6
