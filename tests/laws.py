@@ -15,7 +15,7 @@ from spectral_mup import data
 from spectral_mup.analysis.features import FeatureCheck, check_features
 from spectral_mup.analysis.size_law import Row, SizeLaw, first_log2_lr, size_laws
 from spectral_mup.config import ROOT, load_config
-from spectral_mup.derive import make_ladder, measure
+from spectral_mup.ladder import make_ladder, measure
 from spectral_mup.record import read_rows
 from spectral_mup.schema import Config
 from spectral_mup.sweep import open_sweep

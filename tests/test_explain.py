@@ -9,7 +9,7 @@ from conftest import first_point
 from spectral_mup import cli
 from spectral_mup.build import explain, init_model, make_optimizers, parametrize
 from spectral_mup.config import load_config
-from spectral_mup.explain import agree, merge, short
+from spectral_mup.explanation import agree, merge, short
 
 
 @pytest.fixture

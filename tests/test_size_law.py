@@ -8,7 +8,7 @@ import pytest
 from spectral_mup.analysis.derived import directions, lr_exponent, rule_yaml, text
 from spectral_mup.analysis.page import save
 from spectral_mup.analysis.size_law import size_laws
-from spectral_mup.derive import DeriveError, check_ladder
+from spectral_mup.directions import DeriveError, check_ladder
 from spectral_mup.theory.growth import Growth, monomial
 from spectral_mup.theory.laws import SIZE_LAWS, law_name
 
@@ -21,7 +21,7 @@ TENSORS = {  # name: (kind, label, fan_out grows, fan_in grows)
 
 
 def measured(size, noise: float = 0.02, widths=WIDTHS, seeds=(0, 1), steps=range(1, 13)) -> list[dict]:
-    """Rows as derive.measure returns them, of directions that grow as `size` (exponents, or a function of the tensor)."""
+    """Rows as measure_directions returns them, of directions that grow as `size` (exponents, or a function of the tensor)."""
     rng = np.random.default_rng(0)
     rows = []
     for width, seed, loss_scale in [(w, s, 1.0) for w in widths for s in seeds] + [(widths[0], seeds[0], 16.0)]:

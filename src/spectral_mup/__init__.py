@@ -1,0 +1,41 @@
+"""Learning rates that transfer across width and depth, for any optimizer: for models of one's own, no Hydra, no sweep."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spectral_mup.api import (
+        Scalings,
+        explain,
+        init_,
+        make_optimizers,
+        multipliers,
+        param_groups,
+        scale,
+        set_multipliers_,
+    )
+    from spectral_mup.feature_check import check_features
+    from spectral_mup.measured_law import derive
+
+__all__ = [
+    "Scalings",
+    "check_features",
+    "derive",
+    "explain",
+    "init_",
+    "make_optimizers",
+    "multipliers",
+    "param_groups",
+    "scale",
+    "set_multipliers_",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import torch when the first function is asked for, and not before: `launch.py action=plan` needs none."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = {"check_features": "feature_check", "derive": "measured_law"}.get(name, "api")
+    return getattr(import_module(f"spectral_mup.{module}"), name)

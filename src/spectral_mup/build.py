@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +10,12 @@ import torch
 from torch import nn
 
 from spectral_mup.config import ROLES, head_count, head_size, kv_head_count, mlp_hidden
+from spectral_mup.explanation import tensor_row
 from spectral_mup.models import family
 from spectral_mup.schema import ModelConfig, model_config
-from spectral_mup.theory.apply import base_std, init_, law_of, param_groups, scale_all
-from spectral_mup.theory.growth import Growth, measure_growth, monomial
+from spectral_mup.theory import apply
+from spectral_mup.theory.apply import base_lr, base_std, init_, law_of, param_groups, scale_all
+from spectral_mup.theory.growth import Growth, measure_growth
 from spectral_mup.theory.rules import Law, Multipliers, Rule, Scaling
 
 YARDSTICK = 64  # width that tells which dims grow, in base widths; large, as FFNs are rounded and heads may be fixed
@@ -117,9 +118,7 @@ def base_values(science: Mapping[str, Any], p: Parametrization) -> dict[str, Ten
     for name, growth in p.growths.items():
         role = "vector" if growth.kind == "fixed" else growth.kind
         algorithm = optimizer["algorithms"][optimizer[role]]
-        fan_out, fan_in = growth.base_shape
-        shape = monomial(algorithm["lr_shape"], {"fan_out": fan_out, "fan_in": fan_in})
-        lr = 2.0 ** science["log2_lr"] * algorithm["lr"] * shape
+        lr = base_lr(2.0 ** science["log2_lr"], growth, algorithm)
         plans[name] = TensorPlan(optimizer[role], lr, optimizer["weight_decay"][role], algorithm["eps"])
     return plans
 
@@ -136,12 +135,7 @@ def make_optimizers(model: nn.Module, science: Mapping[str, Any], p: Parametriza
         owner={n: plan.algorithm for n, plan in plans.items()},
         independent=science["train"]["weight_decay"] == "independent",
     )
-    optimizers = []
-    for name, algorithm in science["optimizer"]["algorithms"].items():
-        if name in groups:
-            args = {k: tuple(v) if isinstance(v, list) else v for k, v in algorithm["args"].items()}
-            optimizers.append(pkgutil.resolve_name(algorithm["target"])(groups[name], lr=1.0, **args))
-    return optimizers
+    return apply.make_optimizers(science["optimizer"]["algorithms"], groups)
 
 
 def explain(science: Mapping[str, Any], vocab_size: int) -> list[dict[str, Any]]:
@@ -153,26 +147,7 @@ def explain(science: Mapping[str, Any], vocab_size: int) -> list[dict[str, Any]]
     rows = []
     for name, parameter in model.named_parameters():
         growth, scaling, plan = p.growths[name], p.scalings[name], plans[name]
-        base = base_std(growth, std)
-        decay = 1.0 if independent else scaling.weight_decay
-        multiplier = {"readout": p.forward.logits, "embedding": p.forward.embedding}.get(growth.kind, 1.0)
-        rows.append(
-            {
-                "tensor": name,
-                "shape": "×".join(str(n) for n in parameter.shape),
-                "kind": growth.kind,
-                "m_out": growth.m_out,
-                "m_in": growth.m_in,
-                "init std": None if base is None else base * scaling.init_std,
-                "init std ×": scaling.init_std,
-                "optimizer": law_of(growth, p.laws).name,
-                "lr": plan.lr * scaling.lr,
-                "lr ×": scaling.lr,
-                "λ": plan.weight_decay * decay,
-                "λ ×": decay,
-                "ε": None if plan.eps is None else plan.eps * scaling.eps,
-                "ε ×": scaling.eps,
-                "multiplier": multiplier * (p.forward.branch if growth.in_block else 1.0),
-            }
-        )
+        values = {"lr": plan.lr, "weight_decay": plan.weight_decay, "eps": plan.eps, "init_std": base_std(growth, std)}
+        optimizer = law_of(growth, p.laws).name
+        rows.append(tensor_row(name, parameter.shape, growth, scaling, values, optimizer, p.forward, independent))
     return rows

@@ -253,12 +253,7 @@ def _check_prepare(p: PrepareConfig, action: str) -> None:
 
 def _check_tied(name: str, rule: RuleConfig) -> None:
     """A tied readout cannot carry a readout's own init or lr: its scaling must be a multiplier on the logits."""
-    table = (
-        rule.scaling
-        if isinstance(rule.scaling, dict) and "size" not in rule.scaling
-        else {"lr": {"any": {"readout": {"m_in": -1.0}}}}
-    )
-    if not rule.multipliers.get("logits") and any(row.get("readout") for row in table.get("lr", {}).values()):
+    if not Rule(name, rule.multipliers, rule.scaling).for_tied:
         raise ConfigError(
             f"rule={name}: scales the readout by its init and lr, which model.tied=true has not; "
             "use rule=spectral (a multiplier on the logits) or model.tied=false"

@@ -145,7 +145,7 @@ def explain(config: Config, sweep: Sweep) -> int:
     from spectral_mup.build import explain as rows_of
     from spectral_mup.build import forward_of
     from spectral_mup.data import load
-    from spectral_mup.explain import one_rule, side_by_side
+    from spectral_mup.explanation import one_rule, side_by_side
 
     vocab_size = load(config.data.source, config.data.path, config.data.vocab_size).vocab_size
     s, o = config.sweep, config.optimizer
@@ -174,7 +174,7 @@ def derive(argv: list[str]) -> int:
     from spectral_mup.analysis.page import save
     from spectral_mup.analysis.size_law import first_log2_lr, size_laws, table
     from spectral_mup.data import load
-    from spectral_mup.derive import make_ladder, measure
+    from spectral_mup.ladder import make_ladder, measure
     from spectral_mup.progress import ladder_progress
     from spectral_mup.provenance import commit, machine
 

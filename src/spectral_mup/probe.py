@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from spectral_mup.optim.linalg import spectral_norms
-from spectral_mup.theory.growth import Growth
+from spectral_mup.theory.growth import Growth, is_conv1d, named_modules, named_parameters, owners
 from spectral_mup.theory.rules import Multipliers
 
 
@@ -20,16 +21,26 @@ class Probe:
     the step (power iteration), stable rank ‖·‖_F²/‖·‖₂² of ΔW and of the gradient, its Frobenius norm, the step's lr; of the
     weight of a linear map the alignments ‖W·x‖/(‖W‖₂·‖x‖) and ‖ΔW·x‖/(‖ΔW‖₂·‖x‖) with its inputs x on the fixed batch, all
     norms over the batch; and what the optimizer has to say of its own (StackedOptimizer.diagnostics).
+    The fixed batch is a tensor, or a function that runs the model on one.
     """
 
     def __init__(
-        self, model: nn.Module, x_BT: Tensor, growths: Mapping[str, Growth], forward: Multipliers, steps: list[int]
+        self,
+        model: nn.Module,
+        x_BT: Tensor | Callable[[], Any],
+        growths: Mapping[str, Growth],
+        forward: Multipliers,
+        steps: list[int],
     ) -> None:
         self.model, self.x_BT, self.growths, self.forward = model, x_BT, growths, forward
         self.steps = frozenset(steps)
         self.reference, self._inputs = self._forward()
         self._before: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
+
+    def feature_rows(self, step: int) -> list[dict[str, Any]]:
+        """The feature rows of a step just taken, alone."""
+        return self._feature_rows(step, self._forward()[0])
 
     def first_rows(self) -> list[dict[str, Any]]:
         """Rows of step 0: features and weights at init, no update yet."""
@@ -104,44 +115,59 @@ class Probe:
 
     @torch.no_grad()
     def _forward(self) -> tuple[dict[str, tuple[str, Tensor]], dict[str, Tensor]]:
-        """{module: (kind, output)} on the probe batch: embeddings, linear maps, residual blocks, and the scaled logits;
+        """{module: (kind, output)} on the probe batch: embeddings, linear maps, residual blocks, and what the model puts out;
         and {weight: input (tokens, fan_in)} of linear maps."""
         found: dict[str, tuple[str, Tensor]] = {}
         inputs: dict[str, Tensor] = {}
         hooks = []
-        names = {id(p): n for n, p in self.model.named_parameters()}
-        readouts = {id(p) for n, p in self.model.named_parameters() if self.growths[n].kind in ("readout", "embedding")}
+        names = {id(p): n for n, p in named_parameters(self.model).items()}
+        held = owners(self.model)
+
+        def keep(name: str, kind: str, out: Any) -> None:
+            if (h := _tensor(out)) is not None and h.ndim:
+                found[name] = (kind, h.float())
 
         def watch(name: str, kind: str, module: nn.Module) -> None:
-            hooks.append(module.register_forward_hook(lambda _m, _i, out: found.update({name: (kind, out.float())})))
+            hooks.append(module.register_forward_hook(lambda _m, _i, out: keep(name, kind, out)))
 
         def watch_input(weight: str, module: nn.Module) -> None:
             hooks.append(module.register_forward_pre_hook(lambda _m, x: inputs.update({weight: x[0].flatten(0, -2).float()})))
 
-        for name, module in self.model.named_modules():
+        for name, module in named_modules(self.model).items():
             if isinstance(module, nn.Linear):
                 watch_input(names[id(module.weight)], module)
             if isinstance(module, nn.Embedding):
                 watch(name, "embedding", module)
-            elif isinstance(module, nn.Linear) and id(module.weight) not in readouts:
-                watch(name, "hidden", module)
+            elif isinstance(module, nn.Linear | _ConvNd) or is_conv1d(module):
+                kind = self.growths[names[id(module.weight)]].kind
+                if kind not in ("readout", "embedding"):
+                    watch(name, "hidden", module)
+                elif kind == "embedding" and len(held[id(module.weight)]) == 1:  # an input layer, and no tied readout
+                    watch(name, "embedding", module)
             elif isinstance(module, nn.ModuleList):
                 for index, block in enumerate(module):
                     watch(f"{name}.{index}", "hidden", block)
+        watch("logits", "readout", self.model)
         training = self.model.training
         self.model.eval()
         try:
-            logits = self.model(self.x_BT)
+            self.x_BT() if callable(self.x_BT) else self.model(self.x_BT)
         finally:
             self.model.train(training)
             for hook in hooks:
                 hook.remove()
-        found["logits"] = ("readout", logits.float())
         return found, inputs
 
 
+def _tensor(out: Any) -> Tensor | None:
+    """What a module put out: a tensor, the logits of transformers' outputs, or the first of several tensors."""
+    out = getattr(out, "logits", out)
+    out = out[0] if isinstance(out, tuple | list) and out else out
+    return out if isinstance(out, Tensor) else None
+
+
 def _matrix(t: Tensor) -> Tensor:
-    return (t if t.ndim > 1 else t[:, None]).float()
+    return (t.flatten(1) if t.ndim > 1 else t[:, None]).float()
 
 
 def _rms(t: Tensor) -> float:

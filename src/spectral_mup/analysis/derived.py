@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from spectral_mup.explain import columns
+from spectral_mup.explanation import columns
 
 from .lr_panels import rule_looks
 from .page import STYLE, WIDTH, page, signed, sizes_on_x

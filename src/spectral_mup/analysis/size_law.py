@@ -65,7 +65,7 @@ class SizeLaw:
 
 
 def size_laws(measured: Sequence[Row]) -> list[SizeLaw]:
-    """Judge every algorithm of the rows that `derive.measure` returns.
+    """Judge every algorithm of the rows that `directions.measure_directions` returns.
 
     A class's slope is that of least squares through its tensors' mean log2 ‖U‖₂ over the steps from 8 on, with an
     intercept a tensor; interval: t(0.975, N−2) times the root of the fit's variance over (width, seed) plus that of the

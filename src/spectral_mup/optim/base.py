@@ -2,6 +2,8 @@
 
 Parameters of equal shape are stacked to (n, *shape); `direction` maps the stacked gradient to the stacked direction U; one
 place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state` and `direction`.
+Parameters that are sharded over processes (DTensors, as FSDP2 makes them) are gathered: every process computes the whole
+direction and keeps the whole state.
 """
 
 from __future__ import annotations
@@ -115,8 +117,8 @@ class StackedOptimizer(torch.optim.Optimizer):
             if u is not None:
                 if decay := self.decay(group):
                     torch._foreach_mul_(params, 1.0 - group["lr"] * decay)  # pyright: ignore[reportPrivateImportUsage]
-                u = u.to(weight.dtype)
-                torch._foreach_add_(params, list(u.unbind(0)), alpha=-group["lr"])  # pyright: ignore[reportPrivateImportUsage]
+                us = [shard_like(x, p) for x, p in zip(u.to(weight.dtype).unbind(0), params, strict=True)]
+                torch._foreach_add_(params, us, alpha=-group["lr"])  # pyright: ignore[reportPrivateImportUsage]
         return loss
 
     def stacks(self) -> Iterator[Stack]:
@@ -130,7 +132,8 @@ class StackedOptimizer(torch.optim.Optimizer):
                     alone = id(p) if p.device.type == "cpu" and p.numel() >= LARGE else 0
                     alike.setdefault((self.state[p].get("step", 0), *p.shape, alone), []).append(p)
             for (step, *_), params in alike.items():
-                weight, gradient = _stack([p.detach() for p in params]), _stack([p.grad for p in params])  # type: ignore[misc]
+                weight = _stack([whole(p.detach()) for p in params])
+                gradient = _stack([whole(p.grad) for p in params])  # type: ignore[arg-type]
                 yield Stack(group, params, weight, gradient, self._stacked_state(params, weight, group), step)
 
     def _stacked_state(self, params: list[Tensor], weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
@@ -151,3 +154,19 @@ class StackedOptimizer(torch.optim.Optimizer):
 def _stack(tensors: list[Tensor]) -> Tensor:
     """(n, *shape), no copy if n is 1."""
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def whole(t: Tensor) -> Tensor:
+    """A tensor as it is, or all shards of a DTensor."""
+    return t.full_tensor() if hasattr(t, "full_tensor") else t  # type: ignore[attr-defined]
+
+
+def shard_like(full: Tensor, like: Tensor) -> Tensor:
+    """A tensor as it is, or cut as the DTensor `like` is; every process has it in full, so nothing is sent."""
+    if not hasattr(like, "device_mesh"):
+        return full
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = like.device_mesh  # type: ignore[attr-defined]
+    copies = DTensor.from_local(full, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return copies.redistribute(mesh, like.placements)  # type: ignore[attr-defined]

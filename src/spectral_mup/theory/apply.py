@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from spectral_mup.theory.growth import Growth
+from spectral_mup.theory.growth import Growth, monomial, named_parameters
 from spectral_mup.theory.rules import Law, Multipliers, Rule, Scaling
 
 
@@ -30,6 +31,12 @@ def base_std(growth: Growth, std: Mapping[str, float | None]) -> float | None:
         return None
     fixed = std[growth.kind]
     return growth.base_shape[1] ** -0.5 if fixed is None else fixed
+
+
+def base_lr(lr: float, growth: Growth, algorithm: Mapping[str, Any]) -> float:
+    """lr of the tensor in the base model: that of the optimizer, times its algorithm's share and powers of the base shape."""
+    fan_out, fan_in = growth.base_shape
+    return lr * algorithm["lr"] * monomial(algorithm["lr_shape"], {"fan_out": fan_out, "fan_in": fan_in})
 
 
 @torch.no_grad()
@@ -70,7 +77,7 @@ def param_groups(
     whatever the lr.
     """
     groups: dict[str, dict[tuple, dict[str, Any]]] = {}
-    for name, p in model.named_parameters():
+    for name, p in named_parameters(model).items():
         if not p.requires_grad:
             continue
         s, base_eps = scalings[name], eps[name]
@@ -84,3 +91,17 @@ def param_groups(
         group["params"].append(p)
         group["names"].append(name)
     return {optimizer: list(by_value.values()) for optimizer, by_value in groups.items()}
+
+
+def make_optimizers(
+    algorithms: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[dict[str, Any]]]
+) -> list[torch.optim.Optimizer]:
+    """One torch optimizer per algorithm that has groups: its `target`, a class or where it is found, with its `args`."""
+    optimizers = []
+    for name, algorithm in algorithms.items():
+        if name in groups:
+            args = {k: tuple(v) if isinstance(v, list) else v for k, v in algorithm["args"].items()}
+            target = algorithm["target"]
+            make = pkgutil.resolve_name(target) if isinstance(target, str) else target
+            optimizers.append(make(groups[name], lr=1.0, **args))
+    return optimizers

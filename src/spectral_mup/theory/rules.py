@@ -107,6 +107,13 @@ class Rule:
         """Whether the formula gives the scalings, and no table."""
         return isinstance(self.scaling, str) or "size" in self.scaling
 
+    @property
+    def for_tied(self) -> bool:
+        """Whether a readout tied to the embedding can follow it: by a multiplier on the logits, never by its init and lr."""
+        table = {} if isinstance(self.scaling, str) else self.scaling.get("lr", {})
+        own = self.derived or any(row.get("readout") for row in table.values())
+        return bool(self.multipliers.get("logits")) or not own
+
     def forward(self, m_width: float, m_depth: float, d_head: float, base_d_head: float) -> Multipliers:
         """Multipliers of a model whose width, depth and head size are these; d_head in features, the rest ratios."""
         ratios = {"m_width": m_width, "m_depth": m_depth, "d_head": d_head / base_d_head}

@@ -1,6 +1,6 @@
 """What each tensor trains with, as text: one rule in full, or several rules side by side. Imports no torch.
 
-Rows come from build.explain, a dict a tensor: `X` is the number it trains with, `X ×` what the rule multiplied the base by.
+A row is a dict a tensor, from `tensor_row`: `X` is the number it trains with, `X ×` what the rule multiplied the base by.
 """
 
 from __future__ import annotations
@@ -10,8 +10,50 @@ import string
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spectral_mup.theory.growth import Growth
+from spectral_mup.theory.rules import Multipliers, Scaling
+
 Row = Mapping[str, Any]
 QUANTITIES = {"init std": "init", "lr": "lr", "λ": "λ", "ε": "ε"}  # and their short headings
+
+
+def tensor_row(
+    name: str,
+    shape: Sequence[int],
+    growth: Growth,
+    scaling: Scaling,
+    base: Mapping[str, float | None],
+    optimizer: str,
+    forward: Multipliers,
+    independent: bool,
+) -> dict[str, Any]:
+    """What one tensor is, how it grew and what it trains with; `base` has the base model's init_std, lr, weight_decay, eps.
+
+    With `independent` no rule acts on λ (see theory.apply.param_groups).
+    """
+
+    def times(value: float | None, multiplier: float) -> float | None:
+        return None if value is None else value * multiplier
+
+    decay = 1.0 if independent else scaling.weight_decay
+    multiplier = {"readout": forward.logits, "embedding": forward.embedding}.get(growth.kind, 1.0)
+    return {
+        "tensor": name,
+        "shape": "×".join(str(n) for n in shape),
+        "kind": growth.kind,
+        "m_out": growth.m_out,
+        "m_in": growth.m_in,
+        "init std": times(base["init_std"], scaling.init_std),
+        "init std ×": scaling.init_std,
+        "optimizer": optimizer,
+        "lr": times(base["lr"], scaling.lr),
+        "lr ×": scaling.lr,
+        "λ": times(base["weight_decay"], decay),
+        "λ ×": decay,
+        "ε": times(base["eps"], scaling.eps),
+        "ε ×": scaling.eps,
+        "multiplier": multiplier * (forward.branch if growth.in_block else 1.0),
+    }
 
 
 def merge(rows: Sequence[Row]) -> list[dict[str, Any]]:

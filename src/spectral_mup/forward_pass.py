@@ -1,0 +1,151 @@
+"""Put a rule's multipliers into the forward pass of a model that was written without them, by hooks and attributes."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from spectral_mup.theory.growth import Growth, in_first_block, named_modules, named_parameters, owners
+from spectral_mup.theory.rules import Multipliers
+
+# Last linear maps of the residual branches in a block, by the name of the list of blocks: GPT-2, and Llama and its like.
+BRANCHES = {"h.": ("attn.c_proj", "mlp.c_proj"), "layers.": ("self_attn.o_proj", "mlp.down_proj")}
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Features a head, here and in the base model (None if no module tells), and the base's `scaling` by module name."""
+
+    head_size: tuple[float, float] | None = None
+    base_scaling: Mapping[str, float] = field(default_factory=dict)
+
+
+def look_at_attention(model: nn.Module, base: nn.Module) -> Attention:
+    """Read `head_dim` and `scaling` off the modules that have them, as transformers' and torch's attention do."""
+    sizes = [
+        next((float(m.head_dim) for _, m in named_modules(x).items() if _is_number(m, "head_dim")), None) for x in (model, base)
+    ]
+    scaling = {name: m.scaling for name, m in named_modules(base).items() if _scales(m)}
+    return Attention(None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1]), scaling)
+
+
+def _is_number(module: Any, attribute: str) -> bool:
+    return isinstance(getattr(module, attribute, None), int | float)
+
+
+def _scales(module: Any) -> bool:
+    return _is_number(module, "head_dim") and _is_number(module, "scaling")
+
+
+def absolute(relative: Multipliers, attention: Attention) -> Multipliers:
+    """The numbers themselves: the attention scale is 1/√head_dim of the base times its multiplier."""
+    base = attention.head_size[1] ** -0.5 if attention.head_size else math.nan
+    return replace(relative, attention=relative.attention * base)
+
+
+def find_blocks(names: Iterable[str]) -> tuple[str, ...]:
+    """Prefixes of blocks whose branches have the names that GPT-2 or Llama gave them; none is guessed otherwise."""
+    found = []
+    for name in names:
+        for blocks, branches in BRANCHES.items():
+            for branch in branches:
+                match = re.fullmatch(rf"((?:.*\.)?{re.escape(blocks)})\d+\.{re.escape(branch)}\.weight", name)
+                found += [match[1]] if match else []
+    return tuple(dict.fromkeys(found))
+
+
+def set_multipliers_(
+    model: nn.Module,
+    relative: Multipliers,
+    growths: Mapping[str, Growth],
+    attention: Attention,
+    residual_blocks: Sequence[str],
+) -> list[str]:
+    """See api.set_multipliers_."""
+    modules = named_modules(model)
+    for module in modules.values():
+        _unhook(module)
+    return [
+        *_set_attention(modules, relative.attention, attention, residual_blocks),
+        *_set_logits(model, modules, relative.logits, growths),
+        *_set_branches(modules, relative.branch, residual_blocks),
+        *_set_embeddings(modules, relative.embedding),
+    ]
+
+
+def _set_attention(
+    modules: Mapping[str, nn.Module], relative: float, attention: Attention, residual_blocks: Sequence[str]
+) -> list[str]:
+    mine = {name: module for name, module in modules.items() if _scales(module)}
+    for name, module in mine.items():
+        base = attention.base_scaling.get(name, attention.base_scaling.get(in_first_block(name, residual_blocks)))
+        if base is None:
+            raise ValueError(f"{name}.scaling: the base model has no such module; build both of one class")
+        module.scaling = base * relative  # type: ignore[assignment]
+    if mine:
+        return [f"attention: scaling {next(iter(mine.values())).scaling:.4g} in {len(mine)} modules"]
+    if attention.head_size and attention.head_size[0] != attention.head_size[1]:
+        return [f"to do: scale q·k by {attention.head_size[1] ** -0.5 * relative:.4g} in place of 1/√head_dim"]
+    return []
+
+
+def _set_logits(model: nn.Module, modules: Mapping[str, nn.Module], factor: float, growths: Mapping[str, Growth]) -> list[str]:
+    if factor == 1:
+        return []
+    held = owners(model)
+    names = {id(module): name for name, module in modules.items()}
+    mine: dict[str, nn.Module] = {}
+    for name, p in named_parameters(model).items():
+        tied = growths[name].kind == "embedding" and len(held[id(p)]) > 1
+        if growths[name].kind == "readout" or tied:
+            mine |= {names[id(m)]: m for m in held[id(p)] if not isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    for module in mine.values():
+        module.register_forward_pre_hook(functools.partial(scale_input, factor=factor))
+    return [f"logits × {factor:.4g} at {', '.join(mine)}"] if mine else [f"to do: multiply the logits by {factor:.4g}"]
+
+
+def _set_branches(modules: Mapping[str, nn.Module], factor: float, residual_blocks: Sequence[str]) -> list[str]:
+    if factor == 1:
+        return []
+    said = []
+    for prefix in residual_blocks:
+        branches = next((last for blocks, last in BRANCHES.items() if f".{prefix}".endswith(f".{blocks}")), ())
+        inside = [rf"{re.escape(prefix)}\d+\.{re.escape(branch)}" for branch in branches]
+        mine = [name for name in modules if any(re.fullmatch(pattern, name) for pattern in inside)]
+        for name in mine:
+            modules[name].register_forward_hook(functools.partial(scale_output, factor=factor))
+        if mine:
+            said += [f"branches × {factor:.4g} at {len(mine)} modules of {prefix}"]
+        else:
+            said += [f"to do: multiply the output of every residual branch in {prefix} by {factor:.4g}"]
+    return said
+
+
+def _set_embeddings(modules: Mapping[str, nn.Module], factor: float) -> list[str]:
+    mine = {name: m for name, m in modules.items() if isinstance(m, nn.Embedding | nn.EmbeddingBag)} if factor != 1 else {}
+    for module in mine.values():
+        module.register_forward_hook(functools.partial(scale_output, factor=factor))
+    return [f"embeddings × {factor:.4g} at {', '.join(mine)}"] if mine else []
+
+
+def scale_input(_module: nn.Module, inputs: tuple[Any, ...], *, factor: float) -> tuple[Any, ...]:
+    """Pre-hook: factor · x, so that a bias stays as it is."""
+    return (inputs[0] * factor, *inputs[1:])
+
+
+def scale_output(_module: nn.Module, _inputs: Any, output: Tensor, *, factor: float) -> Tensor:
+    """Hook: factor · (W·x + b)."""
+    return output * factor
+
+
+def _unhook(module: nn.Module) -> None:
+    """Take our hooks out again, those of a copy or of an earlier session too."""
+    for hooks, ours in ((module._forward_hooks, scale_output), (module._forward_pre_hooks, scale_input)):
+        for key in [key for key, hook in hooks.items() if getattr(hook, "func", None) is ours]:
+            del hooks[key]
