@@ -15,10 +15,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from .optimum import Optimum, find_optimum, rows
-from .page import SIZE, STYLE, WIDTH, letter_of, page
+from .page import SIZE, STYLE, WIDTH, letter_of, page, per_row
 from .verdict import by_rule, curves_of, what_was_run
 
-PER_ROW = 3  # rules side by side
 LOW, HIGH = 0.1, 100.0  # percent: ends of the colours, alike in all sweeps
 DRAWN = ["rule", "width", "depth", "log2_lr", "loss", "base_log2_lr", "regret", "at_least"]
 
@@ -61,7 +60,7 @@ def joint_figure(points: pd.DataFrame, table: pd.DataFrame, base: Mapping[str, i
     """A heat map a rule of `joint_regret`: width to the right, depth upwards, the excess loss in percent in every cell."""
     rules = list(dict.fromkeys(table["rule"]))
     widths, depths = (sorted({base[axis], *(int(s) for s in table[axis])}) for axis in ("width", "depth"))
-    cols = min(PER_ROW, len(rules))
+    cols = per_row(len(rules))
     lines = -(-len(rules) // cols)
     note = f"{what_was_run(points)}. In every cell: excess loss (%) of the lr that is best at width {base['width']}, depth "
     note += (

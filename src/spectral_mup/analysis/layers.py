@@ -15,11 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from .features import BLOCK
 from .lr_panels import size_looks, size_marks
 from .optimum import rows
-from .page import STYLE, legend, letter_of, page
+from .page import STYLE, legend, letter_of, page, per_row
 from .verdict import Verdict, by_rule, what_was_run
 
 BRANCHES = 2  # of a block, whose outputs have a row of panels each
-PER_ROW = 3  # rules side by side
 DRAWN = ["rule", "module", "depth", "block", "position", "seed", "value"]
 
 
@@ -39,10 +38,10 @@ def layers(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict
         return None
     rules, modules = list(dict.fromkeys(values["rule"])), _shown(list(values["module"]))
     values = rows(values, values["module"].isin(modules))
-    chunks = [(rules[i : i + PER_ROW], module) for i in range(0, len(rules), PER_ROW) for module in modules]
+    cols = per_row(len(rules))
+    chunks = [(rules[i : i + cols], module) for i in range(0, len(rules), cols) for module in modules]
     view = {module: _view(values.loc[values["module"] == module, "value"]) for module in modules}
     look = size_looks(sorted(set(values["depth"])))
-    cols = min(PER_ROW, len(rules))
     checks = [v.features for v in verdicts if v.features is not None and v.features.step is not None]
     step, lr = (
         "/".join(dict.fromkeys(f"{x:g}" for x in of)) for of in zip(*((c.step, c.log2_lr) for c in checks), strict=True)

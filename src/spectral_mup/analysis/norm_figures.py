@@ -14,7 +14,7 @@ from matplotlib.ticker import NullLocator
 
 from .features import FeatureCheck, relative, representative, short
 from .optimum import rows
-from .page import LETTER, LINE, MARKERS, STYLE, WIDTH, page, signed, sizes_on_x
+from .page import LETTER, LINE, MARKERS, STYLE, WIDTH, page, per_row, signed, sizes_on_x
 from .verdict import Verdict, what_was_run
 
 # Petroff 2021 (arXiv 2107.02270): told apart by colour-blind readers. Written out, as old matplotlib lacks them.
@@ -43,13 +43,13 @@ def _norm_figure(points, verdicts: Sequence[Verdict], note: str, over: str) -> t
     """Lay out quantity × rule panels, three rules a row; modules and slopes are listed at the right."""
     axis, checks = verdicts[0].axis, {v.rule: v.features for v in verdicts if v.features is not None}
     names = {q: representative(list(checks.values()), q, most=len(MODULES)) for q in QUANTITY}
-    chunks = [(list(checks)[i : i + 3], q) for i in range(0, len(checks), 3) for q in QUANTITY]
+    cols = per_row(len(checks))
+    chunks = [(list(checks)[i : i + cols], q) for i in range(0, len(checks), cols) for q in QUANTITY]
     steps = dict.fromkeys(f"{c.step}" for c in checks.values())
     lrs = dict.fromkeys(f"{c.log2_lr:g}" for c in checks.values() if c.log2_lr is not None)
     note = f"{what_was_run(points)}. {note.format(axis=axis, step='/'.join(steps), lr='/'.join(lrs))} Blocks: the "
     note += f"last one.{' Updates inside blocks: times the depth, as branches add up.' * (axis == 'depth')} "
     note += "Grey: |slope| ≤ 0.15 (the limit of hidden modules), dotted: 0.10 (embedding, readout)."
-    cols = min(3, len(checks))
     text = LETTER * (6 + max((len(short(n)) for q in names for n in names[q]), default=0))
     table = text + COLUMN * cols * (over == "size")
     inches = (WIDTH - 0.5 - table) / cols

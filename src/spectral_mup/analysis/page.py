@@ -6,6 +6,7 @@ works, no title (the caption is the paper's), a footnote that says what was run 
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,11 @@ NO_DATES = {
 MARKERS = "os^DvPX*<>"
 SIZE = {"width": "width", "depth": "depth (layers)"}  # label of an axis of sizes
 GREY = "0.45"
+
+
+def per_row(rules: int) -> int:
+    """Rules side by side: three at most, in rows as even as can be (four as two and two)."""
+    return math.ceil(rules / math.ceil(rules / 3)) if rules else 1
 
 
 def save(fig: Figure, stem: Path | str, data: pd.DataFrame, data_stem: Path | str | None = None) -> list[Path]:

@@ -17,7 +17,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from .features import LIMITS, fit_slope, short
 from .norm_figures import COLUMN, MODULES
 from .optimum import rows
-from .page import LETTER, LINE, MARKERS, STYLE, WIDTH, legend, letter_of, page, signed, sizes_on_x, step_at, steps_on_x
+from .page import LETTER, LINE, MARKERS, STYLE, WIDTH, legend, letter_of, page, per_row, signed, sizes_on_x, step_at, steps_on_x
 from .verdict import Verdict, what_was_run
 
 GREY = "0.45"
@@ -65,10 +65,10 @@ def against_size(
     """
     rules, axis = list(dict.fromkeys(values["rule"])), verdicts[0].axis
     values, fitted = (rows(t, t["name"].isin(list(names))) for t in (values, fitted))
-    chunks = [(rules[i : i + 3], strip) for i in range(0, len(rules), 3) for strip in strips]
+    cols = per_row(len(rules))
+    chunks = [(rules[i : i + cols], strip) for i in range(0, len(rules), cols) for strip in strips]
     looks = zip(names, MODULES, MARKERS, strict=False)
     look = {n: {"color": c, "marker": m, "ms": 3.2} for n, c, m in looks}
-    cols = min(3, len(rules))
     table = LETTER * (6 + max(len(short(n)) for n in names)) + COLUMN * cols
     inches = (WIDTH - 0.5 - table) / cols
     text = (
