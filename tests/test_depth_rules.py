@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import run_point
-from laws import small
+from laws import SIX, STEPS, features, slopes, small
 
 from spectral_mup import data
+from spectral_mup.analysis.features import FeatureCheck
 from spectral_mup.build import parametrize
 from spectral_mup.record import read_rows
 from spectral_mup.sweep import open_sweep
@@ -73,3 +74,37 @@ def test_direction_of_adopt_and_lamb_does_not_follow_the_depth(optimizer, rule):
 def test_direction_of_sgd_follows_the_branch_multiplier():
     """The control: a raw gradient shrinks with the multiplier, so that SGD's lr needs it twice."""
     assert growth_with_depth("sgd", "spectral") < -0.6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("optimizer", SIX)
+def test_features_move_alike_at_every_depth_with_alpha_1_alone(optimizer):
+    """Width 64, branches × 1/m_depth: flat from 2 to 8 layers. With m_depth^-1/2 a branch's own features change less and less.
+
+    For ADOPT and LAMB no depth rule is published. Theirs follows as Adam's does: a direction whose size knows nothing of that
+    of the gradient knows nothing of a branch's multiplier a, so the update of a branch is a·lr, of which L add up.
+    """
+    check = features(optimizer, "spectral", axis="depth")
+    assert check.passed is not False, check.summary
+    slope, _ = first_query(check)
+    _, highest = first_query(features(optimizer, "spectral_depth_half", axis="depth"))
+    assert abs(slope) < 0.1 and highest < -0.1
+
+
+def first_query(check: FeatureCheck) -> tuple[float, float]:
+    """Slope of the change of the first block's queries, and its upper end: of all in branches, they alone see no branch."""
+    table = check.table
+    row = table[(table["name"] == "blocks.first.attention.query") & (table["quantity"] == "feature")].iloc[-1]
+    assert row["step"] == STEPS
+    return float(row["slope"]), float(row["hi"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "rule, module, sign", [("spectral_depth_0", "blocks.last.mlp.down", -1), ("standard", "blocks.last", 1)]
+)
+def test_without_a_branch_multiplier_features_shrink_or_blow_up_with_depth(rule, module, sign):
+    """α = 0: with the lr the formula then gives, branches stop to learn; with one lr for all depths, the stream blows up."""
+    check = features("adamw", rule, axis="depth")
+    assert module in check.failed and sign * slopes(check)[module] > 0.4, check.summary
