@@ -41,11 +41,12 @@ def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(HELP)
         return 0
-    from spectral_mup import cli
+    from spectral_mup.cli import guard
+    from spectral_mup.cli_analyze import analyze, summarize
 
-    action = cli.summarize if "--summary" in argv else cli.analyze
+    action = summarize if "--summary" in argv else analyze
     given = [a for a in argv if a not in ("--check", "--summary")]
-    return cli.guard(lambda: action(given, check="--check" in argv))
+    return guard(lambda: action(given, check="--check" in argv))
 
 
 if __name__ == "__main__":
