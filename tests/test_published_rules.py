@@ -12,7 +12,7 @@ from spectral_mup.config import ROOT, load_config, options
 from spectral_mup.theory.growth import Growth
 from spectral_mup.theory.rules import Law, Rule
 
-NOT_TABLES = {"spectral", "spectral_readout", "standard", "standard_fixed"}
+NOT_TABLES = {"spectral", "spectral_readout", "spectral_depth_half", "spectral_depth_0", "standard", "standard_fixed"}
 OF_ONE_OPTIMIZER = {"lamb_hidden_0"}  # no published table and nothing for AdamW: test_lamb_rules.py
 NAMES = [n for n in options(ROOT / "conf" / "rule") if n not in OF_ONE_OPTIMIZER and not n.startswith("derived/")]
 RULES = {name: Rule(name, **asdict(rule)) for name, rule in load_config([f"rule=[{','.join(NAMES)}]"]).rule.items()}
