@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spectral_mup.theory.rules import Multipliers
+
 
 def linear(fan_in: int, fan_out: int, bias: bool) -> nn.Linear:
     """nn.Linear with its bias at zero; the weight is for theory.apply.init_ to set."""
@@ -93,6 +95,34 @@ class SwigluMLP(nn.Module):
         return F.dropout(self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD)), self.dropout, self.training)
 
 
-def cross_entropy(logits_BTV: Tensor, y_BT: Tensor) -> Tensor:
-    """Mean cross entropy in nats per token."""
-    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten())
+class LanguageModel(nn.Module):
+    """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
+
+    What the families share. The logits multiplier acts in `logits`, so training and inference cannot differ.
+    """
+
+    multipliers: Multipliers
+    context: int
+    readout: nn.Linear
+
+    def features(self, x_BT: Tensor) -> Tensor:
+        """Final hidden state (B, T, D), normalised."""
+        raise NotImplementedError(f"{type(self).__name__}.features")
+
+    def logits(self, h_BTD: Tensor) -> Tensor:
+        """Readout times its multiplier (B, T, V)."""
+        return self.multipliers.logits * self.readout(h_BTD)
+
+    def forward(self, x_BT: Tensor, y_BT: Tensor | None = None) -> Tensor:
+        logits_BTV = self.logits(self.features(x_BT))
+        if y_BT is None:
+            return logits_BTV
+        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten())
+
+    @torch.no_grad()
+    def generate(self, x_BT: Tensor, tokens: int, generator: torch.Generator | None = None) -> Tensor:
+        """Continue x by sampling `tokens` tokens at temperature 1, with the same logits as in training."""
+        for _ in range(tokens):
+            p_BV = self(x_BT[:, -self.context :])[:, -1].float().softmax(-1)
+            x_BT = torch.cat([x_BT, torch.multinomial(p_BV, 1, generator=generator)], dim=1)
+        return x_BT

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectral_mup.models.layers import CausalSelfAttention, SwigluMLP, cross_entropy, rotation
+from spectral_mup.models.layers import CausalSelfAttention, LanguageModel, SwigluMLP, rotation
 from spectral_mup.theory.rules import Multipliers
 
 NORM_EPS = 1e-5  # the published models'
@@ -28,12 +27,11 @@ class Block(nn.Module):
         return x_BTD + self.branch * self.mlp(self.norm_mlp(x_BTD))
 
 
-class Llama2(nn.Module):
+class Llama2(LanguageModel):
     """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
 
     `hidden` is the width of the SwiGLU, `kv_heads` the number of key and value heads; `tied` shares the token table with the
-    readout. The logits multiplier acts in `logits`, so training and inference cannot differ. Weights are for
-    theory.apply.init_ to set.
+    readout. Weights are for theory.apply.init_ to set.
     """
 
     residual_blocks = ("blocks.",)
@@ -70,19 +68,3 @@ class Llama2(nn.Module):
         for block in self.blocks:
             h_BTD = block(h_BTD, rotation_TE)
         return self.norm(h_BTD)
-
-    def logits(self, h_BTD: Tensor) -> Tensor:
-        """Readout times its multiplier (B, T, V)."""
-        return self.multipliers.logits * self.readout(h_BTD)
-
-    def forward(self, x_BT: Tensor, y_BT: Tensor | None = None) -> Tensor:
-        logits_BTV = self.logits(self.features(x_BT))
-        return logits_BTV if y_BT is None else cross_entropy(logits_BTV, y_BT)
-
-    @torch.no_grad()
-    def generate(self, x_BT: Tensor, tokens: int, generator: torch.Generator | None = None) -> Tensor:
-        """Continue x by sampling `tokens` tokens at temperature 1, with the same logits as in training."""
-        for _ in range(tokens):
-            p_BV = self(x_BT[:, -self.context :])[:, -1].float().softmax(-1)
-            x_BT = torch.cat([x_BT, torch.multinomial(p_BV, 1, generator=generator)], dim=1)
-        return x_BT

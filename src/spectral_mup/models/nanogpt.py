@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spectral_mup.models.layers import CausalSelfAttention, GeluMLP, cross_entropy
+from spectral_mup.models.layers import CausalSelfAttention, GeluMLP, LanguageModel
 from spectral_mup.theory.rules import Multipliers
 
 
@@ -26,11 +26,11 @@ class Block(nn.Module):
         return x_BTD + self.branch * self.mlp(self.norm_mlp(x_BTD))
 
 
-class NanoGPT(nn.Module):
+class NanoGPT(LanguageModel):
     """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
 
-    Learned positions, GELU MLP, pre-LN; `tied` shares the token table with the readout. The logits multiplier acts in
-    `logits`, so training and inference cannot differ. Weights are for theory.apply.init_ to set.
+    Learned positions, GELU MLP, pre-LN; `tied` shares the token table with the readout. Weights are for theory.apply.init_ to
+    set.
     """
 
     residual_blocks = ("blocks.",)
@@ -50,7 +50,7 @@ class NanoGPT(nn.Module):
         forward: Multipliers,
     ) -> None:
         super().__init__()
-        self.multipliers, self.dropout = forward, dropout
+        self.multipliers, self.dropout, self.context = forward, dropout, context
         self.token = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, bias, dropout, forward) for _ in range(depth))
@@ -71,22 +71,3 @@ class NanoGPT(nn.Module):
         positions = torch.arange(x_BT.size(1), device=x_BT.device)
         h_BTD = self.multipliers.embedding * (self.token(x_BT) + self.position(positions))
         return F.dropout(h_BTD, self.dropout, self.training)
-
-    def logits(self, h_BTD: Tensor) -> Tensor:
-        """Readout times its multiplier (B, T, V)."""
-        return self.multipliers.logits * self.readout(h_BTD)
-
-    def forward(self, x_BT: Tensor, y_BT: Tensor | None = None) -> Tensor:
-        logits_BTV = self.logits(self.features(x_BT))
-        if y_BT is None:
-            return logits_BTV
-        return cross_entropy(logits_BTV, y_BT)
-
-    @torch.no_grad()
-    def generate(self, x_BT: Tensor, tokens: int, generator: torch.Generator | None = None) -> Tensor:
-        """Continue x by sampling `tokens` tokens at temperature 1, with the same logits as in training."""
-        context = self.position.num_embeddings
-        for _ in range(tokens):
-            p_BV = self(x_BT[:, -context:])[:, -1].float().softmax(-1)
-            x_BT = torch.cat([x_BT, torch.multinomial(p_BV, 1, generator=generator)], dim=1)
-        return x_BT
