@@ -77,13 +77,16 @@ def features(
 ) -> FeatureCheck:
     """The feature check of training runs over `axis`, two seeds, ten steps at a large but stable base lr.
 
-    To width 128 for Shampoo and SOAP, whose eigenvectors of an MLP four times as wide take seconds.
+    To width 128 for Shampoo and SOAP, whose eigenvectors of an MLP four times as wide take seconds; to 512 for LAMB on
+    NanoGPT, whose slopes are the noisiest.
     """
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
     sizes, seeds = SIZES[axis], [0, 1]
     if axis == "width" and optimizer in ("shampoo", "soap"):
         sizes = sizes[:2]
+    elif (axis, optimizer, model) == ("width", "lamb", "nanogpt"):
+        sizes = [*sizes, 512]
     fixed = "sweep.depth=[2]" if axis == "width" else "sweep.width=[64]"
     grid = [f"sweep.{axis}={sizes}", fixed, f"train.steps={STEPS}", f"probe.steps=[{STEPS}]"]
     config, log2_lr, rows = (

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 def test_features_move_alike_at_every_width_under_spectral_alone(optimizer, model):
     """RMS of the change of every module's features is flat under `spectral`; under `standard` it is not.
 
-    No module's interval lies outside ±0.15, and half of their slopes are within it. The hidden lr of Muon and Shampoo is the
+    No module's interval lies outside ±0.15, and half of their slopes are within ±0.1. The hidden lr of Muon and Shampoo is the
     same under both rules, so their control must fail at the readout. LAMB's differs by √m at its matrices alone.
     """
     check = features(optimizer, "spectral", model)
@@ -22,7 +22,7 @@ def test_features_move_alike_at_every_width_under_spectral_alone(optimizer, mode
         assert steep and max(steep) < 0, steep
     else:
         assert check.passed is not False, check.summary
-        assert np.median(np.abs(list(slopes(check).values()))) < TOLERANCE, slopes(check)
+        assert np.median(np.abs(list(slopes(check).values()))) < 0.1, slopes(check)
     control = features(optimizer, "standard", model)
     if optimizer in ("muon", "shampoo"):
         assert "readout.weight" in control.failed_updates and slopes(control)["logits"] > TOLERANCE, slopes(control)
