@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_mup.check import ROLES, ConfigError, check
-from spectral_mup.schema import Config, ModelConfig
+from spectral_mup.schema import Config, ModelConfig, SlurmConfig
 
 __all__ = [
     "ROLES",
@@ -95,14 +95,24 @@ def _keys(cls: type, prefix: str = ""):
 
 def _typed(composed: Any) -> Config:
     try:
-        plain = OmegaConf.to_container(composed, resolve=True)
+        return typed(OmegaConf.to_container(composed, resolve=True))
+    except OmegaConfBaseException as error:  # an interpolation
+        raise ConfigError(str(error).splitlines()[0]) from None
+
+
+def typed(plain: Any) -> Config:
+    """A Config of plain dicts and lists, as `dataclasses.asdict` makes them. Raises ConfigError; checks types only."""
+    try:
         for name, rule in (plain.get("rule") or {}).items():  # type: ignore[union-attr]
             for part in ("multipliers", "scaling"):
                 rule[part] = _exponents(rule.get(part), f"rule.{name}.{part}")
         for name, algorithm in plain["optimizer"].get("algorithms", {}).items():  # type: ignore[index, call-overload]
             for part in ("size", "eps_law", "lr_shape"):
                 algorithm[part] = _exponents(algorithm.get(part), f"optimizer.algorithms.{name}.{part}")
-        merged = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(plain))
+        schema = OmegaConf.structured(Config)
+        if plain["cluster"].get("name") == "slurm":
+            schema.cluster = OmegaConf.structured(SlurmConfig)
+        merged = OmegaConf.merge(schema, OmegaConf.create(plain))
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
             raise ConfigError(f"{missing[0]}: a value is missing; give one, as in {missing[0]}=VALUE")

@@ -2,9 +2,11 @@
 
     runs/<run_id>/
         config.json        the Point's science config; its hash is the folder's name
-        attempts/<n>/      who trained it: owner.json, claimed by one atomic rename; the highest n holds the run
+        attempts/<n>/      who trained it: owner.json, claimed by one atomic rename; the highest n holds the run; its heartbeat
+                           and, once another attempt follows, its error.txt
         provenance.json    code, packages, machine of the last attempt
         status.json        step and losses while it runs
+        timing.json        seconds and steps of the attempt that ended it
         metrics.jsonl      one line a step
         norms.jsonl        one line a probed step and module or tensor
         ckpt/              last checkpoints
@@ -23,7 +25,8 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +61,13 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
-def _json(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
+    """Readable JSON with sorted keys. Raises ValueError on numbers that are not finite."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def _read_json(path: Path) -> Any | None:
+def read_json(path: Path) -> Any | None:
+    """Content of a file, None if it is not there. Raises RecordError if it is no JSON."""
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -91,11 +96,11 @@ class RunFolder:
     def write_config(self, science: Mapping[str, Any]) -> None:
         """Write the config once; a folder that is there must hold the same one."""
         if not self.check_config():
-            write_atomic(self.path / "config.json", _json(science))
+            write_atomic(self.path / "config.json", json_bytes(science))
 
     def check_config(self) -> bool:
         """Whether the folder has a config. Raises RecordError if it does not hash to the folder's name."""
-        science = _read_json(self.path / "config.json")
+        science = read_json(self.path / "config.json")
         if science is None:
             return False
         if run_id(science) != self.run_id:
@@ -109,30 +114,41 @@ class RunFolder:
 
     def owner(self) -> dict[str, Any] | None:
         """Who made the latest attempt, or None."""
-        numbers = self._attempts()
-        return _read_json(self.path / "attempts" / str(numbers[-1]) / "owner.json") if numbers else None
+        numbers = self.attempts()
+        return read_json(self.path / "attempts" / str(numbers[-1]) / "owner.json") if numbers else None
 
-    def _attempts(self) -> list[int]:
+    def attempts(self) -> list[int]:
+        """Numbers of the attempts so far, ascending."""
         folder = self.path / "attempts"
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
-    def claim(self) -> None:
+    def claim(
+        self, lives: Callable[[Mapping[str, Any]], bool] | None = None, slurm: Mapping[str, Any] | None = None
+    ) -> None:
         """Take the run for this process. Raises HeldError while a live process holds it.
+
+        `lives` says whether the writer of an owner.json is still at work; without it, `is_alive` does. `slurm` names the job
+        that this process belongs to.
 
         A claim is the rename of a prepared folder to the next attempt's number: the claim never exists without its owner,
         and of two processes that try, one gets ENOTEMPTY. Nothing is ever deleted, so no claim can be lost to a race.
         """
-        numbers = self._attempts()
+        numbers = self.attempts()
         holder = self.owner()
-        if holder is not None and is_alive(holder):
-            gone = "" if holder["host"] == socket.gethostname() else f"; if that machine is gone, delete {self.path}/attempts"
-            raise HeldError(f"{self.run_id} is held by process {holder['pid']} on {holder['host']}{gone}")
+        if holder is not None and (lives or is_alive)(holder):
+            by = f"process {holder['pid']} on {holder['host']}"
+            if holder.get("slurm"):
+                by = f"SLURM job {holder['slurm']['job']} on {holder['host']}"
+            elif holder["host"] != socket.gethostname():
+                by += f"; if that machine is gone, delete {self.path}/attempts"
+            raise HeldError(f"{self.run_id} is held by {by}")
         nonce = secrets.token_hex(8)
         attempts = self.path / "attempts"
         prepared = attempts / f"new.{nonce}"
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid()), "nonce": nonce}
+        owner |= {"time": time.time()} | ({"slurm": dict(slurm)} if slurm else {})
         try:
-            write_atomic(prepared / "owner.json", _json(owner))
+            write_atomic(prepared / "owner.json", json_bytes(owner))
             os.rename(prepared, attempts / str((numbers[-1] if numbers else 0) + 1))
         except OSError as error:
             shutil.rmtree(prepared, ignore_errors=True)
@@ -140,6 +156,7 @@ class RunFolder:
                 raise
             raise HeldError(f"{self.run_id} was claimed by another process just now") from None
         self.nonce = nonce
+        self._set_error_aside(numbers)
 
     def check_claim(self) -> None:
         """Fencing: raise HeldError if this process lost the run (it was believed dead), so that it writes nothing more."""
@@ -147,10 +164,23 @@ class RunFolder:
         if holder is None or holder["nonce"] != self.nonce:
             raise HeldError(f"{self.run_id} was taken over by another process")
 
+    def beat(self) -> None:
+        """Say that the claim's holder is alive."""
+        write_atomic(self.path / "attempts" / str(self.attempts()[-1]) / "heartbeat.json", json_bytes({"time": time.time()}))
+
+    def last_beat(self) -> float | None:
+        """When the latest attempt was last known to be alive, in seconds since the epoch."""
+        numbers = self.attempts()
+        if not numbers:
+            return None
+        attempt = self.path / "attempts" / str(numbers[-1])
+        return ((read_json(attempt / "heartbeat.json") or read_json(attempt / "owner.json")) or {}).get("time")
+
     # --- metrics --------------------------------------------------------------------------------------------------
 
     def append(self, name: str, rows: list[dict[str, Any]]) -> None:
         """Append rows to metrics.jsonl or norms.jsonl, whole lines in one write. Non-finite numbers become null."""
+        self.check_claim()
         text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
         with (self.path / name).open("a") as f:
             f.write(text)
@@ -167,25 +197,54 @@ class RunFolder:
     # --- status and result ----------------------------------------------------------------------------------------
 
     def write_provenance(self, value: Mapping[str, Any]) -> None:
-        write_atomic(self.path / "provenance.json", _json(value))
+        write_atomic(self.path / "provenance.json", json_bytes(value))
 
     def write_status(self, value: Mapping[str, Any]) -> None:
         """A hint for people; unlike results it is not worth failing a run for."""
         try:
-            write_atomic(self.path / "status.json", _json(_finite(dict(value))))
+            write_atomic(self.path / "status.json", json_bytes(_finite(dict(value))))
         except OSError:
             pass
+
+    def status(self) -> dict[str, Any] | None:
+        return read_json(self.path / "status.json")
+
+    def write_timing(self, value: Mapping[str, Any]) -> None:
+        write_atomic(self.path / "timing.json", json_bytes(value))
+
+    def timing(self) -> dict[str, Any] | None:
+        return read_json(self.path / "timing.json")
 
     def write_error(self, text: str) -> None:
         write_atomic(self.path / "error.txt", text.encode())
 
+    def error(self) -> str | None:
+        """Traceback with which the latest attempt failed, or None."""
+        try:
+            return (self.path / "error.txt").read_text(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def forgive(self) -> None:
+        """Put the last failure with its attempt, so that the run counts as to do again."""
+        self._set_error_aside(self.attempts())
+
+    def _set_error_aside(self, attempts: list[int]) -> None:
+        try:
+            if attempts:
+                os.replace(self.path / "error.txt", self.path / "attempts" / str(attempts[-1]) / "error.txt")
+            else:
+                (self.path / "error.txt").unlink()
+        except FileNotFoundError:
+            pass
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json, after a last look that the run is still ours."""
         self.check_claim()
-        write_atomic(self.path / "result.json", _json(_finite(dict(result))))
+        write_atomic(self.path / "result.json", json_bytes(_finite(dict(result))))
 
     def result(self) -> dict[str, Any] | None:
-        return _read_json(self.path / "result.json")
+        return read_json(self.path / "result.json")
 
 
 def _finite(value: Any) -> Any:

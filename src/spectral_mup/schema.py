@@ -147,6 +147,27 @@ class ClusterConfig:
 
 
 @dataclass
+class SlurmConfig(ClusterConfig):
+    partition: Optional[str] = MISSING
+    account: Optional[str] = MISSING
+    qos: Optional[str] = MISSING
+    nodes: int = MISSING
+    gpus: int = MISSING
+    cpus: int = MISSING
+    memory: Optional[str] = MISSING
+    time: int = MISSING
+    signal_seconds: int = MISSING
+    constraint: Optional[str] = MISSING
+    exclude: Optional[str] = MISSING
+    nice: Optional[int] = MISSING
+    array_parallelism: Optional[int] = MISSING
+    pack_minutes: float = MISSING
+    preamble: Optional[str] = MISSING
+    extra: dict[str, Any] = MISSING
+    retries: int = MISSING
+
+
+@dataclass
 class WandbConfig:
     mode: str = MISSING
     project: str = MISSING
@@ -156,6 +177,7 @@ class WandbConfig:
 class PathsConfig:
     runs: str = MISSING
     results: str = MISSING
+    jobs: str = MISSING
 
 
 @dataclass
@@ -174,3 +196,7 @@ class Config:
     cluster: ClusterConfig = MISSING
     wandb: WandbConfig = MISSING
     paths: PathsConfig = MISSING
+    yes: bool = MISSING
+    watch: bool = MISSING
+    run: Optional[str] = MISSING
+    cause: Optional[str] = MISSING

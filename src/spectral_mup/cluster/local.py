@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
-from spectral_mup.cluster.worker import Event, work
+from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, Event, work
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Point
 
@@ -108,7 +108,7 @@ class _Worker:
         kept = {k: os.environ.get(k) for k in MALLOC}
         os.environ.update({k: v for k, v in MALLOC.items() if kept[k] is None})
         resource_tracker.ensure_running()  # now, since its start unblocks SIGINT
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: a starting worker outlives a Ctrl-C too
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, LAUNCHER_SIGNALS)  # inherited: a starting worker outlives a Ctrl-C too
         try:
             self.process = context.Process(target=work, args=(theirs, config, index, os.getpid()), daemon=True)
             self.process.start()

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from spectral_mup.cluster.liveness import lives
+from spectral_mup.cluster.slurm import here
 from spectral_mup.record import HeldError, RunFolder
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Point
+
+BEAT_SECONDS = 30.0
+LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,9 @@ class Event:
 def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
     """Train Points from the pipe until it closes or the process `launcher` is gone."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic, read at its start
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's, which closes the pipe
+    for signum in LAUNCHER_SIGNALS:  # Ctrl-C, and SLURM's signals, which go to every process of a task; it closes the pipe
+        signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, LAUNCHER_SIGNALS)
     session = Session.open(config, index)
 
     def should_stop() -> bool:  # while a Point is trained the launcher sends nothing: readable means closed
@@ -104,25 +113,54 @@ class Session:
         from spectral_mup.provenance import provenance
         from spectral_mup.train import train
 
+        first: dict[str, int] = {}
+
         def on_rows(rows: list[dict[str, Any]]) -> None:
+            first.setdefault("step", rows[0]["step"])
             self.mirror.log(rows)
             last = {"step": rows[-1]["step"], "steps": point.science["train"]["steps"], "loss": rows[-1]["loss"]}
             send(Event("step", point, last))
 
-        folder.claim()
+        me = here()
+        folder.claim(lambda owner: lives(owner, me), asdict(me) if me else None)
         if (result := folder.result()) is not None:  # written while we looked
             return result
         send(Event("started", point, {}))
         folder.write_provenance(provenance(self.device))
         self.mirror.start(point.run_id, dict(point.science))
         cluster = self.config.cluster
-        result = train(
-            point.science, folder, self.corpus, device=self.device, log_every=cluster.log_every,
-            checkpoint_seconds=cluster.checkpoint_seconds, should_stop=should_stop, on_rows=on_rows,
-        )  # fmt: skip
+        started = time.monotonic()
+        with heartbeat(folder):
+            result = train(
+                point.science, folder, self.corpus, device=self.device, log_every=cluster.log_every,
+                checkpoint_seconds=cluster.checkpoint_seconds, should_stop=should_stop, on_rows=on_rows,
+            )  # fmt: skip
         if result is not None:
+            steps = result["steps"] - first.get("step", 1) + 1
+            folder.write_timing({"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type})
             self.mirror.finish(result)
         return result
+
+
+@contextmanager
+def heartbeat(folder: RunFolder) -> Iterator[None]:
+    """Say every BEAT_SECONDS that the run's holder lives, while a step or a compilation may take long."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(BEAT_SECONDS):
+            try:
+                folder.beat()
+            except OSError:
+                pass  # a hint for people; unlike results it is not worth failing a run for
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def pick_device(name: str, index: int) -> Any:

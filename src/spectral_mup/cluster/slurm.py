@@ -1,0 +1,184 @@
+"""What is asked of SLURM and told to it: squeue, sacct, sbatch, scancel, scontrol, each one bounded call. Imports no torch.
+
+SLURM is a hint. `NoAnswer` (a controller or a database that is down) is never taken for "the job is gone".
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+LIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED",
+        "SIGNALING", "STAGE_OUT", "RESIZING", "SPECIAL_EXIT", "RESV_DEL_HOLD")  # fmt: skip
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+SECONDS = 20  # a controller that is down says so after about 9
+ACCOUNTING_SECONDS = 10
+OUTER = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMI_", "PMIX_", "SUBMITIT_")
+
+
+class NoAnswer(RuntimeError):
+    """SLURM could not be asked; the message is what it said."""
+
+
+class Refused(RuntimeError):
+    """sbatch looked at a script and said no; the message is what it said."""
+
+
+@dataclass(frozen=True)
+class Element:
+    """One element of a job array as SLURM sees it. `exit_code` and `signal` are of an ended one."""
+
+    job: str
+    name: str
+    state: str
+    reason: str = ""
+    exit_code: int = 0
+    signal: int = 0
+    restarts: int = 0
+    node: str = ""
+
+    @property
+    def live(self) -> bool:
+        return self.state in LIVE
+
+    @property
+    def waiting(self) -> bool:
+        return self.state in WAITING
+
+
+def environment() -> dict[str, str]:
+    """Ours without what an outer job left in it, which would change what we submit; SLURM_CONF stays."""
+    kept = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(OUTER)}
+    if "/usr/sbin" not in kept.get("PATH", "").split(":"):
+        kept["PATH"] = kept.get("PATH", "/usr/bin:/bin") + ":/usr/sbin"
+    return kept
+
+
+def call(*command: str, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
+    """Run a SLURM command. Raises NoAnswer if it is not installed or does not end in time."""
+    try:
+        return subprocess.run(
+            command, env=environment(), capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
+        )
+    except FileNotFoundError:
+        raise NoAnswer(f"{command[0]} is not installed here") from None
+    except subprocess.TimeoutExpired:
+        raise NoAnswer(f"{command[0]} gave no answer in {seconds:g} s") from None
+
+
+def _answer(*command: str, seconds: float = SECONDS) -> str:
+    done = call(*command, seconds=seconds)
+    if done.returncode:
+        raise NoAnswer(" ".join((done.stderr or done.stdout).split()) or f"{command[0]} ended with code {done.returncode}")
+    return done.stdout
+
+
+def squeue() -> dict[str, Element]:
+    """All elements of this user that the controller remembers, ended ones too, by id ('12_3'). Raises NoAnswer."""
+    fields = "JobArrayID:|,Name:|,State:|,Reason:|,exit_code:|,RestartCnt:|,NodeList:|"
+    rows = _answer("squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", f"--Format={fields}")
+    found = {}
+    for line in rows.splitlines():
+        job, name, state, reason, status, restarts, node, *_ = [part.strip() for part in line.split("|")]
+        code, signal = int(status) >> 8, int(status) & 127
+        found[job] = Element(job, name, state, reason, code, signal, int(restarts or 0), node)
+    return found
+
+
+def sacct(names: Iterable[str], since: float) -> dict[str, Element]:
+    """The last known state of the elements of jobs so named that began after `since` (s). Raises NoAnswer."""
+    start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
+    rows = _answer(
+        "sacct", "--allocations", "--parsable2", "--noheader", "--format=JobID,JobName,State,ExitCode,NodeList",
+        f"--user={getpass.getuser()}", f"--starttime={start}", f"--name={','.join(names)}", seconds=ACCOUNTING_SECONDS,
+    )  # fmt: skip
+    found = {}
+    for line in rows.splitlines():
+        job, name, state, status, node = line.split("|")
+        code, _, signal = status.partition(":")
+        for one in _expand(job):
+            found[one] = Element(one, name, state.split()[0], "", int(code), int(signal or 0), 0, node)
+    return found
+
+
+def _expand(job: str) -> list[str]:
+    """'7_[0-2,5%2]', as sacct writes a waiting array, as its elements."""
+    array = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
+    if array is None:
+        return [job]
+    indices: list[int] = []
+    for part in array[2].split(","):
+        first, _, last = part.partition("-")
+        indices += range(int(first), int(last or first) + 1)
+    return [f"{array[1]}_{i}" for i in indices]
+
+
+def sbatch(script: Path, folder: Path, *, test_only: bool = False) -> str:
+    """Submit a script with `folder` as its working directory; its job id. Raises Refused, and NoAnswer when it is not known
+    whether the job was taken: look for its name before trying again."""
+    options = ["--test-only"] if test_only else []
+    done = call("sbatch", "--parsable", f"--chdir={folder}", *options, str(script), seconds=120)
+    said = " ".join(done.stderr.replace("sbatch: error: ", "").replace("allocation failure: ", "").split())
+    if done.returncode == 0:
+        return done.stdout.strip().partition(";")[0]
+    if re.search(r"timed out|unable to contact|communication|connection refused|resolve_ctls|unexpected message", said, re.I):
+        raise NoAnswer(said)
+    raise Refused(said or f"sbatch ended with code {done.returncode}")
+
+
+def scancel(jobs: list[str]) -> None:
+    """End these elements. Raises NoAnswer; one that has ended already is no error."""
+    if jobs:
+        done = call("scancel", *jobs)
+        if done.returncode and "Invalid job id" not in done.stderr and "already" not in done.stderr:
+            raise NoAnswer(" ".join(done.stderr.split()))
+
+
+def requeue(job: str) -> None:
+    """Put a running element back into the queue; SLURM may have done it already, which it calls an error."""
+    try:
+        call("scontrol", "requeue", job, seconds=60)
+    except NoAnswer:
+        pass  # the batch script asks again when the task has ended
+
+
+def settings() -> dict[str, str]:
+    """The controller's configuration. Raises NoAnswer."""
+    lines = (line.partition("=") for line in _answer("scontrol", "show", "config").splitlines())
+    return {key.strip(): value.strip() for key, _, value in lines}
+
+
+def show_job(job: str) -> dict[str, str]:
+    """What scontrol knows of an element, by its field names. Raises NoAnswer."""
+    words = (word.partition("=") for word in _answer("scontrol", "--oneliner", "show", "job", job).split())
+    return {key: value for key, _, value in words}
+
+
+def max_array_size() -> int:
+    """How many elements an array may have: MaxArraySize caps the index, which counts from 0."""
+    try:
+        return int(settings().get("MaxArraySize", "1001"))
+    except NoAnswer:
+        return 1001
+
+
+@dataclass(frozen=True)
+class Here:
+    """The element that this process runs in."""
+
+    job: str
+    restart: int
+
+
+def here() -> Here | None:
+    """Which element this process belongs to, from its environment; None outside a job array."""
+    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    if array is None or index is None:
+        return None
+    return Here(f"{array}_{index}", int(os.environ.get("SLURM_RESTART_COUNT", "0")))
