@@ -66,7 +66,8 @@ def require_slurm() -> None:
 
 @pytest.fixture(scope="session")
 def short_folder():
-    """Function that makes an empty folder whose path is short enough for unix sockets; all are removed at the end."""
+    """Function that makes an empty folder whose path is short enough for unix sockets. At the end all are removed, and what a
+    failed test has left running in them is stopped."""
     made = []
 
     def make() -> Path:
@@ -75,6 +76,8 @@ def short_folder():
 
     yield make
     for folder in made:
+        with contextlib.suppress(FileNotFoundError):
+            SlurmCluster(folder).stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -133,7 +133,7 @@ class SlurmCluster:
         self._record = self.root / "pids.json"
         # In memory: every table slurmdbd creates is synced, 3 s on a disk. The name is found again by stop() from elsewhere.
         shm = Path("/dev/shm")
-        self._sql = shm / f"slurm{str(self.root).replace('/', '-')}" if os.access(shm, os.W_OK) else self.root / "sql"
+        self.database = shm / f"slurm{str(self.root).replace('/', '-')}" if os.access(shm, os.W_OK) else self.root / "sql"
         self._children: dict[str, subprocess.Popen] = {}
 
     @staticmethod
@@ -153,6 +153,22 @@ class SlurmCluster:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def until(self, what: str, condition: Callable[[], object], seconds: float) -> None:
+        """Poll until condition() is true; a RuntimeError in it (a client whose daemon is not up yet) counts as false. Raises
+        TimeoutError, or RuntimeError if `what` is one of the daemons and has ended."""
+        end, reason = time.monotonic() + seconds, ""
+        while time.monotonic() < end:
+            try:
+                if condition():
+                    return
+            except RuntimeError as error:
+                reason = str(error)
+            child = self._children.get(what)
+            if child and child.poll() is not None:
+                raise RuntimeError(f"{what} ended with {child.returncode}")
+            time.sleep(0.05)
+        raise TimeoutError(f"no {what} after {seconds} s {reason}")
+
     # Start and stop
 
     def __enter__(self) -> SlurmCluster:
@@ -163,13 +179,15 @@ class SlurmCluster:
         self.stop()
 
     def start(self) -> None:
-        """Return with all nodes idle. Raises FileExistsError if root is not empty, RuntimeError or TimeoutError with the
-        daemon's log if one does not come up; nothing is left of a failed start."""
+        """Return with all nodes idle. Raises FileNotFoundError if a program is missing, FileExistsError if root is not
+        empty, RuntimeError with the daemons' logs if one does not come up; a failed start leaves nothing."""
+        if missing := self.missing():
+            raise FileNotFoundError(f"not installed: {', '.join(missing)}; {APT}")
         if self.root.exists() and any(self.root.iterdir()):
             raise FileExistsError(f"root: {self.root} is not empty, give a new folder or stop the cluster in it")
         try:
             self._start()
-        except (RuntimeError, TimeoutError):  # another process may have taken a port between its choice and its use
+        except RuntimeError:  # another process may have taken a port between its choice and its use
             self._start()
 
     def _start(self) -> None:
@@ -178,41 +196,38 @@ class SlurmCluster:
             for name in ("munged", "mariadbd", "slurmdbd"):
                 self._launch(name)
             # Known to the database before the controller reports its first job.
-            self._until("sacctmgr", lambda: self.run("sacctmgr", "-i", "add", "cluster", "test"), 20)
+            self.until("sacctmgr", lambda: self.run("sacctmgr", "-i", "add", "cluster", "test"), 20)
             self._launch("slurmctld")
             for node in self.nodes:
                 self.start_node(node)
-            self._until("idle nodes", self._idle, 30)
-        except BaseException:
+            self.until("idle nodes", self._idle, 30)
+        except BaseException as error:
+            logs = self._logs()
             self.stop()
+            if isinstance(error, (RuntimeError, TimeoutError)):
+                raise RuntimeError(f"{error}\n{logs}") from error
             raise
 
     def stop(self) -> None:
-        """End the jobs and the recorded processes, then remove root. Works from another process than the starter's. Raises
+        """Kill the recorded processes and the jobs, then remove root. Works from another process than the starter's. Raises
         FileNotFoundError if root holds no cluster."""
         if not self._record.exists():
             raise FileNotFoundError(f"root: no cluster was started in {self.root}")
-        names = list(self._pids())
-        if self._alive("slurmctld") and self._alive("munged"):
-            try:
-                self._cancel(10)
-            except (RuntimeError, TimeoutError, subprocess.TimeoutExpired):
-                pass  # whatever is left of the jobs is killed below
-        for name in reversed(names):
-            self._end(name)
+        for name in reversed(self.pids()):
+            self._end(name, signal.SIGKILL)
         self._kill_jobs()
-        for folder in (self._sql, self.root):
+        for folder in (self.database, self.root):
             shutil.rmtree(folder, ignore_errors=True)
 
     def clean(self) -> None:
         """Bring back what a test has stopped and end its jobs. Raises RuntimeError if a process of a job outlives that."""
-        for name in self._pids():
+        for name in self.pids():
             if not self._alive(name):
                 self._launch(name)
         self._cancel(60)
-        self._until("idle nodes", self._idle, 60)
+        self.until("idle nodes", self._idle, 60)
         try:
-            self._until("end of the jobs' processes", lambda: not self.job_pids(), 10)
+            self.until("end of the jobs' processes", lambda: not self.job_pids(), 3)
         except TimeoutError as error:
             left = self._kill_jobs()
             raise RuntimeError(f"processes {left} outlived their jobs") from error
@@ -242,29 +257,36 @@ class SlurmCluster:
         self._launch(f"slurmd.{node}")
 
     def job_pids(self, node: str | None = None) -> list[int]:
-        """Step daemons and processes of this cluster's jobs (of one node): told from everybody else's by the conf in their
-        environment, and by the node name that slurmd sets there or that start_node() gave to the slurmd they come from."""
-        found = []
-        wanted = {f"SLURMD_NODENAME={name}".encode() for name in ([node] if node else self.nodes)}
-        daemons = {pid for pid, _ in self._pids().values()}
+        """Step daemons and processes of this cluster's jobs (of one node), told from everybody else's by their environment: the
+        conf, and the node's name, which slurmd sets for tasks and _launch() sets for slurmd and so for its step daemons."""
+        found, parents = set(), {}
+        daemons = {pid for pid, _ in self.pids().values()}
+        node_name = f"SLURMD_NODENAME={node or ''}".encode()
         for folder in Path("/proc").glob("[0-9]*"):
             try:
                 variables = set((folder / "environ").read_bytes().split(b"\0"))
+                parents[int(folder.name)] = int(_stat(folder)[1])
             except OSError:  # ended meanwhile, or somebody else's
                 continue
-            if f"SLURM_CONF={self.conf}".encode() in variables and variables & wanted and int(folder.name) not in daemons:
-                found.append(int(folder.name))
-        return found
+            on_node = node_name in variables if node else any(variable.startswith(node_name) for variable in variables)
+            if on_node and f"SLURM_CONF={self.conf}".encode() in variables:
+                found.add(int(folder.name))
+        found -= daemons
+        # A process may have dropped its environment; its parents have not.
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return sorted(found)
 
     # Inside
 
     def _write(self) -> None:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._record.write_text("{}")
         for name in ("munge", "state", "run", "log", "dev", *(f"spool/{node}" for node in self.nodes)):
             (self.root / name).mkdir(parents=True)
-        self.root.chmod(0o700)
         (self.root / "munge").chmod(0o755)  # munged refuses one that others may write to
-        self._record.write_text("{}")
-        self._sql.mkdir(mode=0o700)
+        shutil.rmtree(self.database, ignore_errors=True)  # of an earlier root of this name that was removed without stop()
+        self.database.mkdir(mode=0o700)
         controller, self._dbd_port, self._sql_port, *ports = _free_ports(3 + len(self.nodes))
         self._node_ports = dict(zip(self.nodes, ports, strict=True))
         values = self._settings | dict(
@@ -306,11 +328,11 @@ class SlurmCluster:
                 command, env=variables, cwd=self.root, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
             )
         self._children[name] = child
-        pids = self._pids() | {name: (child.pid, _started_at(child.pid))}
+        pids = self.pids() | {name: (child.pid, started_at(child.pid))}
         new = self._record.with_suffix(".new")
         new.write_text(json.dumps(pids))
         new.replace(self._record)
-        self._until(name, answers, 30)
+        self.until(name, answers, 30)
 
     def _daemon(self, name: str) -> tuple[list[str], Callable[[], object]]:
         """Its command, and a function that is true as soon as it answers."""
@@ -322,7 +344,7 @@ class SlurmCluster:
             return ["munged", "--foreground", "--force", *options], lambda: _answers(str(munge / "munge.sock"))
         if name == "mariadbd":
             # Without grant tables an empty data folder is enough.
-            options = f"--datadir={self._sql} --socket={self.root}/run/sql.sock --pid-file={self.root}/run/mariadbd.pid"
+            options = f"--datadir={self.database} --socket={self.root}/run/sql.sock --pid-file={self.root}/run/mariadbd.pid"
             options += f" --user={_user()} --bind-address=127.0.0.1 --port={self._sql_port} --skip-name-resolve"
             options += " --skip-grant-tables --performance-schema=OFF --innodb-log-file-size=8M --skip-innodb-doublewrite"
             options += " --innodb-flush-log-at-trx-commit=0 --innodb-flush-method=nosync"
@@ -333,21 +355,6 @@ class SlurmCluster:
             return ["slurmctld", "-D"], lambda: "UP" in self.run("scontrol", "ping")
         node = name.removeprefix("slurmd.")
         return ["slurmd", "-D", "-N", node], lambda: _answers(self._node_ports[node])
-
-    def _until(self, what: str, condition: Callable[[], object], seconds: float) -> None:
-        """Poll until condition() is true and raises no RuntimeError (a client whose daemon is not up yet)."""
-        end, reason = time.monotonic() + seconds, ""
-        while time.monotonic() < end:
-            try:
-                if condition():
-                    return
-            except RuntimeError as error:
-                reason = str(error)
-            child = self._children.get(what)
-            if child and child.poll() is not None:
-                raise RuntimeError(f"{what} ended with {child.returncode}\n{self._logs()}")
-            time.sleep(0.05)
-        raise TimeoutError(f"no {what} after {seconds} s {reason}\n{self._logs()}")
 
     def _logs(self) -> str:
         logs = sorted(self.root.glob("log/*.out"))
@@ -369,19 +376,19 @@ class SlurmCluster:
                 self.run("scancel", f"--user={_user()}")
             return not queued
 
-        self._until("empty queue", empty, seconds)
+        self.until("empty queue", empty, seconds)
 
-    def _pids(self) -> dict[str, tuple[int, int]]:
+    def pids(self) -> dict[str, tuple[int, int]]:
         """Process id and start time of each daemon, in the order of their start."""
         return {name: (pid, began) for name, (pid, began) in json.loads(self._record.read_text()).items()}
 
     def _alive(self, name: str) -> bool:
-        pid, began = self._pids().get(name, (0, 0))
-        return pid > 0 and _started_at(pid) == began
+        pid, began = self.pids().get(name, (0, 0))
+        return pid > 0 and started_at(pid) == began
 
     def _end(self, name: str, *signals: int) -> None:
         """Send the signals (TERM, then KILL), 10 s for each."""
-        pid, _ = self._pids()[name]
+        pid, _ = self.pids()[name]
         for number in signals or (signal.SIGTERM, signal.SIGKILL):
             end = time.monotonic() + 10
             if self._alive(name):
@@ -415,10 +422,15 @@ def _user() -> str:
     return pwd.getpwuid(os.getuid()).pw_name
 
 
-def _started_at(pid: int) -> int:
+def _stat(folder: Path) -> list[str]:
+    """The fields of /proc/PID/stat behind the program's name: state, parent, …"""
+    return (folder / "stat").read_text().rpartition(")")[2].split()
+
+
+def started_at(pid: int) -> int:
     """Clock tick of the process's start, which tells it from a later one of the same id; -1 if it has ended, zombies too."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = _stat(Path(f"/proc/{pid}"))
     except OSError:
         return -1
     return -1 if fields[0] in "ZX" else int(fields[19])
@@ -457,12 +469,13 @@ def main() -> None:
     for command in (start, stop):
         command.add_argument("dir", type=Path)
     options = parser.parse_args()
-    if options.command == "stop":
-        return SlurmCluster(options.dir).stop()
-    if missing := SlurmCluster.missing():
-        parser.error(f"not installed: {', '.join(missing)}; {APT}")
-    cluster = SlurmCluster(options.dir, nodes=options.nodes, max_array=options.max_array, grace=options.grace)
-    cluster.start()
+    try:
+        if options.command == "stop":
+            return SlurmCluster(options.dir).stop()
+        cluster = SlurmCluster(options.dir, nodes=options.nodes, max_array=options.max_array, grace=options.grace)
+        cluster.start()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise SystemExit(str(error)) from None
     print(f"export SLURM_CONF={cluster.conf}\nexport PATH=$PATH:/usr/sbin")
 
 
