@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 import pytest
 import torch
+from slurm_cluster import APT, SlurmCluster
 
 from spectral_mup import data
 from spectral_mup.config import load_config
@@ -51,6 +55,53 @@ def tiny_overrides(tmp_path):
 @pytest.fixture(scope="session")
 def corpus():
     return data.load("pydoc", None, None)
+
+
+def require_slurm() -> None:
+    """Skip where SLURM is not installed; fail instead under REQUIRE_SLURM=1, since a green run would prove nothing."""
+    if missing := SlurmCluster.missing():
+        stop = pytest.fail if os.environ.get("REQUIRE_SLURM") == "1" else pytest.skip
+        stop(f"not installed: {', '.join(missing)}; {APT}")
+
+
+@pytest.fixture(scope="session")
+def short_folder():
+    """Function that makes an empty folder whose path is short enough for unix sockets. At the end all are removed, and what a
+    failed test has left running in them is stopped."""
+    made = []
+
+    def make() -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="sl", dir="/tmp")))
+        return made[-1]
+
+    yield make
+    for folder in made:
+        with contextlib.suppress(FileNotFoundError):
+            SlurmCluster(folder).stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(short_folder):
+    """The SlurmCluster of this pytest process; tests take it as `slurm`."""
+    require_slurm()
+    with SlurmCluster(short_folder()) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm(slurm_cluster):
+    """The cluster with an empty queue, all daemons up and all nodes idle, whatever the test before has broken."""
+    yield slurm_cluster
+    slurm_cluster.clean()
+
+
+@pytest.fixture
+def slurm_with(short_folder):
+    """Function of SlurmCluster's settings to a cluster of its own, stopped after the test."""
+    require_slurm()
+    with contextlib.ExitStack() as clusters:
+        yield lambda **settings: clusters.enter_context(SlurmCluster(short_folder(), **settings))
 
 
 def first_point(config: Config, rule: str = "spectral", width: int | None = None, log2_lr: float = -6, seed: int = 0) -> Point:
