@@ -12,7 +12,7 @@ from spectral_mup.models import FAMILIES
 from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, PrepareConfig, RuleConfig, SweepConfig
 from spectral_mup.theory.rules import Law, Rule
 
-ACTIONS = ("run", "plan", "explain", "derive", "prepare")
+ACTIONS = ("run", "plan", "explain", "status", "why", "logs", "retry", "extend", "cancel", "doctor", "derive", "prepare")
 TOKENIZERS = ("bytes", "gpt2", "bpe", "sentencepiece")
 ROLES = ("matrix", "embedding", "readout", "vector")
 
@@ -24,6 +24,14 @@ LAW_QUANTITIES = ("m_out", "m_in", "m_max", "m_aspect", "c", "a", "s")
 
 class ConfigError(ValueError):
     """Bad input, found before anything was started or written. The message is one line: key, what is wrong, fix."""
+
+
+class Refusal(RuntimeError):
+    """Not done because a rule forbids it, as with a sweep whose first runs all failed. The message says what allows it."""
+
+
+class Unanswered(RuntimeError):
+    """A service that was needed (SLURM, W&B) said no or nothing. The message says what was done until then."""
 
 
 def check(config: Config) -> None:

@@ -11,12 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from spectral_mup.check import Refusal, Unanswered
 from spectral_mup.config import ROLES, ROOT, ConfigError, load_config, options
 from spectral_mup.record import RecordError
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Sweep, open_sweep, results_of
 
-OK, FAILED, BAD_INPUT, INTERRUPTED, NOT_AS_CLAIMED = 0, 1, 2, 130, 5
+OK, FAILED, BAD_INPUT, REFUSED, NO_ANSWER, NOT_AS_CLAIMED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 
 def guard(action: Callable[[], int]) -> int:
@@ -28,6 +29,12 @@ def guard(action: Callable[[], int]) -> int:
             raise  # a bug of ours, with its traceback
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except Refusal as error:
+        print(f"refused: {error}", file=sys.stderr)
+        return REFUSED
+    except Unanswered as error:
+        print(f"error: {error}", file=sys.stderr)
+        return NO_ANSWER
     except BrokenPipeError:  # head and its like read what they want and go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
@@ -41,9 +48,10 @@ def guard(action: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
-def command(script: str, argv: list[str]) -> str:
+def command(script: str, argv: list[str], action: str | None = None) -> str:
     """A command line to copy, quoted for a shell; the action of this one is not what to do next."""
-    return shlex.join(["python", script, *(a for a in argv if not a.startswith("action="))])
+    kept = [a for a in argv if not a.startswith(("action=", "yes=", "watch=", "run=", "cause="))]
+    return shlex.join(["python", script, *kept, *([f"action={action}"] if action else [])])
 
 
 def groups() -> str:
@@ -66,7 +74,19 @@ def launch(argv: list[str]) -> int:
     plan = sweep.plan(outcome)
     if config.action == "explain":
         return explain(config, sweep)
+    if config.action in ("status", "why", "logs", "doctor"):
+        from spectral_mup import cli_status
+
+        return cli_status.ACTIONS[config.action](config, sweep, plan, argv)
+    if config.action in ("retry", "cancel", "extend"):
+        from spectral_mup import cli_submit
+
+        return cli_submit.ACTIONS[config.action](config, sweep, plan, argv)
     print(describe(config, sweep, plan))
+    if config.cluster.name == "slurm" and plan.todo:
+        from spectral_mup import cli_submit
+
+        return (cli_submit.show if config.action == "plan" else cli_submit.launch)(config, sweep, plan, argv)
     if config.action == "plan" or not plan.todo:
         if not plan.todo:
             print(f"Nothing to do. Next: {command('analyze.py', argv)}")

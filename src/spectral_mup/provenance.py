@@ -11,12 +11,15 @@ from typing import Any
 
 from spectral_mup.config import ROOT
 
+COMMIT_FILE = "COMMIT"  # in a copy of the source tree: the commit it was made from
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "spectral-mup")
 
 
 @functools.cache
 def commit() -> str:
     """Commit of the source tree, with `+` if it has changes; 'unknown' outside a git checkout."""
+    if (ROOT / COMMIT_FILE).exists():  # a copy that a job runs from
+        return (ROOT / COMMIT_FILE).read_text().strip()
     try:
         run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
         sha = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()

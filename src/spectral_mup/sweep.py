@@ -57,7 +57,7 @@ class Sweep:
 
     def __init__(self, config: Config, fingerprint: str) -> None:
         self.config = config
-        self._fingerprint = fingerprint
+        self.fingerprint = fingerprint
         self._points: dict[tuple[Curve, float, int], Point] = {}
 
     def curves(self) -> list[list[Curve]]:
@@ -85,7 +85,7 @@ class Sweep:
             "base_depth": c.sweep.base_depth,
             "optimizer": asdict(c.optimizer),
             "rule": {"name": curve.rule} | asdict(c.rule[curve.rule]),
-            "data": {"source": c.data.source, "vocab_size": c.data.vocab_size, "content": self._fingerprint},
+            "data": {"source": c.data.source, "vocab_size": c.data.vocab_size, "content": self.fingerprint},
             "train": asdict(c.train),
             "probe": asdict(c.probe),
             "log2_lr": log2_lr,

@@ -19,7 +19,7 @@ from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, Event, work
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Point
 
-MAX_DEATHS = 3  # a Point that killed so many workers is given up, and a sweep whose first so many Points failed
+MAX_DEATHS = 3  # a Point that killed so many workers is given up
 LIST_SECONDS = 2.0  # between two looks for Points that another launcher finished
 HELD_RETRY_SECONDS = 2.0
 POLL_SECONDS = 0.5
@@ -33,10 +33,12 @@ def run_local(
     todo: Callable[[], list[Point]],
     on_event: Callable[[Event], None],
     stop: Callable[[], bool] = lambda: False,
+    give_up_after: int = MAX_DEATHS,
 ) -> dict[str, str]:
     """Train what `todo` lists, asking it again whenever a Point ends, until it lists nothing. Returns {run_id: error}.
 
-    `stop` is polled; once true, workers checkpoint at their next step and the call returns.
+    `stop` is polled; once true, workers checkpoint at their next step and the call returns. If the first `give_up_after`
+    Points all fail, so would the rest, which are not begun.
     """
     pool: list[_Worker] = []
     failed: dict[str, str] = {}
@@ -55,8 +57,8 @@ def run_local(
             ready = [p for p in waiting if held_until.get(p.run_id, 0) <= time.monotonic()]
             if not waiting and not busy:
                 break
-            if not finished and len(failed) >= MAX_DEATHS:
-                break  # the first runs all failed: so would the rest
+            if not finished and len(failed) >= give_up_after:
+                break
             for worker in [w for w in pool if w.point is None]:
                 if ready:
                     worker.give(ready.pop(0))

@@ -90,6 +90,11 @@ class Submission:
 
     def record_job(self, job: str) -> None:
         write_atomic(self.path / "job.json", json_bytes({"id": job, "time": time.time()}))
+        self.__dict__.pop("job", None)  # was cached as unknown
+
+    def discard(self) -> None:
+        """Remove a folder that was prepared and not taken."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def record_refusal(self, why: str) -> None:
         write_atomic(self.path / "job.json", json_bytes({"refused": why, "time": time.time()}))

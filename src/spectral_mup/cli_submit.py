@@ -1,0 +1,221 @@
+"""What launch.py does with cluster=slurm: submit, extend, retry, cancel. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from spectral_mup.check import ConfigError
+from spectral_mup.cli import INTERRUPTED, OK, REFUSED, command
+from spectral_mup.cluster import cause as causes
+from spectral_mup.cluster import slurm
+from spectral_mup.cluster.reconcile import Report, State, reconcile
+from spectral_mup.cluster.script import slurm_of
+from spectral_mup.cluster.submit import Order, check_script, described, look, order, submit
+from spectral_mup.progress import duration, label
+from spectral_mup.record import RunFolder
+from spectral_mup.schema import Config
+from spectral_mup.sweep import Plan, Sweep, results_of
+
+
+def launch(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
+    """Submit what is planned, was cancelled, or failed by a cause that passes."""
+    retries = slurm_of(config).retries
+    return _submit(config, sweep, plan, argv, lambda s: s.again(retries) or s.name == "cancelled" and not s.live)
+
+
+def extend(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
+    """Submit what the results so far ask for, but nothing that was cancelled."""
+    retries = slurm_of(config).retries
+    return _submit(config, sweep, plan, argv, lambda s: s.again(retries))
+
+
+def _submit(config: Config, sweep: Sweep, plan: Plan, argv: list[str], select: Callable[[State], bool]) -> int:
+    return _order(config, sweep, plan, look(config, plan), select, argv)
+
+
+def _order(config: Config, sweep: Sweep, plan: Plan, report: Report, select: Callable[[State], bool], argv: list[str]) -> int:
+    """Validate, show, ask, submit, say what next."""
+    print_notes(report)
+    print(in_words(report))
+    points = [s.point for s in report.states.values() if select(s)]
+    if not points:
+        return _nothing(report, argv)
+    ordered = order(config, plan, points)
+    print(order_table(ordered, config))
+    try:
+        check_script(config, ordered.packs[: ordered.array_size], sweep.fingerprint)
+    except slurm.Refused as error:
+        raise ConfigError(
+            f"sbatch would refuse this, so nothing was submitted: {error}; see cluster.* and action=doctor"
+        ) from None
+    except slurm.NoAnswer as error:
+        raise slurm.NoAnswer(f"SLURM gives no answer, nothing was submitted: {error}; see action=doctor") from None
+    if not confirmed(config, f"Submit {len(points)} points?"):
+        return REFUSED
+    runs = Path(config.paths.runs)
+    try:
+        made = submit(config, sweep, lambda: sweep.plan(results_of(runs)), select)
+    except KeyboardInterrupt:
+        print(f"Interrupted; what was submitted stays. To go on: {command('launch.py', argv)}")
+        return INTERRUPTED
+    if not made:
+        print("Another launch has submitted them meanwhile.")
+        return OK
+    print(f"Submitted {described(made)}. The launcher is not needed any more.")
+    print(f"To see how it goes: {command('launch.py', argv, 'status')}")
+    return OK
+
+
+def _nothing(report: Report, argv: list[str]) -> int:
+    counts = report.counts()
+    if counts.get("done", 0) + counts.get("diverged", 0) == len(report.states):
+        print(f"Nothing to do. Next: {command('analyze.py', argv)}")
+        return OK
+    for name in ("queued", "running", "preempted"):
+        mine = [s for s in report.states.values() if s.name == name and s.submission]
+        if mine:
+            who = sorted({f"job {s.submission.job} (by {s.submission.launcher['host']})" for s in mine if s.submission})
+            print(f"{len(mine)} {name} in {', '.join(who)}")
+    bad = sum(counts.get(n, 0) for n in ("failed", "held", "lost", "cancelled"))
+    if bad:
+        print(f"{bad} points ended without a result: {command('launch.py', argv, 'why')} tells, action=retry begins them again")
+    print("Nothing to submit.")
+    return OK
+
+
+def confirmed(config: Config, question: str) -> bool:
+    """The user's word: yes=true, or y on a terminal."""
+    if config.yes:
+        return True
+    if not sys.stdin.isatty():
+        print(f"refused: {question} Not on a terminal, so give yes=true", file=sys.stderr)
+        return False
+    try:
+        agreed = input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        agreed = False
+    if not agreed:
+        print("Nothing was done.", file=sys.stderr)
+    return agreed
+
+
+def in_words(report: Report) -> str:
+    """'84 points: 72 done, 3 running, 9 planned'."""
+    return f"{len(report.states)} points: " + (", ".join(f"{n} {name}" for name, n in report.counts().items()) or "none")
+
+
+def print_notes(report: Report) -> None:
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def order_table(ordered: Order, config: Config) -> str:
+    """Points, packs, GPUs and expected time, a row a shape."""
+    c = slurm_of(config)
+    arrays = -(-len(ordered.packs) // ordered.array_size)
+    device = f"{ordered.gpus} GPU{'s' * (ordered.gpus != 1)}" if ordered.gpus else "no GPU"
+    hours = ordered.gpu_hours
+    unit = "GPU-hours" if ordered.gpus else "task-hours"
+    cost = f"about {hours:.2g} {unit} ({ordered.expected.source})" if hours is not None else f"{unit} unknown (no earlier runs)"
+    lines = [
+        f"To submit: {len(ordered.points)} points in {len(ordered.packs)} tasks, {arrays} array{'s' * (arrays != 1)} "
+        f"of at most {ordered.array_size}; {cost}",
+        f"A task has {device}, {c.cpus} cores and {c.time} min, and trains {ordered.workers} at once.",
+        f"  {'width':>7} {'depth':>6} {'points':>7} {'tasks':>6}  a task takes",
+    ]
+    shapes = dict.fromkeys((p[0].curve.width, p[0].curve.depth) for p in ordered.packs)
+    for width, depth in shapes:
+        packs = [p for p in ordered.packs if (p[0].curve.width, p[0].curve.depth) == (width, depth)]
+        longest = max(packs, key=len)
+        seconds = ordered.expected.total(longest)
+        takes = "unknown" if seconds is None else f"about {duration(seconds / ordered.workers)}"
+        lines.append(f"  {width:>7} {depth:>6} {sum(map(len, packs)):>7} {len(packs):>6}  {takes}")
+    return "\n".join(lines)
+
+
+def show(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
+    """The tasks that the Points to do would make; submits nothing."""
+    report = look(config, plan)
+    print_notes(report)
+    print(in_words(report))
+    retries = slurm_of(config).retries
+    points = [s.point for s in report.states.values() if s.again(retries)]
+    print(order_table(order(config, plan, points), config) if points else "Nothing to submit.")
+    return OK
+
+
+def retry(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
+    """Begin failed, lost, held and cancelled Points again; with cause=NAME or run=ID only those."""
+    if config.cause is not None and config.cause not in causes.CAUSES:
+        raise ConfigError(
+            f"cause={config.cause}: must be one of {', '.join(causes.CAUSES)}; quote it, as in 'cause=out of memory'"
+        )
+    report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.points)
+    chosen = {
+        s.point.run_id
+        for s in matching(config, report)
+        if not s.live and s.name in ("failed", "lost", "held", "cancelled", "preempted")
+        and config.cause in (None, s.cause and s.cause.name)
+    }  # fmt: skip
+    held = {s.point.run_id for s in matching(config, report) if s.name == "planned" and config.cause is None}
+    if not chosen:
+        print_notes(report)
+        print(f"{in_words(report)}\nNothing to retry{f' with cause={config.cause}' if config.cause else ''}.")
+        return OK
+    if config.cluster.name == "local":
+        for run_id in chosen:
+            RunFolder(Path(config.paths.runs), run_id).forgive()
+        from spectral_mup.cli import run
+
+        return run(config, sweep, results_of(Path(config.paths.runs)), plan, argv)
+    return _order(config, sweep, plan, report, lambda s: s.point.run_id in chosen | held, argv)
+
+
+def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
+    """End the jobs of this sweep's Points, or of run=ID: only ids that we recorded, shown first."""
+    report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.points)
+    print_notes(report)
+    chosen = [s for s in matching(config, report) if s.live and s.name != "cancelled" and s.submission and s.job]
+    if not chosen:
+        print(f"{in_words(report)}\nNothing to cancel.")
+        return OK
+    ids = {s.point.run_id for s in chosen}
+    whole, shared = [], []
+    for submission, index in dict.fromkeys((s.submission, s.index) for s in chosen):
+        assert submission is not None
+        rest = [
+            entry for entry in submission.packs[index]
+            if entry["run_id"] not in ids | submission.cancelled
+            and RunFolder(Path(config.paths.runs), entry["run_id"]).result() is None
+        ]  # fmt: skip
+        (shared if rest else whole).append(f"{submission.job}_{index}")
+    for state in chosen:
+        print(f"  {state.job}  {label(state.point)}: {state.name}")
+    if whole:
+        print(f"These tasks end at once: {', '.join(whole)}")
+    if shared:
+        print(f"These go on with their other points, and skip the cancelled that they have not begun: {', '.join(shared)}")
+    if not confirmed(config, f"Cancel {len(chosen)} points?"):
+        return REFUSED
+    for submission in dict.fromkeys(s.submission for s in chosen):
+        assert submission is not None
+        submission.cancel(ids & {e["run_id"] for pack in submission.packs for e in pack})
+    try:
+        slurm.scancel(whole)
+    except slurm.NoAnswer as error:
+        raise slurm.NoAnswer(f"SLURM gives no answer ({error}); recorded as cancelled, give the command again") from None
+    print(f"Cancelled {len(chosen)} points.")
+    return OK
+
+
+def matching(config: Config, report: Report) -> list[State]:
+    """States of the runs that run=ID names; all of them without it. Raises ConfigError if it names none."""
+    found = [s for s in report.states.values() if config.run is None or s.point.run_id.startswith(config.run)]
+    if config.run is not None and not found:
+        raise ConfigError(f"run={config.run}: no run of this sweep begins so; action=status lists them")
+    return found
+
+
+ACTIONS = {"retry": retry, "cancel": cancel, "extend": extend}
