@@ -1,0 +1,55 @@
+"""The main path on a real SLURM: launch, walk away, and find the bytes of a local sweep."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import TINY
+from launches import Launch, contents
+from slurm_sweeps import FIXED, Site
+
+THIRTY = [*FIXED, "sweep.lr=[-8,-6,-4]", "sweep.width=[32,64]", "sweep.seed=[0,1,2,3,4]", "rule=[spectral]"]
+
+
+def local(tmp_path_factory, overrides: list[str]):
+    """The same sweep with cluster=local, unbroken: its contents and what analyze says."""
+    tmp = tmp_path_factory.mktemp("local")
+    launch = Launch(tmp, overrides)
+    assert launch.wait() == 0, launch.err
+    said = Launch(tmp, overrides, script="analyze.py")
+    assert said.wait() == 0, said.err
+    return tmp, contents(tmp / "runs"), said.out
+
+
+@pytest.mark.slow
+def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sweep(slurm, tmp_path, tmp_path_factory):
+    site = Site(tmp_path, slurm)
+    launch = site.call([*THIRTY, "cluster.pack_minutes=1"])
+    assert launch.code == 0, launch.err
+    assert "To submit: 30 points in " in launch.out and "task-hours unknown (no earlier runs)" in launch.out
+    states = site.until(THIRTY, "the end", lambda s: s == {"done": 30})
+    assert states == {"done": 30}
+    site.until_idle()
+    where, whole, said = local(tmp_path_factory, THIRTY)
+    assert site.contents() == whole
+    assert all(len(owners) == 1 for owners in site.attempts().values())
+    analyzed = Launch(tmp_path, [*THIRTY], script="analyze.py")
+    assert analyzed.wait() == 0, analyzed.err
+    assert analyzed.out.replace(str(tmp_path), "") == said.replace(str(where), "")
+    for name in ("curves.csv", "optima.csv"):
+        assert (tmp_path / "results/tiny" / name).read_bytes() == (where / "results/tiny" / name).read_bytes()
+    again = site.call(THIRTY)
+    assert again.code == 0 and "Nothing to do" in again.out and len(site.numbered()) == 1
+    wider = site.call([*THIRTY, "sweep.width=[32,64,96]", "action=plan"])
+    assert "To submit: 15 points" in wider.out and "(from 30 earlier runs)" in wider.out
+
+
+@pytest.mark.slow
+def test_an_adaptive_sweep_goes_on_by_itself(slurm, tmp_path, tmp_path_factory):
+    """Later learning rates and widths depend on results that come when no launcher is there: the tasks submit them."""
+    overrides = [*TINY, "lr.resolution=1.0"]
+    site = Site(tmp_path, slurm)
+    assert site.call(overrides).code == 0
+    site.until(overrides, "the end", lambda s: set(s) == {"done"} and s["done"] > 12)
+    site.until_idle()
+    _, whole, _ = local(tmp_path_factory, overrides)
+    assert site.contents() == whole and len(site.numbered()) > 2
