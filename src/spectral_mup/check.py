@@ -12,7 +12,7 @@ from spectral_mup.models import FAMILIES
 from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, PrepareConfig, RuleConfig, SweepConfig
 from spectral_mup.theory.rules import Law, Rule
 
-ACTIONS = ("run", "plan", "explain", "derive", "prepare")
+ACTIONS = ("run", "plan", "explain", "derive", "prepare", "wandb_push")
 TOKENIZERS = ("bytes", "gpt2", "bpe", "sentencepiece")
 ROLES = ("matrix", "embedding", "readout", "vector")
 

@@ -66,6 +66,10 @@ def launch(argv: list[str]) -> int:
     plan = sweep.plan(outcome)
     if config.action == "explain":
         return explain(config, sweep)
+    if config.action == "wandb_push":
+        from spectral_mup.cli_wandb import wandb_push
+
+        return wandb_push(config, plan.points)
     print(describe(config, sweep, plan))
     if config.action == "plan" or not plan.todo:
         if not plan.todo:

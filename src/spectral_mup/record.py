@@ -11,6 +11,7 @@
         norms.jsonl        one line a probed step and module or tensor
         ckpt/              last checkpoints
         error.txt          traceback of the last failure
+        wandb.json         up to which step it was pushed to Weights & Biases, and where
         result.json        written LAST; its presence is the only proof of an end
 
 One writer a file, and every file but the two .jsonl is replaced atomically. Imports no torch.
@@ -214,6 +215,12 @@ class RunFolder:
 
     def timing(self) -> dict[str, Any] | None:
         return read_json(self.path / "timing.json")
+
+    def write_pushed(self, value: Mapping[str, Any]) -> None:
+        write_atomic(self.path / "wandb.json", json_bytes(value))
+
+    def pushed(self) -> dict[str, Any] | None:
+        return read_json(self.path / "wandb.json")
 
     def write_error(self, text: str) -> None:
         write_atomic(self.path / "error.txt", text.encode())
