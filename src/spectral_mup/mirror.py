@@ -1,7 +1,8 @@
 """Weights & Biases as a mirror: runs are copied there in the background and never read back.
 
 Training hands rows to a queue and never waits. If W&B cannot be reached the mirror says so once and drops the rest; the run
-folder has everything, and `wandb_push` replays it later.
+folder has everything, and `wandb_push` replays it later. So it does with a run that was resumed offline, which left a folder a
+segment, of which a sync lets the later overwrite the earlier.
 """
 
 from __future__ import annotations
