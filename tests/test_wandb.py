@@ -86,9 +86,9 @@ def write(runs: Path, point: Point, first: int, last: int, result: dict[str, Any
     """Rows first to last more in a run's folder, as training leaves them."""
     folder = RunFolder(runs, point.run_id)
     folder.write_config(point.science)
+    folder.claim(lives=lambda owner: False)  # who wrote before is this process
     folder.append("metrics.jsonl", rows(first, last))
     if result is not None:
-        folder.claim()
         folder.finish(result)
     return folder
 
@@ -134,7 +134,6 @@ def test_a_run_that_grew_sends_only_what_is_new(server, points, tmp_path):
 def test_a_result_alone_is_sent_too(server, points, tmp_path):
     folder = write(tmp_path, points[0], 1, 12)
     send(tmp_path, points[:1])
-    folder.claim()
     folder.finish(RESULT)
     assert send(tmp_path, points[:1]) == Counts(1, 0, 0, 0)
     assert server.summary[points[0].run_id]["val_loss"] == 3.5

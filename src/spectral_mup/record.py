@@ -123,9 +123,7 @@ class RunFolder:
         folder = self.path / "attempts"
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
-    def claim(
-        self, lives: Callable[[Mapping[str, Any]], bool] | None = None, slurm: Mapping[str, Any] | None = None
-    ) -> None:
+    def claim(self, lives: Callable[[Mapping[str, Any]], bool] | None = None, slurm: Mapping[str, Any] | None = None) -> None:
         """Take the run for this process. Raises HeldError while a live process holds it.
 
         `lives` says whether the writer of an owner.json is still at work; without it, `is_alive` does. `slurm` names the job
