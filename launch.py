@@ -10,6 +10,7 @@ Tune on small models, train large ones: run a width × learning-rate sweep and s
   python launch.py sweep=NAME action=explain       print what each tensor trains with (init, lr, λ, ε), rules side by side
   python launch.py action=derive optimizer=NAME    measure how its direction grows with width, write the rule that follows
   python launch.py action=prepare prepare.input=FILE prepare.out=FOLDER    tokenize a text, to train on with data=prepared
+  python launch.py sweep=NAME action=wandb_push    copy its runs to Weights & Biases: what is there already is not sent again
   python analyze.py sweep=NAME                     verdicts on screen, figures and tables under results/NAME
 
 Choices (files under conf/ and sweeps/):
@@ -29,7 +30,7 @@ Examples:
 
 Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates are log2.
 A launch may be stopped or killed at any moment: the same command goes on, and no run is done twice.
-Exit codes: 0 all done · 1 some runs failed · 2 bad input, nothing started · 130 interrupted.
+Exit codes: 0 all done · 1 some runs failed · 2 bad input, nothing started · 4 W&B gave no answer · 130 interrupted.
 """
 
 

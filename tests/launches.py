@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from spectral_mup.config import ROOT
-from spectral_mup.record import process_start
+from spectral_mup.process import process_start
 
 FILES = ("result.json", "metrics.jsonl", "norms.jsonl")
 PATIENCE = 120  # seconds until a test gives up; never a measure of speed

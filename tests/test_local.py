@@ -38,7 +38,8 @@ from launches import (
 
 from spectral_mup import data
 from spectral_mup.config import ROOT, load_config
-from spectral_mup.record import RunFolder, process_start
+from spectral_mup.process import process_start
+from spectral_mup.record import RunFolder
 from spectral_mup.sweep import open_sweep
 
 SWEEP = [*TINY, "rule=[spectral,standard]", "lr.resolution=1.0"]

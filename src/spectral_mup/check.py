@@ -12,7 +12,9 @@ from spectral_mup.models import FAMILIES
 from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, PrepareConfig, RuleConfig, SweepConfig
 from spectral_mup.theory.rules import Law, Rule
 
-ACTIONS = ("run", "plan", "explain", "status", "why", "logs", "retry", "extend", "cancel", "doctor", "derive", "prepare")
+ACTIONS = (
+    "run", "plan", "explain", "status", "why", "logs", "retry", "extend", "cancel", "doctor", "wandb_push", "derive", "prepare"
+)  # fmt: skip
 TOKENIZERS = ("bytes", "gpt2", "bpe", "sentencepiece")
 ROLES = ("matrix", "embedding", "readout", "vector")
 

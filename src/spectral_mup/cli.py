@@ -82,6 +82,10 @@ def launch(argv: list[str]) -> int:
         from spectral_mup import cli_submit
 
         return cli_submit.ACTIONS[config.action](config, sweep, plan, argv)
+    if config.action == "wandb_push":
+        from spectral_mup.cli_wandb import wandb_push
+
+        return wandb_push(config, plan.points)
     print(describe(config, sweep, plan))
     if config.cluster.name == "slurm" and plan.todo:
         from spectral_mup import cli_submit

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_mup.check import ROLES, ConfigError, check
+from spectral_mup.credentials import refuse_credentials, refuse_in_overrides
 from spectral_mup.schema import Config, ModelConfig, SlurmConfig
 
 __all__ = [
@@ -35,7 +36,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def load_config(overrides: list[str], config_dir: Path | None = None) -> Config:
     """Compose conf/ with the overrides of a command line and check the result. Raises ConfigError."""
-    config = _typed(_compose(overrides, config_dir or ROOT / "conf"))
+    refuse_in_overrides(overrides)
+    composed = _compose(overrides, config_dir or ROOT / "conf")
+    refuse_credentials(OmegaConf.to_container(composed))
+    config = _typed(composed)
     check(config)
     return config
 

@@ -1,18 +1,55 @@
 """Weights & Biases as a mirror: runs are copied there in the background and never read back.
 
 Training hands rows to a queue and never waits. If W&B cannot be reached the mirror says so once and drops the rest; the run
-folder has everything.
+folder has everything, and `wandb_push` replays it later. So it does with a run that was resumed offline, which left a folder a
+segment, of which a sync lets the later overwrite the earlier.
 """
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 INIT_SECONDS = 20
 CLOSE_SECONDS = 10
+
+
+def import_wandb(mode: str) -> Any:
+    """The module; offline it would still look for a server at exit, and wait for one that never answers, unless told not to."""
+    if mode == "offline":
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    return wandb
+
+
+def open_run(run_id: str, config: Mapping[str, Any], mode: str, project: str, **settings: Any) -> Any:
+    """Begin the W&B run of this id, or go on with it, with the training step as axis. Raises whatever W&B raises."""
+    wandb = import_wandb(mode)
+    run = wandb.init(
+        project=project, id=run_id, name=run_id, config=dict(config), mode=mode, resume="allow", reinit="finish_previous",
+        settings=wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off", **settings),
+    )  # fmt: skip
+    run.define_metric("train_step")
+    run.define_metric("*", step_metric="train_step")
+    return run
+
+
+def log_row(run: Any, row: Mapping[str, Any]) -> None:
+    """Log a row of metrics.jsonl at its own step, so that W&B drops a step that it has: a resumed run repeats some."""
+    known = {name: value for name, value in row.items() if name != "step" and value is not None}
+    run.log({"train_step": row["step"]} | known, step=row["step"])
+
+
+def finish_run(run: Any, result: Mapping[str, Any] | None) -> None:
+    """Wait until W&B has the run's rows; a result becomes its summary. Raises whatever W&B raises."""
+    if result is not None:
+        run.summary.update({name: value for name, value in result.items() if isinstance(value, int | float | str)})
+    run.finish()
 
 
 class Mirror:
@@ -49,25 +86,16 @@ class Mirror:
     def _copy(self) -> None:
         run: Any = None
         try:
-            import wandb
-
             while True:
                 verb, value = self._queue.get()
                 if verb == "start":
                     run_id, config = value
-                    settings = wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off")
-                    run = wandb.init(
-                        project=self.project, id=run_id, name=run_id, config=config, mode=self.mode,  # type: ignore[arg-type]
-                        resume="allow", settings=settings, reinit="finish_previous",
-                    )  # fmt: skip
-                    run.define_metric("train_step")
-                    run.define_metric("*", step_metric="train_step")
+                    run = open_run(run_id, config, self.mode, self.project)
                 elif verb == "log":
                     for row in value:
-                        run.log({"train_step": row["step"]} | {k: v for k, v in row.items() if k != "step" and v is not None})
+                        log_row(run, row)
                 elif verb == "finish":
-                    run.summary.update({k: v for k, v in value.items() if isinstance(v, int | float | str)})
-                    run.finish()
+                    finish_run(run, value)
                 else:
                     return
         except Exception as error:  # whatever W&B or the network raises: the run must not notice

@@ -11,6 +11,7 @@
         norms.jsonl        one line a probed step and module or tensor
         ckpt/              last checkpoints
         error.txt          traceback of the last failure
+        wandb.json         up to which step it was pushed to Weights & Biases, and where
         result.json        written LAST; its presence is the only proof of an end
 
 One writer a file, and every file but the two .jsonl is replaced atomically. Imports no torch.
@@ -31,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import rfc8785
+
+from spectral_mup.process import is_alive, process_start
 
 
 class RecordError(RuntimeError):
@@ -217,6 +220,12 @@ class RunFolder:
     def timing(self) -> dict[str, Any] | None:
         return read_json(self.path / "timing.json")
 
+    def write_pushed(self, value: Mapping[str, Any]) -> None:
+        write_atomic(self.path / "wandb.json", json_bytes(value))
+
+    def pushed(self) -> dict[str, Any] | None:
+        return read_json(self.path / "wandb.json")
+
     def write_error(self, text: str) -> None:
         write_atomic(self.path / "error.txt", text.encode())
 
@@ -270,28 +279,3 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 raise RecordError(f"{path}, line {number}: not JSON; the file was damaged, delete the run folder") from None
-
-
-def process_start(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot with the boot's id, so that a reused pid is not taken for it."""
-    try:
-        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if after_name[0] == "Z":
-            return None
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{after_name[19]}"
-    except OSError:
-        pass
-    try:  # no /proc: the pid alone must do
-        os.kill(pid, 0)
-        return "alive"
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return "alive"
-
-
-def is_alive(owner: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote this owner.json still runs. On another host nobody can tell: it counts as alive."""
-    if owner["host"] != socket.gethostname():
-        return True
-    return process_start(int(owner["pid"])) == owner["start"]

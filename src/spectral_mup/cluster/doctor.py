@@ -71,8 +71,8 @@ def _controller(settings: dict[str, str], config: Config) -> list[Finding]:
     mode = settings.get("PreemptMode", "OFF")
     found.append(Finding(KNOW, "PreemptMode", mode + _preemption(mode, settings)))
     if mode != "OFF" and "preempt_send_user_signal" not in settings.get("SlurmctldParameters", ""):
-        found.append(Finding(LOOK, "preemption signal", "SlurmctldParameters has no preempt_send_user_signal: no warning comes "
-                             "before a preemption, so a run falls back to its last checkpoint (cluster.checkpoint_seconds)"))  # fmt: skip
+        said = "no preempt_send_user_signal: a preemption comes without warning, so a run goes on from its last checkpoint"
+        found.append(Finding(LOOK, "preemption signal", f"{said} (cluster.checkpoint_seconds)"))
     wait = re.match(r"\d+", settings.get("KillWait", ""))
     if wait and int(wait[0]) < 10:
         found.append(

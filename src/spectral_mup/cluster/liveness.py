@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spectral_mup.cluster.slurm import Here, NoAnswer, squeue
-from spectral_mup.record import is_alive
+from spectral_mup.process import is_alive
 
 
 def lives(owner: Mapping[str, Any], me: Here | None) -> bool:

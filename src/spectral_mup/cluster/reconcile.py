@@ -18,7 +18,8 @@ from spectral_mup.cluster import cause as causes
 from spectral_mup.cluster.cause import Cause
 from spectral_mup.cluster.slurm import Element, NoAnswer, sacct, squeue
 from spectral_mup.cluster.submission import Submission, submissions
-from spectral_mup.record import RunFolder, is_alive
+from spectral_mup.process import is_alive
+from spectral_mup.record import RunFolder
 from spectral_mup.sweep import Point
 
 NAMES = ("done", "diverged", "running", "queued", "preempted", "planned", "failed", "held", "cancelled", "lost")

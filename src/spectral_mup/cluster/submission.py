@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.config import typed
-from spectral_mup.record import is_alive, json_bytes, process_start, read_json, write_atomic
+from spectral_mup.process import is_alive, process_start
+from spectral_mup.record import json_bytes, read_json, write_atomic
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Curve, Point, Sweep
 
