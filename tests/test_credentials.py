@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from test_local import environment
+from launches import environment
 
 from spectral_mup.config import ROOT, ConfigError, _keys, load_config
 from spectral_mup.credentials import NAME

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import wandb
 from conftest import TINY
-from test_local import Launch, OnTerminal, snapshot
+from launches import Launch, OnTerminal, snapshot
 
 from spectral_mup.config import load_config
 from spectral_mup.mirror import Mirror
