@@ -254,7 +254,7 @@ class SlurmCluster:
         self._kill_jobs(node)
 
     def start_node(self, node: str) -> None:
-        """The controller calls the node idle some 3 s later."""
+        """The node is idle some 3 s later. A job lost with it is queued again only if the node was seen down before."""
         self._launch(f"slurmd.{node}")
 
     def job_pids(self, node: str | None = None) -> list[int]:
