@@ -128,8 +128,9 @@ class SlurmCluster:
         self.conf = self.root / "slurm.conf"
         self.nodes = [f"{prefix}{i}" for i in range(1, nodes + 1)]
         self.gpus = gpus
-        self._settings = dict(cpus=cpus, gpus=gpus, mem=mem, max_array=max_array, grace=grace, min_job_age=min_job_age)
-        self._settings["node_set"] = f"{prefix}[1-{nodes}]"
+        node_set = f"{prefix}[1-{nodes}]"
+        self._settings: dict[str, object] = dict(node_set=node_set, cpus=cpus, gpus=gpus, mem=mem)
+        self._settings |= dict(max_array=max_array, grace=grace, min_job_age=min_job_age)
         self._record = self.root / "pids.json"
         # In memory: every table slurmdbd creates is synced, 3 s on a disk. The name is found again by stop() from elsewhere.
         shm = Path("/dev/shm")
@@ -253,7 +254,7 @@ class SlurmCluster:
         self._kill_jobs(node)
 
     def start_node(self, node: str) -> None:
-        """The controller calls the node idle some 3 s later."""
+        """The node is idle some 3 s later. A job lost with it is queued again only if the node was seen down before."""
         self._launch(f"slurmd.{node}")
 
     def job_pids(self, node: str | None = None) -> list[int]:
