@@ -13,6 +13,17 @@ Tune on small models, train large ones: run a width × learning-rate sweep and s
   python launch.py sweep=NAME action=wandb_push    copy its runs to Weights & Biases: what is there already is not sent again
   python analyze.py sweep=NAME                     verdicts on screen, figures and tables under results/NAME
 
+On SLURM (slurm/README.md), where the launcher submits and goes:
+  python launch.py sweep=NAME cluster=slurm        pack what is missing into job arrays, check, ask, submit; yes=true does not ask
+  python launch.py sweep=NAME cluster=slurm action=plan      the same up to the question: points, tasks, GPU-hours
+  … action=status [watch]      every point: planned, queued, running with ETA, done, diverged, failed with its cause, preempted, lost
+  … action=why [run=ID]        what went wrong, by cause: the last lines, what to do
+  … action=logs [run=ID] [watch]
+  … action=retry [cause=NAME] [run=ID]    begin failed, lost, held back or cancelled points again
+  … action=extend              submit what the results so far ask for; tasks do it too when they end
+  … action=cancel [run=ID]     shows the recorded jobs, asks, ends them
+  … action=doctor              what this site offers and what to mend
+
 Choices (files under conf/ and sweeps/):
 {groups}
 
@@ -25,12 +36,14 @@ Examples:
   python launch.py action=prepare prepare.input=hf:Skylion007/openwebtext prepare.out=owt prepare.tokenizer=gpt2
   python launch.py data=prepared data.path=/path/to/tokens sweep.name=stories
   python launch.py action=derive optimizer=other optimizer.name=mine optimizer.algorithms.other.target=package.Class
+  python launch.py sweep=paper/nanogpt_width cluster=slurm cluster.partition=gpu cluster.time=480
   python launch.py sweep=mini/width optimizer=muon 'rule=[spectral,zheng,standard]'
   python launch.py action=explain 'rule=[spectral,tensor_programs_v]' 'sweep.width=[256]'
 
 Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates are log2.
 A launch may be stopped or killed at any moment: the same command goes on, and no run is done twice.
-Exit codes: 0 all done · 1 some runs failed · 2 bad input, nothing started · 4 W&B gave no answer · 130 interrupted.
+Exit codes: 0 all done, or submitted · 1 some runs failed · 2 bad input, nothing started · 3 refused: not confirmed, or held back ·
+4 SLURM or W&B said no or nothing; what is in stays · 130 interrupted.
 """
 
 
@@ -40,7 +53,7 @@ def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(HELP.format(groups=cli.groups()))
         return 0
-    return cli.guard(lambda: cli.launch(argv))
+    return cli.guard(lambda: cli.launch([f"{word}=true" if word in ("watch", "yes") else word for word in argv]))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,17 @@ import importlib.util
 import re
 
 from spectral_mup.models import FAMILIES
-from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, PrepareConfig, RuleConfig, SweepConfig
+from spectral_mup.schema import (
+    Config,
+    DeriveConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PrepareConfig,
+    RuleConfig,
+    SlurmConfig,
+    SweepConfig,
+    TrainConfig,
+)
 from spectral_mup.theory.rules import Law, Rule
 
 ACTIONS = (
@@ -106,6 +116,8 @@ def check(config: Config) -> None:
     if m.tied:
         for name, rule in config.rule.items():
             _check_tied(name, rule)
+    if isinstance(c, SlurmConfig):
+        _check_slurm(c, t)
 
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
@@ -259,6 +271,26 @@ def _check_prepare(p: PrepareConfig, action: str) -> None:
         )
     if action == "prepare" and not p.out:
         raise ConfigError("prepare.out: action=prepare needs it; give a folder that is not there, as in prepare.out=tokens")
+
+
+def _check_slurm(c: SlurmConfig, t: TrainConfig) -> None:
+    for key, value, least in (("nodes", c.nodes, 1), ("gpus", c.gpus, 0), ("cpus", c.cpus, 1), ("time", c.time, 1),
+                              ("signal_seconds", c.signal_seconds, 1), ("array_parallelism", c.array_parallelism or 1, 1),
+                              ("retries", c.retries, 0)):  # fmt: skip
+        if value < least:
+            raise ConfigError(f"cluster.{key}={value}: must be at least {least}")
+    if c.pack_minutes <= 0:
+        raise ConfigError(f"cluster.pack_minutes={c.pack_minutes}: must be positive")
+    if c.signal_seconds >= 60 * c.time:
+        raise ConfigError(
+            f"cluster.signal_seconds={c.signal_seconds}: not below cluster.time={c.time} min; the warning comes before"
+        )
+    if t.devices % c.nodes or (c.nodes > 1 and t.devices == 1):
+        raise ConfigError(f"cluster.nodes={c.nodes}: train.devices={t.devices} cannot be divided among them; change one")
+    if t.devices > 1 and c.gpus and c.gpus != t.devices // c.nodes:
+        raise ConfigError(
+            f"cluster.gpus={c.gpus}: train.devices={t.devices} on {c.nodes} nodes need {t.devices // c.nodes} a node; set it so"
+        )
 
 
 def _check_tied(name: str, rule: RuleConfig) -> None:

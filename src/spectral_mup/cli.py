@@ -69,12 +69,16 @@ def launch(argv: list[str]) -> int:
         return prepare(config)
     if config.action == "derive":
         return derive([a for a in argv if not a.startswith("rule=")])
+    if config.action == "doctor":
+        from spectral_mup.cli_status import doctor
+
+        return doctor(config)
     sweep = open_sweep(config)
     outcome = results_of(Path(config.paths.runs))
     plan = sweep.plan(outcome)
     if config.action == "explain":
         return explain(config, sweep)
-    if config.action in ("status", "why", "logs", "doctor"):
+    if config.action in ("status", "why", "logs"):
         from spectral_mup import cli_status
 
         return cli_status.ACTIONS[config.action](config, sweep, plan, argv)

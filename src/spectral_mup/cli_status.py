@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from spectral_mup.check import ConfigError
@@ -199,7 +198,7 @@ def _follow(config: Config, state: State) -> None:
         time.sleep(FOLLOW_SECONDS)
 
 
-def doctor(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
+def doctor(config: Config) -> int:
     """What this machine and its SLURM offer, and what to mend."""
     from rich.console import Console
     from rich.table import Table
@@ -216,6 +215,4 @@ def doctor(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     return 1 if wrong else OK
 
 
-ACTIONS: dict[str, Callable[[Config, Sweep, Plan, list[str]], int]] = {
-    "status": status, "why": why, "logs": logs, "doctor": doctor
-}  # fmt: skip
+ACTIONS = {"status": status, "why": why, "logs": logs}
