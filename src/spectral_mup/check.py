@@ -9,7 +9,17 @@ import importlib.util
 import re
 
 from spectral_mup.models import FAMILIES
-from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, PrepareConfig, RuleConfig, SweepConfig
+from spectral_mup.schema import (
+    ClusterConfig,
+    Config,
+    DeriveConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PrepareConfig,
+    RuleConfig,
+    SweepConfig,
+    TrainConfig,
+)
 from spectral_mup.theory.rules import Law, Rule
 
 ACTIONS = ("run", "plan", "explain", "derive", "prepare")
@@ -48,7 +58,7 @@ def check(config: Config) -> None:
         "train.batch_size": t.batch_size, "train.accumulate": t.accumulate, "train.eval_sequences": t.eval_sequences,
         "train.diverge_patience": t.diverge_patience, "model.context": m.context, "probe.sequences": config.probe.sequences,
         "lr.budget": config.lr.budget, "cluster.threads": c.threads, "cluster.log_every": c.log_every,
-        "sweep.width": min(s.width), "sweep.depth": min(s.depth),
+        "sweep.width": min(s.width), "sweep.depth": min(s.depth), "train.devices": t.devices,
         "cluster.workers": 1 if c.workers is None else c.workers,
     }.items():  # fmt: skip
         if value < 1:
@@ -59,6 +69,7 @@ def check(config: Config) -> None:
             raise ConfigError(f"{key}={value}: must not be negative")
     if t.batch_size % t.accumulate:
         raise ConfigError(f"train.accumulate={t.accumulate}: train.batch_size={t.batch_size} is not a multiple of it")
+    _check_devices(t, c)
     if t.warmup >= t.steps:
         raise ConfigError(f"train.warmup={t.warmup}: not below train.steps={t.steps}; shorten it or train longer")
     if not 0 <= m.dropout < 1:
@@ -101,6 +112,18 @@ def check(config: Config) -> None:
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ConfigError(f"{key}={value}: must be one of {', '.join(known)}")
+
+
+def _check_devices(t: TrainConfig, c: ClusterConfig) -> None:
+    if t.devices > 1 and c.name == "local":
+        raise ConfigError(f"train.devices={t.devices}: needs cluster=slurm, which starts one process a device")
+    if t.batch_size % (t.accumulate * t.devices):
+        raise ConfigError(
+            f"train.devices={t.devices}: train.batch_size={t.batch_size} is not a multiple of it times "
+            f"train.accumulate={t.accumulate}; change one"
+        )
+    if t.shard and t.devices == 1:
+        raise ConfigError("train.shard=true: needs more than one device, as in train.devices=2; or set train.shard=false")
 
 
 def _check_optimizer(o: OptimizerConfig) -> None:
