@@ -14,9 +14,9 @@ Tune on small models, train large ones: run a width × learning-rate sweep and s
   python analyze.py sweep=NAME                     verdicts on screen, figures and tables under results/NAME
 
 On SLURM (slurm/README.md), where the launcher submits and goes:
-  python launch.py sweep=NAME cluster=slurm        pack what is missing into job arrays, check, ask, submit; yes=true does not ask
+  python launch.py sweep=NAME cluster=slurm        pack what is missing into job arrays, check, ask, submit (yes: do not ask)
   python launch.py sweep=NAME cluster=slurm action=plan      the same up to the question: points, tasks, GPU-hours
-  … action=status [watch]      every point: planned, queued, running with ETA, done, diverged, failed with its cause, preempted, lost
+  … action=status [watch]      every point: planned, queued, running with ETA, done, diverged, failed and why, lost
   … action=why [run=ID]        what went wrong, by cause: the last lines, what to do
   … action=logs [run=ID] [watch]
   … action=retry [cause=NAME] [run=ID]    begin failed, lost, held back or cancelled points again
@@ -42,8 +42,8 @@ Examples:
 
 Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates are log2.
 A launch may be stopped or killed at any moment: the same command goes on, and no run is done twice.
-Exit codes: 0 all done, or submitted · 1 some runs failed · 2 bad input, nothing started · 3 refused: not confirmed, or held back ·
-4 SLURM or W&B said no or nothing; what is in stays · 130 interrupted.
+Exit codes: 0 all done, or submitted · 1 some runs failed · 2 bad input, nothing started · 3 refused: held back,
+or not confirmed · 4 SLURM or W&B said no or nothing, what is in stays · 130 interrupted.
 """
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from spectral_mup.config import ROOT, ConfigError, load_config, options
+from spectral_mup.config import ROOT, ConfigError, check, load_config, options
 
 BAD = {
     ("model.widht=3",): "model.widht: unknown key; .*known: .*head_size",
@@ -42,6 +42,9 @@ BAD = {
     ("sweep.lr=[0.001]",): "sweep.lr: 0.001 is no multiple of 1/4; learning rates are log2",
     ("sweep.lr=[1.e-3,-2]",): "sweep.lr: 0.001 is no multiple",
     ("train.accumulate=3",): "train.accumulate=3: train.batch_size=.* is not a multiple",
+    ("train.devices=0",): "train.devices=0: must be at least 1",
+    ("train.devices=2",): "train.devices=2: needs cluster=slurm, which starts one process a device",
+    ("train.shard=true",): "train.shard=true: needs more than one device, as in train.devices=2",
     ("train.warmup=5000",): "train.warmup=5000: not below train.steps",
     ("train.schedule=step",): "train.schedule=step: must be one of linear, cosine, constant",
     ("train.precision=fp16",): "train.precision=fp16: must be one of",
@@ -81,6 +84,17 @@ def test_good_input_passes():
     ):
         load_config(overrides)
     assert load_config(["train.compile=true"]).train.compile == "true"
+
+
+def test_several_devices_share_a_batch_evenly():
+    config = load_config(["train.batch_size=12", "train.accumulate=2"])
+    config.cluster.name = "slurm"
+    for devices, shard in ((1, False), (2, True), (3, False), (6, True)):
+        config.train.devices, config.train.shard = devices, shard
+        check(config)
+    config.train.devices = 4
+    with pytest.raises(ConfigError, match="train.devices=4: train.batch_size=12 is not a multiple of it times .*accumulate=2"):
+        check(config)
 
 
 @pytest.mark.parametrize("sweep", options(ROOT / "sweeps"))

@@ -8,18 +8,10 @@ from __future__ import annotations
 import importlib.util
 import re
 
+from spectral_mup.check_cluster import check_cluster
+from spectral_mup.errors import ConfigError
 from spectral_mup.models import FAMILIES
-from spectral_mup.schema import (
-    Config,
-    DeriveConfig,
-    ModelConfig,
-    OptimizerConfig,
-    PrepareConfig,
-    RuleConfig,
-    SlurmConfig,
-    SweepConfig,
-    TrainConfig,
-)
+from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, PrepareConfig, RuleConfig, SweepConfig
 from spectral_mup.theory.rules import Law, Rule
 
 ACTIONS = (
@@ -32,18 +24,6 @@ ROLES = ("matrix", "embedding", "readout", "vector")
 FORWARD_QUANTITIES = ("m_width", "m_depth", "d_head")
 TABLE_QUANTITIES = ("m_out", "m_in", "m_max", "m_aspect", "m_depth")
 LAW_QUANTITIES = ("m_out", "m_in", "m_max", "m_aspect", "c", "a", "s")
-
-
-class ConfigError(ValueError):
-    """Bad input, found before anything was started or written. The message is one line: key, what is wrong, fix."""
-
-
-class Refusal(RuntimeError):
-    """Not done because a rule forbids it, as with a sweep whose first runs all failed. The message says what allows it."""
-
-
-class Unanswered(RuntimeError):
-    """A service that was needed (SLURM, W&B) said no or nothing. The message says what was done until then."""
 
 
 def check(config: Config) -> None:
@@ -68,7 +48,7 @@ def check(config: Config) -> None:
         "train.batch_size": t.batch_size, "train.accumulate": t.accumulate, "train.eval_sequences": t.eval_sequences,
         "train.diverge_patience": t.diverge_patience, "model.context": m.context, "probe.sequences": config.probe.sequences,
         "lr.budget": config.lr.budget, "cluster.threads": c.threads, "cluster.log_every": c.log_every,
-        "sweep.width": min(s.width), "sweep.depth": min(s.depth),
+        "sweep.width": min(s.width), "sweep.depth": min(s.depth), "train.devices": t.devices,
         "cluster.workers": 1 if c.workers is None else c.workers,
     }.items():  # fmt: skip
         if value < 1:
@@ -79,6 +59,7 @@ def check(config: Config) -> None:
             raise ConfigError(f"{key}={value}: must not be negative")
     if t.batch_size % t.accumulate:
         raise ConfigError(f"train.accumulate={t.accumulate}: train.batch_size={t.batch_size} is not a multiple of it")
+    check_cluster(c, t)
     if t.warmup >= t.steps:
         raise ConfigError(f"train.warmup={t.warmup}: not below train.steps={t.steps}; shorten it or train longer")
     if not 0 <= m.dropout < 1:
@@ -116,8 +97,6 @@ def check(config: Config) -> None:
     if m.tied:
         for name, rule in config.rule.items():
             _check_tied(name, rule)
-    if isinstance(c, SlurmConfig):
-        _check_slurm(c, t)
 
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
@@ -271,26 +250,6 @@ def _check_prepare(p: PrepareConfig, action: str) -> None:
         )
     if action == "prepare" and not p.out:
         raise ConfigError("prepare.out: action=prepare needs it; give a folder that is not there, as in prepare.out=tokens")
-
-
-def _check_slurm(c: SlurmConfig, t: TrainConfig) -> None:
-    for key, value, least in (("nodes", c.nodes, 1), ("gpus", c.gpus, 0), ("cpus", c.cpus, 1), ("time", c.time, 1),
-                              ("signal_seconds", c.signal_seconds, 1), ("array_parallelism", c.array_parallelism or 1, 1),
-                              ("retries", c.retries, 0)):  # fmt: skip
-        if value < least:
-            raise ConfigError(f"cluster.{key}={value}: must be at least {least}")
-    if c.pack_minutes <= 0:
-        raise ConfigError(f"cluster.pack_minutes={c.pack_minutes}: must be positive")
-    if c.signal_seconds >= 60 * c.time:
-        raise ConfigError(
-            f"cluster.signal_seconds={c.signal_seconds}: not below cluster.time={c.time} min; the warning comes before"
-        )
-    if t.devices % c.nodes or (c.nodes > 1 and t.devices == 1):
-        raise ConfigError(f"cluster.nodes={c.nodes}: train.devices={t.devices} cannot be divided among them; change one")
-    if t.devices > 1 and c.gpus and c.gpus != t.devices // c.nodes:
-        raise ConfigError(
-            f"cluster.gpus={c.gpus}: train.devices={t.devices} on {c.nodes} nodes need {t.devices // c.nodes} a node; set it so"
-        )
 
 
 def _check_tied(name: str, rule: RuleConfig) -> None:

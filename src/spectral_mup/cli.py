@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.check import Refusal, Unanswered
 from spectral_mup.config import ROLES, ROOT, ConfigError, load_config, options
+from spectral_mup.errors import Refusal, Unanswered
 from spectral_mup.record import RecordError
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Sweep, open_sweep, results_of

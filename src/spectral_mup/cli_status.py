@@ -6,11 +6,11 @@ import sys
 import time
 from pathlib import Path
 
-from spectral_mup.check import ConfigError
 from spectral_mup.cli import OK, command
 from spectral_mup.cli_submit import in_words, matching, print_notes
 from spectral_mup.cluster.doctor import doctor as examine
 from spectral_mup.cluster.reconcile import NAMES, Report, State, reconcile, tail
+from spectral_mup.errors import ConfigError
 from spectral_mup.progress import duration, label
 from spectral_mup.record import RunFolder
 from spectral_mup.schema import Config

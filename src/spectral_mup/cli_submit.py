@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from spectral_mup.check import ConfigError
 from spectral_mup.cli import INTERRUPTED, OK, REFUSED, command
 from spectral_mup.cluster import cause as causes
 from spectral_mup.cluster import slurm
 from spectral_mup.cluster.reconcile import Report, State, reconcile
 from spectral_mup.cluster.script import slurm_of
 from spectral_mup.cluster.submit import Order, check_script, described, look, order, submit
+from spectral_mup.errors import ConfigError
 from spectral_mup.progress import duration, label
 from spectral_mup.record import RunFolder
 from spectral_mup.schema import Config

@@ -14,8 +14,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from spectral_mup.check import ROLES, ConfigError, check
+from spectral_mup.check import ROLES, check
 from spectral_mup.credentials import refuse_credentials, refuse_in_overrides
+from spectral_mup.errors import ConfigError
 from spectral_mup.schema import Config, ModelConfig, SlurmConfig
 
 __all__ = [

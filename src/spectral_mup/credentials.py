@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from spectral_mup.check import ConfigError
+from spectral_mup.errors import ConfigError
 
 NAME = re.compile(r"api[-_]?key|token$|secret|passw(or)?d", re.IGNORECASE)
 FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")

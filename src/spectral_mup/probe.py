@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from spectral_mup.optim.base import whole
 from spectral_mup.optim.linalg import spectral_norms
 from spectral_mup.theory.growth import Growth, is_conv1d, named_modules, named_parameters, owners
 from spectral_mup.theory.rules import Multipliers
@@ -44,10 +45,13 @@ class Probe:
 
     def first_rows(self) -> list[dict[str, Any]]:
         """Rows of step 0: features and weights at init, no update yet."""
-        named = [(name, p.detach()) for name, p in self.model.named_parameters() if p.requires_grad]
-        norms = spectral_norms([_matrix(p) for _, p in named])
         rows = self._feature_rows(0, self.reference)
-        return rows + [self._tensor_row(0, n, p, norm) for (n, p), norm in zip(named, norms, strict=True)]
+        named = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
+        for names in _parts(named):
+            matrices = [_matrix(whole(named[name])) for name in names]
+            for name, matrix, norm in zip(names, matrices, spectral_norms(matrices), strict=True):
+                rows.append(self._tensor_row(0, name, matrix, norm))
+        return rows
 
     @torch.no_grad()
     def before_step(self) -> None:
@@ -63,15 +67,28 @@ class Probe:
         features, self._inputs = self._forward()
         rows = self._feature_rows(step, features)
         now = dict(self.model.named_parameters())
-        names = list(self._before)
-        weights = [_matrix(now[name].detach()) for name in names]
-        updates = [_matrix(now[name] - self._before[name]) for name in names]
-        gradients = [_matrix(self._gradients[name]) for name in names]
+        for names in _parts(self._before):
+            rows += self._step_rows(step, names, now, lrs, diagnostics or {})
+        self._before, self._gradients, self._inputs = {}, {}, {}
+        return rows
+
+    def _step_rows(
+        self,
+        step: int,
+        names: list[str],
+        now: Mapping[str, Tensor],
+        lrs: Mapping[str, float],
+        diagnostics: Mapping[str, Mapping[str, float]],
+    ) -> list[dict[str, Any]]:
+        rows = []
+        weights = [_matrix(whole(now[name].detach())) for name in names]
+        updates = [_matrix(whole(now[name] - self._before[name])) for name in names]
+        gradients = [_matrix(whole(self._gradients[name])) for name in names]
         norms = iter(spectral_norms([*weights, *updates, *gradients]))
         weight_norms, update_norms, grad_norms = ([next(norms) for _ in names] for _ in range(3))
         for i, name in enumerate(names):
             rows.append(
-                self._tensor_row(step, name, now[name], weight_norms[i])
+                self._tensor_row(step, name, weights[i], weight_norms[i])
                 | {
                     "lr": lrs[name],
                     "update_norm": update_norms[i],
@@ -80,9 +97,8 @@ class Probe:
                     "grad_stable_rank": _stable_rank(gradients[i], grad_norms[i]),
                 }
                 | self._alignment("update", name, updates[i], update_norms[i])
-                | dict((diagnostics or {}).get(name, {}))
+                | dict(diagnostics.get(name, {}))
             )
-        self._before, self._gradients, self._inputs = {}, {}, {}
         return rows
 
     def _tensor_row(self, step: int, name: str, weight: Tensor, weight_norm: float) -> dict[str, Any]:
@@ -164,6 +180,13 @@ def _tensor(out: Any) -> Tensor | None:
     out = getattr(out, "logits", out)
     out = out[0] if isinstance(out, tuple | list) and out else out
     return out if isinstance(out, Tensor) else None
+
+
+def _parts(named: Mapping[str, Tensor]) -> list[list[str]]:
+    """The names all at once, so that equal shapes share their power iterations; one by one where tensors are sharded, as the
+    whole model may not fit a device."""
+    sharded = any(hasattr(t, "device_mesh") for t in named.values())
+    return [[name] for name in named] if sharded else [list(named)]
 
 
 def _matrix(t: Tensor) -> Tensor:

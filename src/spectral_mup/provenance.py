@@ -39,8 +39,8 @@ def machine() -> str:
         return platform.machine()
 
 
-def provenance(device: Any) -> dict[str, Any]:
-    """What provenance.json holds."""
+def provenance(device: Any, devices: int = 1, shard: bool = False) -> dict[str, Any]:
+    """What provenance.json holds; `devices` train together, each with a `shard` of the model or all of it."""
     import torch
 
     versions = {}
@@ -56,5 +56,7 @@ def provenance(device: Any) -> dict[str, Any]:
         "host": socket.gethostname(),
         "machine": machine(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "devices": devices,
+        "shard": shard,
         "threads": torch.get_num_threads(),
     }

@@ -90,6 +90,12 @@ class TrainConfig:
     diverge_patience: int = MISSING
     precision: str = MISSING
     compile: str = MISSING
+    devices: int = MISSING
+    shard: bool = MISSING
+
+
+TEAM_KEYS = ("devices", "shard")
+"""Keys of TrainConfig that a Point's science leaves out: they say who trains it, and change its numbers by rounding alone."""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.record import RunFolder, run_id
-from spectral_mup.schema import NULL_IS_ABSENT, Config
+from spectral_mup.schema import NULL_IS_ABSENT, TEAM_KEYS, Config
 
 SCHEMA_VERSION = 1
 
@@ -74,7 +74,7 @@ class Sweep:
         return self._points[key]
 
     def _science(self, curve: Curve, log2_lr: float, seed: int) -> dict[str, Any]:
-        """All that decides a run's numbers and nothing else: no path, host, worker count or clock."""
+        """All that decides a run's numbers and nothing else: no path, host, worker or device count, or clock."""
         c = self.config
         return {
             "schema_version": SCHEMA_VERSION,
@@ -86,7 +86,7 @@ class Sweep:
             "optimizer": asdict(c.optimizer),
             "rule": {"name": curve.rule} | asdict(c.rule[curve.rule]),
             "data": {"source": c.data.source, "vocab_size": c.data.vocab_size, "content": self.fingerprint},
-            "train": asdict(c.train),
+            "train": {k: v for k, v in asdict(c.train).items() if k not in TEAM_KEYS},
             "probe": asdict(c.probe),
             "log2_lr": log2_lr,
             "seed": seed,

@@ -3,17 +3,16 @@
     train(science, folder, …) → result
 
 Every number depends on the science config alone, so on a CPU a run that was killed and resumed equals an unbroken one bit for
-bit (with precision `auto`, in the precision it began with).
+bit (with precision `auto`, in the precision it began with). Over several devices, or another number of them, it is equal but
+for rounding, and for what dropout draws.
 """
 
 from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,11 +21,12 @@ from torch import Tensor, nn
 from spectral_mup import data
 from spectral_mup.auto import resolve
 from spectral_mup.build import init_model, make_optimizers, parametrize
+from spectral_mup.checkpoint import load_checkpoint, save_checkpoint
 from spectral_mup.optim.base import StackedOptimizer, UsesSampledLabels
 from spectral_mup.probe import Probe
 from spectral_mup.record import RunFolder, read_rows, write_atomic
+from spectral_mup.team import ALONE, Team
 
-KEPT_CHECKPOINTS = 2
 TRAIN_LOSS_STEPS = 20  # steps whose mean is the result's train_loss
 
 
@@ -74,15 +74,28 @@ def train(
     checkpoint_seconds: float = 30.0,
     should_stop: Callable[[], bool] = lambda: False,
     on_rows: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    team: Team = ALONE,
+    shard: bool = False,
 ) -> dict[str, Any] | None:
     """Train one Point into its claimed run folder and return its result; None if stopped before the end.
 
     Resumes from the newest checkpoint that can be read. `should_stop` is asked before every step; `on_rows` sees the metrics
     rows as they are written. Raises HeldError if the folder was taken over, OSError if it cannot be written.
+
+    All processes of a `team` call it with the same science, each with its device: a step's batch is cut over them by
+    micro-batches, with `shard` the parameters too. One asked to stop stops all; files and `on_rows` are the leader's alone.
+    Raises ValueError if the batch cannot be cut so.
     """
     t, context, seed = science["train"], science["model"]["context"], science["seed"]
+    microbatches = team.size * t["accumulate"]
+    if t["batch_size"] % microbatches:
+        raise ValueError(
+            f"train.batch_size={t['batch_size']}: not a multiple of train.accumulate={t['accumulate']} "
+            f"times {team.size} processes; change one"
+        )
     meta, p = parametrize(science, corpus.vocab_size)
-    model = init_model(meta, science, p, device)
+    model = init_model(meta, science, p, torch.device("cpu"))
+    wrapped = team.wrap(model, device, shard)
     optimizers = make_optimizers(model, science, p)
     x_probe, _ = data.probe_batch(corpus.val, count=science["probe"]["sequences"], context=context)
     probe = Probe(model, torch.from_numpy(x_probe).to(device), p.growths, p.forward, science["probe"]["steps"])
@@ -90,17 +103,22 @@ def train(
 
     losses: list[float] = []
     auto = resolve(science, device.type)
-    done, auto = _resume(folder, model, optimizers, auto, device)
-    if done:
-        folder.cut("metrics.jsonl", done)
-        folder.cut("norms.jsonl", done)
-        losses = [math.nan if row["loss"] is None else row["loss"] for row in read_rows(folder.path / "metrics.jsonl")]
-    else:
-        for name in ("metrics.jsonl", "norms.jsonl"):
-            write_atomic(folder.path / name, b"")
-        folder.append("norms.jsonl", probe.first_rows())
+    done, auto = load_checkpoint(folder, model, optimizers, auto, device, team)
+    team.seed(seed, done)
+    rows = [] if done else probe.first_rows()
+    if team.leader:
+        if done:
+            folder.cut("metrics.jsonl", done)
+            folder.cut("norms.jsonl", done)
+            losses = [math.nan if row["loss"] is None else row["loss"] for row in read_rows(folder.path / "metrics.jsonl")]
+        else:
+            for name in ("metrics.jsonl", "norms.jsonl"):
+                write_atomic(folder.path / name, b"")
+            folder.append("norms.jsonl", rows)
+    losses = team.told(losses)
 
-    forward = torch.compile(model) if auto["compile"] == "true" else model
+    forward = torch.compile(wrapped) if auto["compile"] == "true" else wrapped
+    unsynced = getattr(wrapped, "no_sync", nullcontext)  # DDP averages gradients once a step, not once a micro-batch
     bf16 = auto["precision"] == "bfloat16"
     autocast = (lambda: torch.autocast(device.type, torch.bfloat16)) if bf16 else nullcontext
     names = {id(p): name for name, p in model.named_parameters()}
@@ -111,12 +129,16 @@ def train(
     model.train()
 
     def backward(step: int, sampled: bool = False) -> Tensor:
-        """Add the gradient of the mean loss over the step's batch, on its own labels or sampled ones, and return that loss."""
+        """Add the gradient of the mean loss over the step's batch, on its own labels or sampled ones.
+
+        Returns the mean loss over this rank's share.
+        """
         loss = torch.zeros((), device=device)
-        for micro in range(t["accumulate"]):
-            part_of = {"batch_size": t["batch_size"], "context": context, "microbatch": micro, "microbatches": t["accumulate"]}
+        mine = range(team.rank * t["accumulate"], (team.rank + 1) * t["accumulate"])
+        for micro in mine:
+            part_of = {"batch_size": t["batch_size"], "context": context, "microbatch": micro, "microbatches": microbatches}
             x, y = (torch.from_numpy(a).to(device) for a in data.batch(corpus.train, seed=seed, step=step, **part_of))
-            with autocast():
+            with autocast(), nullcontext() if micro == mine[-1] else unsynced():
                 if sampled:
                     draws = torch.from_numpy(data.label_draws(seed=seed, step=step, **part_of)).to(device)
                     part = sampled_loss(forward(x), draws) / t["accumulate"]
@@ -126,23 +148,27 @@ def train(
             loss = loss + part.detach()
         return loss
 
+    def validate() -> float:
+        return evaluate(model, corpus, t["eval_sequences"], t["batch_size"] // microbatches, context, device, bf16)
+
     def flush() -> int | None:
         """Write what is pending; the step at which the run diverged, if it has."""
         nonlocal losses, pending, evaluations
         known = len(losses)
         if pending:
-            losses += torch.stack(pending).tolist()
-            rows = _metric_rows(losses, len(pending), evaluations)
-            folder.append("metrics.jsonl", rows)
-            on_rows(rows)
+            losses += team.mean(torch.stack(pending)).tolist()
+            if team.leader:
+                rows = _metric_rows(losses, len(pending), evaluations)
+                folder.append("metrics.jsonl", rows)
+                on_rows(rows)
+                folder.write_status({"step": len(losses), "steps": t["steps"], "loss": losses[-1], "time": time.time()})
             pending, evaluations = [], {}
-            folder.write_status({"step": len(losses), "steps": t["steps"], "loss": losses[-1], "time": time.time()})
         return divergence(losses, t["diverge_factor"], t["diverge_patience"], known)
 
     for step in range(done, t["steps"]):
-        if should_stop():
+        if team.any(should_stop()):
             if flush() is None:
-                save_checkpoint(folder, step, model, optimizers, auto)
+                save_checkpoint(folder, step, model, optimizers, auto, team)
             return None
         factor = schedule_factor(step, steps=t["steps"], warmup=t["warmup"], schedule=t["schedule"], final_lr=t["final_lr"])
         for group in (g for o in optimizers for g in o.param_groups):
@@ -164,26 +190,27 @@ def train(
             lrs = {names[id(q)]: g["lr"] for o in optimizers for g in o.param_groups for q in g["params"]}
             ours = [o for o in optimizers if isinstance(o, StackedOptimizer)]
             told = {names[id(q)]: d for o in ours for q, d in o.diagnostics().items()}
-            folder.append("norms.jsonl", probe.after_step(step + 1, lrs, told))
+            rows = probe.after_step(step + 1, lrs, told)
+            if team.leader:
+                folder.append("norms.jsonl", rows)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         pending.append(loss)
         if t["eval_every"] and (step + 1) % t["eval_every"] == 0 and step + 1 < t["steps"]:
-            evaluations[step + 1] = evaluate(
-                model, corpus, t["eval_sequences"], t["batch_size"] // t["accumulate"], context, device, bf16
-            )
+            evaluations[step + 1] = validate()
 
         if (step + 1) % log_every == 0 or step + 1 == t["steps"]:
             diverged = flush()
             if diverged is not None:
-                return _finish(folder, science, corpus, losses, diverged, math.nan, model, auto)
-            if time.monotonic() - saved_at > checkpoint_seconds and step + 1 < t["steps"]:
-                save_checkpoint(folder, step + 1, model, optimizers, auto)
+                return _finish(folder, science, corpus, losses, diverged, math.nan, model, auto, team)
+            due_to_save = team.leader and time.monotonic() - saved_at > checkpoint_seconds
+            if step + 1 < t["steps"] and team.any(due_to_save):
+                save_checkpoint(folder, step + 1, model, optimizers, auto, team)
                 saved_at = time.monotonic()
 
-    val_loss = evaluate(model, corpus, t["eval_sequences"], t["batch_size"] // t["accumulate"], context, device, bf16)
+    val_loss = validate()
     diverged = None if math.isfinite(val_loss) else t["steps"]
-    return _finish(folder, science, corpus, losses, diverged, val_loss, model, auto)
+    return _finish(folder, science, corpus, losses, diverged, val_loss, model, auto, team)
 
 
 @torch.no_grad()
@@ -218,12 +245,10 @@ def _finish(
     val_loss: float,
     model: nn.Module,
     auto: Mapping[str, str],
+    team: Team,
 ) -> dict[str, Any]:
     t, context = science["train"], science["model"]["context"]
-    if diverged is not None:  # what came after depends on when the loop noticed
-        losses = losses[:diverged]
-        for name in ("metrics.jsonl", "norms.jsonl"):
-            folder.cut(name, diverged)
+    losses = losses[:diverged]  # what came after depends on when the loop noticed
     tail = losses[-TRAIN_LOSS_STEPS:]
     result = {
         "status": "done" if diverged is None else "diverged",
@@ -243,58 +268,11 @@ def _finish(
             "val_tokens": len(corpus.val),
         },
     }
-    folder.finish(result)
-    for old in sorted(folder.checkpoints.glob("*.pt")):
-        old.unlink()
-    return result
-
-
-# --- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def save_checkpoint(
-    folder: RunFolder, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], auto: Mapping[str, str]
-) -> None:
-    """Write ckpt/<step>.pt atomically and keep the last two. Raises HeldError if the run is no longer ours."""
-    import io
-
-    folder.check_claim()
-    state = {
-        "step": step,
-        "auto": dict(auto),
-        "model": model.state_dict(),
-        "optimizers": [o.state_dict() for o in optimizers],
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    write_atomic(folder.checkpoints / f"{step:09d}.pt", buffer.getvalue())
-    for old in sorted(folder.checkpoints.glob("*.pt"))[:-KEPT_CHECKPOINTS]:
-        old.unlink()
-
-
-def _resume(
-    folder: RunFolder, model: nn.Module, optimizers: list[torch.optim.Optimizer], auto: dict[str, str], device: torch.device
-) -> tuple[int, dict[str, str]]:
-    """Load the newest checkpoint that can be read; its step (0 if there is none) and what `auto` meant so far."""
-    for path in sorted(folder.checkpoints.glob("*.pt"), reverse=True):
-        state = _load(path, device)
-        if state is None:
-            continue
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        torch.set_rng_state(state["rng"].cpu())
-        if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
-        return state["step"], state["auto"]
-    return 0, auto
-
-
-def _load(path: Path, device: torch.device) -> dict[str, Any] | None:
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways (zip, pickle, EOF); each means: use the one before
-        warnings.warn(f"{path} cannot be read and is skipped ({type(error).__name__}: {error})", stacklevel=2)
-        return None
+    if team.leader:
+        if diverged is not None:
+            for name in ("metrics.jsonl", "norms.jsonl"):
+                folder.cut(name, diverged)
+        folder.finish(result)
+        for old in sorted(folder.checkpoints.glob("*.pt")):
+            old.unlink()
+    return team.told(result)  # no rank goes on before it is written

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.check import Unanswered
+from spectral_mup.errors import Unanswered
 from spectral_mup.mirror import finish_run, import_wandb, log_row, open_run
 from spectral_mup.record import RunFolder, read_rows
 from spectral_mup.sweep import Point

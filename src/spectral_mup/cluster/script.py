@@ -10,9 +10,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from spectral_mup.check import ConfigError
 from spectral_mup.cluster.submission import Submission
 from spectral_mup.config import ROOT
+from spectral_mup.errors import ConfigError
 from spectral_mup.schema import Config, SlurmConfig
 
 
@@ -32,7 +32,7 @@ def render(config: Config, submission: Submission) -> str:
         executor = submitit.SlurmExecutor(folder=submission.logs)
     except RuntimeError:
         raise ConfigError("cluster=slurm: no srun on the PATH; launch from a login node, or use cluster=local") from None
-    processes, count = getattr(config.train, "devices", 1) // c.nodes, len(submission.packs)
+    processes, count = config.train.devices // c.nodes, len(submission.packs)
     options = {
         "partition": c.partition, "account": c.account, "qos": c.qos, "constraint": c.constraint, "exclude": c.exclude,
         "gpus_per_node": c.gpus or None,

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from spectral_mup.check import Refusal, Unanswered
 from spectral_mup.cluster import slurm
 from spectral_mup.cluster.packs import Estimate, estimate, pack
 from spectral_mup.cluster.reconcile import Report, State, breaker, reconcile
 from spectral_mup.cluster.script import render, slurm_of
 from spectral_mup.cluster.snapshot import snapshot_code, snapshot_config
 from spectral_mup.cluster.submission import Submission, Taken, numbers, prepare, take
+from spectral_mup.errors import Refusal, Unanswered
 from spectral_mup.record import RunFolder
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Point, Sweep
@@ -60,7 +60,7 @@ class Order:
 def workers_of(config: Config) -> int:
     """Points that a task trains at once."""
     c = slurm_of(config)
-    if getattr(config.train, "devices", 1) > 1:
+    if config.train.devices > 1:
         return 1
     return c.workers or c.gpus or max(1, c.cpus // c.threads)
 

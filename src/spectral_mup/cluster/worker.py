@@ -126,7 +126,8 @@ class Session:
         if (result := folder.result()) is not None:  # written while we looked
             return result
         send(Event("started", point, {}))
-        folder.write_provenance(provenance(self.device))
+        t = self.config.train
+        folder.write_provenance(provenance(self.device, t.devices, t.shard))
         self.mirror.start(point.run_id, dict(point.science))
         cluster = self.config.cluster
         started = time.monotonic()

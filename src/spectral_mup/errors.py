@@ -1,0 +1,15 @@
+"""What goes wrong without being a bug: each is one line on stderr and an exit code, never a traceback."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """Bad input, found before anything was started or written. The message is one line: key, what is wrong, fix."""
+
+
+class Refusal(RuntimeError):
+    """Not done because a rule forbids it, as with a sweep whose first runs all failed. The message says what allows it."""
+
+
+class Unanswered(RuntimeError):
+    """A service that was needed (SLURM, W&B) said no or nothing. The message says what was done until then."""
