@@ -32,7 +32,10 @@ def main(argv: list[str]) -> int:
     if not left or causes.OUT_OF_MEMORY.search(tail(submission, index)):
         return 0
     kills = task.get("kills", 0) + 1
-    why = causes.KILLED if began else causes.LAUNCH
+    if not began:
+        why = causes.LAUNCH
+    else:
+        why = causes.PEER if int(os.environ.get("SLURM_NTASKS", "1")) > 1 else causes.KILLED
     submission.write_task(index, kills=kills, cause=why.name, state="killed")
     retries = getattr(submission.config().cluster, "retries", 0)
     if kills > retries:
