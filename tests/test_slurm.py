@@ -45,11 +45,16 @@ def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sw
 
 @pytest.mark.slow
 def test_an_adaptive_sweep_goes_on_by_itself(slurm, tmp_path, tmp_path_factory):
-    """Later learning rates and widths depend on results that come when no launcher is there: the tasks submit them."""
-    overrides = [*TINY, "lr.resolution=1.0"]
+    """Later learning rates and widths depend on results that come when no launcher is there: the tasks submit them.
+    Their two GPUs train two Points at once."""
+    overrides = [*TINY, "lr.resolution=1.0", "cluster.gpus=2", "cluster.device=cpu"]
     site = Site(tmp_path, slurm)
     assert site.call(overrides).code == 0
     site.until(overrides, "the end", lambda s: set(s) == {"done"} and s["done"] > 12)
     site.until_idle()
-    _, whole, _ = local(tmp_path_factory, overrides)
+    _, whole, _ = local(tmp_path_factory, [*TINY, "lr.resolution=1.0"])
     assert site.contents() == whole and len(site.numbered()) > 2
+    by_task: dict[str, set[int]] = {}
+    for owners in site.attempts().values():
+        by_task.setdefault(owners[0]["slurm"]["job"], set()).add(owners[0]["pid"])
+    assert max(map(len, by_task.values())) == 2
