@@ -170,7 +170,8 @@ class RunFolder:
             raise HeldError(f"{self.run_id} was taken over by another process")
 
     def beat(self) -> None:
-        """Say that the claim's holder is alive."""
+        """Say that the claim's holder is alive. Raises HeldError if somebody else has it by now."""
+        self.check_claim()
         write_atomic(self.path / "attempts" / str(self.attempts()[-1]) / "heartbeat.json", json_bytes({"time": time.time()}))
 
     def last_beat(self) -> float | None:

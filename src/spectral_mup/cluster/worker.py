@@ -169,7 +169,7 @@ def heartbeat(folder: RunFolder) -> Iterator[None]:
         while not ended.wait(BEAT_SECONDS):
             try:
                 folder.beat()
-            except OSError:
+            except (OSError, HeldError):
                 pass  # a hint for people; unlike results it is not worth failing a run for
 
     thread = threading.Thread(target=beat, daemon=True)
