@@ -12,6 +12,9 @@ from spectral_mup.config import ROOT, ConfigError, check, load_config, options
 
 BAD = {
     ("model.widht=3",): "model.widht: unknown key; .*known: .*head_size",
+    ("cluster=slurm", "cluster.extra={hold: true}"): "cluster.extra: .* as in '\\+cluster.extra=",
+    ("cluster=slurm", "cluster.pack_minute=3"): "cluster.pack_minute: unknown key; did you mean cluster.pack_minutes",
+    ("cluster.memory=3G",): "cluster.memory: known with cluster=slurm",
     ("sweep.widths=[64]",): "sweep.widths: unknown key; did you mean sweep.width",
     ("+train.momentum=0.9",): "train.momentum: unknown key",
     ("sweep=nope",): "sweep=nope: no such file; sweep can be .*default",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +12,20 @@ from spectral_mup.cluster import cause as causes
 from spectral_mup.cluster import slurm
 from spectral_mup.cluster.reconcile import Report, State, reconcile
 from spectral_mup.cluster.script import slurm_of
+from spectral_mup.cluster.submission import Submission
 from spectral_mup.cluster.submit import Order, check_script, described, look, order, submit
 from spectral_mup.errors import ConfigError
 from spectral_mup.progress import duration, label
 from spectral_mup.record import RunFolder
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Sweep, results_of
+
+BLAMED = {
+    "account": ["account"], "partition": ["partition"], "qos": ["qos"], "feature": ["constraint"], "node name": ["exclude"],
+    "time limit": ["time"], "generic resource|gres": ["gpus"], "memory": ["memory"],
+    "processors|node": ["gpus", "cpus", "memory", "nodes"],
+}  # fmt: skip
+"""Words of sbatch, looked for in this order, and the keys they are about."""
 
 
 def launch(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
@@ -47,9 +56,8 @@ def _order(config: Config, sweep: Sweep, plan: Plan, report: Report, select: Cal
     try:
         check_script(config, ordered.packs[: ordered.array_size], sweep.fingerprint)
     except slurm.Refused as error:
-        raise ConfigError(
-            f"sbatch would refuse this, so nothing was submitted: {error}; see cluster.* and action=doctor"
-        ) from None
+        why = f"sbatch would refuse this, so nothing was submitted: {error}; action=doctor shows what the site has"
+        raise ConfigError(f"{_blamed(config, str(error))}: {why}") from None
     except slurm.NoAnswer as error:
         raise slurm.NoAnswer(f"SLURM gives no answer, nothing was submitted: {error}; see action=doctor") from None
     if not confirmed(config, f"Submit {len(points)} points?"):
@@ -61,11 +69,20 @@ def _order(config: Config, sweep: Sweep, plan: Plan, report: Report, select: Cal
         print(f"Interrupted; what was submitted stays. To go on: {command('launch.py', argv)}")
         return INTERRUPTED
     if not made:
-        print("Another launch has submitted them meanwhile.")
-        return OK
+        print("They have been submitted meanwhile:")
+        return _nothing(look(config, plan), argv)
     print(f"Submitted {described(made)}. The launcher is not needed any more.")
     print(f"To see how it goes: {command('launch.py', argv, 'status')}")
     return OK
+
+
+def _blamed(config: Config, said: str) -> str:
+    """The keys that sbatch's words are about."""
+    keys = next((keys for words, keys in BLAMED.items() if re.search(words, said, re.I)), None)
+    if keys is None:
+        return "cluster.*"
+    values = {key: getattr(config.cluster, key) for key in keys}
+    return ", ".join(f"cluster.{key}={'null' if value is None else value}" for key, value in values.items())
 
 
 def _nothing(report: Report, argv: list[str]) -> int:
@@ -76,13 +93,18 @@ def _nothing(report: Report, argv: list[str]) -> int:
     for name in ("queued", "running", "preempted"):
         mine = [s for s in report.states.values() if s.name == name and s.submission]
         if mine:
-            who = sorted({f"job {s.submission.job} (by {s.submission.launcher['host']})" for s in mine if s.submission})
+            who = sorted({_who(s.submission) for s in mine if s.submission})
             print(f"{len(mine)} {name} in {', '.join(who)}")
     bad = sum(counts.get(n, 0) for n in ("failed", "held", "lost", "cancelled"))
     if bad:
         print(f"{bad} points ended without a result: {command('launch.py', argv, 'why')} tells, action=retry begins them again")
     print("Nothing to submit.")
     return OK
+
+
+def _who(submission: Submission) -> str:
+    by = f"process {submission.launcher['pid']} on {submission.launcher['host']}"
+    return f"job {submission.job} (submitted by {by})" if submission.job else f"a job that {by} is submitting"
 
 
 def confirmed(config: Config, question: str) -> bool:

@@ -80,7 +80,11 @@ def options(folder: Path) -> list[str]:
 
 
 def _unknown_key(key: str) -> str:
-    known = list(_keys(Config))
+    slurm = list(_keys(SlurmConfig, "cluster."))
+    known = list(dict.fromkeys([*_keys(Config), *slurm]))
+    if key in slurm:
+        table = "; a plus sign adds to it, as in '+cluster.extra={name: value}'" if key == "cluster.extra" else ""
+        return f"{key}: known with cluster=slurm or a site's file only{table}"
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.4)
     parent = key.rpartition(".")[0]
     siblings = sorted(k for k in known if k.rpartition(".")[0] == parent) or sorted(k for k in known if "." not in k)

@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     if code == FAILED and began and task.get("state") == "ended":
         return 0
     left = Pack(submission, index).unfinished()
-    if not left or causes.OUT_OF_MEMORY.search(tail(submission, index)):
+    if not left or slurm.is_cancelled(me) or causes.OUT_OF_MEMORY.search(tail(submission, index)):
         return 0
     kills = task.get("kills", 0) + 1
     if not began:

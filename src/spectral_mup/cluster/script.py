@@ -38,6 +38,8 @@ def render(config: Config, submission: Submission) -> str:
         "gpus_per_node": c.gpus or None,
     }  # fmt: skip
     more = {"mem": c.memory, "nice": c.nice, "requeue": True} | c.extra
+    if submission.behind:
+        more["dependency"] = ",".join(filter(None, [c.extra.get("dependency"), f"afterany:{submission.behind}"]))
     executor.update_parameters(
         job_name=submission.name,
         time=c.time,
@@ -45,7 +47,7 @@ def render(config: Config, submission: Submission) -> str:
         ntasks_per_node=processes,
         cpus_per_task=c.cpus,
         signal_delay_s=c.signal_seconds,
-        array_parallelism=c.array_parallelism or count,
+        array_parallelism=submission.at_once or count,
         stderr_to_stdout=True,
         srun_args=["--kill-on-bad-exit=1"],
         setup=[*preamble(c), *environment(submission)],

@@ -184,3 +184,19 @@ def here() -> Here | None:
     if array is None or index is None:
         return None
     return Here(f"{array}_{index}", int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+
+
+def is_cancelled(me: Here) -> bool:
+    """Whether somebody is ending this start with scancel, so that it must not come back; False without an answer.
+
+    SLURM calls it COMPLETING until its last process is gone, as it does after a preemption (which counts a restart or notes a
+    PreemptTime) and after the time limit (which notes no SIGTERM or SIGKILL).
+    """
+    try:
+        job = show_job(me.job)
+    except NoAnswer:
+        return False
+    if job.get("PreemptTime", "None") not in ("None", "N/A") or int(job.get("Restarts", "0")) > me.restart:
+        return False
+    state, signalled = job.get("JobState", ""), job.get("ExitCode", "").endswith((":15", ":9"))
+    return state.startswith("CANCELLED") or state == "COMPLETING" and signalled

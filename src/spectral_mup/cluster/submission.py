@@ -42,9 +42,10 @@ class Taken(RuntimeError):
     """Another launch took the number; look again at what is left."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a folder is itself
 class Submission:
-    """One array job: element i trains packs[i], a list of Points in plain words."""
+    """One array job: element i trains packs[i], a list of Points in plain words; at most `at_once` elements at a time (None:
+    all), and none before the job `behind` has ended."""
 
     path: Path
     sweep: str
@@ -54,6 +55,8 @@ class Submission:
     code: str
     created: float
     launcher: Mapping[str, Any]
+    at_once: int | None = None
+    behind: str | None = None
 
     @property
     def number(self) -> int:
@@ -155,7 +158,14 @@ def numbers(jobs: Path) -> list[int]:
 
 
 def prepare(
-    jobs: Path, config: Mapping[str, Any], sweep: str, packs: Sequence[Sequence[Point]], fingerprint: str, code: str
+    jobs: Path,
+    config: Mapping[str, Any],
+    sweep: str,
+    packs: Sequence[Sequence[Point]],
+    fingerprint: str,
+    code: str,
+    at_once: int | None = None,
+    behind: str | None = None,
 ) -> Submission:
     """A folder with everything but its number: nobody's until `take`."""
     nonce = secrets.token_hex(4)
@@ -163,7 +173,7 @@ def prepare(
     launcher = {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
     name = f"spectral_mup-{re.sub(r'[^A-Za-z0-9.-]', '-', sweep)[:40]}-{nonce}"
     entries = [[entry_of(p) for p in pack] for pack in packs]
-    made = Submission(path, sweep, name, entries, fingerprint, code, time.time(), launcher)
+    made = Submission(path, sweep, name, entries, fingerprint, code, time.time(), launcher, at_once, behind)
     for folder in ("log", "tasks"):
         (path / folder).mkdir(parents=True)
     write_atomic(path / "config.json", json_bytes(config))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -114,7 +114,7 @@ def submit(
     made: list[Submission] = []
     asked: set[str] = set()
     snapshot = snapshot_config(config)
-    arrays = 0
+    arrays = 0  # that this call makes in all
     while True:
         seen = (numbers(jobs) or [0])[-1]
         plan = plan_of()
@@ -122,15 +122,16 @@ def submit(
         points = [s.point for s in report.states.values() if select(s) and s.point.run_id not in asked]
         if not points:
             return made
-        _settle(report)
+        if _settle(report):
+            continue  # its job may be there now
         ordered = order(config, plan, points)
         code = code or snapshot_code(jobs)
         arrays = arrays or -(-len(ordered.packs) // ordered.array_size)
         packs = ordered.packs[: ordered.array_size]
-        shared = _share(config, arrays, made)
-        prepared = prepare(jobs, snapshot, config.sweep.name, packs, sweep.fingerprint, code)
+        at_once, behind = _share(slurm_of(config).array_parallelism, arrays - len(made), report, made)
+        prepared = prepare(jobs, snapshot, config.sweep.name, packs, sweep.fingerprint, code, at_once, behind)
         try:
-            taken = take(prepared, seen + 1, partial(render, shared))
+            taken = take(prepared, seen + 1, partial(render, config))
         except Taken:
             continue
         mine = [p.run_id for some in packs for p in some]
@@ -141,23 +142,38 @@ def submit(
         asked |= set(mine)
 
 
-def _share(config: Config, arrays: int, made: Sequence[Submission]) -> Config:
-    """Divide the limit on tasks at work among all arrays; with more arrays than that, each waits for one before it."""
-    c = slurm_of(config)
-    limit = c.array_parallelism
-    if limit is None or arrays == 1:
-        return config
-    if arrays <= limit:
-        return replace(config, cluster=replace(c, array_parallelism=limit // arrays))
-    before = {"dependency": f"afterany:{made[-limit].job}"} if len(made) >= limit else {}
-    return replace(config, cluster=replace(c, array_parallelism=1, extra=c.extra | before))
+def _share(limit: int | None, arrays: int, report: Report, made: Sequence[Submission]) -> tuple[int | None, str | None]:
+    """How many tasks of the next of `arrays` arrays may be at work at once, and the job it must wait for, so that with all that
+    the sweep has in the queue they are never more than `limit`.
+
+    An array that waits for another has as many places as that leaves, so in each such chain only the last counts.
+    """
+    if limit is None:
+        return None, None
+    tasks: dict[Submission, set[int]] = {}
+    for state in report.states.values():
+        if state.name in ("queued", "running", "preempted") and state.submission:
+            tasks.setdefault(state.submission, set()).add(state.index)
+    seen = {s.path.name for s in tasks}
+    places = {s: min(s.at_once or limit, len(mine)) for s, mine in tasks.items()}
+    places |= {s: min(s.at_once or limit, len(s.packs)) for s in made if s.path.name not in seen}
+    chained = {s.behind for s in places}
+    last = {s: n for s, n in places.items() if s.job is None or s.job not in chained}
+    left = limit - sum(last.values())
+    if left > 0:
+        return max(1, left // max(1, arrays)), None
+    before = max((s for s in last if s.job), key=lambda s: last[s], default=None)
+    return (1, None) if before is None else (last[before], before.job)
 
 
-def _settle(report: Report) -> None:
-    """Give the sbatch of a launcher that died this very moment the time to be seen."""
-    age = min((time.time() - s.created for s in report.submissions if not s.job and not s.refusal), default=SETTLE_SECONDS)
-    if 0 <= age < SETTLE_SECONDS:
-        time.sleep(SETTLE_SECONDS - age)
+def _settle(report: Report) -> bool:
+    """Give the sbatch of a launcher that died this very moment the time to be seen; whether that took a while."""
+    unknown = [s for s in report.submissions if not s.job and not s.refusal and s.launcher_gone]
+    age = min((time.time() - s.created for s in unknown), default=SETTLE_SECONDS)
+    if not 0 <= age < SETTLE_SECONDS:
+        return False
+    time.sleep(SETTLE_SECONDS - age)
+    return True
 
 
 def _sbatch(taken: Submission, made: Sequence[Submission]) -> None:

@@ -185,6 +185,10 @@ def finish(pack: Pack, me: slurm.Here, failed: Mapping[str, str], stopping: Stop
 
 def stop(pack: Pack, me: slurm.Here, signals: list[int]) -> int:
     """All is saved: queue this element again, unless it cannot get anywhere, and wait for SLURM to end it."""
+    if slurm.is_cancelled(me):
+        pack.submission.write_task(pack.index, state="ended", cause=causes.CANCELLED.name)
+        print("cancelled, all is saved", flush=True)
+        return FAILED
     why = why_stopped(me)
     task = pack.submission.task(pack.index)
     if why is causes.TIME and pack.progress() <= task["progress"] and task["starts_without_progress"] >= STUCK_STARTS:
