@@ -25,7 +25,7 @@ class Site:
         """A command with cluster=slurm, still at work."""
         client = self.cluster.env()
         wanted = {k: client[k] for k in ("SLURM_CONF", "PATH")}
-        return Launch(self.tmp, [*overrides, *ON_SLURM], script=script, env=wanted | (env or {}), **more)
+        return Launch(self.tmp, [*ON_SLURM, *overrides], script=script, env=wanted | (env or {}), **more)
 
     def call(self, overrides: list[str], **more) -> Launch:
         """The same, once it has ended; `code` is its exit code."""
