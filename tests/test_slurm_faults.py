@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from spectral_mup import data
 from spectral_mup.cluster.reconcile import State, reconcile
 from spectral_mup.config import load_config
 from spectral_mup.process import process_start
+from spectral_mup.record import RunFolder
 from spectral_mup.sweep import open_sweep
 
 LONG = [
-    *TINY, "rule=[spectral]", "lr.adaptive=false", "train.steps=1000", "probe.steps=[1,500]", "cluster.log_every=5",
+    *TINY, "rule=[spectral]", "lr.adaptive=false", "train.steps=600", "probe.steps=[1,300]", "cluster.log_every=5",
     "cluster.checkpoint_seconds=0.1", "sweep.name=long",
 ]  # fmt: skip
 PAIR = [*LONG, "sweep.width=[32]", "sweep.lr=[-8,-6]"]  # two Points in one task
@@ -70,6 +72,7 @@ class Faulty(Site):
 
         def met() -> bool:
             found[:] = self.now()
+            time.sleep(0.1)
             return condition(found)
 
         try:
@@ -106,18 +109,29 @@ class Faulty(Site):
     def workers(self) -> list[int]:
         return self.processes("spawn_main")
 
-    def held_mid_run(self, past: int = 0) -> list[int]:
-        """Stop (SIGSTOP) all workers once every run has a checkpoint after step `past`; SLURM's own signals wake them."""
+    def hold_mid_run(self) -> dict[str, int]:
+        """Stop (SIGSTOP) each worker as soon as its run has a new checkpoint; pids by run. SLURM's warnings wake them."""
+        before = {p.run_id: newest_checkpoint(self.runs / p.run_id) for p in self._points}
+        held: dict[str, int] = {}
 
-        def there() -> bool:
-            return all(newest_checkpoint(self.runs / p.run_id) > past for p in self._points)
+        def all_held() -> bool:
+            for run_id in before.keys() - held.keys():
+                folder = RunFolder(self.runs, run_id)
+                if newest_checkpoint(folder.path) > before[run_id] and process_start(pid := folder.owner()["pid"]):
+                    os.kill(pid, signal.SIGSTOP)
+                    held[run_id] = pid
+            assert not list(self.runs.glob("*/result.json")), "too late: raise train.steps"
+            return held.keys() == before.keys()
 
-        self.wait("a checkpoint of every run", lambda _: there())
-        workers = self.workers()
-        for pid in workers:
-            os.kill(pid, signal.SIGSTOP)
-        assert len(workers) == len(self._points) and not list(self.runs.glob("*/result.json")), "too late: raise train.steps"
-        return workers
+        try:
+            until(all_held, "a checkpoint of every run")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log()}") from None
+        return held
+
+    def go_on(self, pids) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
     def occupy(self, *options: str) -> str:
         """Give nodes to a job of the partition `high`, which preempts ours; its id."""
@@ -168,7 +182,7 @@ def test_only_the_preempted_element_starts_again_and_resumes(site, unbroken):
     here = site([*SHAPES, "cluster.workers=1", "cluster.cpus=5", "cluster.time=5"])
     here.launch()
     here.wait("both", lambda states: [s.name for s in states] == ["running"] * 2)
-    here.held_mid_run()
+    held = here.hold_mid_run()
     states = here.now()
     victim = next(i for i, s in enumerate(states) if "127.0.0.2" in s.detail)
     other = 1 - victim
@@ -179,11 +193,60 @@ def test_only_the_preempted_element_starts_again_and_resumes(site, unbroken):
     said = here.launch("action=status").out
     assert "1 running, 1 preempted" in said, said
     assert "preempted (1 points, it goes on by itself): its place went to a job" in here.launch("action=why").out
-    for pid in here.workers():
-        os.kill(pid, signal.SIGCONT)
+    here.go_on([held[states[other].point.run_id]])
     here.free(high)
     here.hurry(states[victim].job)
     resumed = newest_checkpoint(here.runs / states[victim].point.run_id)
     here.ends_like(unbroken)
     assert resumed >= saved
     assert here.starts()[victim] == [0, 1] and here.starts()[other] == [0] and len(here.numbered()) == 1
+
+
+@pytest.mark.slow
+def test_a_graced_preemption_of_a_short_job_is_no_time_limit(site_with, unbroken):
+    """With GraceTime the task is warned, saves, queues itself again and is not warned of a limit of 5 minutes."""
+    here = site_with(grace=15)([*PAIR, "cluster.time=5"])
+    here.launch()
+    here.hold_mid_run()
+    high = here.occupy("--nodes=2")
+    states = here.wait("the preemption", lambda states: [s.name for s in states] == ["preempted"] * 2)
+    assert {s.cause.name for s in states} == {"preempted"} and "stopped (preempted), all is saved; queued again" in here.log()
+    assert "time limit" not in here.launch("action=why").out
+    here.free(high)
+    here.hurry(states[0].job)
+    here.ends_like(unbroken)
+    assert here.starts() == [[0, 1]] * 2 and len(here.numbered()) == 1
+
+
+# --- processes that are killed ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken):
+    """kill -9 of the task, twice with one retry; launched again, of a worker, which is replaced inside the task."""
+    here = site([*PAIR, "cluster.retries=1"])
+    here.launch()
+    job = here.wait("the job", lambda states: states[0].job)[0].job
+    for kills, what in ((1, "queued again"), (2, "the end of the job")):
+        workers = here.hold_mid_run()
+        (task,) = here.tasks()
+        kill(task)
+        here.go_on(p for p in workers.values() if process_start(p))
+        if kills == 1:
+            states = here.wait(what, lambda states: {s.name for s in states} == {"queued"} and states[0].cause)
+            assert {s.cause.name for s in states} == {"killed"}
+            here.hurry(job)
+    states = here.wait(what, lambda states: {s.name for s in states} == {"failed"})
+    assert {(s.cause.name, s.detail) for s in states} == {("killed", f"job {job}, 2 times")}
+    assert "killed (2 points, launch begins it again): its process was ended from outside" in here.launch("action=why").out
+    here.until_idle()
+    assert "killed (exit code 137), 2 points left: queued again, time 1 of 1" in here.log()
+    assert "killed 2 times (exit code 137): not queued again" in here.log()
+    here.launch()
+    held = here.hold_mid_run()
+    first, *_, last = held.values()
+    kill(first)
+    here.go_on([last])
+    here.ends_like(unbroken)
+    assert here.log().count("its worker died (exit code -9), it goes to another") == 1
+    assert sorted(map(len, here.starts())) == [3, 4] and len(here.numbered()) == 2
