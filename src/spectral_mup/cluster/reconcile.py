@@ -243,8 +243,8 @@ def tail(submission: Submission, index: int, count: int = TAIL) -> str:
 
 
 def signature(error: str) -> str:
-    """What two failures of the same cause share: the last line without numbers and ids."""
-    return re.sub(r"0x[0-9a-f]+|[0-9a-f]{16}|\d+", "#", causes.last_line(error))
+    """What two failures of the same cause share: the exception without numbers, ids and names of temporary files."""
+    return re.sub(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+", "#", causes.last_line(error))
 
 
 def breaker(runs: Path, run_ids: Iterable[str]) -> str | None:
