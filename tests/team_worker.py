@@ -168,9 +168,11 @@ def damaged(team: Team) -> None:
 
 def fail(case: str) -> None:
     """Rank 1 fails before its seventh step; the other notes how it ended, and goes on alone."""
-    asked = at(6)
+    asked, last = at(6), time.monotonic()
 
     def should_stop() -> bool:
+        nonlocal last
+        last = time.monotonic()
         if rank == 1 and asked():
             if case == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -179,12 +181,11 @@ def fail(case: str) -> None:
             raise RuntimeError("rank 1 failed")
         return False
 
-    started = time.monotonic()
     try:
         with join(rank, 2, "127.0.0.1", port(case), "cpu", timeout_seconds=4) as team:
             run(case, points["adamw"], team, shard=case == "killed", should_stop=should_stop, checkpoint_seconds=0)
     except RuntimeError as error:
-        note(case, error=str(error), seconds=time.monotonic() - started)
+        note(case, error=str(error), seconds=time.monotonic() - last)
     if rank == 0:
         folder = RunFolder(Path(out) / case, points["adamw"].run_id)
         note(case, **{"resumed at": int(newest(folder).stem)})

@@ -95,6 +95,12 @@ def test_several_devices_share_a_batch_evenly():
     config.train.devices = 4
     with pytest.raises(ConfigError, match="train.devices=4: train.batch_size=12 is not a multiple of it times .*accumulate=2"):
         check(config)
+    config = load_config(["cluster=slurm", "cluster.gpus=2", "train.devices=2", "optimizer=sgd"])
+    config.train.shard = True
+    with pytest.raises(ConfigError, match="train.shard=true: not with the fused sgd; set optimizer.algorithms.sgd.args.fused"):
+        check(config)
+    config.optimizer.algorithms["sgd"].args["fused"] = False
+    check(config)
 
 
 @pytest.mark.parametrize("sweep", options(ROOT / "sweeps"))

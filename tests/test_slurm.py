@@ -7,6 +7,7 @@ from conftest import TINY
 from launches import Launch, contents
 from slurm_sweeps import FIXED, Site
 
+CANARY = "0123456789abcdef0123456789abcdef76543210"  # a secret in the environment that must be in no file
 THIRTY = [*FIXED, "sweep.lr=[-8,-6,-4]", "sweep.width=[32,64]", "sweep.seed=[0,1,2,3,4]", "rule=[spectral]"]
 
 
@@ -23,7 +24,7 @@ def local(tmp_path_factory, overrides: list[str]):
 @pytest.mark.slow
 def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sweep(slurm, tmp_path, tmp_path_factory):
     site = Site(tmp_path, slurm)
-    launch = site.call([*THIRTY, "cluster.pack_minutes=1"])
+    launch = site.call([*THIRTY, "cluster.pack_minutes=1"], env={"WANDB_API_KEY": CANARY})
     assert launch.code == 0, launch.err
     assert "To submit: 30 points in " in launch.out and "task-hours unknown (no earlier runs)" in launch.out
     states = site.until(THIRTY, "the end", lambda s: s == {"done": 30})
@@ -37,6 +38,7 @@ def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sw
     assert analyzed.out.replace(str(tmp_path), "") == said.replace(str(where), "")
     for name in ("curves.csv", "optima.csv"):
         assert (tmp_path / "results/tiny" / name).read_bytes() == (where / "results/tiny" / name).read_bytes()
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
     again = site.call(THIRTY)
     assert again.code == 0 and "Nothing to do" in again.out and len(site.numbered()) == 1
     wider = site.call([*THIRTY, "sweep.width=[32,64,96]", "action=plan"])
@@ -45,11 +47,16 @@ def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sw
 
 @pytest.mark.slow
 def test_an_adaptive_sweep_goes_on_by_itself(slurm, tmp_path, tmp_path_factory):
-    """Later learning rates and widths depend on results that come when no launcher is there: the tasks submit them."""
-    overrides = [*TINY, "lr.resolution=1.0"]
+    """Later learning rates and widths depend on results that come when no launcher is there: the tasks submit them.
+    Their two GPUs train two Points at once."""
+    overrides = [*TINY, "lr.resolution=1.0", "cluster.gpus=2", "cluster.device=cpu"]
     site = Site(tmp_path, slurm)
     assert site.call(overrides).code == 0
     site.until(overrides, "the end", lambda s: set(s) == {"done"} and s["done"] > 12)
     site.until_idle()
-    _, whole, _ = local(tmp_path_factory, overrides)
+    _, whole, _ = local(tmp_path_factory, [*TINY, "lr.resolution=1.0"])
     assert site.contents() == whole and len(site.numbered()) > 2
+    by_task: dict[str, set[int]] = {}
+    for owners in site.attempts().values():
+        by_task.setdefault(owners[0]["slurm"]["job"], set()).add(owners[0]["pid"])
+    assert max(map(len, by_task.values())) == 2

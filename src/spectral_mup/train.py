@@ -126,6 +126,7 @@ def train(
     pending: list[Tensor] = []
     evaluations: dict[int, float] = {}
     saved_at = time.monotonic()
+    since = {"began": done, "started": time.time()}
     model.train()
 
     def backward(step: int, sampled: bool = False) -> Tensor:
@@ -161,7 +162,7 @@ def train(
                 rows = _metric_rows(losses, len(pending), evaluations)
                 folder.append("metrics.jsonl", rows)
                 on_rows(rows)
-                folder.write_status({"step": len(losses), "steps": t["steps"], "loss": losses[-1], "time": time.time()})
+                folder.write_status({"step": len(losses), "steps": t["steps"], "loss": losses[-1], "time": time.time()} | since)
             pending, evaluations = [], {}
         return divergence(losses, t["diverge_factor"], t["diverge_patience"], known)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -91,7 +92,7 @@ def check_features(
         summary = "failed: " + first_of([f"{r['name']} ({r['slope']:+.2f})" for r in steepest])
     elif unclear:
         steepest = sorted(unclear, key=lambda r: -abs(r["slope"]))
-        said = first_of([f"{r['name']} ({r['slope']:+.2f} [{r['lo']:+.2f}, {r['hi']:+.2f}])" for r in steepest], 3)
+        said = first_of([f"{r['name']} ({_interval(r)})" for r in steepest], 3)
         summary = f"passed but for {len(unclear)} of {len(features)} undecided: {said}; more seeds or sizes would decide"
     elif undefined or not features:
         summary = "not decided: no change to measure in " + (first_of(undefined) or f"modules that every {axis} has")
@@ -182,6 +183,11 @@ def representative(checks: Sequence[FeatureCheck], quantity: str, most: int) -> 
     names = [name for _, name in last.values()]
     steepest = sorted(names, key=lambda n: -slope[n])[:most]
     return [n for n in names if n in steepest]
+
+
+def _interval(row: dict[str, Any]) -> str:
+    interval = f" [{row['lo']:+.2f}, {row['hi']:+.2f}]" if np.isfinite(row["lo"]) else ", no interval"
+    return f"{row['slope']:+.2f}{interval}"
 
 
 def first_of(names: Sequence[str], most: int = 5) -> str:

@@ -33,7 +33,10 @@ def main(argv: list[str]) -> int:
     if not left or causes.OUT_OF_MEMORY.search(tail(submission, index)):
         return 0
     kills = task.get("kills", 0) + 1
-    why = causes.KILLED if began else causes.LAUNCH
+    if not began:
+        why = causes.LAUNCH
+    else:
+        why = causes.PEER if int(os.environ.get("SLURM_NTASKS", "1")) > 1 else causes.KILLED
     if code == PASSING:
         errors = [RunFolder(Path(submission.config().paths.runs), p.run_id).error() for p in left]
         why = next((causes.of_error(e) for e in errors if e), why)

@@ -111,7 +111,7 @@ def main(argv: list[str]) -> int:
     submission = next(s for s in submissions(Path(argv[0]).parent) if s.path.name == Path(argv[0]).name)
     pack = Pack(submission, int(os.environ["SLURM_ARRAY_TASK_ID"]))
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        from spectral_mup.cluster.ranks import train_together  # type: ignore
+        from spectral_mup.cluster.ranks import train_together
 
         return train_together(pack, stopping, me)
     begin(pack, me)

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -93,8 +93,10 @@ class Session:
         folder = RunFolder(Path(self.config.paths.runs), point.run_id)
         started = time.monotonic()
         try:
-            folder.write_config(point.science)
-            result = folder.result() or self._train(point, folder, should_stop, send)
+            result = self.enter(point, folder)
+            if result is None:
+                send(Event("started", point, {}))
+                result = self.run(point, folder, should_stop, send)
         except HeldError as held:
             return Event("held", point, {"why": str(held)})
         except Exception as error:
@@ -109,12 +111,32 @@ class Session:
             return Event("stopped", point, {})
         return Event("done", point, result | {"seconds": time.monotonic() - started})
 
-    def _train(
-        self, point: Point, folder: RunFolder, should_stop: Callable[[], bool], send: Callable[[Event], None]
-    ) -> dict[str, Any] | None:
+    def enter(self, point: Point, folder: RunFolder) -> dict[str, Any] | None:
+        """Claim a Point's folder; its result if it has one already. Raises HeldError while somebody else trains it."""
+        from spectral_mup.data import fingerprint
         from spectral_mup.provenance import provenance
+
+        d, t = self.config.data, self.config.train
+        if fingerprint(d.source, d.path, d.vocab_size) != point.science["data"]["content"]:
+            raise ValueError("data.path: the text is not the one that was launched with; restore it, or launch anew")
+        folder.write_config(point.science)
+        if (result := folder.result()) is not None:
+            return result
+        me = here()
+        folder.claim(lambda owner: lives(owner, me), asdict(me) if me else None)
+        if (result := folder.result()) is not None:  # written while we looked
+            return result
+        folder.write_provenance(provenance(self.device, t.devices, t.shard))
+        return None
+
+    def run(
+        self, point: Point, folder: RunFolder, should_stop: Callable[[], bool], send: Callable[[Event], None], team: Any = None
+    ) -> dict[str, Any] | None:
+        """Train a claimed Point, with the other processes of a `team` if one is given; its result, None if stopped before."""
+        from spectral_mup.team import ALONE
         from spectral_mup.train import train
 
+        team = team or ALONE
         first: dict[str, int] = {}
 
         def on_rows(rows: list[dict[str, Any]]) -> None:
@@ -123,23 +145,18 @@ class Session:
             last = {"step": rows[-1]["step"], "steps": point.science["train"]["steps"], "loss": rows[-1]["loss"]}
             send(Event("step", point, last))
 
-        me = here()
-        folder.claim(lambda owner: lives(owner, me), asdict(me) if me else None)
-        if (result := folder.result()) is not None:  # written while we looked
-            return result
-        send(Event("started", point, {}))
-        t = self.config.train
-        folder.write_provenance(provenance(self.device, t.devices, t.shard))
-        self.mirror.start(point.run_id, dict(point.science))
+        if team.leader:
+            self.mirror.start(point.run_id, dict(point.science))
         cluster = self.config.cluster
         started = time.monotonic()
-        with heartbeat(folder):
+        with heartbeat(folder) if team.leader else nullcontext():
             result = train(
                 point.science, folder, self.corpus, device=self.device, log_every=cluster.log_every,
                 checkpoint_seconds=cluster.checkpoint_seconds, should_stop=should_stop, on_rows=on_rows,
+                team=team, shard=self.config.train.shard,
             )  # fmt: skip
-        if result is not None:
-            steps = result["steps"] - first.get("step", 1) + 1
+        if result is not None and team.leader:
+            steps = result["steps"] + 1 - first.get("step", result["steps"] + 1)
             folder.write_timing({"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type})
             self.mirror.finish(result)
         return result
@@ -154,7 +171,7 @@ def heartbeat(folder: RunFolder) -> Iterator[None]:
         while not ended.wait(BEAT_SECONDS):
             try:
                 folder.beat()
-            except OSError:
+            except (OSError, HeldError):
                 pass  # a hint for people; unlike results it is not worth failing a run for
 
     thread = threading.Thread(target=beat, daemon=True)
