@@ -39,12 +39,17 @@ from spectral_mup.sweep import open_sweep
 from spectral_mup.team import Team
 
 LONG = [
-    *TINY, "rule=[spectral]", "lr.adaptive=false", "train.steps=600", "probe.steps=[1,300]", "cluster.log_every=5",
-    "cluster.checkpoint_seconds=0.1", "sweep.name=long",
+    *TINY, "rule=[spectral]", "lr.adaptive=false", "train.steps=600", "probe.steps=[1,300]", "cluster.log_every=10",
+    "cluster.checkpoint_seconds=0.2", "sweep.name=long",
 ]  # fmt: skip
 NODE = "127.0.0.1"  # the first, where a job goes when all are idle
 PAIR = [*LONG, "sweep.width=[32]", "sweep.lr=[-8,-6]"]  # two Points in one task
 SHAPES = [*LONG, "sweep.width=[32,64]", "sweep.lr=[-6]"]  # a task each
+EIGHT = [
+    *TINY, "rule=[spectral]", "lr.adaptive=false", "sweep.width=[32]", "sweep.lr=[-8,-6,-5,-4]", "sweep.seed=[0,1]",
+    "sweep.name=eight",
+]  # fmt: skip
+QUICK = [*EIGHT, "sweep.lr=[-6]", "sweep.seed=[0,1,2]"]  # of twelve steps
 
 
 @pytest.fixture(autouse=True)
@@ -56,11 +61,12 @@ def nothing_left(tmp_path):
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """contents() of PAIR and SHAPES, trained in this very process without a break."""
+    """contents() of all sweeps here, trained in this very process without a break."""
     runs = tmp_path_factory.mktemp("unbroken") / "runs"
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
-    points = {p.run_id: p for name in (PAIR, SHAPES) for p in open_sweep(load_config(name)).plan(lambda p: None).todo}
+    sweeps = (open_sweep(load_config(overrides)) for overrides in (PAIR, SHAPES, EIGHT, QUICK))
+    points = {p.run_id: p for sweep in sweeps for p in sweep.plan(lambda p: None).todo}
     for point in points.values():
         run_point(point, runs, corpus)
     return contents(runs)
@@ -328,11 +334,11 @@ def test_a_job_without_a_result_is_told_from_a_lost_one(site_with, unbroken, tmp
     """SLURM says COMPLETED, then forgets it while the accounting is down. Launched again, it is submitted."""
     preamble = tmp_path / "site.sh"
     preamble.write_text("exit 0\n")
-    here = site_with(min_job_age=20)([*PAIR, f"cluster.preamble={preamble}"])
+    here = site_with(min_job_age=5)([*QUICK, f"cluster.preamble={preamble}"])
     here.launch()
     states = here.wait("the end of the job", lambda states: {s.name for s in states} == {"failed"})
     assert {(s.cause.name, s.detail) for s in states} == {("no result", f"job {states[0].job} completed on {NODE}")}
-    assert "no result (2 points, launch begins it again): the task ended as if all were well" in here.says("why")
+    assert "no result (3 points, launch begins it again): the task ended as if all were well" in here.says("why")
     here.cluster.stop_slurmdbd()
     submission = here.numbered()[0] / "submission.json"
     record = json.loads(submission.read_text())
@@ -340,18 +346,18 @@ def test_a_job_without_a_result_is_told_from_a_lost_one(site_with, unbroken, tmp
     states = here.wait("SLURM to forget the job", lambda states: {s.name for s in states} == {"lost"})
     assert not here.cluster.run("squeue", "--noheader", "--states=all").strip()
     said = here.says("status")
-    assert "2 lost" in said and "note: the accounting gives no answer" in said
+    assert "3 lost" in said and "note: the accounting gives no answer" in said
     assert "neither the queue nor the accounting knows its job" in here.says("why")
     preamble.write_text("")
     assert "Submitted job" in here.launch().out
     here.ends_like(unbroken)
-    assert len(here.numbered()) == 2 and here.starts() == [[0]] * 2
+    assert len(here.numbered()) == 2 and here.starts() == [[0]] * 3
 
 
 @pytest.mark.slow
 def test_a_log_folder_that_is_gone_is_a_launch_failure(site, unbroken):
     """SLURM cannot open the log (exit code 0:53) and writes nothing. Launched again, it runs."""
-    here = site(PAIR)
+    here = site(QUICK)
     high = here.occupy("--nodes=2")
     here.launch()
     shutil.rmtree(here.numbered()[0] / "log")
@@ -359,10 +365,10 @@ def test_a_log_folder_that_is_gone_is_a_launch_failure(site, unbroken):
     states = here.wait("the end of the job", lambda states: {s.name for s in states} == {"failed"})
     assert {s.cause.name for s in states} == {"launch failure"}
     said = here.says("why")
-    assert "launch failure (2 points, launch begins it again): the task could not start" in said and "not there" in said
+    assert "launch failure (3 points, launch begins it again): the task could not start" in said and "not there" in said
     here.launch()
     here.ends_like(unbroken)
-    assert here.starts() == [[0]] * 2
+    assert here.starts() == [[0]] * 3
 
 
 @pytest.mark.slow
@@ -383,11 +389,6 @@ def test_the_loss_of_a_node_sends_its_element_to_another(site, unbroken):
 
 # --- runs that fail ---------------------------------------------------------------------------------------------------
 
-EIGHT = [
-    *TINY, "rule=[spectral]", "lr.adaptive=false", "sweep.width=[32]", "sweep.lr=[-8,-6,-5,-4]", "sweep.seed=[0,1]",
-    "sweep.name=eight",
-]  # fmt: skip
-
 
 def obstacles(here: Faulty, run_ids) -> list[Path]:
     """Folders where these runs must write norms.jsonl: they fail with IsADirectoryError."""
@@ -397,16 +398,8 @@ def obstacles(here: Faulty, run_ids) -> list[Path]:
     return made
 
 
-def trained_here(overrides: list[str], runs: Path) -> dict[str, list[bytes]]:
-    """contents() of a sweep trained in this process."""
-    corpus = data.load("pydoc", None, None)
-    for point in open_sweep(load_config(overrides)).plan(lambda p: None).todo:
-        run_point(point, runs, corpus)
-    return contents(runs)
-
-
 @pytest.mark.slow
-def test_five_failures_alike_hold_the_rest_until_retry(site, tmp_path):
+def test_five_failures_alike_hold_the_rest_until_retry(site, unbroken):
     here = site([*EIGHT, "cluster.workers=1", "cluster.cpus=1"])
     made = obstacles(here, [p.run_id for p in here.points])
     here.launch()
@@ -425,16 +418,13 @@ def test_five_failures_alike_hold_the_rest_until_retry(site, tmp_path):
     for folder in made:
         folder.rmdir()
     assert "Submitted job" in here.launch("action=retry").out
-    here.wait("the end", lambda states: {s.name for s in states} == {"done"})
-    here.until_idle()
-    assert here.contents() == trained_here(EIGHT, tmp_path / "here" / "runs")
+    here.ends_like(unbroken)
     assert "Nothing to do" in here.launch().out
 
 
 @pytest.mark.slow
-def test_a_run_that_raises_harms_no_other_of_its_pack(site, tmp_path):
-    overrides = [*EIGHT, "sweep.lr=[-6]", "sweep.seed=[0,1,2]"]
-    here = site(overrides)
+def test_a_run_that_raises_harms_no_other_of_its_pack(site, unbroken):
+    here = site(QUICK)
     bad = here.points[0].run_id
     (obstacle,) = obstacles(here, [bad])
     here.launch()
@@ -448,16 +438,14 @@ def test_a_run_that_raises_harms_no_other_of_its_pack(site, tmp_path):
     assert "1 points ended without a result" in again.out and len(here.numbered()) == 1
     obstacle.rmdir()
     here.launch("action=retry", "cause=exception")
-    here.wait("the end", lambda states: {s.name for s in states} == {"done"})
-    here.until_idle()
-    assert here.contents() == trained_here(overrides, tmp_path / "here" / "runs")
+    here.ends_like(unbroken)
     assert {run_id: len(owners) for run_id, owners in here.attempts().items()}[bad] == 2
 
 
 @pytest.mark.slow
 def test_too_little_memory_is_not_tried_again(site, unbroken):
     """A worker that has imported torch takes more than 150 MB; SLURM kills the task and calls it FAILED."""
-    here = site([*PAIR, "cluster.memory=150M"])
+    here = site([*QUICK, "cluster.memory=150M"])
     here.launch()
     states = here.wait("the end", lambda states: {s.name for s in states} == {"failed"})
     here.until_idle()
