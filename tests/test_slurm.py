@@ -30,6 +30,8 @@ def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sw
     states = site.until(THIRTY, "the end", lambda s: s == {"done": 30})
     assert states == {"done": 30}
     site.until_idle()
+    shown = site.call([*THIRTY, "action=status"])
+    assert "tiny: 30 points: 30 done" in shown.out and "All done. Next: python analyze.py" in shown.out
     where, whole, said = local(tmp_path_factory, THIRTY)
     assert site.contents() == whole
     assert all(len(owners) == 1 for owners in site.attempts().values())
