@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from spectral_mup.cli import INTERRUPTED, OK, REFUSED, command
@@ -44,7 +44,15 @@ def _submit(config: Config, sweep: Sweep, plan: Plan, argv: list[str], select: C
     return _order(config, sweep, plan, look(config, plan), select, argv)
 
 
-def _order(config: Config, sweep: Sweep, plan: Plan, report: Report, select: Callable[[State], bool], argv: list[str]) -> int:
+def _order(
+    config: Config,
+    sweep: Sweep,
+    plan: Plan,
+    report: Report,
+    select: Callable[[State], bool],
+    argv: list[str],
+    forgiven: Collection[str] = (),
+) -> int:
     """Validate, show, ask, submit, say what next."""
     print_notes(report)
     print(in_words(report))
@@ -64,7 +72,7 @@ def _order(config: Config, sweep: Sweep, plan: Plan, report: Report, select: Cal
         return REFUSED
     runs = Path(config.paths.runs)
     try:
-        made = submit(config, sweep, lambda: sweep.plan(results_of(runs)), select)
+        made = submit(config, sweep, lambda: sweep.plan(results_of(runs)), select, forgiven=forgiven)
     except KeyboardInterrupt:
         print(f"Interrupted; what was submitted stays. To go on: {command('launch.py', argv)}")
         return INTERRUPTED
@@ -192,7 +200,7 @@ def retry(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         from spectral_mup.cli import run
 
         return run(config, sweep, results_of(Path(config.paths.runs)), plan, argv)
-    return _order(config, sweep, plan, report, lambda s: s.point.run_id in chosen | held, argv)
+    return _order(config, sweep, plan, report, lambda s: s.point.run_id in chosen | held, argv, chosen)
 
 
 def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:

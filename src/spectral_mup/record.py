@@ -228,6 +228,9 @@ class RunFolder:
         return read_json(self.path / "wandb.json")
 
     def write_error(self, text: str) -> None:
+        """Write the traceback of a failure. Raises HeldError if this process lost the run, whose failure it is not."""
+        if self.nonce is not None:
+            self.check_claim()
         write_atomic(self.path / "error.txt", text.encode())
 
     def error(self) -> str | None:

@@ -15,7 +15,8 @@ from spectral_mup.cluster import cause as causes
 from spectral_mup.cluster import slurm
 from spectral_mup.cluster.reconcile import tail
 from spectral_mup.cluster.submission import submissions
-from spectral_mup.cluster.task import FAILED, HELD_BACK, OK, Pack
+from spectral_mup.cluster.task import FAILED, HELD_BACK, OK, PASSING, Pack
+from spectral_mup.record import RunFolder
 
 
 def main(argv: list[str]) -> int:
@@ -36,6 +37,9 @@ def main(argv: list[str]) -> int:
         why = causes.LAUNCH
     else:
         why = causes.PEER if int(os.environ.get("SLURM_NTASKS", "1")) > 1 else causes.KILLED
+    if code == PASSING:
+        errors = [RunFolder(Path(submission.config().paths.runs), p.run_id).error() for p in left]
+        why = next((causes.of_error(e) for e in errors if e), why)
     submission.write_task(index, kills=kills, cause=why.name, state="killed")
     retries = getattr(submission.config().cluster, "retries", 0)
     if kills > retries:

@@ -40,17 +40,29 @@ CAUSES = {
                         EXCEPTION, CANCELLED, HELD)
 }  # fmt: skip
 
+BY_STATE = {
+    "NODE_FAIL": NODE, "BOOT_FAIL": NODE, "PREEMPTED": PREEMPTED, "TIMEOUT": TIME, "DEADLINE": TIME, "CANCELLED": CANCELLED,
+    "REVOKED": CANCELLED, "COMPLETED": NO_RESULT,
+}  # fmt: skip
+
 OUT_OF_MEMORY = re.compile(
     r"oom[-_ ]?kill|Out Of Memory|exceeded (step |job )?memory limit|being killed\. *Exceeded|OOM Killed", re.I
 )
+FULL_DEVICE = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
 LOST_PEER = re.compile(r"closed by peer|Connection reset|DistBackendError|DistNetworkError|peer (process|rank)|ncclRemoteError"
                        r"|Broken pipe.*gloo|gloo.*(timed out|Timed out)|wait timeout")  # fmt: skip
 
 
+def last_line(traceback: str) -> str:
+    """The line of a traceback that says what was wrong: the exception that was raised last, the first line of its message."""
+    lines = [line for line in traceback.rpartition("Traceback (most recent call last):")[2].splitlines() if line.strip()]
+    return next((line for line in lines if not line[0].isspace()), lines[-1] if lines else "")
+
+
 def of_error(traceback: str) -> Cause:
-    """Of a run that raised: told by the last line of its traceback, and by torch's words for a lost peer."""
-    last = next((line for line in reversed(traceback.splitlines()) if line and not line[0].isspace()), "")
-    if "OutOfMemoryError" in last and "CUDA" in traceback or "CUDA out of memory" in last:
+    """Of a run that raised: told by the exception's line in its traceback, and by torch's words for a lost peer."""
+    last = last_line(traceback)
+    if FULL_DEVICE.search(last):
         return DEVICE_MEMORY
     if (
         last.startswith("MemoryError")
@@ -70,12 +82,8 @@ def of_element(element: Element, log: str) -> Cause:
     """Of an ended array element whose run has neither result nor error; `log` is the end of what it printed."""
     if element.state.startswith("OUT_OF_ME") or (element.state != "COMPLETED" and OUT_OF_MEMORY.search(log)):
         return HOST_MEMORY
-    by_state = {
-        "NODE_FAIL": NODE, "BOOT_FAIL": NODE, "PREEMPTED": PREEMPTED, "TIMEOUT": TIME, "DEADLINE": TIME, "CANCELLED": CANCELLED,
-        "REVOKED": CANCELLED, "COMPLETED": NO_RESULT,
-    }  # fmt: skip
-    if element.state in by_state:
-        return by_state[element.state]
+    if element.state in BY_STATE:
+        return BY_STATE[element.state]
     if element.signal == 53 or element.reason == "JobLaunchFailure" and not log:  # SLURM's word for a log it could not open
         return LAUNCH
     if element.signal or element.exit_code > 128:

@@ -34,11 +34,13 @@ def run_local(
     on_event: Callable[[Event], None],
     stop: Callable[[], bool] = lambda: False,
     give_up_after: int = MAX_DEATHS,
+    patience: float | None = None,
 ) -> dict[str, str]:
     """Train what `todo` lists, asking it again whenever a Point ends, until it lists nothing. Returns {run_id: error}.
 
-    `stop` is polled; once true, workers checkpoint at their next step and the call returns. If the first `give_up_after`
-    Points all fail, so would the rest, which are not begun.
+    `stop` is polled; once true, workers checkpoint at their next step and the call returns. With `patience` (s), a worker that
+    takes longer is killed: its run goes on from an earlier checkpoint. If the first `give_up_after` Points all fail, so would
+    the rest, which are not begun.
     """
     pool: list[_Worker] = []
     failed: dict[str, str] = {}
@@ -89,8 +91,9 @@ def run_local(
     finally:
         for worker in pool:
             worker.close()
+        end = math.inf if patience is None or not stop() else time.monotonic() + patience
         for worker in pool:
-            worker.process.join()
+            worker.end(end)
     return failed
 
 
@@ -143,6 +146,13 @@ class _Worker:
     def close(self) -> None:
         """Closing the pipe asks the worker to checkpoint at its next step and go."""
         self.pipe.close()
+
+    def end(self, latest: float) -> None:
+        """Wait for its end, and make one at the time `latest` (of time.monotonic)."""
+        self.process.join(None if latest == math.inf else max(0.0, latest - time.monotonic()))
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
 
 
 def _readable(pool: list[_Worker]) -> list[_Worker]:

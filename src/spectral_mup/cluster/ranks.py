@@ -15,7 +15,7 @@ from typing import Any
 
 from spectral_mup.cluster import cause as causes
 from spectral_mup.cluster.slurm import Here
-from spectral_mup.cluster.task import FAILED, OK, PEER_LOST, Pack, Stopping, begin, finish
+from spectral_mup.cluster.task import FAILED, OK, PASSING, Pack, Stopping, begin, finish
 from spectral_mup.cluster.worker import Event, Session
 from spectral_mup.progress import Progress
 from spectral_mup.record import HeldError, RunFolder
@@ -58,7 +58,7 @@ def _points(pack: Pack, session: Session, team: Any, stopping: Stopping) -> int:
             _say_why(folder, team.rank, error)
             sys.stdout.flush()
             # At once, without a word to peers that may be gone; srun ends the others.
-            os._exit(PEER_LOST if causes.of_error(traceback.format_exc()).again else FAILED)
+            os._exit(PASSING if causes.of_error(traceback.format_exc()).again else FAILED)
         if progress is not None and result is not None:
             progress.plan = Plan(pack.points, pack.unfinished(), [], [])
             progress.on_event(Event("done", point, result | {"seconds": time.monotonic() - started}))
@@ -93,8 +93,8 @@ def _say_why(folder: RunFolder, rank: int, error: BaseException) -> None:
     if before is None or causes.of_error(before).again:
         try:
             folder.write_error(text)
-        except OSError:
-            pass  # a full disk; the log has it
+        except (OSError, HeldError):
+            pass  # a full disk, or no longer our run; the log has it
 
 
 def meet(pack: Pack, me: Here, rank: int) -> tuple[str, int]:

@@ -117,7 +117,7 @@ def _ask(asked: list[Submission], notes: list[str]) -> _Slurm:
         notes.append(f"the queue gives no answer ({error}); states are the last known")
     in_queue = {e.name for e in (queue or {}).values()}
     _adopt(asked, queue)
-    gone = [s for s in asked if s.name not in in_queue or _some_gone(s, queue or {})]
+    gone = [s for s in asked if s.name not in in_queue or _some_gone(s, queue or {}) or _some_again(s, queue or {})]
     if gone:
         try:
             ended = sacct([s.name for s in gone], min(s.created for s in gone) - 3600)
@@ -129,6 +129,12 @@ def _ask(asked: list[Submission], notes: list[str]) -> _Slurm:
 
 def _some_gone(submission: Submission, queue: dict[str, Element]) -> bool:
     return any(f"{submission.job}_{i}" not in queue for i in range(len(submission.packs)))
+
+
+def _some_again(submission: Submission, queue: dict[str, Element]) -> bool:
+    """Whether an element waits to start again: the accounting alone knows how its last start ended."""
+    mine = (queue.get(f"{submission.job}_{i}") for i in range(len(submission.packs)))
+    return any(e is not None and e.waiting and e.restarts for e in mine)
 
 
 def _adopt(asked: list[Submission], known: dict[str, Element] | None) -> None:
@@ -154,7 +160,8 @@ def _state(point: Point, folder: RunFolder, held: list[tuple[Submission, int]], 
     made = State(point, "", submission=submission, index=index, tries=tries)
     mine = owner is not None and (owner.get("slurm") or {}).get("job") == f"{submission.job}_{index}"
     if element is not None and element.live:
-        return replace(_live(made, element, folder, owner if mine else None, error), live=True)
+        before = (told.ended or {}).get(element.job)
+        return replace(_live(made, element, folder, owner if mine else None, error, before.before if before else ""), live=True)
     if error:
         return _failed(point, error, submission, index, tries)
     beat = folder.last_beat()
@@ -170,6 +177,9 @@ def _state(point: Point, folder: RunFolder, held: list[tuple[Submission, int]], 
     if task.get("cause") in (causes.STUCK.name, causes.HELD.name):
         why = causes.CAUSES[task["cause"]]
         return _as(made, "held" if why is causes.HELD else "failed", why, task.get("detail", ""))
+    if task.get("state") == "killed":
+        why, kills = causes.CAUSES[task["cause"]], task["kills"]
+        return _as(made, "failed", why, f"job {element.job}, {kills} time{'s' * (kills != 1)}")
     log = tail(submission, index)
     why = causes.of_element(element, log)
     detail = f"job {element.job} {element.state.lower().replace('_', ' ')}" + (f" on {element.node}" if element.node else "")
@@ -181,21 +191,24 @@ def _as(made: State, name: str, why: Cause | None = None, detail: str = "", stat
 
 
 def _failed(point: Point, error: str, submission: Submission | None, index: int, tries: int) -> State:
-    return State(point, "failed", causes.of_error(error), last_line(error), submission, index, tries)
+    return State(point, "failed", causes.of_error(error), causes.last_line(error), submission, index, tries)
 
 
-def _live(made: State, element: Element, folder: RunFolder, owner: dict[str, Any] | None, error: str | None) -> State:
-    """In an element that waits or runs; `owner` only if the latest attempt was made in it."""
+def _live(
+    made: State, element: Element, folder: RunFolder, owner: dict[str, Any] | None, error: str | None, before: str
+) -> State:
+    """In an element that waits or runs; `owner` only if the latest attempt was made in it; `before` is its last start's end."""
     assert made.submission is not None
     if made.point.run_id in made.submission.cancelled:
         return _as(made, "cancelled", causes.CANCELLED)
     if error and not causes.of_error(error).again:
-        return _as(made, "failed", causes.of_error(error), last_line(error))
+        return _as(made, "failed", causes.of_error(error), causes.last_line(error))
     if element.waiting:
         if owner is None:
             return _as(made, "queued", detail=f"job {element.job}, {element.reason}")
-        task = made.submission.task(made.index)
-        why = causes.CAUSES.get(task.get("cause", ""), causes.PREEMPTED)
+        why = causes.CAUSES.get(made.submission.task(made.index).get("cause") or "") or causes.BY_STATE.get(before)
+        if why is None:  # SLURM ended it unwarned, and the accounting does not say why, or not yet
+            return _as(made, "queued", detail=f"job {element.job}, queued again by SLURM")
         return _as(made, "preempted" if why is causes.PREEMPTED else "queued", why, f"job {element.job} waits to go on")
     if owner is not None and owner["slurm"]["restart"] == element.restarts:
         return _as(made, "running", detail=f"job {element.job} on {element.node}", status=folder.status())
@@ -229,15 +242,9 @@ def tail(submission: Submission, index: int, count: int = TAIL) -> str:
     return "\n".join(texts)
 
 
-def last_line(text: str) -> str:
-    """The line of a traceback that says what was wrong."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if not line[0].isspace()), lines[-1] if lines else "")
-
-
 def signature(error: str) -> str:
-    """What two failures of the same cause share: the last line without numbers and ids."""
-    return re.sub(r"0x[0-9a-f]+|[0-9a-f]{16}|\d+", "#", last_line(error))
+    """What two failures of the same cause share: the exception without numbers, ids and names of temporary files."""
+    return re.sub(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+", "#", causes.last_line(error))
 
 
 def breaker(runs: Path, run_ids: Iterable[str]) -> str | None:

@@ -34,7 +34,8 @@ class Refused(RuntimeError):
 
 @dataclass(frozen=True)
 class Element:
-    """One element of a job array as SLURM sees it. `exit_code` and `signal` are of an ended one."""
+    """One element of a job array as SLURM sees it. `exit_code` and `signal` are of an ended one; `before` is the state in which
+    its last start but this ended, which the accounting alone knows."""
 
     job: str
     name: str
@@ -44,6 +45,7 @@ class Element:
     signal: int = 0
     restarts: int = 0
     node: str = ""
+    before: str = ""
 
     @property
     def live(self) -> bool:
@@ -97,15 +99,16 @@ def sacct(names: Iterable[str], since: float) -> dict[str, Element]:
     """The last known state of the elements of jobs so named that began after `since` (s). Raises NoAnswer."""
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
     rows = _answer(
-        "sacct", "--allocations", "--parsable2", "--noheader", "--format=JobID,JobName,State,ExitCode,NodeList",
+        "sacct", "--allocations", "--duplicates", "--parsable2", "--noheader", "--format=JobID,JobName,State,ExitCode,NodeList",
         f"--user={getpass.getuser()}", f"--starttime={start}", f"--name={','.join(names)}", seconds=ACCOUNTING_SECONDS,
     )  # fmt: skip
     found = {}
     for line in rows.splitlines():
         job, name, state, status, node = line.split("|")
         code, _, signal = status.partition(":")
-        for one in _expand(job):
-            found[one] = Element(one, name, state.split()[0], "", int(code), int(signal or 0), 0, node)
+        for one in _expand(job):  # a row a start, the first start first
+            before = found[one].state if one in found and found[one].name == name else ""
+            found[one] = Element(one, name, state.split()[0], "", int(code), int(signal or 0), 0, node, before)
     return found
 
 

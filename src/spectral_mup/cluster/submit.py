@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -74,11 +74,11 @@ def order(config: Config, plan: Plan, points: Sequence[Point]) -> Order:
     return Order(pack(points, expected, 60 * c.pack_minutes, workers), expected, slurm.max_array_size(), workers, gpus)
 
 
-def look(config: Config, plan: Plan) -> Report:
-    """The state of every Point of the plan. Raises HeldBack if the first runs all failed alike."""
+def look(config: Config, plan: Plan, forgiven: Collection[str] = ()) -> Report:
+    """The state of every Point of the plan. Raises HeldBack if the first runs, those `forgiven` apart, all failed alike."""
     runs = Path(config.paths.runs)
     report = reconcile(runs, Path(config.paths.jobs), plan.points)
-    failure = breaker(runs, report.states)
+    failure = breaker(runs, report.states.keys() - set(forgiven))
     if failure:
         raise HeldBack(
             f"the first runs of {config.sweep.name} all failed alike ({failure}), the rest is held back; "
@@ -104,10 +104,12 @@ def submit(
     plan_of: Callable[[], Plan],
     select: Callable[[State], bool],
     code: str | None = None,
+    forgiven: Collection[str] = (),
 ) -> list[Submission]:
     """Submit the Points of `plan_of` whose state `select` wants; the submissions made, none if there was nothing.
 
-    `code` is the snapshot to run, by default one taken now. Raises Incomplete, HeldBack.
+    `code` is the snapshot to run, by default one taken now. The failures of the runs `forgiven` do not hold back, here nor in
+    the tasks. Raises Incomplete, HeldBack.
     """
     jobs = Path(config.paths.jobs).absolute()
     runs = Path(config.paths.runs)
@@ -118,7 +120,7 @@ def submit(
     while True:
         seen = (numbers(jobs) or [0])[-1]
         plan = plan_of()
-        report = look(config, plan)
+        report = look(config, plan, forgiven)
         points = [s.point for s in report.states.values() if select(s) and s.point.run_id not in asked]
         if not points:
             return made
@@ -135,7 +137,7 @@ def submit(
         except Taken:
             continue
         mine = [p.run_id for some in packs for p in some]
-        for run_id in mine:
+        for run_id in {*mine, *forgiven} - asked:
             RunFolder(runs, run_id).forgive()
         _sbatch(taken, made)
         made.append(taken)

@@ -3,7 +3,8 @@
     python -m spectral_mup.cluster.task JOBS/<n>
 
 Exit code 0: every Point of the pack has a result, is cancelled, or is somebody else's. 1: some failed. 3: held back, as the
-sweep's first runs all failed alike. 75: a process of its team was lost. The batch script then runs `cluster.after`.
+sweep's first runs all failed alike. 75: some failed by a cause that passes (a lost process, a disk). The batch script then runs
+`cluster.after`.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Point
 
 HELD_SECONDS = 60.0  # how long to wait for a run that another process holds: it may be my own earlier start, on its last step
-NEAR_SECONDS = 600  # a warning so long before the limit was for the limit
+NEAR_SECONDS = 120  # SLURM may warn of the limit so much earlier than it was asked to
 STUCK_STARTS = 2  # starts without a step of progress, after which a task that reached its time limit is not queued again
-OK, FAILED, HELD_BACK, PEER_LOST = 0, 1, 3, 75
+OK, FAILED, HELD_BACK, PASSING = 0, 1, 3, 75
 
 
 class Stopping:
@@ -153,8 +154,10 @@ def train_apart(pack: Pack, stopping: Stopping) -> dict[str, str]:
         return pack.todo()
 
     return run_local(
-        config, todo, on_event, stopping, give_up_after=len(pack.points) + 1
-    )  # the breaker looks at the whole sweep
+        config, todo, on_event, stopping,
+        give_up_after=len(pack.points) + 1,  # the breaker looks at the whole sweep
+        patience=getattr(c, "signal_seconds", 90) / 2,
+    )  # fmt: skip
 
 
 def _plan(pack: Pack) -> Plan:
@@ -178,6 +181,8 @@ def finish(pack: Pack, me: slurm.Here, failed: Mapping[str, str], stopping: Stop
     wrong = [p for p in pack.points if RunFolder(pack.runs, p.run_id).error() is not None]
     for point in wrong:
         print(f"{label(point)}: failed, see {pack.runs / point.run_id}/error.txt", flush=True)
+    if any(causes.of_error(RunFolder(pack.runs, p.run_id).error() or "").again for p in wrong):
+        return PASSING
     if not stopping():
         extend(pack)
     return FAILED if wrong else OK
@@ -189,7 +194,7 @@ def stop(pack: Pack, me: slurm.Here, signals: list[int]) -> int:
         pack.submission.write_task(pack.index, state="ended", cause=causes.CANCELLED.name)
         print("cancelled, all is saved", flush=True)
         return FAILED
-    why = why_stopped(me)
+    why = why_stopped(me, getattr(pack.config.cluster, "signal_seconds", 90))
     task = pack.submission.task(pack.index)
     if why is causes.TIME and pack.progress() <= task["progress"] and task["starts_without_progress"] >= STUCK_STARTS:
         detail = f"{STUCK_STARTS} starts of {getattr(pack.config.cluster, 'time', 0)} min added no step"
@@ -202,10 +207,10 @@ def stop(pack: Pack, me: slurm.Here, signals: list[int]) -> int:
     deadline = time.monotonic() + getattr(pack.config.cluster, "signal_seconds", 90) + 60
     while time.monotonic() < deadline:  # exit code 0 now would count as done, another as failed
         time.sleep(1)
-    return PEER_LOST
+    return PASSING
 
 
-def why_stopped(me: slurm.Here) -> Cause:
+def why_stopped(me: slurm.Here, signal_seconds: float) -> Cause:
     """SLURM's reason for the warning: a job that it preempts has a PreemptTime or waits already, else the limit is near."""
     try:
         job = slurm.show_job(me.job)
@@ -217,7 +222,7 @@ def why_stopped(me: slurm.Here) -> Cause:
         end = time.mktime(time.strptime(job.get("EndTime", ""), "%Y-%m-%dT%H:%M:%S"))
     except ValueError:
         return causes.PREEMPTED
-    return causes.TIME if end - time.time() < NEAR_SECONDS else causes.PREEMPTED
+    return causes.TIME if end - time.time() < signal_seconds + NEAR_SECONDS else causes.PREEMPTED
 
 
 def extend(pack: Pack) -> None:

@@ -102,6 +102,8 @@ class Session:
         except Exception as error:
             try:
                 folder.write_error(traceback.format_exc())
+            except HeldError as held:
+                return Event("held", point, {"why": str(held)})
             except OSError:
                 pass  # a full disk; the launcher prints the cause
             return Event("failed", point, {"error": f"{type(error).__name__}: {error}"})
