@@ -29,7 +29,8 @@ def main(argv: list[str]) -> int:
     began = task.get("job") == me.job and task.get("restart") == me.restart
     if code == FAILED and began and task.get("state") == "ended":
         return 0
-    left = Pack(submission, index).unfinished()
+    pack = Pack(submission, index)
+    left = pack.unfinished()
     if not left or slurm.is_cancelled(me) or causes.OUT_OF_MEMORY.search(tail(submission, index)):
         return 0
     kills = task.get("kills", 0) + 1
@@ -38,10 +39,10 @@ def main(argv: list[str]) -> int:
     else:
         why = causes.PEER if int(os.environ.get("SLURM_NTASKS", "1")) > 1 else causes.KILLED
     if code == PASSING:
-        errors = [RunFolder(Path(submission.config().paths.runs), p.run_id).error() for p in left]
+        errors = [RunFolder(pack.runs, p.run_id).error() for p in left]
         why = next((causes.of_error(e) for e in errors if e), why)
     submission.write_task(index, kills=kills, cause=why.name, state="killed")
-    retries = getattr(submission.config().cluster, "retries", 0)
+    retries = pack.cluster.retries
     if kills > retries:
         print(f"{why.name} {kills} times (exit code {code}): not queued again", flush=True)
         return 0

@@ -127,6 +127,12 @@ class Submission:
         """The config as it was launched."""
         return typed(read_json(self.path / "config.json"))
 
+    @cached_property
+    def declared(self) -> dict[str, Any]:
+        """What the sweep was when it was launched, without where and how it is run."""
+        config = read_json(self.path / "config.json") or {}
+        return {key: config.get(key) for key in ("model", "optimizer", "rule", "data", "train", "probe", "lr", "sweep")}
+
     def points(self, index: int) -> list[Point]:
         """The pack of element `index`. Raises ValueError if this code does not give the Points their recorded ids."""
         sweep, found = Sweep(self.config(), self.fingerprint), []

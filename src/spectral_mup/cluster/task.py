@@ -22,6 +22,7 @@ from spectral_mup.cluster import slurm
 from spectral_mup.cluster.cause import Cause
 from spectral_mup.cluster.local import run_local
 from spectral_mup.cluster.reconcile import breaker
+from spectral_mup.cluster.script import slurm_of
 from spectral_mup.cluster.submission import Submission, submissions
 from spectral_mup.cluster.worker import Event
 from spectral_mup.progress import Progress, label
@@ -54,12 +55,13 @@ class Pack:
     def __init__(self, submission: Submission, index: int) -> None:
         self.submission, self.index = submission, index
         self.config: Config = submission.config()
+        self.cluster = slurm_of(self.config)
         self.runs = Path(self.config.paths.runs)
         self.points = submission.points(index)
         self._waited: dict[str, float] = {}
         self._sweep = {
             e["run_id"]
-            for s in submissions(submission.path.parent) if s.sweep == submission.sweep
+            for s in submissions(submission.path.parent) if s.sweep == submission.sweep and s.declared == submission.declared
             for pack in s.packs for e in pack
         }  # fmt: skip
         self.held_back: str | None = None
@@ -133,7 +135,7 @@ def begin(pack: Pack, me: slurm.Here) -> None:
 
 def train_apart(pack: Pack, stopping: Stopping) -> dict[str, str]:
     """Several Points at once, each in a worker of its own; {run id: error} of those that failed."""
-    c = pack.config.cluster
+    c = pack.cluster
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     workers = c.workers or gpus or max(1, cores // c.threads)
@@ -156,7 +158,7 @@ def train_apart(pack: Pack, stopping: Stopping) -> dict[str, str]:
     return run_local(
         config, todo, on_event, stopping,
         give_up_after=len(pack.points) + 1,  # the breaker looks at the whole sweep
-        patience=getattr(c, "signal_seconds", 90) / 2,
+        patience=c.signal_seconds / 2,
     )  # fmt: skip
 
 
@@ -194,17 +196,17 @@ def stop(pack: Pack, me: slurm.Here, signals: list[int]) -> int:
         pack.submission.write_task(pack.index, state="ended", cause=causes.CANCELLED.name)
         print("cancelled, all is saved", flush=True)
         return FAILED
-    why = why_stopped(me, getattr(pack.config.cluster, "signal_seconds", 90))
+    why = why_stopped(me, pack.cluster.signal_seconds)
     task = pack.submission.task(pack.index)
     if why is causes.TIME and pack.progress() <= task["progress"] and task["starts_without_progress"] >= STUCK_STARTS:
-        detail = f"{STUCK_STARTS} starts of {getattr(pack.config.cluster, 'time', 0)} min added no step"
+        detail = f"{STUCK_STARTS} starts of {pack.cluster.time} min added no step"
         pack.submission.write_task(pack.index, state="ended", cause=causes.STUCK.name, detail=detail)
         print(f"stopped for good: {detail}; {causes.STUCK.advice}", flush=True)
         return FAILED
     pack.submission.write_task(pack.index, state="stopped", cause=why.name, detail=f"signals {signals}")
     print(f"stopped ({why.name}), all is saved; queued again", flush=True)
     slurm.requeue(me.job)
-    deadline = time.monotonic() + getattr(pack.config.cluster, "signal_seconds", 90) + 60
+    deadline = time.monotonic() + pack.cluster.signal_seconds + 60
     while time.monotonic() < deadline:  # exit code 0 now would count as done, another as failed
         time.sleep(1)
     return PASSING
