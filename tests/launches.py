@@ -149,7 +149,7 @@ def until(condition: Callable[[], object], what: str):
     while time.monotonic() < end:
         if value := condition():
             return value
-        time.sleep(0.003)
+        time.sleep(0.01)
     raise AssertionError(f"waited {PATIENCE} s in vain for {what}")
 
 

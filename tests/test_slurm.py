@@ -51,12 +51,13 @@ def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sw
 def test_an_adaptive_sweep_goes_on_by_itself(slurm, tmp_path, tmp_path_factory):
     """Later learning rates and widths depend on results that come when no launcher is there: the tasks submit them.
     Their two GPUs train two Points at once."""
-    overrides = [*TINY, "lr.resolution=1.0", "cluster.gpus=2", "cluster.device=cpu"]
+    declared = [*TINY, "lr.resolution=1.0", "rule=[spectral]"]
+    overrides = [*declared, "cluster.gpus=2", "cluster.device=cpu"]
     site = Site(tmp_path, slurm)
     assert site.call(overrides).code == 0
-    site.until(overrides, "the end", lambda s: set(s) == {"done"} and s["done"] > 12)
+    site.until(overrides, "the end", lambda s: set(s) == {"done"} and s["done"] > 6)
     site.until_idle()
-    _, whole, _ = local(tmp_path_factory, [*TINY, "lr.resolution=1.0"])
+    _, whole, _ = local(tmp_path_factory, declared)
     assert site.contents() == whole and len(site.numbered()) > 2
     by_task: dict[str, set[int]] = {}
     for owners in site.attempts().values():

@@ -31,17 +31,14 @@ BLAMED = {
 def launch(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     """Submit what is planned, was cancelled, or failed by a cause that passes."""
     retries = slurm_of(config).retries
-    return _submit(config, sweep, plan, argv, lambda s: s.again(retries) or s.name == "cancelled" and not s.live)
+    report = look(config, plan)
+    return _order(config, sweep, plan, report, lambda s: s.again(retries) or s.name == "cancelled" and not s.live, argv)
 
 
 def extend(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     """Submit what the results so far ask for, but nothing that was cancelled."""
     retries = slurm_of(config).retries
-    return _submit(config, sweep, plan, argv, lambda s: s.again(retries))
-
-
-def _submit(config: Config, sweep: Sweep, plan: Plan, argv: list[str], select: Callable[[State], bool]) -> int:
-    return _order(config, sweep, plan, look(config, plan), select, argv)
+    return _order(config, sweep, plan, look(config, plan), lambda s: s.again(retries), argv)
 
 
 def _order(
