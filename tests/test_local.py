@@ -42,7 +42,7 @@ from spectral_mup.process import process_start
 from spectral_mup.record import RunFolder
 from spectral_mup.sweep import open_sweep
 
-SWEEP = [*TINY, "rule=[spectral,standard]", "lr.resolution=1.0"]
+SWEEP = [*TINY, "rule=[spectral,standard]", "lr.resolution=1.0", "cluster.workers=1"]  # a worker costs seconds to start
 SLOW = [
     *TINY, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-6]", "lr.adaptive=false", "train.steps=600",
     "probe.steps=[1,50,100,150,200,250,300,350,400,450,500,550]", "cluster.checkpoint_seconds=0.1", "cluster.log_every=5",
@@ -66,7 +66,7 @@ def nothing_left(tmp_path):
 def unbroken(tmp_path_factory):
     """The finished tiny sweep that all others are held against. Nobody may change its folder: copy it."""
     tmp = tmp_path_factory.mktemp("unbroken")
-    launch = Launch(tmp, SWEEP)
+    launch = Launch(tmp, [*SWEEP, "cluster.workers=2"])
     try:
         code = launch.wait()
     finally:
@@ -155,7 +155,7 @@ def test_killed_at_any_moment_the_same_command_goes_on(unbroken, tmp_path):
     kept: dict[Path, dict] = {}
     kills = [(0, False), (1, False), (5, True), (total - 3, True)]
     for results, with_workers in kills:
-        launch = Launch(tmp_path, SWEEP)
+        launch = Launch(tmp_path, [*SWEEP, "cluster.workers=2"])
         until(lambda k=results: len(ended(runs)) >= k if k else launch.workers(), f"{results} results")  # noqa: B023
         launch.kill(*(launch.workers() if with_workers else []))
         until_gone(tmp_path)
@@ -213,7 +213,7 @@ def test_two_launches_at_once_share_the_work(unbroken, tmp_path):
     def owners() -> set[int]:
         return {json.loads((p / "attempts/1/owner.json").read_text())["pid"] for p in ended(runs)}
 
-    both = [Launch(tmp_path, [*SWEEP, "cluster.workers=1"]) for _ in range(2)]
+    both = [Launch(tmp_path, SWEEP) for _ in range(2)]
     first = until(owners, "a result")
     ahead = next((launch for launch in both if first & set(launch.workers())), None)
     assert ahead is not None, "one launch has ended before the other began"
