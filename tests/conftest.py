@@ -30,20 +30,16 @@ TINY = [
 ]  # fmt: skip
 
 
-# The longest files, which are begun first so that none is left to run alone at the end; and how many workers share one.
-LONGEST = {
-    "test_slurm_faults": 2, "test_local": 1, "test_slurm_submit": 1, "test_feature_laws": 1, "test_laws": 1, "test_team": 1,
-    "test_slurm": 1, "test_depth_rules": 1, "test_slurm_cluster": 1, "test_wandb": 1, "test_slurm_ranks": 1, "test_derive": 1,
-}  # fmt: skip
+LONGEST = """
+test_slurm_faults test_local test_slurm_submit test_feature_laws test_laws test_slurm_ranks test_slurm test_slurm_cluster test_wandb
+test_depth_rules test_team test_derive
+""".split()
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each worker whole files, whose fixtures and measurements are made once; see LONGEST."""
+    """The longest files first, so that none is left to run alone at the end."""
     order = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
-    for i, item in enumerate(items):
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{i % LONGEST.get(item.path.stem, 1)}"))
 
 
 @pytest.fixture(autouse=True)

@@ -111,10 +111,6 @@ class Faulty(Site):
             raise AssertionError(f"{error}\n{[(s.name, s.cause, s.detail) for s in found]}\n{self.log()}") from None
         return found
 
-    def hurry(self, job: str) -> None:
-        """A job that was queued again need not wait out its credential."""
-        self.cluster.until("hurry", lambda: self.cluster.run("scontrol", "update", f"JobId={job}", "StartTime=now") == "", 20)
-
     def ends_like(self, unbroken: dict[str, list[bytes]]) -> None:
         """Wait until all Points have results and no job is left; the bytes must be those of the unbroken sweep."""
         self.wait("the end", lambda states: all(s.name == "done" for s in states))
@@ -225,7 +221,6 @@ def test_only_the_preempted_element_starts_again_and_resumes(site, unbroken):
     assert "preempted (1 points, it goes on by itself): its place went to a job" in here.says("why")
     here.go_on([held[states[other].point.run_id]])
     here.free(high)
-    here.hurry(states[victim].job)
     resumed = newest_checkpoint(here.runs / states[victim].point.run_id)
     here.ends_like(unbroken)
     assert resumed >= saved
@@ -243,7 +238,6 @@ def test_a_graced_preemption_of_a_short_job_is_no_time_limit(site_with, unbroken
     assert {s.cause.name for s in states} == {"preempted"} and "stopped (preempted), all is saved; queued again" in here.log()
     assert "time limit" not in here.says("why")
     here.free(high)
-    here.hurry(states[0].job)
     here.ends_like(unbroken)
     assert here.starts() == [[0, 1]] * 2 and len(here.numbered()) == 1
 
@@ -265,7 +259,6 @@ def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken)
         if kills == 1:
             states = here.wait(what, lambda states: {s.name for s in states} == {"queued"} and states[0].cause)
             assert {s.cause.name for s in states} == {"killed"}
-            here.hurry(job)
     states = here.wait(what, lambda states: {s.name for s in states} == {"failed"})
     assert {(s.cause.name, s.detail) for s in states} == {("killed", f"job {job}, 2 times")}
     assert "killed (2 points, launch begins it again): its process was ended from outside" in here.says("why")
@@ -297,7 +290,6 @@ def test_a_real_time_limit_of_a_minute_is_gone_past(site, unbroken):
     here.go_on(held.values())
     states = here.wait("the queue", lambda states: {s.name for s in states} == {"queued"} and all(s.cause for s in states))
     assert {s.cause.name for s in states} == {"time limit"}
-    here.hurry(states[0].job)
     here.ends_like(unbroken)
     assert all(starts[:2] == [0, 1] for starts in here.starts()) and len(here.numbered()) == 1  # more on a busy machine
 
@@ -314,7 +306,6 @@ def test_a_time_limit_without_progress_ends_after_two_starts(site, unbroken):
         here.cluster.run("scancel", "--signal=USR2", job)
         if start == 1:
             here.wait("the queue", lambda _: here.cluster.run("squeue", "--noheader", "--states=PENDING").strip())
-            here.hurry(job)
     states = here.wait("the end", lambda states: {s.name for s in states} == {"failed"})
     assert {(s.cause.name, s.detail) for s in states} == {("time limit without progress", "2 starts of 1 min added no step")}
     here.until_idle()
@@ -382,7 +373,6 @@ def test_the_loss_of_a_node_sends_its_element_to_another(site, unbroken):
     states = here.wait("the queue", lambda states: states[victim].name == "queued" and states[victim].cause)
     assert states[victim].cause.name == "node failure" and "its node was lost" in here.says("why")
     here.go_on([held[states[1 - victim].point.run_id]])  # and leave its node to the other
-    here.hurry(states[victim].job)
     here.ends_like(unbroken)
     assert here.starts()[victim] == [0, 1] and here.starts()[1 - victim] == [0] and len(here.numbered()) == 1
 
@@ -471,7 +461,6 @@ def test_an_error_of_the_disk_is_tried_again_by_itself(site, unbroken, tmp_path)
     assert {s.cause.name for s in states} == {"disk"}
     assert "disk (2 points, it goes on by itself): the shared disk answered with an error" in here.says("why")
     broken.unlink()
-    here.hurry(states[0].job)
     here.ends_like(unbroken)
     assert here.starts() == [[0, 1]] * 2 and "disk (exit code 75), 2 points left: queued again, time 1 of 5" in here.log()
 
