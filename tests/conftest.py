@@ -31,8 +31,8 @@ TINY = [
 
 
 LONGEST = """
-test_slurm_faults test_local test_slurm_submit test_feature_laws test_laws test_slurm_ranks test_slurm test_slurm_cluster test_wandb
-test_depth_rules test_team test_derive
+test_slurm_faults test_local test_slurm_submit test_feature_laws test_laws test_slurm_ranks test_slurm test_slurm_cluster
+test_wandb test_depth_rules test_team test_derive
 """.split()
 
 
