@@ -36,7 +36,7 @@ Examples:
   python launch.py action=prepare prepare.input=hf:Skylion007/openwebtext prepare.out=owt prepare.tokenizer=gpt2
   python launch.py data=prepared data.path=/path/to/tokens sweep.name=stories
   python launch.py action=derive optimizer=other optimizer.name=mine optimizer.algorithms.other.target=package.Class
-  python launch.py sweep=paper/nanogpt_width cluster=slurm cluster.partition=gpu cluster.time=480
+  python launch.py sweep=default cluster=slurm cluster.partition=gpu cluster.time=480
   python launch.py sweep=mini/width optimizer=muon 'rule=[spectral,zheng,standard]'
   python launch.py action=explain 'rule=[spectral,tensor_programs_v]' 'sweep.width=[256]'
 
