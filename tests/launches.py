@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib
+
 from spectral_mup.config import ROOT
 from spectral_mup.process import process_start
 
@@ -110,6 +112,7 @@ def environment(tmp: Path, **extra: str) -> dict[str, str]:
     home = tmp / "home"
     home.mkdir(exist_ok=True)
     folders = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR"), str(home))
+    folders["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # fonts are looked for once a machine, for seconds and with a message
     return kept | folders | {"NETRC": str(home / "netrc"), MARK: str(tmp), "WANDB_ERROR_REPORTING": "false"} | extra
 
 
