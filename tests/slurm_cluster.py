@@ -10,6 +10,7 @@ By hand, in a new or empty folder, which `stop` removes; several clusters run si
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import pwd
@@ -223,7 +224,7 @@ class SlurmCluster:
     def clean(self) -> None:
         """Bring back what a test has stopped and end its jobs. Raises RuntimeError if a process of a job outlives that."""
         for name in self.pids():
-            if not self._alive(name):
+            if not self.alive(name):
                 self._launch(name)
         self._cancel(60)
         self.until("idle nodes", self._idle, 60)
@@ -383,18 +384,20 @@ class SlurmCluster:
         """Process id and start time of each daemon, in the order of their start."""
         return {name: (pid, began) for name, (pid, began) in json.loads(self._record.read_text()).items()}
 
-    def _alive(self, name: str) -> bool:
-        pid, began = self.pids().get(name, (0, 0))
-        return pid > 0 and started_at(pid) == began
+    def alive(self, name: str) -> bool:
+        """Whether the daemon that was recorded runs; one that had ended before it was recorded never does."""
+        pid, began = self.pids().get(name, (0, -1))
+        return began >= 0 and started_at(pid) == began
 
     def _end(self, name: str, *signals: int) -> None:
         """Send the signals (TERM, then KILL), 10 s for each."""
         pid, _ = self.pids()[name]
         for number in signals or (signal.SIGTERM, signal.SIGKILL):
             end = time.monotonic() + 10
-            if self._alive(name):
-                os.kill(pid, number)
-            while self._alive(name) and time.monotonic() < end:
+            if self.alive(name):
+                with contextlib.suppress(ProcessLookupError):  # ended this moment, and is not our child
+                    os.kill(pid, number)
+            while self.alive(name) and time.monotonic() < end:
                 time.sleep(0.02)
         if child := self._children.pop(name, None):
             child.wait(10)
@@ -405,10 +408,8 @@ class SlurmCluster:
         end = time.monotonic() + 5
         while left and time.monotonic() < end:
             for pid in left:
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
             time.sleep(0.02)
             left = self.job_pids(node)
         return first

@@ -38,7 +38,7 @@ def node_states(cluster: SlurmCluster) -> dict[str, str]:
 
 def started(cluster: SlurmCluster) -> list[int]:
     """Ids of its daemons that run."""
-    return [pid for pid, began in cluster.pids().values() if slurm_cluster.started_at(pid) == began]
+    return [pid for name, (pid, _) in cluster.pids().items() if cluster.alive(name)]
 
 
 def alive(pids: list[int]) -> list[int]:
@@ -209,6 +209,17 @@ def test_a_failed_start_tells_why_and_leaves_nothing(short_folder, tmp_path, mon
     pids = [pid for attempt in attempts for pid, _ in attempt.values()]
     assert len(attempts) == 2 and len(pids) >= 6 and not alive(pids)
     assert not cluster.root.exists() and not cluster.database.exists()
+
+
+def test_a_daemon_that_had_ended_before_it_was_recorded_is_not_signalled(short_folder):
+    """As on a busy machine, where the start is recorded late."""
+    cluster = SlurmCluster(short_folder())
+    daemon = subprocess.Popen(["true"])
+    daemon.wait()
+    cluster._record.write_text(json.dumps({"slurmctld": (daemon.pid, slurm_cluster.started_at(daemon.pid))}))
+    assert not started(cluster)
+    cluster.stop()
+    assert not cluster.root.exists()
 
 
 def test_missing_packages_skip_or_fail_but_never_pass(tmp_path, monkeypatch):
