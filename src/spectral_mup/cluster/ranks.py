@@ -19,7 +19,6 @@ from spectral_mup.cluster.task import FAILED, OK, PASSING, Pack, Stopping, begin
 from spectral_mup.cluster.worker import Event, Session
 from spectral_mup.progress import Progress
 from spectral_mup.record import HeldError, RunFolder
-from spectral_mup.sweep import Plan
 
 MEET_SECONDS = 300.0  # for all processes to have started
 
@@ -43,7 +42,7 @@ def train_together(pack: Pack, stopping: Stopping, me: Here) -> int:
 
 
 def _points(pack: Pack, session: Session, team: Any, stopping: Stopping) -> int:
-    progress = Progress(Plan(pack.points, pack.unfinished(), [], []), 1, 0) if team.leader else None
+    progress = Progress(pack.plan(), 1, 0) if team.leader else None
     while not team.any(stopping()):
         folder = _next(pack, session) if team.leader else None
         chosen = team.told(folder and folder.run_id)
@@ -60,7 +59,7 @@ def _points(pack: Pack, session: Session, team: Any, stopping: Stopping) -> int:
             # At once, without a word to peers that may be gone; srun ends the others.
             os._exit(PASSING if causes.of_error(traceback.format_exc()).again else FAILED)
         if progress is not None and result is not None:
-            progress.plan = Plan(pack.points, pack.unfinished(), [], [])
+            progress.plan = pack.plan()
             progress.on_event(Event("done", point, result | {"seconds": time.monotonic() - started}))
     return OK
 

@@ -78,6 +78,10 @@ class Pack:
     def unfinished(self) -> list[Point]:
         return [p for p in self.points if unfinished(self.runs, p.run_id) and not self.submission.is_cancelled(p.run_id)]
 
+    def plan(self) -> Plan:
+        """For the view of progress."""
+        return Plan(self.points, self.unfinished(), [], [])
+
     def note_held(self, point: Point) -> None:
         self._waited.setdefault(point.run_id, time.monotonic())
 
@@ -140,7 +144,7 @@ def train_apart(pack: Pack, stopping: Stopping) -> dict[str, str]:
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     workers = c.workers or gpus or max(1, cores // c.threads)
     config = replace(pack.config, cluster=replace(c, workers=min(workers, max(1, len(pack.points)))))
-    progress = Progress(_plan(pack), config.cluster.workers or 1, 0)
+    progress = Progress(pack.plan(), config.cluster.workers or 1, 0)
 
     def on_event(event: Event) -> None:
         if event.kind == "held":
@@ -152,7 +156,7 @@ def train_apart(pack: Pack, stopping: Stopping) -> dict[str, str]:
         progress.on_event(event)
 
     def todo() -> list[Point]:
-        progress.plan = _plan(pack)
+        progress.plan = pack.plan()
         return pack.todo()
 
     return run_local(
@@ -160,10 +164,6 @@ def train_apart(pack: Pack, stopping: Stopping) -> dict[str, str]:
         give_up_after=len(pack.points) + 1,  # the breaker looks at the whole sweep
         patience=c.signal_seconds / 2,
     )  # fmt: skip
-
-
-def _plan(pack: Pack) -> Plan:
-    return Plan(pack.points, pack.unfinished(), [], [])
 
 
 def finish(pack: Pack, me: slurm.Here, failed: Mapping[str, str], stopping: Stopping) -> int:
