@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import os
 import shutil
 import tempfile
@@ -47,13 +49,20 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@functools.cache
+def composed(*overrides: str) -> Config:
+    """load_config, which takes a fifth of a second and more, once for the same overrides. To be copied before it is changed."""
+    return load_config([*overrides])
+
+
 @pytest.fixture
 def tiny(tmp_path):
     """Function of overrides to a checked tiny config whose folders lie under tmp_path."""
 
     def make(*overrides: str) -> Config:
-        paths = [f"paths.runs={tmp_path / 'runs'}", f"paths.results={tmp_path / 'results'}"]
-        return load_config([*TINY, *paths, *overrides])
+        config = copy.deepcopy(composed(*TINY, *overrides))
+        config.paths.runs, config.paths.results = str(tmp_path / "runs"), str(tmp_path / "results")
+        return config
 
     return make
 
@@ -67,6 +76,17 @@ def tiny_overrides(tmp_path):
 @pytest.fixture(scope="session")
 def corpus():
     return data.load("pydoc", None, None)
+
+
+@pytest.fixture
+def undraw(monkeypatch):
+    """Function after which a report in this process is its tables alone: drawing takes ten times as long as all else."""
+
+    def spare() -> None:
+        monkeypatch.setattr("spectral_mup.analysis.figures.FIGURES", {})
+        monkeypatch.setattr("spectral_mup.analysis.diagnostics.DIAGNOSTICS", {})
+
+    return spare
 
 
 def require_slurm() -> None:

@@ -152,7 +152,7 @@ def until(condition: Callable[[], object], what: str):
     while time.monotonic() < end:
         if value := condition():
             return value
-        time.sleep(0.01)
+        time.sleep(0.02)
     raise AssertionError(f"waited {PATIENCE} s in vain for {what}")
 
 

@@ -30,6 +30,7 @@ SIZES = {"width": [64, 128, 256], "depth": [2, 4, 8]}  # of the feature checks; 
 LARGER = 3  # octaves above the lr that moves no hidden matrix by more than 5 % a step: larger than one trains with
 
 
+@functools.cache
 def small(optimizer: str, conf: Path | None = None, *overrides: str) -> Config:
     return load_config([*SMALL, f"optimizer={optimizer}", *overrides], conf)
 
@@ -56,6 +57,7 @@ def declared(optimizer: str, conf: Path | None = None) -> dict[str, dict[str, fl
     return {name: o.algorithms[name].size for name in dict.fromkeys((o.matrix, o.embedding, o.readout, o.vector))}
 
 
+@functools.cache
 def large_lr(optimizer: str, conf: Path | None = None) -> int:
     """log2 of a base lr larger than one trains with, and stable: LARGER octaves above a step of 5 % of the weight's norm."""
     directions, algorithms = blind(optimizer, conf, (0,), (64, 80, 96)), small(optimizer, conf).optimizer.algorithms

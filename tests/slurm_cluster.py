@@ -68,7 +68,7 @@ GresTypes=gpu
 JobRequeue=1
 ReturnToService=2
 PreemptType=preempt/partition_prio
-PreemptMode=REQUEUE
+PreemptMode={preempt}
 SlurmctldParameters=preempt_send_user_signal
 # Fast enough for tests: submitit ignores SIGTERM, and a throttled array waits for the scheduler's rounds.
 KillWait=3
@@ -83,7 +83,7 @@ AccountingStoragePort={dbd_port}
 AccountingStoragePass={root}/munge/munge.sock
 AccountingStorageTRES=gres/gpu
 NodeName={node_set} NodeHostname={host} NodeAddr=127.0.0.1 Port={node_ports} CPUs={cpus} RealMemory={mem} Gres=gpu:{gpus}
-PartitionName=main Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace}
+PartitionName=main Nodes=ALL Default=YES PriorityTier=1 PreemptMode={preempt} GraceTime={grace}
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF
 """
 
@@ -107,8 +107,9 @@ class SlurmCluster:
     """A cluster in the folder `root`, which start() makes or finds empty and stop() removes.
 
     nodes; cpus, gpus and mem (MB) of each; max_array (MaxArraySize: array indices end below it); grace (s a preempted job has
-    after its signal); min_job_age (s until squeue forgets an ended job); prefix (nodes are prefix1, prefix2, …:
-    torch.distributed needs names that resolve, as 127.0.0.1 and 127.0.0.2 do)."""
+    after its signal); preempt (PreemptMode: REQUEUE, or CANCEL, after which nothing is queued again); min_job_age (s until
+    squeue forgets an ended job); prefix (nodes are prefix1, prefix2, …: torch.distributed needs names that resolve, as
+    127.0.0.1 and 127.0.0.2 do)."""
 
     def __init__(
         self,
@@ -120,6 +121,7 @@ class SlurmCluster:
         mem: int = 32000,
         max_array: int = 1001,
         grace: int = 0,
+        preempt: str = "REQUEUE",
         min_job_age: int = 300,
         prefix: str = "127.0.0.",
     ):
@@ -131,7 +133,7 @@ class SlurmCluster:
         self.gpus = gpus
         node_set = f"{prefix}[1-{nodes}]"
         self._settings: dict[str, object] = dict(node_set=node_set, cpus=cpus, gpus=gpus, mem=mem)
-        self._settings |= dict(max_array=max_array, grace=grace, min_job_age=min_job_age)
+        self._settings |= dict(max_array=max_array, grace=grace, preempt=preempt, min_job_age=min_job_age)
         self._record = self.root / "pids.json"
         # In memory: every table slurmdbd creates is synced, 3 s on a disk. The name is found again by stop() from elsewhere.
         shm = Path("/dev/shm")

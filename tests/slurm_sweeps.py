@@ -18,6 +18,7 @@ from spectral_mup.config import load_config
 from spectral_mup.sweep import Sweep, open_sweep, results_of
 
 ON_SLURM = ["cluster=slurm", "cluster.gpus=0", "cluster.cpus=2", "cluster.memory=2G", "cluster.time=10", "yes=true"]
+HELD = "+cluster.extra={hold: true}"  # until it is released
 FIXED = [*TINY, "lr.adaptive=false"]
 
 

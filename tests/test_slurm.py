@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from conftest import TINY
 from launches import Launch, contents
 from slurm_sweeps import FIXED, Site
 
+import analyze
+
 CANARY = "0123456789abcdef0123456789abcdef76543210"  # a secret in the environment that must be in no file
 THIRTY = [*FIXED, "sweep.lr=[-8,-6,-4]", "sweep.width=[32,64]", "sweep.seed=[0,1,2,3,4]", "rule=[spectral]"]
 
 
-def local(tmp_path_factory, overrides: list[str]):
-    """The same sweep with cluster=local, unbroken: its contents and what analyze says."""
+def local(tmp_path_factory, overrides: list[str]) -> Path:
+    """Folder of the same sweep with cluster=local, unbroken."""
     tmp = tmp_path_factory.mktemp("local")
     launch = Launch(tmp, overrides)
     assert launch.wait() == 0, launch.err
-    said = Launch(tmp, overrides, script="analyze.py")
-    assert said.wait() == 0, said.err
-    return tmp, contents(tmp / "runs"), said.out
+    return tmp
+
+
+def analyzed(tmp: Path, capsys) -> str:
+    """What analyze.py says of THIRTY in this folder."""
+    assert analyze.main([*THIRTY, f"paths.runs={tmp / 'runs'}", f"paths.results={tmp / 'results'}"]) == 0
+    return capsys.readouterr().out.replace(str(tmp), "")
 
 
 @pytest.mark.slow
-def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sweep(slurm, tmp_path, tmp_path_factory):
+def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sweep(
+    slurm, tmp_path, tmp_path_factory, capsys, undraw
+):
     site = Site(tmp_path, slurm)
     launch = site.call([*THIRTY, "cluster.pack_minutes=1"], env={"WANDB_API_KEY": CANARY})
     assert launch.code == 0, launch.err
@@ -32,13 +42,12 @@ def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sw
     site.until_idle()
     shown = site.call([*THIRTY, "action=status"])
     assert "tiny: 30 points: 30 done" in shown.out and "All done. Next: python analyze.py" in shown.out
-    where, whole, said = local(tmp_path_factory, THIRTY)
-    assert site.contents() == whole
+    where = local(tmp_path_factory, THIRTY)
+    assert site.contents() == contents(where / "runs")
     assert all(len(owners) == 1 for owners in site.attempts().values())
-    analyzed = Launch(tmp_path, [*THIRTY], script="analyze.py")
-    assert analyzed.wait() == 0, analyzed.err
-    assert analyzed.out.replace(str(tmp_path), "") == said.replace(str(where), "")
-    for name in ("curves.csv", "optima.csv"):
+    undraw()
+    assert "spectral" in (said := analyzed(tmp_path, capsys)) and said == analyzed(where, capsys)
+    for name in ("curves.csv", "optima.csv", "features.csv"):
         assert (tmp_path / "results/tiny" / name).read_bytes() == (where / "results/tiny" / name).read_bytes()
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
     again = site.call(THIRTY)
@@ -57,7 +66,7 @@ def test_an_adaptive_sweep_goes_on_by_itself(slurm, tmp_path, tmp_path_factory):
     assert site.call(overrides).code == 0
     site.until(overrides, "the end", lambda s: set(s) == {"done"} and s["done"] > 6)
     site.until_idle()
-    _, whole, _ = local(tmp_path_factory, declared)
+    whole = contents(local(tmp_path_factory, declared) / "runs")
     assert site.contents() == whole and len(site.numbered()) > 2
     by_task: dict[str, set[int]] = {}
     for owners in site.attempts().values():

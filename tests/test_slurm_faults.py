@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, run_point
+from conftest import TINY, composed, run_point
 from launches import contents, kill, leftovers, read, snapshot, until
-from slurm_sweeps import ON_SLURM, Site
+from slurm_sweeps import HELD, ON_SLURM, Site
 
 from spectral_mup import cli, data
 from spectral_mup.checkpoint import save_checkpoint
@@ -39,17 +39,17 @@ from spectral_mup.sweep import open_sweep
 from spectral_mup.team import Team
 
 LONG = [
-    *TINY, "rule=[spectral]", "lr.adaptive=false", "train.steps=600", "probe.steps=[1,300]", "cluster.log_every=10",
+    *TINY, "rule=[spectral]", "lr.adaptive=false", "train.steps=400", "probe.steps=[1,200]", "cluster.log_every=10",
     "cluster.checkpoint_seconds=0.2", "sweep.name=long",
 ]  # fmt: skip
 NODE = "127.0.0.1"  # the first, where a job goes when all are idle
-PAIR = [*LONG, "sweep.width=[32]", "sweep.lr=[-8,-6]"]  # two Points in one task
+ONE = [*LONG, "sweep.width=[32]", "sweep.lr=[-6]"]
 SHAPES = [*LONG, "sweep.width=[32,64]", "sweep.lr=[-6]"]  # a task each
 EIGHT = [
     *TINY, "rule=[spectral]", "lr.adaptive=false", "sweep.width=[32]", "sweep.lr=[-8,-6,-5,-4]", "sweep.seed=[0,1]",
     "sweep.name=eight",
 ]  # fmt: skip
-QUICK = [*EIGHT, "sweep.lr=[-6]", "sweep.seed=[0,1,2]"]  # of twelve steps
+QUICK = [*EIGHT, "sweep.lr=[-6]", "sweep.seed=[0,1,2]", "cluster.workers=1"]  # of twelve steps
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def unbroken(tmp_path_factory):
     runs = tmp_path_factory.mktemp("unbroken") / "runs"
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
-    sweeps = (open_sweep(load_config(overrides)) for overrides in (PAIR, SHAPES, EIGHT, QUICK))
+    sweeps = (open_sweep(load_config(overrides)) for overrides in (ONE, SHAPES, EIGHT, QUICK))
     points = {p.run_id: p for sweep in sweeps for p in sweep.plan(lambda p: None).todo}
     for point in points.values():
         run_point(point, runs, corpus)
@@ -102,7 +102,7 @@ class Faulty(Site):
 
         def met() -> bool:
             found[:] = self.now()
-            time.sleep(0.1)
+            time.sleep(0.25)
             return condition(found)
 
         try:
@@ -230,16 +230,29 @@ def test_only_the_preempted_element_starts_again_and_resumes(site, unbroken):
 @pytest.mark.slow
 def test_a_graced_preemption_of_a_short_job_is_no_time_limit(site_with, unbroken):
     """With GraceTime the task is warned, saves, queues itself again and is not warned of a limit of 5 minutes."""
-    here = site_with(grace=15)([*PAIR, "cluster.time=5"])
+    here = site_with(grace=15)([*ONE, "cluster.time=5"])
     here.launch()
     here.hold_mid_run()
     high = here.occupy("--nodes=2")
-    states = here.wait("the preemption", lambda states: [s.name for s in states] == ["preempted"] * 2)
+    states = here.wait("the preemption", lambda states: [s.name for s in states] == ["preempted"])
     assert {s.cause.name for s in states} == {"preempted"} and "stopped (preempted), all is saved; queued again" in here.log()
     assert "time limit" not in here.says("why")
     here.free(high)
     here.ends_like(unbroken)
-    assert here.starts() == [[0, 1]] * 2 and len(here.numbered()) == 1
+    assert here.starts() == [[0, 1]] and len(here.numbered()) == 1
+
+
+@pytest.mark.slow
+def test_where_preemption_cancels_the_task_queues_itself_again(site_with, unbroken):
+    """PreemptMode=CANCEL without grace: SLURM queues nothing again, but grants it to who asks before the end."""
+    here = site_with(preempt="CANCEL")(ONE)
+    here.launch()
+    here.hold_mid_run()
+    high = here.occupy("--nodes=2")
+    here.wait("the preemption", lambda states: states[0].name == "preempted" and states[0].live)
+    here.free(high)
+    here.ends_like(unbroken)
+    assert here.starts() == [[0, 1]] and len(here.numbered()) == 1
 
 
 # --- processes that are killed ----------------------------------------------------------------------------------------
@@ -248,7 +261,7 @@ def test_a_graced_preemption_of_a_short_job_is_no_time_limit(site_with, unbroken
 @pytest.mark.slow
 def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken):
     """kill -9 of the task, twice with one retry; launched again, of a worker, which is replaced inside the task."""
-    here = site([*PAIR, "cluster.retries=1"])
+    here = site([*ONE, "cluster.retries=1"])
     here.launch()
     job = here.wait("the job", lambda states: states[0].job)[0].job
     for kills, what in ((1, "queued again"), (2, "the end of the job")):
@@ -261,18 +274,16 @@ def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken)
             assert {s.cause.name for s in states} == {"killed"}
     states = here.wait(what, lambda states: {s.name for s in states} == {"failed"})
     assert {(s.cause.name, s.detail) for s in states} == {("killed", f"job {job}, 2 times")}
-    assert "killed (2 points, launch begins it again): its process was ended from outside" in here.says("why")
+    assert "killed (1 points, launch begins it again): its process was ended from outside" in here.says("why")
     here.until_idle()
-    assert "killed (exit code 137), 2 points left: queued again, time 1 of 1" in here.log()
+    assert "killed (exit code 137), 1 points left: queued again, time 1 of 1" in here.log()
     assert "killed 2 times (exit code 137): not queued again" in here.log()
     here.launch()
-    held = here.hold_mid_run()
-    first, *_, last = held.values()
-    kill(first)
-    here.go_on([last])
+    (worker,) = here.hold_mid_run().values()
+    kill(worker)
     here.ends_like(unbroken)
     assert here.log().count("its worker died (exit code -9), it goes to another") == 1
-    assert sorted(map(len, here.starts())) == [3, 4] and len(here.numbered()) == 2
+    assert [len(starts) for starts in here.starts()] == [4] and len(here.numbered()) == 2
 
 
 # --- time limits ------------------------------------------------------------------------------------------------------
@@ -281,7 +292,7 @@ def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken)
 @pytest.mark.slow
 def test_a_real_time_limit_of_a_minute_is_gone_past(site, unbroken):
     """SLURM warns by itself, 15 to 45 s after the start; all is saved, queued again and done."""
-    here = site([*PAIR, "cluster.time=1", "cluster.signal_seconds=15"])
+    here = site([*ONE, "cluster.time=1", "cluster.signal_seconds=15"])
     here.launch()
     held = here.hold_mid_run()
     (task,) = here.tasks()
@@ -297,7 +308,7 @@ def test_a_real_time_limit_of_a_minute_is_gone_past(site, unbroken):
 @pytest.mark.slow
 def test_a_time_limit_without_progress_ends_after_two_starts(site, unbroken):
     """Workers are stopped before their first step; the warning comes by hand, the limit of a minute being near."""
-    here = site([*PAIR, "cluster.time=1", "cluster.signal_seconds=2", "cluster.workers=1"])
+    here = site([*ONE, "cluster.time=1", "cluster.signal_seconds=2", "cluster.workers=1"])
     here.launch()
     job = here.now()[0].job
     for start in (1, 2):
@@ -307,13 +318,33 @@ def test_a_time_limit_without_progress_ends_after_two_starts(site, unbroken):
         if start == 1:
             here.wait("the queue", lambda _: here.cluster.run("squeue", "--noheader", "--states=PENDING").strip())
     states = here.wait("the end", lambda states: {s.name for s in states} == {"failed"})
-    assert {(s.cause.name, s.detail) for s in states} == {("time limit without progress", "2 starts of 1 min added no step")}
+    assert {(s.cause.name, s.detail) for s in states} == {("no progress", "2 starts of 1 min saved no step")}
     here.until_idle()
     assert here.log().count("queued again") == 1
     said = here.launch().out
-    assert "2 failed" in said and "action=retry begins them again" in said and len(here.numbered()) == 1
-    assert "a step and a checkpoint must fit into cluster.time; raise it" in here.says("why")
+    assert "1 failed" in said and "action=retry begins them again" in said and len(here.numbered()) == 1
+    assert "a step and a checkpoint must fit into a start: raise cluster.time" in here.says("why")
     here.launch("action=retry", "cluster.time=10")
+    here.ends_like(unbroken)
+
+
+@pytest.mark.slow
+def test_starts_that_save_nothing_are_bounded_whatever_ends_them(site, unbroken):
+    """Preemptions and lost nodes may come for ever. After six such starts five retries end it, six train."""
+    here = site(QUICK)
+
+    def start_for_the_seventh_time(*more: str) -> list[State]:
+        here.launch(HELD, *more)
+        folder = here.numbered()[-1]
+        (folder / "tasks/0.json").write_text(json.dumps({"progress": 0, "starts_without_progress": 6}))
+        here.cluster.run("scontrol", "release", json.loads((folder / "job.json").read_text())["id"])
+        return here.wait("the end", lambda states: {s.name for s in states} <= {"failed", "done"})
+
+    states = start_for_the_seventh_time("cluster.retries=5")
+    assert {(s.cause.name, s.detail) for s in states if s.cause} == {(STUCK, "6 starts saved no step")}
+    here.until_idle()
+    assert "3 points ended without a result" in here.launch().out and len(here.numbered()) == 1
+    start_for_the_seventh_time("cluster.retries=6", "action=retry")
     here.ends_like(unbroken)
 
 
@@ -455,14 +486,14 @@ def test_an_error_of_the_disk_is_tried_again_by_itself(site, unbroken, tmp_path)
     (hook / "sitecustomize.py").write_text(EIO_HOOK.format(broken=str(broken)))
     preamble = tmp_path / "site.sh"
     preamble.write_text(f"export PYTHONPATH={hook}\n")
-    here = site([*PAIR, f"cluster.preamble={preamble}"])
+    here = site([*ONE, f"cluster.preamble={preamble}"])
     here.launch()
     states = here.wait("the queue", lambda states: {s.name for s in states} == {"queued"} and all(s.cause for s in states))
     assert {s.cause.name for s in states} == {"disk"}
-    assert "disk (2 points, it goes on by itself): the shared disk answered with an error" in here.says("why")
+    assert "disk (1 points, it goes on by itself): the shared disk answered with an error" in here.says("why")
     broken.unlink()
     here.ends_like(unbroken)
-    assert here.starts() == [[0, 1]] * 2 and "disk (exit code 75), 2 points left: queued again, time 1 of 5" in here.log()
+    assert here.starts() == [[0, 1]] and "disk (exit code 75), 1 points left: queued again, time 1 of 5" in here.log()
 
 
 EIO_HOOK = """
@@ -566,8 +597,8 @@ class Told:
 
     def __init__(self, tmp_path: Path, monkeypatch) -> None:
         self.runs, self.jobs = tmp_path / "runs", tmp_path / "jobs"
-        folders = [f"paths.runs={self.runs}", f"paths.jobs={self.jobs}"]
-        config = load_config([*ON_SLURM, *PAIR, "sweep.lr=[-6]", *folders])
+        config = composed(*ON_SLURM, *ONE)
+        config = replace(config, paths=replace(config.paths, runs=str(self.runs), jobs=str(self.jobs)))
         self.points = open_sweep(config).plan(lambda p: None).points
         prepared = prepare(self.jobs, snapshot_config(config), "long", [self.points], "", "code")
         self.submission = take(prepared, 1, lambda s: "")
@@ -607,7 +638,7 @@ def told(tmp_path, monkeypatch):
     return Told(tmp_path, monkeypatch)
 
 
-STUCK = "time limit without progress"
+STUCK = "no progress"
 OOM_KILL = "slurmstepd: error: StepId=7.0 exceeded memory limit (412000000 > 157286400), being killed\n"
 CGROUP = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n"
 ENDS = {  # what squeue prints, what sacct prints, what the task printed: what became of it, and why
@@ -622,11 +653,15 @@ ENDS = {  # what squeue prints, what sacct prints, what the task printed: what b
     "log, later": ("", "7_0|NAME|FAILED|0:53|n1", "", "failed", "launch failure"),
     "no Python": ("", "7_0|NAME|FAILED|127:0|n1", "python: command not found\n", "failed", "launch failure"),
     "killed": ("7_0|NAME|FAILED|NonZeroExitCode|35072|0|n1|", "", "step 3\n", "failed", "killed"),
+    "killed, since SLURM 23.02": ("7_0|NAME|FAILED|NonZeroExitCode|137:0|0|n1|", "", "step 3\n", "failed", "killed"),
+    "log, since SLURM 23.02": ("7_0|NAME|FAILED|None|0:53|0|n1|", "", "", "failed", "launch failure"),
     "killed with its script": ("", "7_0|NAME|FAILED|0:9|n1", "step 3\n", "failed", "killed"),
     "memory": ("7_0|NAME|FAILED|NonZeroExitCode|35072|0|n1|", "", OOM_KILL, "failed", "out of memory"),
     "memory, cgroups": ("", "7_0|NAME|OUT_OF_MEMORY|0:125|n1", CGROUP, "failed", "out of memory"),
     "import": ("", "7_0|NAME|FAILED|1:0|n1", raised("ModuleNotFoundError: No module named 'torch'"), "failed", "exception"),
     "forgotten": ("", "", "", "lost", "lost"),
+    "forgotten by the controller alone": ("", "7_0|NAME|RUNNING|0:0|n1", "", "lost", "lost"),
+    "beside jobs with odd names": ("8|my|job|RUNNING|None|0|0|n1|\n7_0|NAME|TIMEOUT|x|0|0|n1|", "", "", "failed", "time limit"),
     "another job of this number": ("7_0|mine|FAILED|None|53|0|n1|", "7_0|other|TIMEOUT|0:0|n1", "", "lost", "lost"),
     "requeued, then out of time": ("", "7_0|NAME|PREEMPTED|0:0|n1\n7_0|NAME|TIMEOUT|0:0|n2", "", "failed", "time limit"),
 }
@@ -640,6 +675,15 @@ def test_ends_of_jobs_are_told_apart(told, name):
     told.age(1000)
     state = told.state()
     assert (state.name, state.cause and state.cause.name, state.live) == (expected, why, False)
+
+
+def test_what_is_not_known_to_have_ended_is_live(told):
+    told.ended = "7_0|NAME|FAILED|1:0|n1"
+    told.age(1000)
+    for state in ("RUNNING", "SUSPENDED", "EXPEDITING", "A_STATE_OF_LATER_VERSIONS"):
+        for status in ("0", "0:0", ""):
+            told.queue = f"7_0|NAME|{state}|None|{status}|0|n1|"
+            assert told.state().live and not told.state().again(retries=5)
 
 
 WAITS = {  # of an element that waits after it had begun the run: what sacct prints, what the task recorded

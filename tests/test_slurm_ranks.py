@@ -45,7 +45,7 @@ def test_two_processes_train_as_one(slurm, tmp_path, corpus, optimizer, kind):
     assert json.loads((site.runs / run_id / "provenance.json").read_text())["devices"] == 2
 
 
-LONG = [*PAIR, "train.steps=1000", "cluster.checkpoint_seconds=0.2", "cluster.log_every=5"]
+LONG = [*PAIR, "train.steps=500", "cluster.checkpoint_seconds=0.2", "cluster.log_every=5"]
 
 
 def ranks(slurm) -> list[int]:

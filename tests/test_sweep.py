@@ -135,8 +135,8 @@ def test_plan_of_many_points_is_quick(tiny):
     import time
 
     config = tiny("lr.adaptive=false", f"sweep.seed={list(range(500))}", f"sweep.lr={[-8, -7, -6, -5, -4]}")
-    start = time.perf_counter()
+    start = time.process_time()  # of this process alone: the machine may have other work
     plan = Sweep(config, "x").plan(lambda p: None)
     assert len(plan.points) == 2 * 2 * 5 * 500
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     assert asdict(plan.points[0].curve) == {"rule": "spectral", "width": 32, "depth": 2}

@@ -100,4 +100,7 @@ class Mirror:
                     return
         except Exception as error:  # whatever W&B or the network raises: the run must not notice
             self.broken = f"{type(error).__name__}: {error}"
-            print(f"W&B is not reachable, going on without it ({self.broken})", file=sys.stderr)
+            print(
+                f"W&B is not reachable, going on without it ({self.broken}); action=wandb_push sends the runs later",
+                file=sys.stderr,
+            )

@@ -26,7 +26,11 @@ PEER = Cause("peer lost", True, "one of the processes that train it together was
 NO_RESULT = Cause("no result", True, "the task ended as if all were well, but there is no result")
 LOST = Cause("lost", True, "neither the queue nor the accounting knows its job, and it is silent")
 TIME = Cause("time limit", True, "raise cluster.time, or lower cluster.checkpoint_seconds")
-STUCK = Cause("time limit without progress", False, "a step and a checkpoint must fit into cluster.time; raise it")
+STUCK = Cause(
+    "no progress",
+    False,
+    "a step and a checkpoint must fit into a start: raise cluster.time or lower cluster.checkpoint_seconds",
+)
 HOST_MEMORY = Cause("out of memory", False, "raise cluster.memory, or lower cluster.workers or train.batch_size / accumulate")
 DEVICE_MEMORY = Cause(
     "GPU out of memory", False, "raise train.accumulate, train.devices with train.shard=true, or lower cluster.workers"

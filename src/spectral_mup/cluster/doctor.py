@@ -14,6 +14,7 @@ from pathlib import Path
 from spectral_mup.cluster import slurm
 from spectral_mup.schema import Config, SlurmConfig
 
+SKEW_SECONDS = 30.0  # clocks further apart make heartbeats and time limits look other than they are
 GOOD, KNOW, LOOK, WRONG = "✓", "·", "!", "✗"
 
 
@@ -25,7 +26,7 @@ class Finding:
 
 
 def doctor(config: Config) -> list[Finding]:
-    """Commands, controller, accounting, limits, preemption, disk, GPU, W&B."""
+    """Commands, controller, its clock, partitions, accounting, limits, preemption, disk, GPU, W&B."""
     needed = config.cluster.name == "slurm"
     found = _commands(needed)
     try:
@@ -35,8 +36,8 @@ def doctor(config: Config) -> list[Finding]:
         found.append(Finding(WRONG if needed else KNOW, "controller", f"no answer: {error}"))
     if shutil.which("sacct", path=slurm.environment()["PATH"]):
         try:
-            slurm.sacct(["spectral_mup"], time.time() - 60)
-            found.append(Finding(GOOD, "accounting", "sacct answers"))
+            slurm.sacct([slurm.NAME], time.time() - 60)
+            found += [Finding(GOOD, "accounting", "sacct answers"), *_limits()]
         except slurm.NoAnswer as error:
             found.append(Finding(LOOK, "accounting", f"{error}; causes of jobs that the queue forgot will be unknown"))
     for key in ("runs", "jobs"):
@@ -62,6 +63,11 @@ def _commands(needed: bool) -> list[Finding]:
 
 def _controller(settings: dict[str, str], config: Config) -> list[Finding]:
     found = [Finding(GOOD, "controller", f"SLURM {settings.get('SLURM_VERSION', '?')} answers")]
+    theirs = slurm.clock(settings[slurm.NOW])
+    if theirs is not None and abs(theirs - time.time()) > SKEW_SECONDS:
+        found.append(
+            Finding(LOOK, "clock", f"the controller's is {theirs - time.time():+.0f} s from ours: states may look old")
+        )
     size = settings.get("MaxArraySize", "?")
     found.append(Finding(KNOW, "MaxArraySize", f"{size}: longer sweeps become several arrays"))
     if "SLURM_VERSION" in settings and settings.get("JobRequeue") == "0":
@@ -84,7 +90,7 @@ def _controller(settings: dict[str, str], config: Config) -> list[Finding]:
 
 def _preemption(mode: str, settings: dict[str, str]) -> str:
     if "CANCEL" in mode:
-        return ": preempted tasks are not queued again by SLURM; the next launch, extend or ending task submits them"
+        return ": SLURM queues nothing again by itself; a task that is warned asks for it, and the next launch submits the rest"
     return f", by {settings['PreemptType']}" if mode != "OFF" and "PreemptType" in settings else ""
 
 
@@ -97,14 +103,36 @@ def _partition(config: Config) -> list[Finding]:
     rows = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 6]
     if done.returncode or not rows:
         return [Finding(WRONG, "partition", f"{c.partition or 'none'}: {' '.join(done.stderr.split()) or 'no such partition'}")]
+    about = slurm.partitions()
     return [
         Finding(
             GOOD if up == "up" else LOOK,
             f"partition {partition}",
-            f"{up}, limit {limit}, {nodes} nodes of {cpus} cores, {memory} MB, {gres}",
+            f"{up}, limit {limit}, {nodes} nodes of {cpus} cores, {memory} MB, {gres}{_warning(about[partition.rstrip('*')])}",
         )
         for partition, limit, nodes, cpus, memory, gres, up in rows
     ]
+
+
+def _warning(partition: dict[str, str]) -> str:
+    """How its jobs are preempted."""
+    mode = partition.get("PreemptMode", "OFF")
+    return "" if mode == "OFF" else f", preempted by {mode} with {partition.get('GraceTime', '0')} s of grace"
+
+
+def _limits() -> list[Finding]:
+    """This user's accounts; none where the site keeps no associations or does not tell."""
+    try:
+        rows = slurm.limits()
+    except slurm.NoAnswer:
+        return []
+    found = []
+    for row in rows:
+        where = f" in partition {row['Partition']}" if row["Partition"] else ""
+        most = {"submitted": row["MaxSubmit"], "at work": row["MaxJobs"]}
+        said = "; ".join(f"at most {n} jobs {what}" for what, n in most.items() if n) or "no limit on jobs"
+        found.append(Finding(KNOW, f"account {row['Account']}", f"{said}{where}; qos {row['QOS'] or 'none'}"))
+    return found
 
 
 def _folder(key: str, path: Path) -> Finding:

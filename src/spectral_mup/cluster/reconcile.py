@@ -76,10 +76,13 @@ class _Slurm:
     ended: dict[str, Element] | None
 
     def element(self, submission: Submission, index: int) -> Element | None:
+        """What the queue says of it, else the accounting, which may call a job running for ever that the controller lost."""
         job = f"{submission.job}_{index}"
-        for known in (self.queue, self.ended):
+        for known, of_the_living in ((self.queue, True), (self.ended, self.queue is None)):
             found = (known or {}).get(job)
-            if found is not None and found.name == submission.name:  # ids begin at 1 again on a new controller
+            if found is None or found.name != submission.name:  # ids begin at 1 again on a new controller
+                continue
+            if of_the_living or not found.live:
                 return found
         return None
 

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from spectral_mup.errors import Unanswered
 
-LIVE = ("PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "STOPPED",
-        "SIGNALING", "STAGE_OUT", "RESIZING", "SPECIAL_EXIT", "RESV_DEL_HOLD")  # fmt: skip
-WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+         "TIMEOUT")  # fmt: skip
+WAITING = ("PENDING", "CONFIGURING", "EXPEDITING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 SECONDS = 20  # a controller that is down says so after about 9
 ACCOUNTING_SECONDS = 10
+NOW = "now"
+NAME = "spectral_mup-"  # how the names of our jobs begin
 OUTER = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMI_", "PMIX_", "SUBMITIT_")
 
 
@@ -49,7 +51,8 @@ class Element:
 
     @property
     def live(self) -> bool:
-        return self.state in LIVE
+        """Whether it may still run; a state that a later SLURM has invented is no end."""
+        return self.state not in ENDED
 
     @property
     def waiting(self) -> bool:
@@ -84,15 +87,22 @@ def _answer(*command: str, seconds: float = SECONDS) -> str:
 
 
 def squeue() -> dict[str, Element]:
-    """All elements of this user that the controller remembers, ended ones too, by id ('12_3'). Raises NoAnswer."""
+    """Elements of our jobs that the controller remembers, ended ones too, by id ('12_3'). Raises NoAnswer."""
     fields = "JobArrayID:|,Name:|,State:|,Reason:|,exit_code:|,RestartCnt:|,NodeList:|"
     rows = _answer("squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", f"--Format={fields}")
     found = {}
     for line in rows.splitlines():
-        job, name, state, reason, status, restarts, node, *_ = [part.strip() for part in line.split("|")]
-        code, signal = int(status) >> 8, int(status) & 127
-        found[job] = Element(job, name, state, reason, code, signal, int(restarts or 0), node)
+        job, name, *rest = [part.strip() for part in line.split("|")]
+        if name.startswith(NAME):  # others may be called anything, with a | in it
+            state, reason, status, restarts, node, *_ = rest
+            found[job] = Element(job, name, state, reason, *_exit(status), int(restarts or 0), node)
     return found
+
+
+def _exit(status: str) -> tuple[int, int]:
+    """Exit code and signal, from '1:0' or, of squeue before SLURM 23.02, from wait(2)'s number; a job not yet ended has ''."""
+    code, colon, signal = status.partition(":")
+    return (int(code), int(signal)) if colon else (int(code or 0) >> 8, int(code or 0) & 127)
 
 
 def sacct(names: Iterable[str], since: float) -> dict[str, Element]:
@@ -105,10 +115,9 @@ def sacct(names: Iterable[str], since: float) -> dict[str, Element]:
     found = {}
     for line in rows.splitlines():
         job, name, state, status, node = line.split("|")
-        code, _, signal = status.partition(":")
         for one in _expand(job):  # a row a start, the first start first
             before = found[one].state if one in found and found[one].name == name else ""
-            found[one] = Element(one, name, state.split()[0], "", int(code), int(signal or 0), 0, node, before)
+            found[one] = Element(one, name, state.split()[0], "", *_exit(status), 0, node, before)
     return found
 
 
@@ -154,15 +163,44 @@ def requeue(job: str) -> None:
 
 
 def settings() -> dict[str, str]:
-    """The controller's configuration. Raises NoAnswer."""
-    lines = (line.partition("=") for line in _answer("scontrol", "show", "config").splitlines())
-    return {key.strip(): value.strip() for key, _, value in lines}
+    """The controller's configuration, and under NOW its clock. Raises NoAnswer."""
+    first, *rest = _answer("scontrol", "show", "config").splitlines()
+    lines = (line.partition("=") for line in rest)
+    return {NOW: first.rpartition(" ")[2]} | {key.strip(): value.strip() for key, _, value in lines}
 
 
 def show_job(job: str) -> dict[str, str]:
     """What scontrol knows of an element, by its field names. Raises NoAnswer."""
-    words = (word.partition("=") for word in _answer("scontrol", "--oneliner", "show", "job", job).split())
+    return _fields(_answer("scontrol", "--oneliner", "show", "job", job))
+
+
+def partitions() -> dict[str, dict[str, str]]:
+    """The same of each partition, by its name. Raises NoAnswer."""
+    found = map(_fields, _answer("scontrol", "--oneliner", "show", "partition").splitlines())
+    return {fields["PartitionName"]: fields for fields in found}
+
+
+def _fields(line: str) -> dict[str, str]:
+    words = (word.partition("=") for word in line.split())
     return {key: value for key, _, value in words}
+
+
+def clock(text: str) -> float | None:
+    """Seconds since the epoch of SLURM's '2026-01-31T12:00:00'; None for 'None', 'Unknown' and the like."""
+    try:
+        return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except ValueError:
+        return None
+
+
+def limits() -> list[dict[str, str]]:
+    """This user's accounts, their QOS and limits on jobs, as the accounting has them. Raises NoAnswer."""
+    fields = "Account,Partition,QOS,MaxJobs,MaxSubmit"
+    rows = _answer(
+        "sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={getpass.getuser()}", f"format={fields}",
+        seconds=ACCOUNTING_SECONDS,
+    )  # fmt: skip
+    return [dict(zip(fields.split(","), row.split("|"), strict=True)) for row in rows.splitlines()]
 
 
 def max_array_size() -> int:

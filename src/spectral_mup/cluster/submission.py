@@ -29,6 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from spectral_mup.cluster import slurm
 from spectral_mup.config import typed
 from spectral_mup.process import is_alive, process_start
 from spectral_mup.record import json_bytes, read_json, write_atomic
@@ -177,7 +178,7 @@ def prepare(
     nonce = secrets.token_hex(4)
     path = jobs / f"new.{nonce}"
     launcher = {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
-    name = f"spectral_mup-{re.sub(r'[^A-Za-z0-9.-]', '-', sweep)[:40]}-{nonce}"
+    name = f"{slurm.NAME}{re.sub(r'[^A-Za-z0-9.-]', '-', sweep)[:40]}-{nonce}"
     entries = [[entry_of(p) for p in pack] for pack in packs]
     made = Submission(path, sweep, name, entries, fingerprint, code, time.time(), launcher, at_once, behind)
     for folder in ("log", "tasks"):

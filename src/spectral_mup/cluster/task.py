@@ -125,7 +125,7 @@ def main(argv: list[str]) -> int:
 
 
 def begin(pack: Pack, me: slurm.Here) -> None:
-    """Record the start, and how far all was then."""
+    """Record the start, and how far all was then. Ends the process if too many starts in a row saved no step."""
     before = pack.submission.task(pack.index)
     added = pack.progress() > before.get("progress", -1)
     starts = 1 if added else before.get("starts_without_progress", 0) + 1
@@ -133,6 +133,8 @@ def begin(pack: Pack, me: slurm.Here) -> None:
         pack.index, job=me.job, restart=me.restart, cause=None, detail="", progress=pack.progress(),
         starts_without_progress=starts, state="running",
     )  # fmt: skip
+    if starts > pack.cluster.retries + 1:
+        sys.exit(give_up(pack, f"{starts - 1} starts saved no step"))
     done = len(pack.points) - len(pack.unfinished())
     print(f"job {me.job}, start {me.restart + 1}: {len(pack.points)} points, {done} of them done", flush=True)
 
@@ -199,10 +201,7 @@ def stop(pack: Pack, me: slurm.Here, signals: list[int]) -> int:
     why = why_stopped(me, pack.cluster.signal_seconds)
     task = pack.submission.task(pack.index)
     if why is causes.TIME and pack.progress() <= task["progress"] and task["starts_without_progress"] >= STUCK_STARTS:
-        detail = f"{STUCK_STARTS} starts of {pack.cluster.time} min added no step"
-        pack.submission.write_task(pack.index, state="ended", cause=causes.STUCK.name, detail=detail)
-        print(f"stopped for good: {detail}; {causes.STUCK.advice}", flush=True)
-        return FAILED
+        return give_up(pack, f"{STUCK_STARTS} starts of {pack.cluster.time} min saved no step")
     pack.submission.write_task(pack.index, state="stopped", cause=why.name, detail=f"signals {signals}")
     print(f"stopped ({why.name}), all is saved; queued again", flush=True)
     slurm.requeue(me.job)
@@ -210,6 +209,13 @@ def stop(pack: Pack, me: slurm.Here, signals: list[int]) -> int:
     while time.monotonic() < deadline:  # exit code 0 now would count as done, another as failed
         time.sleep(1)
     return PASSING
+
+
+def give_up(pack: Pack, detail: str) -> int:
+    """End this element for good, as starting again gets it nowhere."""
+    pack.submission.write_task(pack.index, state="ended", cause=causes.STUCK.name, detail=detail)
+    print(f"stopped for good: {detail}; {causes.STUCK.advice}", flush=True)
+    return FAILED
 
 
 def why_stopped(me: slurm.Here, signal_seconds: float) -> Cause:
@@ -220,11 +226,9 @@ def why_stopped(me: slurm.Here, signal_seconds: float) -> Cause:
         return causes.PREEMPTED
     if job.get("PreemptTime", "None") not in ("None", "N/A") or int(job.get("Restarts", "0")) > me.restart:
         return causes.PREEMPTED
-    try:
-        end = time.mktime(time.strptime(job.get("EndTime", ""), "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return causes.PREEMPTED
-    return causes.TIME if end - time.time() < signal_seconds + NEAR_SECONDS else causes.PREEMPTED
+    end = slurm.clock(job.get("EndTime", ""))
+    near = end is not None and end - time.time() < signal_seconds + NEAR_SECONDS
+    return causes.TIME if near else causes.PREEMPTED
 
 
 def extend(pack: Pack) -> None:
