@@ -44,9 +44,8 @@ from spectral_mup.sweep import open_sweep
 
 SWEEP = [*TINY, "rule=[spectral,standard]", "lr.resolution=1.0", "cluster.workers=1"]  # a worker costs seconds to start
 SLOW = [
-    *TINY, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-6]", "lr.adaptive=false", "train.steps=400", "probe.steps=[1,100,200,300]",
-    "cluster.checkpoint_seconds=0.1", "cluster.log_every=5",
-    "sweep.name=slow",
+    *TINY, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-6]", "lr.adaptive=false", "train.steps=400",
+    "probe.steps=[1,100,200,300]", "cluster.checkpoint_seconds=0.1", "cluster.log_every=5", "sweep.name=slow",
 ]  # fmt: skip
 SHORT = [*SWEEP, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-8,-6]", "lr.adaptive=false"]  # two points of SWEEP
 
