@@ -270,6 +270,8 @@ class SlurmCluster:
             try:
                 variables = set((folder / "environ").read_bytes().split(b"\0"))
                 parents[int(folder.name)] = int(_stat(folder)[1])
+                if (folder / "comm").read_text() == "slurmstepd\n":
+                    variables |= self._daemon_variables(folder)
             except OSError:  # ended meanwhile, or somebody else's
                 continue
             on_node = node_name in variables if node else any(variable.startswith(node_name) for variable in variables)
@@ -282,6 +284,12 @@ class SlurmCluster:
         return sorted(found)
 
     # Inside
+
+    def _daemon_variables(self, folder: Path) -> set[bytes]:
+        """What a step daemon's environment was, from the log that it writes to: since SLURM 23 its title overwrites it."""
+        logs = {os.readlink(link) for link in (folder / "fd").iterdir()}
+        ours = [node for node in self.nodes if str(self.root / "log" / f"slurmd.{node}.log") in logs]
+        return {f"SLURMD_NODENAME={node}".encode() for node in ours} | {f"SLURM_CONF={self.conf}".encode() for _ in ours}
 
     def _write(self) -> None:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -254,7 +254,7 @@ def test_ctrl_c_stops_at_the_next_step_and_the_same_command_goes_on(slow, tmp_pa
     assert launch.out.rindex(SHOW_CURSOR) > launch.out.rindex(HIDE_CURSOR), "the cursor is not back"
     last = OnTerminal(tmp_path, SLOW)
     assert last.wait() == 0
-    assert "1/1 done" in last.out and "All 1 points done. Next: python analyze.py" in last.out and "Traceback" not in last.out
+    assert "1/1 done" in last.out and "All 1 point done. Next: python analyze.py" in last.out and "Traceback" not in last.out
     assert contents(runs) == slow and [attempts(p) for p in ended(runs)] == [4]
 
 

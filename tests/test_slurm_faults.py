@@ -218,7 +218,7 @@ def test_only_the_preempted_element_starts_again_and_resumes(site, unbroken):
     assert (states[victim].cause.name, states[other].name) == ("preempted", "running")
     said = here.says("status")
     assert "1 running, 1 preempted" in said, said
-    assert "preempted (1 points, it goes on by itself): its place went to a job" in here.says("why")
+    assert "preempted (1 point, it goes on by itself): its place went to a job" in here.says("why")
     here.go_on([held[states[other].point.run_id]])
     here.free(high)
     resumed = newest_checkpoint(here.runs / states[victim].point.run_id)
@@ -274,9 +274,9 @@ def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken)
             assert {s.cause.name for s in states} == {"killed"}
     states = here.wait(what, lambda states: {s.name for s in states} == {"failed"})
     assert {(s.cause.name, s.detail) for s in states} == {("killed", f"job {job}, 2 times")}
-    assert "killed (1 points, launch begins it again): its process was ended from outside" in here.says("why")
+    assert "killed (1 point, launch begins it again): its process was ended from outside" in here.says("why")
     here.until_idle()
-    assert "killed (exit code 137), 1 points left: queued again, time 1 of 1" in here.log()
+    assert "killed (exit code 137), 1 point left: queued again, time 1 of 1" in here.log()
     assert "killed 2 times (exit code 137): not queued again" in here.log()
     here.launch()
     (worker,) = here.hold_mid_run().values()
@@ -322,7 +322,7 @@ def test_a_time_limit_without_progress_ends_after_two_starts(site, unbroken):
     here.until_idle()
     assert here.log().count("queued again") == 1
     said = here.launch().out
-    assert "1 failed" in said and "action=retry begins them again" in said and len(here.numbered()) == 1
+    assert "1 failed" in said and "action=retry begins it again" in said and len(here.numbered()) == 1
     assert "a step and a checkpoint must fit into a start: raise cluster.time" in here.says("why")
     here.launch("action=retry", "cluster.time=10")
     here.ends_like(unbroken)
@@ -453,10 +453,10 @@ def test_a_run_that_raises_harms_no_other_of_its_pack(site, unbroken):
     here.until_idle()
     assert f"{bad[:8]}  spectral width 32 depth 2 lr 2^-6 seed 0, exception, IsADirectoryError" in here.says("status")
     said = here.says("why")
-    assert "exception (1 points, not begun again by itself): mend the cause" in said and f"{bad}/error.txt:" in said
+    assert "exception (1 point, not begun again by itself): mend the cause" in said and f"{bad}/error.txt:" in said
     assert f"failed, see {here.runs}/{bad}/error.txt" in here.says("logs")
     again = here.launch()
-    assert "1 points ended without a result" in again.out and len(here.numbered()) == 1
+    assert "1 point ended without a result" in again.out and len(here.numbered()) == 1
     obstacle.rmdir()
     here.launch("action=retry", "cause=exception")
     here.ends_like(unbroken)
@@ -490,10 +490,10 @@ def test_an_error_of_the_disk_is_tried_again_by_itself(site, unbroken, tmp_path)
     here.launch()
     states = here.wait("the queue", lambda states: {s.name for s in states} == {"queued"} and all(s.cause for s in states))
     assert {s.cause.name for s in states} == {"disk"}
-    assert "disk (1 points, it goes on by itself): the shared disk answered with an error" in here.says("why")
+    assert "disk (1 point, it goes on by itself): the shared disk answered with an error" in here.says("why")
     broken.unlink()
     here.ends_like(unbroken)
-    assert here.starts() == [[0, 1]] and "disk (exit code 75), 1 points left: queued again, time 1 of 5" in here.log()
+    assert here.starts() == [[0, 1]] and "disk (exit code 75), 1 point left: queued again, time 1 of 5" in here.log()
 
 
 EIO_HOOK = """

@@ -315,14 +315,14 @@ def test_cancel_ends_recorded_elements_of_the_named_part_only(site, unbroken):
     assert elements(site) == {f"{job}_0", f"{job}_1", f"{foreign}_N/A"}
     part = [*PAIR, "sweep.width=[32]"]
     cancelled = site.call([*part, "action=cancel"])
-    assert cancelled.code == 0 and "Cancelled 1 points." in cancelled.out
+    assert cancelled.code == 0 and "Cancelled 1 point." in cancelled.out
     assert elements(site) == {f"{job}_0", f"{foreign}_N/A"}
     assert site.states(PAIR) == {"queued": 1, "cancelled": 1} and site.states(part) == {"cancelled": 1}
     nothing = site.call([*PAIR, HELD, "action=extend"])
     assert nothing.code == 0 and "Nothing to submit" in nothing.out and len(site.numbered()) == 1
     assert "Nothing to cancel" in site.call([*part, "action=cancel"]).out
     again = site.call([*PAIR, HELD])
-    assert again.code == 0 and "To submit: 1 points" in again.out
+    assert again.code == 0 and "To submit: 1 point" in again.out
     site.cluster.run("scancel", foreign)
     assert site.states(PAIR) == {"queued": 2}
     trained_once(site, PAIR, unbroken)
@@ -387,7 +387,7 @@ def test_launched_from_inside_an_allocation_nothing_of_it_reaches_the_job(site, 
     assert refused.returncode and "partition" in refused.stderr  # so that it matters
     launch = site.call([*ONE, f"cluster.preamble={preamble}"], env=OUTER)
     assert launch.code == 0, launch.err
-    assert site.call([*ONE, "action=status"], env=OUTER).out.startswith("tiny: 1 points: 1 ")
+    assert site.call([*ONE, "action=status"], env=OUTER).out.startswith("tiny: 1 point: 1 ")
     trained_once(site, ONE, unbroken)
     inside = dict(line.partition("=")[::2] for line in (site.tmp / "env").read_text().splitlines())
     assert inside["SLURM_CONF"] == str(site.cluster.conf) and inside["SLURM_ARRAY_TASK_ID"] == "0"
@@ -409,7 +409,7 @@ def test_jobs_run_the_code_and_the_config_that_were_launched(site, unbroken):
     assert "code≠" not in site.call([*ONE, "action=status"], script=script, env=env).out
     (source / "src/spectral_mup/train.py").write_text("raise RuntimeError('edited')\n")
     changed = site.call([*ONE, "action=status"], script=script, env=env)
-    assert "code≠: 1 unfinished points run a snapshot that differs from the code here" in changed.out
+    assert "code≠: 1 unfinished point on a snapshot that differs from the code here" in changed.out
     for file in [*source.glob("conf/optimizer/*.yaml"), *source.glob("conf/train/*.yaml"), *source.glob("src/**/*.py")]:
         file.write_text("broken: [")
     assert site.call(ONE, script=script, env=env).code not in (0, None)

@@ -13,6 +13,7 @@ from typing import Any
 
 from spectral_mup.config import ROLES, ROOT, ConfigError, load_config, options
 from spectral_mup.errors import Refusal, Unanswered
+from spectral_mup.progress import counted
 from spectral_mup.record import RecordError
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Sweep, open_sweep, results_of
@@ -106,7 +107,7 @@ def describe(config: Config, sweep: Sweep, plan: Plan) -> str:
     """Counts first, then a line a curve."""
     later = sweep.remaining_curves(plan)
     done = len(plan.points) - len(plan.todo)
-    lines = [f"{config.sweep.name}: {len(plan.points)} points so far: {done} done, {len(plan.todo)} to do"]
+    lines = [f"{config.sweep.name}: {counted(len(plan.points), 'point')} so far: {done} done, {len(plan.todo)} to do"]
     if later:
         lines[0] += f"; {later} more curves follow, each around the optimum of the one before"
     todo = {p.run_id for p in plan.todo}
@@ -156,7 +157,7 @@ def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str])
     plan = sweep.plan(outcome)
     done = len(plan.points) - len(plan.todo)
     if stopping:
-        print(f"Stopped: {done} points done. To go on: {command('launch.py', argv)}")
+        print(f"Stopped: {counted(done, 'point')} done. To go on: {command('launch.py', argv)}")
         return INTERRUPTED
     if failed:
         print(f"{len(failed)} of {len(plan.points)} points failed:", file=sys.stderr)
@@ -164,7 +165,7 @@ def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str])
             print(f"  {config.paths.runs}/{run_id}: {error} (traceback in error.txt)", file=sys.stderr)
         print(f"Once the cause is removed, this goes on: {command('launch.py', argv)}", file=sys.stderr)
         return FAILED
-    print(f"All {done} points done. Next: {command('analyze.py', argv)}")
+    print(f"All {counted(done, 'point')} done. Next: {command('analyze.py', argv)}")
     return OK
 
 

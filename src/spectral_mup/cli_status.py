@@ -12,7 +12,7 @@ from spectral_mup.cluster.doctor import WRONG
 from spectral_mup.cluster.doctor import doctor as examine
 from spectral_mup.cluster.reconcile import NAMES, Report, State, reconcile, tail
 from spectral_mup.errors import ConfigError
-from spectral_mup.progress import duration, label
+from spectral_mup.progress import counted, duration, label
 from spectral_mup.record import RunFolder
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Sweep, results_of
@@ -96,7 +96,7 @@ def _next(config: Config, report: Report, plan: Plan, later: int, argv: list[str
     lines = []
     old = _other_code(config, report)
     if old:
-        lines.append(f"code≠: {old} unfinished points run a snapshot that differs from the code here")
+        lines.append(f"code≠: {counted(old, 'unfinished point')} on a snapshot that differs from the code here")
     if any(names.get(n) for n in ("failed", "lost", "held")):
         lines.append(f"Why: {command('launch.py', argv, 'why')}; to begin them again: {command('launch.py', argv, 'retry')}")
     if names.get("planned") or names.get("cancelled"):
@@ -134,7 +134,7 @@ def why(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         assert first.cause is not None
         by_itself = "launch begins it again" if first.cause.again else "not begun again by itself"
         again = "it goes on by itself" if first.live else by_itself
-        print(f"\n{name} ({len(mine)} points, {again}): {first.cause.advice}")
+        print(f"\n{name} ({counted(len(mine), 'point')}, {again}): {first.cause.advice}")
         for state in mine[:SHOWN]:
             print(f"  {point_line(state)}")
         if len(mine) > SHOWN:

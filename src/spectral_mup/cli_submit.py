@@ -15,7 +15,7 @@ from spectral_mup.cluster.script import slurm_of
 from spectral_mup.cluster.submission import Submission
 from spectral_mup.cluster.submit import Order, check_script, described, look, order, submit
 from spectral_mup.errors import ConfigError
-from spectral_mup.progress import duration, label
+from spectral_mup.progress import counted, duration, label
 from spectral_mup.record import RunFolder
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Sweep, results_of
@@ -65,7 +65,7 @@ def _order(
         raise ConfigError(f"{_blamed(config, str(error))}: {why}") from None
     except slurm.NoAnswer as error:
         raise slurm.NoAnswer(f"SLURM gives no answer, nothing was submitted: {error}; see action=doctor") from None
-    if not confirmed(config, f"Submit {len(points)} points?"):
+    if not confirmed(config, f"Submit {counted(len(points), 'point')}?"):
         return REFUSED
     runs = Path(config.paths.runs)
     try:
@@ -102,7 +102,8 @@ def _nothing(report: Report, argv: list[str]) -> int:
             print(f"{len(mine)} {name} in {', '.join(who)}")
     bad = sum(counts.get(n, 0) for n in ("failed", "held", "lost", "cancelled"))
     if bad:
-        print(f"{bad} points ended without a result: {command('launch.py', argv, 'why')} tells, action=retry begins them again")
+        why, them = command("launch.py", argv, "why"), "it" if bad == 1 else "them"
+        print(f"{counted(bad, 'point')} ended without a result: {why} tells, action=retry begins {them} again")
     print("Nothing to submit.")
     return OK
 
@@ -130,7 +131,9 @@ def confirmed(config: Config, question: str) -> bool:
 
 def in_words(report: Report) -> str:
     """'84 points: 72 done, 3 running, 9 planned'."""
-    return f"{len(report.states)} points: " + (", ".join(f"{n} {name}" for name, n in report.counts().items()) or "none")
+    return f"{counted(len(report.states), 'point')}: " + (
+        ", ".join(f"{n} {name}" for name, n in report.counts().items()) or "none"
+    )
 
 
 def print_notes(report: Report) -> None:
@@ -142,13 +145,13 @@ def order_table(ordered: Order, config: Config) -> str:
     """Points, packs, GPUs and expected time, a row a shape."""
     c = slurm_of(config)
     arrays = -(-len(ordered.packs) // ordered.array_size)
-    device = f"{ordered.gpus} GPU{'s' * (ordered.gpus != 1)}" if ordered.gpus else "no GPU"
+    device = counted(ordered.gpus, "GPU") if ordered.gpus else "no GPU"
     hours = ordered.gpu_hours
     unit = "GPU-hours" if ordered.gpus else "task-hours"
     cost = f"about {hours:.2g} {unit} ({ordered.expected.source})" if hours is not None else f"{unit} unknown (no earlier runs)"
     lines = [
-        f"To submit: {len(ordered.points)} points in {len(ordered.packs)} tasks, {arrays} array{'s' * (arrays != 1)} "
-        f"of at most {ordered.array_size}; {cost}",
+        f"To submit: {counted(len(ordered.points), 'point')} in {counted(len(ordered.packs), 'task')}, "
+        f"{counted(arrays, 'array')} of at most {ordered.array_size}; {cost}",
         f"A task has {device}, {c.cpus} cores and {c.time} min, and trains {ordered.workers} at once.",
         f"  {'width':>7} {'depth':>6} {'points':>7} {'tasks':>6}  a task takes",
     ]
@@ -224,7 +227,7 @@ def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         print(f"These tasks end at once: {', '.join(whole)}")
     if shared:
         print(f"These go on with their other points, and skip the cancelled that they have not begun: {', '.join(shared)}")
-    if not confirmed(config, f"Cancel {len(chosen)} points?"):
+    if not confirmed(config, f"Cancel {counted(len(chosen), 'point')}?"):
         return REFUSED
     for submission in dict.fromkeys(s.submission for s in chosen):
         assert submission is not None
@@ -233,7 +236,7 @@ def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         slurm.scancel(whole)
     except slurm.NoAnswer as error:
         raise slurm.NoAnswer(f"SLURM gives no answer ({error}); recorded as cancelled, give the command again") from None
-    print(f"Cancelled {len(chosen)} points.")
+    print(f"Cancelled {counted(len(chosen), 'point')}.")
     return OK
 
 

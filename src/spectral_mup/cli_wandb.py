@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from spectral_mup.progress import counted
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Point
 
@@ -20,7 +21,7 @@ def wandb_push(config: Config, points: Sequence[Point]) -> int:
 
     project = config.wandb.project
     mode = "offline" if config.wandb.mode == "offline" else "online"
-    print(f"W&B: pushing {len(points)} points {mode}, project {project}", flush=True)
+    print(f"W&B: pushing {counted(len(points), 'point')} {mode}, project {project}", flush=True)
     columns = (TextColumn("pushing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:
         task = bar.add_task("pushing", total=len(points))

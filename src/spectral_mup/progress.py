@@ -19,6 +19,11 @@ def label(point: Point) -> str:
     return f"{point.curve.rule} width {point.curve.width} depth {point.curve.depth} lr 2^{point.log2_lr:g} seed {point.seed}"
 
 
+def counted(n: int, noun: str) -> str:
+    """'1 point', '2 points'."""
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
 def duration(seconds: float) -> str:
     """Seconds in the unit a person would use."""
     if seconds < 90:

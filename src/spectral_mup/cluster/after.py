@@ -16,6 +16,7 @@ from spectral_mup.cluster import slurm
 from spectral_mup.cluster.reconcile import tail
 from spectral_mup.cluster.submission import submissions
 from spectral_mup.cluster.task import FAILED, HELD_BACK, OK, PASSING, Pack
+from spectral_mup.progress import counted
 from spectral_mup.record import RunFolder
 
 
@@ -46,7 +47,10 @@ def main(argv: list[str]) -> int:
     if kills > retries:
         print(f"{why.name} {kills} times (exit code {code}): not queued again", flush=True)
         return 0
-    print(f"{why.name} (exit code {code}), {len(left)} points left: queued again, time {kills} of {retries}", flush=True)
+    print(
+        f"{why.name} (exit code {code}), {counted(len(left), 'point')} left: queued again, time {kills} of {retries}",
+        flush=True,
+    )
     slurm.requeue(me.job)
     return 0
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spectral_mup.progress import counted
 from spectral_mup.record import RunFolder
 from spectral_mup.sweep import Point, cost
 
@@ -33,7 +34,7 @@ class Estimate:
 
     @property
     def source(self) -> str:
-        return f"from {self.runs} earlier run{'s' * (self.runs != 1)}" if self.runs else "unknown"
+        return f"from {counted(self.runs, 'earlier run')}" if self.runs else "unknown"
 
 
 def estimate(runs: Path, points: Iterable[Point], device: str) -> Estimate:

@@ -20,6 +20,7 @@ from spectral_mup.cluster.script import render, slurm_of
 from spectral_mup.cluster.snapshot import snapshot_code, snapshot_config
 from spectral_mup.cluster.submission import Submission, Taken, numbers, prepare, take
 from spectral_mup.errors import Refusal, Unanswered
+from spectral_mup.progress import counted
 from spectral_mup.record import RunFolder
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Point, Sweep
@@ -214,4 +215,6 @@ def extend_from_task(config: Config, mine: Submission) -> str:
 
 def described(made: Sequence[Submission]) -> str:
     """Submissions in words."""
-    return ", ".join(f"job {s.job} ({sum(map(len, s.packs))} points in {len(s.packs)} tasks)" for s in made)
+    return ", ".join(
+        f"job {s.job} ({counted(sum(map(len, s.packs)), 'point')} in {counted(len(s.packs), 'task')})" for s in made
+    )

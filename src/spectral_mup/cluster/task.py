@@ -25,7 +25,7 @@ from spectral_mup.cluster.reconcile import breaker
 from spectral_mup.cluster.script import slurm_of
 from spectral_mup.cluster.submission import Submission, submissions
 from spectral_mup.cluster.worker import Event
-from spectral_mup.progress import Progress, label
+from spectral_mup.progress import Progress, counted, label
 from spectral_mup.record import RunFolder
 from spectral_mup.schema import Config
 from spectral_mup.sweep import Plan, Point
@@ -136,7 +136,7 @@ def begin(pack: Pack, me: slurm.Here) -> None:
     if starts > pack.cluster.retries + 1:
         sys.exit(give_up(pack, f"{starts - 1} starts saved no step"))
     done = len(pack.points) - len(pack.unfinished())
-    print(f"job {me.job}, start {me.restart + 1}: {len(pack.points)} points, {done} of them done", flush=True)
+    print(f"job {me.job}, start {me.restart + 1}: {counted(len(pack.points), 'point')}, {done} done", flush=True)
 
 
 def train_apart(pack: Pack, stopping: Stopping) -> dict[str, str]:
