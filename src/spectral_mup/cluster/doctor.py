@@ -104,20 +104,14 @@ def _partition(config: Config) -> list[Finding]:
     if done.returncode or not rows:
         return [Finding(WRONG, "partition", f"{c.partition or 'none'}: {' '.join(done.stderr.split()) or 'no such partition'}")]
     about = slurm.partitions()
-    return [
-        Finding(
-            GOOD if up == "up" else LOOK,
-            f"partition {partition}",
-            f"{up}, limit {limit}, {nodes} nodes of {cpus} cores, {memory} MB, {gres}{_warning(about[partition.rstrip('*')])}",
-        )
-        for partition, limit, nodes, cpus, memory, gres, up in rows
-    ]
-
-
-def _warning(partition: dict[str, str]) -> str:
-    """How its jobs are preempted."""
-    mode = partition.get("PreemptMode", "OFF")
-    return "" if mode == "OFF" else f", preempted by {mode} with {partition.get('GraceTime', '0')} s of grace"
+    found = []
+    for partition, limit, nodes, cpus, memory, gres, up in rows:
+        offer = f"{up}, limit {limit}, {nodes} nodes of {cpus} cores, {memory} MB, {gres}"
+        more = about.get(partition.rstrip("*"), {})
+        if more.get("PreemptMode", "OFF") != "OFF":
+            offer += f", preempted by {more['PreemptMode']} with {more.get('GraceTime', '0')} s of grace"
+        found.append(Finding(GOOD if up == "up" else LOOK, f"partition {partition}", offer))
+    return found
 
 
 def _limits() -> list[Finding]:

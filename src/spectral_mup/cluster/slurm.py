@@ -164,7 +164,7 @@ def requeue(job: str) -> None:
 
 def settings() -> dict[str, str]:
     """The controller's configuration, and under NOW its clock. Raises NoAnswer."""
-    first, *rest = _answer("scontrol", "show", "config").splitlines()
+    first, *rest = _answer("scontrol", "show", "config").splitlines() or [""]
     lines = (line.partition("=") for line in rest)
     return {NOW: first.rpartition(" ")[2]} | {key.strip(): value.strip() for key, _, value in lines}
 
