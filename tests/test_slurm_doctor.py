@@ -57,6 +57,13 @@ def test_limits_of_an_account_are_told(monkeypatch):
     assert doctor._limits() == []
 
 
+def test_limits_that_nobody_enforces_are_not_told(monkeypatch, tiny):
+    monkeypatch.setattr(slurm, "call", lambda *command, **_: subprocess.CompletedProcess(command, 0, "project||||\n", ""))
+    for enforced in ("none", "associations,limits"):
+        found = doctor._controller({slurm.NOW: "", "AccountingStorageEnforce": enforced}, tiny("cluster=slurm"))
+        assert ("account project" in {f.what for f in found}) == (enforced != "none")
+
+
 def test_a_clock_that_is_off_is_told(monkeypatch, tiny):
     config = tiny("cluster=slurm")
     monkeypatch.setattr(slurm, "call", lambda *command, **_: subprocess.CompletedProcess(command, 0, "", ""))

@@ -37,7 +37,7 @@ def doctor(config: Config) -> list[Finding]:
     if shutil.which("sacct", path=slurm.environment()["PATH"]):
         try:
             slurm.sacct([slurm.NAME], time.time() - 60)
-            found += [Finding(GOOD, "accounting", "sacct answers"), *_limits()]
+            found.append(Finding(GOOD, "accounting", "sacct answers"))
         except slurm.NoAnswer as error:
             found.append(Finding(LOOK, "accounting", f"{error}; causes of jobs that the queue forgot will be unknown"))
     for key in ("runs", "jobs"):
@@ -85,6 +85,8 @@ def _controller(settings: dict[str, str], config: Config) -> list[Finding]:
             Finding(LOOK, "KillWait", f"{settings['KillWait']}: without GraceTime a step and a checkpoint must fit in")
         )
     found += _partition(config)
+    if settings.get("AccountingStorageEnforce", "none") != "none":
+        found += _limits()
     return found
 
 
@@ -115,7 +117,7 @@ def _partition(config: Config) -> list[Finding]:
 
 
 def _limits() -> list[Finding]:
-    """This user's accounts; none where the site keeps no associations or does not tell."""
+    """This user's accounts; none where the site does not tell."""
     try:
         rows = slurm.limits()
     except slurm.NoAnswer:
