@@ -23,7 +23,7 @@ from conftest import TINY, composed, run_point
 from launches import contents, kill, leftovers, read, snapshot, until
 from slurm_sweeps import HELD, ON_SLURM, Site
 
-from spectral_mup import cli, data
+from spectral_mup import cli, cli_status, data
 from spectral_mup.checkpoint import save_checkpoint
 from spectral_mup.cluster import cause as causes
 from spectral_mup.cluster import slurm as commands
@@ -598,7 +598,7 @@ class Told:
     def __init__(self, tmp_path: Path, monkeypatch) -> None:
         self.runs, self.jobs = tmp_path / "runs", tmp_path / "jobs"
         config = composed(*ON_SLURM, *ONE)
-        config = replace(config, paths=replace(config.paths, runs=str(self.runs), jobs=str(self.jobs)))
+        self.config = config = replace(config, paths=replace(config.paths, runs=str(self.runs), jobs=str(self.jobs)))
         self.points = open_sweep(config).plan(lambda p: None).points
         prepared = prepare(self.jobs, snapshot_config(config), "long", [self.points], "", "code")
         self.submission = take(prepared, 1, lambda s: "")
@@ -715,6 +715,27 @@ def test_what_the_task_or_its_script_recorded_is_told(told):
         told.submission.write_task(0, **recorded)
         state = told.state()
         assert (state.name, state.cause and state.cause.name, state.detail) == (expected, why, detail)
+
+
+def test_what_ended_in_a_task_that_is_at_work_is_not_said_to_go_on(told, capsys):
+    """Its other Points are trained; this one is not, unless its cause passes."""
+    told.queue = "7_0|NAME|RUNNING|None|0|0|n1|"
+
+    def why() -> str:
+        sweep = open_sweep(told.config)
+        assert cli_status.why(told.config, sweep, sweep.plan(lambda p: None), []) == 0
+        return capsys.readouterr().out
+
+    told.folder.write_error(ERRORS["ENOSPC"][0])
+    assert "exception (1 point, not begun again by itself)" in why()
+    told.submission.cancel([told.folder.run_id])
+    assert "cancelled (1 point, not begun again by itself)" in why()
+    told.queue = "7_0|NAME|PENDING|BeginTime|0|1||"
+    (told.submission.path / "cancelled.json").unlink()
+    told.folder.forgive()
+    told.own()
+    told.submission.write_task(0, cause="preempted")
+    assert "preempted (1 point, it goes on by itself)" in why()
 
 
 def test_every_cause_is_in_these_tables():

@@ -133,7 +133,7 @@ def why(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         first = mine[0]
         assert first.cause is not None
         by_itself = "launch begins it again" if first.cause.again else "not begun again by itself"
-        again = "it goes on by itself" if first.live else by_itself
+        again = "it goes on by itself" if first.live and first.cause.again else by_itself
         print(f"\n{name} ({counted(len(mine), 'point')}, {again}): {first.cause.advice}")
         for state in mine[:SHOWN]:
             print(f"  {point_line(state)}")
