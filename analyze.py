@@ -41,8 +41,8 @@ def main(argv: list[str]) -> int:
     if "-h" in argv or "--help" in argv:
         print(HELP)
         return 0
-    from spectral_mup.cli import guard
-    from spectral_mup.cli_analyze import analyze, summarize
+    from spectral_mup.cli.analyze import analyze, summarize
+    from spectral_mup.cli.main import guard
 
     action = summarize if "--summary" in argv else analyze
     given = [a for a in argv if a not in ("--check", "--summary")]

@@ -48,7 +48,7 @@ or not confirmed · 4 SLURM or W&B said no or nothing, what is in stays · 130 i
 
 
 def main(argv: list[str]) -> int:
-    from spectral_mup import cli
+    from spectral_mup.cli import main as cli
 
     if "-h" in argv or "--help" in argv:
         print(HELP.format(groups=cli.groups()))

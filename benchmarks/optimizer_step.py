@@ -29,13 +29,13 @@ import pytorch_optimizer
 import torch
 from torch import nn
 
-from spectral_mup.build import init_model, make_optimizers, parametrize
 from spectral_mup.cluster.local import MALLOC
-from spectral_mup.config import load_config
-from spectral_mup.optim.base import StackedOptimizer
-from spectral_mup.progress import duration
-from spectral_mup.provenance import commit, machine
-from spectral_mup.sweep import Curve, open_sweep
+from spectral_mup.cluster.progress import duration
+from spectral_mup.config.compose import load_config
+from spectral_mup.optim.stacked import StackedOptimizer
+from spectral_mup.runs.provenance import commit, machine
+from spectral_mup.runs.sweep import Curve, open_sweep
+from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
 
 VOCAB, BATCH, DECAY = 256, 8, 0.1
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]

@@ -14,11 +14,11 @@ from statistics import median
 import torch
 
 from spectral_mup import data
-from spectral_mup.config import load_config
-from spectral_mup.provenance import commit, machine
-from spectral_mup.record import RunFolder
-from spectral_mup.sweep import Curve, open_sweep
-from spectral_mup.train import train
+from spectral_mup.config.compose import load_config
+from spectral_mup.runs.provenance import commit, machine
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.runs.sweep import Curve, open_sweep
+from spectral_mup.training.loop import train
 
 
 def main() -> None:

@@ -27,10 +27,10 @@ from statistics import median
 from spectral_mup.analysis.collect import collect
 from spectral_mup.analysis.verdict import judge
 from spectral_mup.cluster.local import run_local, worker_count
-from spectral_mup.config import load_config
-from spectral_mup.provenance import commit, machine
-from spectral_mup.record import RunFolder
-from spectral_mup.sweep import Curve, Point, Sweep, open_sweep, results_of
+from spectral_mup.config.compose import load_config
+from spectral_mup.runs.provenance import commit, machine
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.runs.sweep import Curve, Point, Sweep, open_sweep, results_of
 
 BLOCK = {64: 4, 128: 3, 256: 3}  # the default sweep trains 28, 22 and 22 points at these widths
 FIXED_LRS = list(range(-14, -2))  # 2^-14 … 2^-3, as in mup_examples/mutransfer_lr_shakespeare_char of that repository
@@ -50,8 +50,8 @@ def train_alone(science_file: str, runs: str) -> None:
     import torch
 
     from spectral_mup import data
-    from spectral_mup.record import run_id
-    from spectral_mup.train import train
+    from spectral_mup.runs.run_folder import run_id
+    from spectral_mup.training.loop import train
 
     science = json.loads(Path(science_file).read_text())
     folder = RunFolder(Path(runs), run_id(science))

@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from spectral_mup.api import (
+    from spectral_mup.measure.check_features import check_features
+    from spectral_mup.measure.derive import derive
+    from spectral_mup.scaling.api import (
         Scalings,
         explain,
         init_,
@@ -16,8 +18,6 @@ if TYPE_CHECKING:
         scale,
         set_multipliers_,
     )
-    from spectral_mup.feature_check import check_features
-    from spectral_mup.measured_law import derive
 
 __all__ = [
     "Scalings",
@@ -37,5 +37,5 @@ def __getattr__(name: str) -> Any:
     """Import torch when the first function is asked for, and not before: `launch.py action=plan` needs none."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"check_features": "feature_check", "derive": "measured_law"}.get(name, "api")
+    module = {"check_features": "measure.check_features", "derive": "measure.derive"}.get(name, "scaling.api")
     return getattr(import_module(f"spectral_mup.{module}"), name)

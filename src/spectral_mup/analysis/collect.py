@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from spectral_mup.record import RecordError, RunFolder, read_rows
-from spectral_mup.sweep import Point
+from spectral_mup.runs.run_folder import RecordError, RunFolder, read_rows
+from spectral_mup.runs.sweep import Point
 
 
 def collect(points: Iterable[Point], runs: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .features import check_features, first_of
-from .optimum import Optimum, rows
-from .verdict import Verdict, by_rule, judge
+from spectral_mup.analysis.feature_check import check_features, first_of
+from spectral_mup.analysis.optimum import Optimum, rows
+from spectral_mup.analysis.verdict import Verdict, by_rule, judge
 
 LARGER = {"width": "wider", "depth": "deeper"}
 ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
@@ -63,9 +63,10 @@ def report(
     said["verdicts"] = [_verdict_row(v) for v in verdicts]
     (out / "verdicts.json").write_text(json.dumps(_strict(said), indent=1, allow_nan=False, ensure_ascii=False) + "\n", "utf-8")
 
-    from .diagnostics import DIAGNOSTICS
-    from .figures import FIGURES, save  # matplotlib takes a second to import: only where something is drawn
-    from .layers import layers
+    # matplotlib takes a second to import: only where something is drawn
+    from spectral_mup.analysis.figures.depth_layers import layers
+    from spectral_mup.analysis.figures.diagnostics import DIAGNOSTICS
+    from spectral_mup.analysis.figures.lr_transfer import FIGURES, save
 
     measured = any(v.features is not None and v.features.step is not None for v in verdicts)
     for stem, figure in FIGURES.items():
@@ -87,8 +88,8 @@ def along(points: pd.DataFrame, axis: str, base: Mapping[str, int]) -> pd.DataFr
 
 def report_joint(points: pd.DataFrame, base: Mapping[str, int], out_dir: Path | str) -> str:
     """Write joint_regret .csv .pdf .svg .png of a sweep over width and depth, and return its lines for the screen."""
-    from .joint import joint_figure, joint_regret, joint_text
-    from .page import save
+    from spectral_mup.analysis.figures.style import save
+    from spectral_mup.analysis.joint_regret import joint_figure, joint_regret, joint_text
 
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)

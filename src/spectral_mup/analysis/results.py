@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .features import FeatureCheck
-from .optimum import Optimum, tabulate
-from .report import OF_FEATURES, OF_OPTIMUM, OF_VERDICT
-from .verdict import NAN, Verdict, by_rule, curves_of
+from spectral_mup.analysis.feature_check import FeatureCheck
+from spectral_mup.analysis.optimum import Optimum, tabulate
+from spectral_mup.analysis.report import OF_FEATURES, OF_OPTIMUM, OF_VERDICT
+from spectral_mup.analysis.verdict import NAN, Verdict, by_rule, curves_of
 
 
 class ResultsError(ValueError):

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
-from .report import aligned, best_loss, best_lr, found, write_csv
-from .results import Results, ResultsError, read_results
-from .verdict import Verdict
+from spectral_mup.analysis.report import aligned, best_loss, best_lr, found, write_csv
+from spectral_mup.analysis.results import Results, ResultsError, read_results
+from spectral_mup.analysis.verdict import Verdict
 
 
 def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Results], list[str]]:
@@ -24,8 +24,8 @@ def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Resul
     sweeps, absent = gather(out, names)
     write_csv(table(sweeps), out / "summary.csv")
 
-    from .page import save  # matplotlib takes a second to import: only where something is drawn
-    from .summary_figure import summary_figure
+    from spectral_mup.analysis.figures.style import save  # matplotlib takes a second to import: only where something is drawn
+    from spectral_mup.analysis.figures.summary import summary_figure
 
     drawing, data = summary_figure(sweeps)
     save(drawing, out / "summary", data, out / "summary_figure")

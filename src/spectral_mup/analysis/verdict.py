@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from .features import FeatureCheck
-from .optimum import Optimum, find_optimum, rows, satterthwaite, t975
+from spectral_mup.analysis.feature_check import FeatureCheck
+from spectral_mup.analysis.optimum import Optimum, find_optimum, rows, satterthwaite, t975
 
 NAN = float("nan")
 

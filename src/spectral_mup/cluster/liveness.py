@@ -6,8 +6,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from spectral_mup.cluster.slurm import Here, NoAnswer, squeue
-from spectral_mup.process import is_alive
+from spectral_mup.cluster.slurm.commands import Here, NoAnswer, squeue
+from spectral_mup.util.processes import is_alive
 
 
 def lives(owner: Mapping[str, Any], me: Here | None) -> bool:

@@ -16,8 +16,8 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 
 from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, Event, work
-from spectral_mup.schema import Config
-from spectral_mup.sweep import Point
+from spectral_mup.config.schema import Config
+from spectral_mup.runs.sweep import Point
 
 MAX_DEATHS = 3  # a Point that killed so many workers is given up
 LIST_SECONDS = 2.0  # between two looks for Points that another launcher finished

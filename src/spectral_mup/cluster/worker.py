@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.cluster.liveness import lives
-from spectral_mup.cluster.slurm import here
-from spectral_mup.record import HeldError, RunFolder
-from spectral_mup.schema import Config
-from spectral_mup.sweep import Point
+from spectral_mup.cluster.slurm.commands import here
+from spectral_mup.config.schema import Config
+from spectral_mup.runs.run_folder import HeldError, RunFolder
+from spectral_mup.runs.sweep import Point
 
 BEAT_SECONDS = 30.0
 LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -79,7 +79,7 @@ class Session:
         import torch
 
         from spectral_mup import data
-        from spectral_mup.mirror import Mirror
+        from spectral_mup.tracking.live import Mirror
 
         torch.set_num_threads(config.cluster.threads)
         device = pick_device(config.cluster.device, index)
@@ -114,7 +114,7 @@ class Session:
     def enter(self, point: Point, folder: RunFolder) -> dict[str, Any] | None:
         """Claim a Point's folder; its result if it has one already. Raises HeldError while somebody else trains it."""
         from spectral_mup.data import fingerprint
-        from spectral_mup.provenance import provenance
+        from spectral_mup.runs.provenance import provenance
 
         d, t = self.config.data, self.config.train
         if fingerprint(d.source, d.path, d.vocab_size) != point.science["data"]["content"]:
@@ -133,8 +133,8 @@ class Session:
         self, point: Point, folder: RunFolder, should_stop: Callable[[], bool], send: Callable[[Event], None], team: Any = None
     ) -> dict[str, Any] | None:
         """Train a claimed Point, with the other processes of a `team` if one is given; its result, None if stopped before."""
-        from spectral_mup.team import ALONE
-        from spectral_mup.train import train
+        from spectral_mup.training.distributed import ALONE
+        from spectral_mup.training.loop import train
 
         team = team or ALONE
         first: dict[str, int] = {}

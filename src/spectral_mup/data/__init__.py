@@ -1,8 +1,8 @@
 """Corpus to tokens to batches, the batches as a pure function of (seed, step). Needs numpy alone."""
 
-from .batches import batch, epochs_seen, eval_batch, label_draws, probe_batch
-from .corpus import SOURCES, Corpus, fingerprint, load
-from .shards import DataError, Shards, Tokens, read_headerless, read_shard, write_shard
+from spectral_mup.data.batches import batch, epochs_seen, eval_batch, label_draws, probe_batch
+from spectral_mup.data.corpus import SOURCES, Corpus, fingerprint, load
+from spectral_mup.data.shards import DataError, Shards, Tokens, read_headerless, read_shard, write_shard
 
 __all__ = [
     "SOURCES",

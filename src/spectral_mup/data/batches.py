@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .shards import DataError, Tokens, windows
+from spectral_mup.data.shards import DataError, Tokens, windows
 
 
 def batch(

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import prepared
-from .shards import DataError, Shards, Tokens, read_headerless, read_shard
-from .split import SPLIT, cut
+from spectral_mup.data.prepare import folder as prepared
+from spectral_mup.data.shards import DataError, Shards, Tokens, read_headerless, read_shard
+from spectral_mup.data.split import SPLIT, cut
 
 SOURCES = ("shakespeare", "text", "prepared", "nanogpt", "llmc", "pydoc")
 NO_PATH = ("shakespeare", "pydoc")

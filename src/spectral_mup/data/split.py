@@ -5,8 +5,8 @@ from itertools import islice
 
 import numpy as np
 
-from .documents import Document, Source
-from .shards import DataError
+from spectral_mup.data.prepare.documents import Document, Source
+from spectral_mup.data.shards import DataError
 
 MB = 2**20
 # Validation is this part of the text. Change the words with the rule: they are in every fingerprint.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.base import StackedOptimizer
+from spectral_mup.optim.stacked import StackedOptimizer
 
 
 class ADOPT(StackedOptimizer):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.base import Stack, StackedOptimizer
+from spectral_mup.optim.stacked import Stack, StackedOptimizer
 
 
 class LAMB(StackedOptimizer):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.base import StackedOptimizer
 from spectral_mup.optim.linalg import newton_schulz
+from spectral_mup.optim.stacked import StackedOptimizer
 
 
 class Muon(StackedOptimizer):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.base import Stack, StackedOptimizer
 from spectral_mup.optim.linalg import damped_power, eigh
+from spectral_mup.optim.stacked import Stack, StackedOptimizer
 
 
 class Shampoo(StackedOptimizer):

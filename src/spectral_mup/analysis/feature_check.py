@@ -1,0 +1,230 @@
+"""The feature-norm (coordinate) check: do features and updates keep their size as the model grows?
+
+A passed check does not prove that the lr transfers, as users of microsoft/mup found; a failed one says why not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from spectral_mup.analysis.optimum import rows, t975
+
+LIMITS = {"hidden": 0.15, "matrix": 0.15, "embedding": 0.10, "readout": 0.10}  # |slope| allowed, by kind
+LAST_STEP = 20  # later steps mix feature learning with what the data did
+FEW_SIZES, FEW_SEEDS = 4, 3  # below either, a check is only indicative
+
+BLOCK = re.compile(r"^(.*?)\.?\b(\d+|first|last)(?:\.(.*))?$")  # 'blocks.3.attn.q' → 'blocks', '3', 'attn.q'
+
+QUANTITIES = {  # of a table row: how it is read from the norms
+    "feature": "RMS of the change of a module's output since step 0 (delta_rms)",
+    "update": "spectral norm of the update in its natural units: multiplier · ‖ΔW‖₂ · sqrt(fan_in / fan_out), over depth "
+    "times the depth inside blocks",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureCheck:
+    """Slopes of feature and update norms against size at one lr.
+
+    `passed` judges the features at `step`; None is 'not decided', with the reason in `summary`.
+    `table` has one row per (quantity, name, step): kind, slope, lo, hi, limit, verdict, n_sizes,
+    n_seeds, judged; `values` the (quantity, name, kind, step, size, seed, value) rows they were fitted to.
+    """
+
+    passed: bool | None
+    summary: str
+    failed: tuple[str, ...]  # modules whose features grow or shrink
+    failed_updates: tuple[str, ...]  # tensors whose updates do: a diagnosis, not part of `passed`
+    indicative: bool
+    log2_lr: float | None
+    step: int | None
+    table: pd.DataFrame = field(repr=False)
+    values: pd.DataFrame = field(repr=False)
+
+
+def check_features(
+    norms: pd.DataFrame, near: float, *, axis: str = "width", sizes: Sequence[int] | None = None
+) -> FeatureCheck:
+    """Fit d log2(norm) / d log2(size) per module, tensor and step, at the common lr nearest `near`.
+
+    Ordinary least squares over every (size, seed); 95 % interval slope ± t(0.975, N-2)·se. A module passes if
+    abs(slope) ≤ 0.15 (hidden) or 0.10 (embedding, readout), fails if its whole interval lies outside, and is
+    undecided if only its estimate does, judged at the last step ≤ 20 that all sizes
+    probed; the other steps are in the table. A run that diverged has rows up to where it did. Zeros (a hidden
+    feature behind a zero readout has not moved at step 1) leave a slope undefined. `sizes` are those that the
+    sweep declared; where they share no lr, nothing is decided. Over depth the blocks compared are the first and the
+    last of each model (`first_and_last`), and updates inside them are times the depth (`norm_values`). Features of the
+    first block are in the table but not judged: its MLP sees its own attention, a share 1/L of all branches.
+    """
+    values = norm_values(norms, axis)
+    early = rows(values, (values["quantity"] == "feature") & (values["step"] <= LAST_STEP))
+    sizes = sorted({int(s) for s in (values["size"] if sizes is None else sizes)})
+    at: dict[tuple[float, int], set[int]] = {}  # sizes seen at each (lr, step)
+    for lr, step, size in early[["log2_lr", "step", "size"]].drop_duplicates().to_numpy(float):
+        at.setdefault((float(lr), int(step)), set()).add(int(size))
+    cells = [cell for cell, seen in at.items() if seen >= set(sizes)]
+    if len(sizes) < 2 or not cells:
+        why = f"no lr has norms of steps 1 to {LAST_STEP} at every {axis}"
+        why = "no norms were recorded" if early.empty else f"only one {axis}" if len(sizes) < 2 else why
+        none = values.iloc[:0]
+        return FeatureCheck(None, f"not decided: {why}", (), (), True, None, None, _table(none), none)
+
+    log2_lr = min((lr for lr, _ in cells), key=lambda lr: (abs(lr - near), lr))
+    step = max(step for lr, step in cells if lr == log2_lr)
+    values = rows(values, (values["log2_lr"] == log2_lr) & np.isin(values["size"], sizes))
+    table = _table(values)
+    table["judged"] = (table["step"] == step) & (table["n_sizes"] == len(sizes))  # blocks only deep models have: no
+    table["judged"] &= (table["quantity"] == "update") | ~np.array([".first." in name for name in table["name"]], bool)
+    judged = table.loc[table["judged"]].to_dict("records")
+    features = [r for r in judged if r["quantity"] == "feature"]
+    failed = [r for r in features if r["verdict"] == "failed"]
+    unclear = [r for r in features if r["verdict"] == "undecided" and np.isfinite(r["slope"])]
+    undefined = [r["name"] for r in features if not np.isfinite(r["slope"])]
+    indicative = len(sizes) < FEW_SIZES or max((r["n_seeds"] for r in features), default=0) < FEW_SEEDS
+    if failed:
+        steepest = sorted(failed, key=lambda r: -abs(r["slope"]))
+        summary = "failed: " + first_of([f"{r['name']} ({r['slope']:+.2f})" for r in steepest])
+    elif unclear:
+        steepest = sorted(unclear, key=lambda r: -abs(r["slope"]))
+        said = first_of([f"{r['name']} ({_interval(r)})" for r in steepest], 3)
+        summary = f"passed but for {len(unclear)} of {len(features)} undecided: {said}; more seeds or sizes would decide"
+    elif undefined or not features:
+        summary = "not decided: no change to measure in " + (first_of(undefined) or f"modules that every {axis} has")
+    else:
+        summary = "passed"
+    passed = False if failed else None if unclear or undefined or not features else True
+    return FeatureCheck(
+        passed=passed,
+        summary=summary + " (indicative)" * (indicative and passed is not None),
+        failed=tuple(r["name"] for r in failed),
+        failed_updates=tuple(r["name"] for r in judged if r["quantity"] == "update" and r["verdict"] == "failed"),
+        indicative=indicative,
+        log2_lr=log2_lr,
+        step=step,
+        table=table,
+        values=values,
+    )
+
+
+def norm_values(norms: pd.DataFrame, axis: str = "width") -> pd.DataFrame:
+    """Return long rows (quantity, name, kind, log2_lr, step, size, seed, value): finite, steps from 1 on.
+
+    The updates of L residual branches add up, so that those of one tensor in them must shrink as 1/L, whatever power of L its
+    multiplier has (2505.01618, 2310.02244): over depth they are times L, and flat is right for all.
+    """
+    columns = ["quantity", "name", "kind", "log2_lr", "step", "size", "seed", "value"]
+    if norms.empty:
+        return pd.DataFrame(columns=columns)
+    numbers = norms.reindex(columns=["delta_rms", "multiplier", "update_norm", "fan_in", "fan_out"]).astype(float)
+    feature = (norms["what"] == "feature").to_numpy(bool)
+    update = numbers["multiplier"] * numbers["update_norm"] * np.sqrt(numbers["fan_in"] / numbers["fan_out"])
+    value = np.where(feature, numbers["delta_rms"], update)
+    values = norms.assign(quantity=np.where(feature, "feature", "update"), size=norms[axis], value=value)
+    values = values.reindex(columns=columns)
+    if axis == "depth":
+        inside = np.array([BLOCK.match(n) is not None for n in values["name"]], bool) & ~feature
+        values = first_and_last(values.assign(value=np.where(inside, values["size"], 1) * value))
+    return rows(values, np.isin(values["kind"], list(LIMITS)) & (values["step"] >= 1) & np.isfinite(values["value"]))
+
+
+def first_and_last(table: pd.DataFrame) -> pd.DataFrame:
+    """Of rows with name and size (a depth), name the first and last block of each model so, and leave out those between.
+
+    'blocks.0.mlp.up' → 'blocks.first.mlp.up'; of the only block of a model come both. The output of the first block itself is
+    left out: it is the stream after a share 1/L of the branches, no two depths at the same place.
+    """
+    found = [BLOCK.match(name) for name in table["name"]]
+    sizes, last = list(table["size"]), {}
+    for block, size in zip(found, sizes, strict=True):
+        if block:
+            last[block[1], size] = max(last.get((block[1], size), 0), int(block[2]))
+    at, names = [], []
+    for i, (block, size) in enumerate(zip(found, sizes, strict=True)):
+        ends = [""]
+        if block:
+            ends = ["first"] * (block[2] == "0" and block[3] is not None)
+            ends += ["last"] * (int(block[2]) == last[block[1], size])
+        at += [i] * len(ends)
+        names += [".".join(filter(None, (block[1], end, block[3]))) if block else table["name"].iloc[i] for end in ends]
+    return table.iloc[at].reset_index(drop=True).assign(name=names)
+
+
+def relative(check: FeatureCheck, quantity: str, name: str) -> np.ndarray:
+    """Return rows (size, seed, value, log2 of value over its mean at the smallest size) at the judged step."""
+    at = check.values
+    at = rows(at, (at["quantity"] == quantity) & (at["name"] == name) & (at["step"] == check.step))
+    at = at[["size", "seed", "value"]].to_numpy(float)
+    at = at[at[:, 2] > 0]
+    if not len(at):
+        return np.empty((0, 4))
+    log2 = np.log2(at[:, 2])
+    return np.column_stack([at, log2 - log2[at[:, 0] == at[:, 0].min()].mean()])
+
+
+def representative(checks: Sequence[FeatureCheck], quantity: str, most: int) -> list[str]:
+    """Return the names outside blocks and in the last block; of more than `most`, the steepest."""
+    slope: dict[str, float] = {}
+    for check in checks:
+        table = rows(check.table, check.table["judged"] & (check.table["quantity"] == quantity))
+        for name, value in table[["name", "slope"]].to_numpy():
+            slope[name] = max(slope.get(name, 0.0), abs(value) if np.isfinite(value) else 0.0)
+    last: dict[tuple, tuple[float, str]] = {}
+    ends = {"first": -1.0, "last": float("inf")}
+    for name in slope:
+        found = BLOCK.match(name)
+        key, block = ((found[1], found[3]), ends.get(found[2]) or float(found[2])) if found else ((name,), 0.0)
+        last[key] = max(last.get(key, (-2.0, "")), (block, name))
+    names = [name for _, name in last.values()]
+    steepest = sorted(names, key=lambda n: -slope[n])[:most]
+    return [n for n in names if n in steepest]
+
+
+def _interval(row: dict[str, Any]) -> str:
+    interval = f" [{row['lo']:+.2f}, {row['hi']:+.2f}]" if np.isfinite(row["lo"]) else ", no interval"
+    return f"{row['slope']:+.2f}{interval}"
+
+
+def first_of(names: Sequence[str], most: int = 5) -> str:
+    """Return the names in one line, at most `most` of them and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def short(name: str) -> str:
+    """Return a name without its block and without 'weight': 'blocks.3.attn.q.weight' → 'attn.q'."""
+    found = BLOCK.match(name)
+    return re.sub(r"\.?weight$", "", (found[3] or "block") if found else name) or name
+
+
+def _table(values: pd.DataFrame) -> pd.DataFrame:
+    """Fit one line per (quantity, name, step), in the order in which the names were recorded."""
+    fitted = []
+    keys = ["quantity", "name", "kind", "step"]
+    for index in sorted(values.groupby(keys).indices.values(), key=lambda rows_of_one: rows_of_one[0]):
+        group = values.iloc[index]
+        row = group[keys].iloc[0].to_dict()
+        slope, lo, hi = fit_slope(group["size"].to_numpy(float), group["value"].to_numpy(float))
+        limit = LIMITS[row["kind"]]
+        counts = {"n_sizes": len(set(group["size"])), "n_seeds": len(set(group["seed"]))}
+        verdict = "passed" if abs(slope) <= limit else "failed" if lo > limit or hi < -limit else "undecided"
+        row |= {"slope": slope, "lo": lo, "hi": hi, "limit": limit, "verdict": verdict}
+        fitted.append(row | counts)
+    names = ["slope", "lo", "hi", "limit", "verdict", "n_sizes", "n_seeds"]
+    return pd.DataFrame(fitted, columns=keys + names).assign(judged=False)
+
+
+def fit_slope(size: np.ndarray, value: np.ndarray) -> tuple[float, float, float]:
+    """Return the slope of log2 value on log2 size with its 95 % interval; NaN where it is undefined."""
+    if len(np.unique(size)) < 2 or (value <= 0).any():
+        return float("nan"), float("nan"), float("nan")
+    x, y = np.log2(size), np.log2(value)
+    x = x - x.mean()
+    slope = float(x @ y / (x @ x))
+    residual, dof = y - y.mean() - slope * x, len(y) - 2
+    half = t975(dof) * float(np.sqrt(residual @ residual / dof / (x @ x))) if dof > 0 else float("nan")
+    return slope, slope - half, slope + half

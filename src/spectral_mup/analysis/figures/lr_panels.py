@@ -1,0 +1,170 @@
+"""The panels that say where the best learning rate lies: losses of every size over lr, and the optimum over size.
+
+Functions of points, verdicts and axes that draw and return what they drew; figures.py and summary_figure.py lay them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from spectral_mup.analysis.figures.style import MARKERS, mark, powers_of_two, signed
+from spectral_mup.analysis.optimum import rows
+from spectral_mup.analysis.verdict import Verdict
+
+DRAWN = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  # columns of what the panels return
+LOSSES, ROW = 1.5, 0.105  # inches of a panel for the losses in view, and for each row of diverged runs
+# Okabe & Ito 2008 (vermillion, blue, green, orange, purple, black): told apart by colour-blind readers.
+RULES = ["#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#000000"]
+NEAR = 1.5  # octaves around an optimum that must be in view
+
+
+class View(NamedTuple):
+    """What the panels of one sweep share: the look of each size, and the range of losses in view."""
+
+    look: dict[int, dict[str, Any]]
+    row: dict[int, float]  # height of a size's row of crosses, above the losses
+    lo: float
+    hi: float
+    top: float
+
+
+def size_looks(sizes: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Colour and marker of every size, dark for large."""
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.82, 0, len(sizes)))
+    return {s: {"color": c, "marker": MARKERS[i % len(MARKERS)]} for i, (s, c) in enumerate(zip(sizes, colours, strict=True))}
+
+
+def rule_looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every rule."""
+    return {rule: {"color": RULES[i % len(RULES)], "marker": MARKERS[i % len(MARKERS)]} for i, rule in enumerate(rules)}
+
+
+def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: dict[int, dict[str, Any]], inches: float) -> View:
+    """Choose the losses in view: every optimum, and the typical rise within 1.5 octaves of one; `inches` for them."""
+    found = [o for v in verdicts for o in v.optima.values() if o is not None]
+    rises = [o.mean_losses[np.abs(o.log2_lrs - o.log2_lr) <= NEAR].max(initial=o.loss) - o.loss for o in found]
+    best = [o.loss for o in found] or [1.0]
+    spread = max(best) - min(best)
+    hi = max(best) + max(1.25 * float(np.median(rises or [1.0])), 0.25 * spread, 0.002 * max(best))
+    lo = min(best) - 0.06 * (hi - min(best))
+    crossed = sorted(set(points.loc[points["status"] == "diverged", verdicts[0].axis]))
+    step = ROW / inches * (hi - lo)
+    row = {s: hi + step * (i + 0.8) for i, s in enumerate(crossed)}
+    return View(look, row, lo, hi, hi + step * (len(row) + 0.5))
+
+
+def loss_panel(
+    ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: tuple[float, float], ticks: tuple[int, int] = (7, 6)
+) -> list[tuple]:
+    """Draw all curves of one rule, and its base's optimum, over log2 lr in `lrs`, with at most so many ticks on x and y."""
+    tuned, drawn = v.optima.get(v.base), []
+    if tuned is not None:
+        ax.axvline(tuned.log2_lr, color="0.6", lw=0.7, ls="--", zorder=0)
+    if view.row:
+        ax.axhline(view.hi, color="0.75", lw=0.5, zorder=0)
+    for size in v.optima:
+        drawn += _curve(ax, part, v, size, view)
+    ax.set_xlim(lrs[0] - 0.4, lrs[1] + 0.4)
+    powers_of_two(ax.xaxis, *lrs, ticks[0])
+    losses_on_y(ax, view, ticks[1])
+    return drawn
+
+
+def losses_on_y(ax: Axes, view: View, ticks: int) -> None:
+    """Put the losses in view on the y axis, with about so many ticks, none among the diverged runs."""
+    ax.set_ylim(view.lo, view.top)
+    ax.set_yticks([y for y in MaxNLocator(ticks).tick_values(view.lo, view.hi) if view.lo <= y <= view.hi])
+
+
+def _curve(ax: Axes, part: pd.DataFrame, v: Verdict, size: int, view: View) -> list[tuple]:
+    """Draw one size of one rule: seeds, mean, optimum; above the losses, its row of diverged runs."""
+    look, o = view.look[size], v.optima[size]
+    colour, none = look["color"], np.nan
+    below = Rectangle((0, 0), 1, (view.hi - view.lo) / (view.top - view.lo), transform=ax.transAxes)
+    runs = rows(part, (part[v.axis] == size) & (part["status"] != "missing"))
+    seeds = rows(runs, runs["status"] == "done")[["log2_lr", "loss"]].to_numpy(float)
+    ax.plot(*seeds.T, ls="", ms=2.6, alpha=0.5, mew=0, **look)[0].set_clip_path(below)
+    drawn: list[tuple] = [(v.rule, size, "seed", x, none, none, y, 1, 1) for x, y in seeds]
+    if o is not None:
+        ax.plot(o.log2_lrs, o.mean_losses, color=colour)[0].set_clip_path(below)
+        above = o.log2_lrs[o.mean_losses > view.hi]
+        aside = 0.12 * (list(view.look).index(size) - (len(view.look) - 1) / 2)  # or sizes would hide each other
+        ax.plot(above + aside, np.full(len(above), view.hi), ls="", marker=6, ms=4, color=colour, mew=0)
+        edge = {"mec": "k", "mew": 0.7} if o.bracketed else {"mfc": "w", "mew": 1.2}
+        ax.plot(o.log2_lr, o.loss, ms=6, zorder=5, **look | edge)
+        mean = zip(o.log2_lrs, o.mean_losses, strict=True)
+        drawn += [(v.rule, size, "mean", x, none, none, y, o.n_seeds, o.n_seeds) for x, y in mean]
+        what = "optimum" if o.bracketed else "optimum, not bracketed"
+        drawn.append((v.rule, size, what, o.log2_lr, o.lo, o.hi, o.loss, o.n_seeds, o.n_seeds))
+    lrs = np.unique(runs["log2_lr"].to_numpy(float))
+    for x in lrs:
+        statuses = list(runs["status"][runs["log2_lr"] == x])
+        bad, n = statuses.count("diverged"), len(statuses)
+        if bad:
+            drawn.append((v.rule, size, "diverged", x, none, none, none, bad, n))
+        if bad == n:
+            ax.plot(x, view.row[size], "x", ms=4, color=colour, mew=1.1)
+        elif bad:  # the text ends at its lr where the next lr would run into it
+            crowded = ((lrs > x) & (lrs - x < 0.15 * (lrs[-1] - lrs[0]))).any()
+            shift: dict[str, Any] = {"xytext": (1 * crowded, -0.5), "ha": "right" if crowded else "center", "va": "center"}
+            ax.annotate(f"{bad}/{n}", (x, view.row[size]), color=colour, textcoords="offset points", **shift)
+    return drawn
+
+
+def optimum_panel(
+    ax: Axes, verdicts: Sequence[Verdict], looks: Mapping[str, dict[str, Any]]
+) -> tuple[list[tuple], tuple[float, float]]:
+    """Draw log2 optimum against log2 size per rule: interval, fitted line, and slope 0 through the base.
+
+    Returns what was drawn and the log2 lrs that must be in view.
+    """
+    drawn: list[tuple] = []
+    bounds: list[float] = []
+    level: list[float] = []
+    for i, v in enumerate(verdicts):
+        look = looks[v.rule]
+        found = {s: o for s, o in v.optima.items() if o is not None}
+        x, best = np.log2(list(found)), np.array([o.log2_lr for o in found.values()])
+        for (size, o), at in zip(found.items(), x + 0.05 * (i - (len(verdicts) - 1) / 2), strict=True):
+            ax.plot([at, at], [o.lo, o.hi], color=look["color"], lw=0.9)
+            ax.plot(at, o.log2_lr, mfc=look["color"] if o.bracketed else "w", ms=4.5, **look)
+            # one unsure size must not flatten the others: at most two octaves of its bar are in view
+            bounds += [max(o.lo, o.log2_lr - 2), min(o.hi, o.log2_lr + 2), o.log2_lr]
+            drawn.append((v.rule, size, "drift", o.log2_lr, o.lo, o.hi, o.loss, o.n_seeds, o.n_seeds))
+        if np.isfinite(v.slope):
+            ax.plot(x, best.mean() + v.slope * (x - x.mean()), color=look["color"])
+        if v.base in found and all(abs(found[v.base].log2_lr - y) > 0.1 for y in level):
+            level.append(found[v.base].log2_lr)
+            ax.axhline(level[-1], color="0.6", lw=0.7, ls="--", zorder=0)
+    return drawn, (min(bounds, default=-1) - 0.3, max(bounds, default=0) + 0.3)
+
+
+def slope_text(v: Verdict) -> str:
+    """The slope with its interval, as it stands in a figure."""
+    return f"{signed(v.slope)} [{signed(v.slope_lo)}, {signed(v.slope_hi)}]" if np.isfinite(v.slope) else "no slope"
+
+
+def size_marks(axis: str, look: Mapping[int, dict[str, Any]]) -> list[Line2D]:
+    """Legend of the sizes."""
+    return [mark(f"{axis}:"), *(mark(f"{size}", ls="-", ms=3.5, **of) for size, of in look.items())]
+
+
+def point_marks() -> list[Line2D]:
+    """Legend of what each mark in a panel of losses means."""
+    return [
+        mark("one seed", marker="o", ms=3, alpha=0.5, mew=0),
+        mark("mean of seeds", ls="-"),
+        mark("optimum", marker="o", ms=6, mec="k", mew=0.7),
+        mark("not bracketed", marker="o", ms=6, mfc="w", mew=1.2),
+        mark("diverged (k/n: k of n seeds)", marker="x", ms=4.5),
+        mark("above the axis", marker=6, ms=4.5, mew=0),
+    ]

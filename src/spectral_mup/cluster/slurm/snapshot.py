@@ -1,0 +1,75 @@
+"""What a job is frozen with: the code as it was launched, and the config with every path made absolute. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from spectral_mup.config.compose import ROOT
+from spectral_mup.config.schema import Config
+from spectral_mup.runs.provenance import COMMIT_FILE, commit
+
+PARTS = ("src", "conf", "sweeps", "launch.py", "analyze.py", "pyproject.toml")
+SKIPPED = ("sweeps/results/",)  # committed figures: large, and no code
+
+
+def code_now() -> tuple[str, dict[str, bytes]]:
+    """Hash and files of the source tree, uncommitted changes and new files included.
+
+    In a git checkout, what git tracks or would track; elsewhere every file of the same folders.
+    """
+    files = {name: (ROOT / name).read_bytes() for name in _files() if (ROOT / name).is_file()}
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\n{len(files[name])}\n".encode() + files[name])
+    return digest.hexdigest()[:16], files
+
+
+def snapshot_code(jobs: Path) -> str:
+    """Copy the source tree to jobs/code/<hash>, once for equal code; returns the hash."""
+    code, files = code_now()
+    target = jobs / "code" / code
+    if target.is_dir():
+        return code
+    prepared = target.with_name(f"new.{secrets.token_hex(4)}")
+    for name, data in (files | {COMMIT_FILE: f"{commit()}\n".encode()}).items():
+        path = prepared / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    try:
+        os.rename(prepared, target)
+    except OSError:
+        shutil.rmtree(prepared, ignore_errors=True)
+        if not target.is_dir():
+            raise
+    return code
+
+
+def _files() -> list[str]:
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS],
+            cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
+        ).stdout.split("\0")  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        listed = []
+    if not any(listed):  # no checkout
+        paths = [p for part in PARTS for p in [ROOT / part, *sorted((ROOT / part).rglob("*"))]]
+        listed = [str(p.relative_to(ROOT)) for p in paths if "__pycache__" not in p.parts]
+    return sorted(name for name in listed if name and not name.startswith(SKIPPED))
+
+
+def snapshot_config(config: Config) -> dict[str, Any]:
+    """The config in plain words, good from any working directory and for `action=run`."""
+    plain = asdict(config)
+    for key, value in plain["paths"].items():
+        plain["paths"][key] = str(Path(value).absolute())
+    if config.data.path is not None:
+        plain["data"]["path"] = str(Path(config.data.path).expanduser().absolute())
+    return plain | {"action": "run", "yes": True}

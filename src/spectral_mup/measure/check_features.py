@@ -1,0 +1,153 @@
+"""The feature check on models of one's own: train some steps at several widths, and see whether features move alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from spectral_mup.analysis.feature_check import FeatureCheck
+from spectral_mup.analysis.feature_check import check_features as judge
+from spectral_mup.config.presets import Declared, optimizer_of, rule_of
+from spectral_mup.optim.stacked import UsesSampledLabels
+from spectral_mup.scaling.api import init_, make_optimizers, scale, set_multipliers_
+from spectral_mup.scaling.table import columns
+from spectral_mup.theory.rules import Rule
+from spectral_mup.training.probe import Probe
+
+PASSED, NOT_AS_CLAIMED = 0, 5  # exit codes, as those of analyze.py --check
+Batch = Mapping[str, Any] | tuple[Any, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """Slopes of every module's features against width under a rule and under a control that should fail.
+
+    passed          all modules within their limit; neither undecided nor failed
+    control_failed  the control failed or diverged: without that the check was too weak to tell
+    """
+
+    rule: str
+    check: FeatureCheck
+    control: str | None
+    control_check: FeatureCheck | None
+    control_failed: bool
+
+    @property
+    def passed(self) -> bool:
+        return self.check.passed is True
+
+    @property
+    def exit_code(self) -> int:
+        """0 if it passed and the control did not, else 5."""
+        return PASSED if self.passed and (self.control is None or self.control_failed) else NOT_AS_CLAIMED
+
+    @property
+    def text(self) -> str:
+        """A line a module: slope of log2 RMS of its features' change on log2 width, its 95 % interval, verdict, control."""
+        control = {} if self.control_check is None else {r["name"]: r for r in _judged(self.control_check)}
+        cells = [["features of", "kind", self.rule, "[95 %]", "limit", "verdict", *([self.control] if self.control else [])]]
+        for r in _judged(self.check):
+            cell = [r["name"], r["kind"], f"{r['slope']:+.2f}", f"[{r['lo']:+.2f}, {r['hi']:+.2f}]", f"±{r['limit']:.2f}"]
+            other = control.get(r["name"])
+            cells.append([*cell, r["verdict"], *([f"{other['slope']:+.2f}" if other else "–"] if self.control else [])])
+        lines = [line.rstrip() for line in columns(cells)]
+        lines += [f"{self.rule}: {self.check.summary}"]
+        if self.control:
+            said = (
+                "failed, as it should" if self.control_failed else "did not fail: a larger lr or wider models would tell more"
+            )
+            lines += [f"control {self.control}: {said}"]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _judged(check: FeatureCheck) -> list[dict[str, Any]]:
+    return [r for r in check.table.to_dict("records") if r["judged"] and r["quantity"] == "feature"]
+
+
+def loss_of(model: nn.Module, batch: Batch) -> Tensor:
+    """The loss that transformers' models compute by themselves. Raises ValueError for models that do not."""
+    out = model(**batch) if isinstance(batch, Mapping) else model(*batch)
+    loss = getattr(out, "loss", None)
+    if not isinstance(loss, Tensor):
+        raise ValueError("loss: the model's output has none; pass a function, as in loss=lambda model, batch: ...")
+    return loss
+
+
+def check_features(
+    build: Callable[[int], nn.Module],
+    widths: Sequence[int],
+    optimizer: str | Declared = "adamw",
+    *,
+    lr: float,
+    batch: Callable[[int, int], Batch],
+    loss: Callable[[Any, Any], Tensor] = loss_of,
+    rule: str | Rule = "spectral_readout",
+    residual_blocks: Sequence[str] = (),
+    embeddings: Sequence[str] = (),
+    steps: int = 10,
+    seeds: Sequence[int] = (0, 1),
+    control: str | None = "standard",
+) -> Verdict:
+    """Train `build(width)` for some steps under the rule and the control, and fit each module's features against width.
+
+    build    a fresh model of a width; the first of `widths` is the base
+    lr       of the base, rather larger than one trains with: small steps show nothing
+    batch    (seed, step) to a dict or tuple for the model: training sees the steps from 0, the features are of step `steps`
+    loss     (model, batch) to a scalar; default: what transformers' models put out
+
+    Features are measured as RMS of the change of a module's output since init (coordinate check, arXiv 2203.03466); limits
+    and intervals as in analysis/features.py. A passed check does not prove that the lr transfers.
+    """
+    if len(set(widths)) < 2:
+        raise ValueError(f"widths={list(widths)}: a slope needs two widths or more, as in widths=[64, 128, 256]")
+    declared, chosen, sizes = optimizer_of(optimizer), rule_of(rule), sorted(set(widths))
+
+    def run(rule: Rule, width: int, seed: int) -> tuple[list[dict[str, Any]], bool]:
+        """Feature rows of one training, and whether its loss stopped to be finite."""
+        torch.manual_seed(seed)
+        model = build(width)
+        scalings = scale(
+            model, base, optimizer=declared, rule=rule, residual_blocks=residual_blocks, embeddings=embeddings, wider=wider
+        )
+        set_multipliers_(model, scalings)
+        init_(model, scalings, seed=seed)
+        optimizers = make_optimizers(model, scalings, lr=lr)
+        if any(isinstance(o, UsesSampledLabels) for o in optimizers):
+            raise ValueError(f"optimizer={declared.name!r}: it steps on sampled labels too, which only a sweep gives it")
+        fixed, rows = batch(seed, steps), []
+        probe = Probe(model, lambda: loss(model, fixed), scalings.growths, scalings.multipliers, [])
+        for step in range(1, steps + 1):
+            value = loss(model, batch(seed, step - 1))
+            if not bool(value.isfinite()):
+                return rows, True
+            value.backward()
+            for o in optimizers:
+                o.step()
+                o.zero_grad(set_to_none=True)
+            if step in (1, steps):
+                key = {"width": width, "seed": seed, "log2_lr": math.log2(lr)}
+                rows += [key | row for row in probe.feature_rows(step)]
+        return rows, False
+
+    def judged(rule: Rule) -> tuple[FeatureCheck, bool]:
+        runs = [run(rule, width, seed) for width in sizes for seed in seeds]
+        rows = pd.DataFrame([row for mine, _ in runs for row in mine])
+        return judge(rows, math.log2(lr), sizes=sizes), any(diverged for _, diverged in runs)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeds[0])
+        base, wider = build(sizes[0]), build(sizes[-1])
+        check, _ = judged(chosen)
+        if control is None:
+            return Verdict(chosen.name, check, None, None, False)
+        other, diverged = judged(rule_of(control))
+    return Verdict(chosen.name, check, control, other, diverged or bool(other.failed))

@@ -1,0 +1,123 @@
+"""The ladder that action=derive climbs: small models of a family on text, told nothing of the optimizer (see directions.py).
+
+The hidden side of the MLP stays as wide as in the base model: so some matrices grow in both dims, some in one alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectral_mup import data
+from spectral_mup.config.compose import ROLES, mlp_hidden
+from spectral_mup.config.schema import ModelConfig, model_config
+from spectral_mup.measure.directions import Trainee, check_ladder, measure_directions
+from spectral_mup.optim.stacked import UsesSampledLabels
+from spectral_mup.scaling.apply import init_, scale_all
+from spectral_mup.scaling.build import Parametrization, base_stds, forward_of, growths_of, make_model, make_optimizers
+from spectral_mup.theory.rules import Law, Rule
+from spectral_mup.training.loop import sampled_loss
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A model of the ladder, on the meta device, with what the formula says of it but for the unknown size law."""
+
+    width: int
+    science: Mapping[str, Any]
+    model: ModelConfig
+    p: Parametrization
+
+
+def make_ladder(science: Mapping[str, Any], vocab_size: int, widths: Sequence[int]) -> list[Rung]:
+    """One Rung a width, the first the base. Raises DeriveError if a tensor that should grow does not."""
+    base_width = widths[0]
+    config = model_config(science["model"])
+    config = replace(config, mlp_hidden=mlp_hidden(config, base_width))
+    blind: dict[str, Any] = _blind(science) | {
+        "base_width": base_width,
+        "base_depth": science["depth"],
+        "model": asdict(config),
+    }
+
+    rungs = []
+    for width in widths:
+        mine = {**blind, "width": width}
+        forward = forward_of(mine)
+        growths = growths_of(config, vocab_size, width, base_width, science["depth"])
+        algorithms = mine["optimizer"]["algorithms"]
+        laws = {role: Law(name := mine["optimizer"][role], {}, algorithms[name]["eps_law"]) for role in ROLES}
+        scalings = scale_all(growths, Rule(**mine["rule"]), laws, forward)
+        rungs.append(Rung(width, mine, config, Parametrization(growths, scalings, forward, laws)))
+    check_ladder({rung.width: rung.p.growths for rung in rungs})
+    return rungs
+
+
+def _blind(science: Mapping[str, Any]) -> dict[str, Any]:
+    """The science config with every size law, lr and decay taken out of its optimizer."""
+    blind = deepcopy(dict(science))
+    for algorithm in blind["optimizer"]["algorithms"].values():
+        algorithm |= {"size": {}, "lr": 1.0, "lr_shape": {}}
+    blind["optimizer"]["weight_decay"] = dict.fromkeys(blind["optimizer"]["weight_decay"], 0.0)
+    return blind | {"log2_lr": 0.0}
+
+
+def measure(
+    rungs: Sequence[Rung],
+    corpus: data.Corpus,
+    *,
+    seeds: Sequence[int],
+    steps: int,
+    batch_size: int,
+    update: float,
+    on_run: Callable[[int, int, float], None] = lambda done, total, seconds: None,
+) -> list[dict[str, Any]]:
+    """Train every rung on the corpus and return directions.measure_directions' rows."""
+    ladder = [
+        Trainee(
+            rung.width,
+            rung.p,
+            partial(_fresh, rung, corpus),
+            partial(_optimizers, rung),
+            partial(_gradients, corpus, {"batch_size": batch_size, "context": rung.model.context}),
+        )
+        for rung in rungs
+    ]
+    return measure_directions(ladder, seeds=seeds, steps=steps, update=update, on_run=on_run)
+
+
+def _fresh(rung: Rung, corpus: data.Corpus, seed: int) -> nn.Module:
+    model = make_model(rung.model, corpus.vocab_size, rung.width, rung.science["depth"], rung.p.forward)
+    init_(model, rung.p.scalings, rung.p.growths, base_stds(rung.science), seed)
+    return model
+
+
+def _optimizers(rung: Rung, model: nn.Module) -> list[torch.optim.Optimizer]:
+    return make_optimizers(model, rung.science, rung.p)
+
+
+def _gradients(
+    corpus: data.Corpus,
+    part_of: Mapping[str, int],
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    seed: int,
+    step: int,
+    loss_scale: float,
+) -> Tensor:
+    x, y = (torch.from_numpy(a) for a in data.batch(corpus.train, seed=seed, step=step, **part_of))
+    for optimizer in optimizers:
+        if isinstance(optimizer, UsesSampledLabels) and step % optimizer.hessian_interval == 0:
+            draws = torch.from_numpy(data.label_draws(seed=seed, step=step, **part_of))
+            (loss_scale * sampled_loss(model(x), draws)).backward()
+            optimizer.update_hessian(part_of["batch_size"] * part_of["context"])
+            model.zero_grad(set_to_none=True)
+    loss = loss_scale * model(x, y)
+    loss.backward()
+    return loss

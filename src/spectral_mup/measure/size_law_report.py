@@ -1,0 +1,127 @@
+"""What `derive` found: on the screen, as a rule in YAML, as a figure."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from spectral_mup.analysis.figures.lr_panels import rule_looks
+from spectral_mup.analysis.figures.style import STYLE, WIDTH, page, signed, sizes_on_x
+from spectral_mup.measure.size_law_fit import ClassSlope, Row, SizeLaw, late
+from spectral_mup.scaling.table import columns
+
+GROWTH = {"embedding (m, 1)": (1, 0), "vector (m, 1)": (1, 0), "matrix (m, m)": (1, 1), "matrix (m, 1)": (1, 0)}
+GROWTH |= {"matrix (1, m)": (0, 1), "readout (1, m)": (0, 1)}
+
+
+def lr_exponent(c: ClassSlope, slope: float) -> float:
+    """Exponent of m in the lr of a class whose direction grows as m^slope: √(m_out/m_in)/(c·size), c = 1/m on the readout."""
+    out, fan_in = GROWTH[c.label]
+    return (out - fan_in) / 2 + (c.kind == "readout") - slope
+
+
+def text(laws: Sequence[SizeLaw]) -> str:
+    """A paragraph an algorithm: its law, or that none fits; a line a class; what was rejected and by what."""
+    said = [
+        "slope: of log2 ‖direction‖₂ on log2 width; first, last: at the first and last step judged; in loss: exponent in the"
+    ]
+    said += [
+        "size of the loss, 0 for scale-free directions, 1 for the raw gradient; lr ×: the rule that follows, m the width ratio"
+    ]
+    for law in laws:
+        verdict = law.law or "none: measured exponents"
+        verdict += f", or {' or '.join(law.also)}" if law.also else ""
+        said += [f"{law.algorithm}: {verdict}"]
+        cells = [["tensors", "slope [95 %]", "law", "first", "last", "in loss", "lr ×"]]
+        for c in law.classes:
+            known = c.laws[law.law] if law.law else c.slope
+            cells.append([
+                c.label, f"{c.slope:+.2f} [{c.lo:+.2f}, {c.hi:+.2f}]" + ("" if c.judged else " *"),
+                f"{known:+.2f}" if law.law else "–", f"{c.first:+.2f}", f"{c.last:+.2f}",
+                f"{c.gradient:+.2f}", _power(lr_exponent(c, known)),
+            ])  # fmt: skip
+        said += ["  " + line.rstrip() for line in columns(cells)]
+        if not all(c.judged for c in law.classes):
+            said += ["  * not judged: the gradient behind a hidden side that does not grow takes many steps to reach its limit"]
+        said += [f"  not {name}: off by {by:.2f} at {where}" for name, (where, by) in law.rejected.items()]
+        said += [f"  too few to tell: {law.too_few}"] if law.too_few else []
+    return "\n".join(said)
+
+
+def _power(exponent: float) -> str:
+    exponent = round(exponent, 2) + 0.0
+    return "1" if exponent == 0 else f"m^{exponent:g}"
+
+
+def package_name(name: str) -> str:
+    """Name of the rule derived/NAME inside a config."""
+    return "derived_" + re.sub(r"\W", "_", name)
+
+
+def rule_yaml(name: str, laws: Sequence[SizeLaw], measured_on: str) -> str:
+    """conf/rule/derived/NAME.yaml: rule `spectral` with the measured size laws in place of declared ones."""
+    lines = [
+        f"# @package rule.{package_name(name)}",
+        "# `spectral` with size laws that action=derive measured, by kind of tensor.",
+    ]
+    for law in laws:
+        slopes = ", ".join(f"{c.label} {c.slope:+.2f} ± {(c.hi - c.lo) / 2:.2f}" for c in law.classes)
+        lines += [f"# {law.algorithm}: {law.law or 'no named law fits'}; {slopes}."]
+        lines += [f"# Too few to tell: {law.too_few}."] if law.too_few else []
+    lines += [f"source: measured on {measured_on}", "multipliers:", "  attention: {d_head: -1}", "  branch: {m_depth: -1}"]
+    lines += ["  logits: {m_width: -1}", "scaling:", "  size:"]
+    for law in laws:
+        lines += [f"    {law.algorithm}:"]
+        for kind, size in law.exponents.items():
+            lines += [f"      {kind}: {{{', '.join(f'{q}: {x:g}' for q, x in size.items())}}}"]
+    return "\n".join(lines) + "\n"
+
+
+@matplotlib.style.context(["default", STYLE])
+def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> tuple[Figure, pd.DataFrame]:
+    """‖U‖₂ against width, relative to the base: a panel an algorithm, a line a class, dashed what its law says."""
+    cols = min(2, len(laws))
+    shown = math.ceil(len(laws) / cols)
+    note += " Lines: mean over tensors, seeds and steps from 8 on, relative to the smallest width; points: single tensors and "
+    note += "seeds; dashed: the named law, where one fits; in brackets: slope and half of its 95 % interval."
+    fig, grid = page([2.6] * shown, [1] * cols, note)
+    drawn = []
+    looks = rule_looks(list(dict.fromkeys(c.label for law in laws for c in law.classes)))
+    for i, law in enumerate(laws):
+        ax = fig.add_subplot(grid[i // cols, i % cols])
+        ax.set_title(f"{law.algorithm}: {law.law or 'no named law'}", loc="left")
+        for c in law.classes:
+            points = _relative([r for r in measured if (r["algorithm"], r["label"]) == (law.algorithm, c.label)])
+            x, y = np.log2([width for _, width, _ in points]), np.array(list(points.values()))
+            look = looks[c.label]
+            ax.plot(x, y, ls="", ms=2, alpha=0.35, mew=0, **look)
+            widths = np.unique(x)
+            label = f"{c.label}  {signed(c.slope)} (±{(c.hi - c.lo) / 2:.2f})"
+            ax.plot(widths, [y[x == w].mean() for w in widths], ms=3.5, label=label, **look)
+            if law.law:
+                ax.plot(widths, c.laws[law.law] * (widths - widths[0]), ls="--", lw=0.8, color=look["color"])
+            drawn += [(law.algorithm, c.label, *key, value) for key, value in points.items()]
+        sizes_on_x(ax, sorted({r["width"] for r in measured}), "width", (WIDTH - 1) / cols)
+        ax.set_ylabel(r"log2 $\|U\|_2$, relative to the base")
+        ax.legend(fontsize=7, loc="upper left")
+    return fig, pd.DataFrame(drawn, columns=["algorithm", "tensors", "tensor", "width", "seed", "log2_ratio"])
+
+
+def _relative(measured: Sequence[Row]) -> dict[tuple[str, int, int], float]:
+    """{(tensor, width, seed): mean log2 ‖U‖₂ over the late steps, less that of the tensor at the smallest width}."""
+    groups: dict[tuple[str, int, int], list[float]] = {}
+    for r in late(measured):
+        groups.setdefault((r["tensor"], r["width"], r["seed"]), []).append(np.log2(r["direction"]))
+    mean = {key: float(np.mean(values)) for key, values in groups.items()}
+    smallest = min(width for _, width, _ in mean)
+    base: dict[str, list[float]] = {}
+    for (tensor, width, _), value in mean.items():
+        if width == smallest:
+            base.setdefault(tensor, []).append(value)
+    return {key: value - float(np.mean(base[key[0]])) for key, value in mean.items()}

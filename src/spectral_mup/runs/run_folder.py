@@ -1,0 +1,285 @@
+"""The run folder: the truth about one Point. This module alone knows its paths.
+
+    runs/<run_id>/
+        config.json        the Point's science config; its hash is the folder's name
+        attempts/<n>/      who trained it: owner.json, claimed by one atomic rename; the highest n holds the run; its heartbeat
+                           and, once another attempt follows, its error.txt
+        provenance.json    code, packages, machine of the last attempt
+        status.json        step and losses while it runs
+        timing.json        seconds and steps of the attempt that ended it
+        metrics.jsonl      one line a step
+        norms.jsonl        one line a probed step and module or tensor
+        ckpt/              last checkpoints
+        error.txt          traceback of the last failure
+        wandb.json         up to which step it was pushed to Weights & Biases, and where
+        result.json        written LAST; its presence is the only proof of an end
+
+One writer a file, and every file but the two .jsonl is replaced atomically. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import rfc8785
+
+from spectral_mup.util.processes import is_alive, process_start
+
+
+class RecordError(RuntimeError):
+    """A run folder that contradicts itself; the message names the folder and the fix."""
+
+
+class HeldError(RuntimeError):
+    """Somebody else is training this run."""
+
+
+def run_id(science: Mapping[str, Any]) -> str:
+    """First 16 hex digits of SHA-256 over the canonical JSON (RFC 8785) of a science config."""
+    return hashlib.sha256(rfc8785.dumps(dict(science))).hexdigest()[:16]
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: readers see the old content or the new, never half. Raises OSError, leaving the old."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def json_bytes(value: Any) -> bytes:
+    """Readable JSON with sorted keys. Raises ValueError on numbers that are not finite."""
+    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> Any | None:
+    """Content of a file, None if it is not there. Raises RecordError if it is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        obstacle = next(p for p in path.parents if p.is_file())
+        raise RecordError(f"{obstacle} is a file where a folder should be; move it away, or set paths.runs") from None
+    except ValueError:
+        raise RecordError(f"{path}: not JSON; restore the file, or delete the run folder to train it again") from None
+
+
+class RunFolder:
+    """Paths and writes of one run. Creating the object touches nothing."""
+
+    def __init__(self, runs: Path, identity: str) -> None:
+        self.run_id = identity
+        self.path = runs / identity
+        self.nonce: str | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "ckpt"
+
+    def newest_checkpoint(self) -> int:
+        """Step of the newest checkpoint, 0 if there is none."""
+        return max((int(p.stem) for p in self.checkpoints.glob("*.pt") if p.stem.isdigit()), default=0)
+
+    # --- config ---------------------------------------------------------------------------------------------------
+
+    def write_config(self, science: Mapping[str, Any]) -> None:
+        """Write the config once; a folder that is there must hold the same one."""
+        if not self.check_config():
+            write_atomic(self.path / "config.json", json_bytes(science))
+
+    def check_config(self) -> bool:
+        """Whether the folder has a config. Raises RecordError if it does not hash to the folder's name."""
+        science = read_json(self.path / "config.json")
+        if science is None:
+            return False
+        if run_id(science) != self.run_id:
+            raise RecordError(
+                f"{self.path}/config.json does not hash to the folder's name, so it was edited after the run began; "
+                "restore it, or move the folder away to train the run again"
+            )
+        return True
+
+    # --- claims ---------------------------------------------------------------------------------------------------
+
+    def owner(self) -> dict[str, Any] | None:
+        """Who made the latest attempt, or None."""
+        numbers = self.attempts()
+        return read_json(self.path / "attempts" / str(numbers[-1]) / "owner.json") if numbers else None
+
+    def attempts(self) -> list[int]:
+        """Numbers of the attempts so far, ascending."""
+        folder = self.path / "attempts"
+        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+
+    def claim(self, lives: Callable[[Mapping[str, Any]], bool] | None = None, slurm: Mapping[str, Any] | None = None) -> None:
+        """Take the run for this process. Raises HeldError while a live process holds it.
+
+        `lives` says whether the writer of an owner.json is still at work; without it, `is_alive` does. `slurm` names the job
+        that this process belongs to.
+
+        A claim is the rename of a prepared folder to the next attempt's number: the claim never exists without its owner,
+        and of two processes that try, one gets ENOTEMPTY. Nothing is ever deleted, so no claim can be lost to a race.
+        """
+        numbers = self.attempts()
+        holder = self.owner()
+        if holder is not None and (lives or is_alive)(holder):
+            by = f"process {holder['pid']} on {holder['host']}"
+            if holder.get("slurm"):
+                by = f"SLURM job {holder['slurm']['job']} on {holder['host']}"
+            elif holder["host"] != socket.gethostname():
+                by += f"; if that machine is gone, delete {self.path}/attempts"
+            raise HeldError(f"{self.run_id} is held by {by}")
+        nonce = secrets.token_hex(8)
+        attempts = self.path / "attempts"
+        prepared = attempts / f"new.{nonce}"
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid()), "nonce": nonce}
+        owner |= {"time": time.time()} | ({"slurm": dict(slurm)} if slurm else {})
+        try:
+            write_atomic(prepared / "owner.json", json_bytes(owner))
+            os.rename(prepared, attempts / str((numbers[-1] if numbers else 0) + 1))
+        except OSError as error:
+            shutil.rmtree(prepared, ignore_errors=True)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise HeldError(f"{self.run_id} was claimed by another process just now") from None
+        self.nonce = nonce
+        self._set_error_aside(numbers)
+
+    def check_claim(self) -> None:
+        """Fencing: raise HeldError if this process lost the run (it was believed dead), so that it writes nothing more."""
+        holder = self.owner()
+        if holder is None or holder["nonce"] != self.nonce:
+            raise HeldError(f"{self.run_id} was taken over by another process")
+
+    def beat(self) -> None:
+        """Say that the claim's holder is alive. Raises HeldError if somebody else has it by now."""
+        self.check_claim()
+        write_atomic(self.path / "attempts" / str(self.attempts()[-1]) / "heartbeat.json", json_bytes({"time": time.time()}))
+
+    def last_beat(self) -> float | None:
+        """When the latest attempt was last known to be alive, in seconds since the epoch."""
+        numbers = self.attempts()
+        if not numbers:
+            return None
+        attempt = self.path / "attempts" / str(numbers[-1])
+        return ((read_json(attempt / "heartbeat.json") or read_json(attempt / "owner.json")) or {}).get("time")
+
+    # --- metrics --------------------------------------------------------------------------------------------------
+
+    def append(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Append rows to metrics.jsonl or norms.jsonl, whole lines in one write. Non-finite numbers become null."""
+        self.check_claim()
+        text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in rows)
+        with (self.path / name).open("a") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())  # a checkpoint that follows must never know more than the rows
+
+    def cut(self, name: str, last_step: int) -> None:
+        """Drop the rows after `last_step`, and a last line that was cut off: what a resumed run will write again."""
+        path = self.path / name
+        if path.exists():
+            rows = [row for row in read_rows(path) if row["step"] <= last_step]
+            write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    # --- status and result ----------------------------------------------------------------------------------------
+
+    def write_provenance(self, value: Mapping[str, Any]) -> None:
+        write_atomic(self.path / "provenance.json", json_bytes(value))
+
+    def write_status(self, value: Mapping[str, Any]) -> None:
+        """A hint for people; unlike results it is not worth failing a run for."""
+        try:
+            write_atomic(self.path / "status.json", json_bytes(_finite(dict(value))))
+        except OSError:
+            pass
+
+    def status(self) -> dict[str, Any] | None:
+        return read_json(self.path / "status.json")
+
+    def write_timing(self, value: Mapping[str, Any]) -> None:
+        write_atomic(self.path / "timing.json", json_bytes(value))
+
+    def timing(self) -> dict[str, Any] | None:
+        return read_json(self.path / "timing.json")
+
+    def write_pushed(self, value: Mapping[str, Any]) -> None:
+        write_atomic(self.path / "wandb.json", json_bytes(value))
+
+    def pushed(self) -> dict[str, Any] | None:
+        return read_json(self.path / "wandb.json")
+
+    def write_error(self, text: str) -> None:
+        """Write the traceback of a failure. Raises HeldError if this process lost the run, whose failure it is not."""
+        if self.nonce is not None:
+            self.check_claim()
+        write_atomic(self.path / "error.txt", text.encode())
+
+    def error(self) -> str | None:
+        """Traceback with which the latest attempt failed, or None."""
+        try:
+            return (self.path / "error.txt").read_text(errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def forgive(self) -> None:
+        """Put the last failure with its attempt, so that the run counts as to do again."""
+        self._set_error_aside(self.attempts())
+
+    def _set_error_aside(self, attempts: list[int]) -> None:
+        try:
+            if attempts:
+                os.replace(self.path / "error.txt", self.path / "attempts" / str(attempts[-1]) / "error.txt")
+            else:
+                (self.path / "error.txt").unlink()
+        except FileNotFoundError:
+            pass
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write result.json, after a last look that the run is still ours."""
+        self.check_claim()
+        write_atomic(self.path / "result.json", json_bytes(_finite(dict(result))))
+
+    def result(self) -> dict[str, Any] | None:
+        return read_json(self.path / "result.json")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None
+    return value
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a .jsonl file; a last line without its end was cut off by a kill and is skipped.
+
+    Raises RecordError on a broken line anywhere else.
+    """
+    with path.open() as f:
+        for number, line in enumerate(f, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError:
+                raise RecordError(f"{path}, line {number}: not JSON; the file was damaged, delete the run folder") from None

@@ -1,0 +1,217 @@
+"""Scalings of a whole model against a base model of the same architecture: what the public functions work with."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from spectral_mup.config.presets import Declared, optimizer_of, rule_of
+from spectral_mup.scaling.forward_multipliers import Attention, find_blocks, look_at_attention
+from spectral_mup.theory.growth import Growth, count_blocks, in_first_block, look, measure_growth, named_parameters, owners
+from spectral_mup.theory.rules import Law, Multipliers, Rule, Scaling
+
+
+@dataclass(frozen=True, eq=False)
+class Scalings(Mapping[str, Scaling]):
+    """{parameter name: Scaling}, and what they were derived from. Wrappers' prefixes are not part of the names.
+
+    multipliers  numbers of the forward pass relative to the base, where each is 1 (`multipliers` gives the absolute ones)
+    base_std     init std of the base model's tensor, measured; None stays as built (vectors, constants)
+    notes        what was not done, and what is left to the user
+    """
+
+    scalings: Mapping[str, Scaling]
+    growths: Mapping[str, Growth]
+    shapes: Mapping[str, tuple[int, ...]]
+    algorithm: Mapping[str, str]
+    optimizer: Declared = field(repr=False)
+    rule: Rule = field(repr=False)
+    multipliers: Multipliers = field(default_factory=lambda: Multipliers(1.0))
+    attention: Attention = field(default_factory=Attention, repr=False)
+    residual_blocks: tuple[str, ...] = ()
+    base_std: Mapping[str, float | None] = field(default_factory=dict, repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Scaling:
+        return self.scalings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scalings)
+
+    def __len__(self) -> int:
+        return len(self.scalings)
+
+
+def scale(
+    model: nn.Module,
+    base: nn.Module,
+    *,
+    optimizer: str | Law | Mapping[str, Law] | Declared = "adamw",
+    rule: str | Rule = "spectral_readout",
+    residual_blocks: Sequence[str] = (),
+    embeddings: Sequence[str] = (),
+    wider: nn.Module | None = None,
+) -> Scalings:
+    """Scaling of every parameter of `model` against `base`, by a rule for an optimizer (arXiv 2310.17813, theory/rules.py).
+
+    model, base      instances of one architecture, of any width and depth, on any device, the meta device too
+    optimizer        a name of conf/optimizer, a Law, a Law for each kind of tensor, or what `derive` returns
+    rule             a name of conf/rule, or a Rule. `spectral_readout` needs no logits multiplier, but untied embeddings
+    residual_blocks  prefixes of blocks whose outputs are added up, before their index, as in ("layers.",): for depth, and for
+                     hidden sides that do not grow. Found by itself where blocks are named as in GPT-2 or Llama
+    embeddings       bare parameters that are looked up or added like embeddings: positions, class tokens
+    wider            any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ
+
+    Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer, and
+    ValueError on tied embeddings under a rule without a logits multiplier.
+    """
+    declared, rule = optimizer_of(optimizer), rule_of(rule)
+    seen, base_seen = look(model, embeddings), look(base, embeddings)
+    blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(seen)
+    growths = measure_growth(model, base, wider, blocks, embeddings)
+    if declared.mixed and not kinds_known(growths):
+        raise ValueError(
+            f"optimizer={declared.name!r} treats kinds of tensors differently, but no dim grows from base to model; "
+            "tell which can by a third instance, as in scale(model, base, wider=build(2 * width))"
+        )
+    tied = _tied_tables(model)
+    if tied and not rule.for_tied:
+        raise ValueError(
+            f"{tied[0]}: tied to the output layer, which rule={rule.name!r} scales by its init and lr; "
+            'use rule="spectral" and set_multipliers_(model, scalings), which puts the factor on the logits'
+        )
+    m_depth, attention = _m_depth(seen, base_seen, blocks), look_at_attention(model, base)
+    here, there = attention.head_size or (1, 1)
+    forward = rule.forward(_m_width(growths, tied), m_depth, here / there, 1.0)
+    shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
+    role = {name: _role(growth, len(shapes[name]), declared) for name, growth in growths.items()}
+    algorithm = {name: declared.roles[role[name]] for name in growths}
+    base_std = _base_std(base, growths, tied, blocks)
+    for name in growths:
+        if base_std[name] == 0 and declared.laws[role[name]].size.get("s"):
+            raise ValueError(
+                f"{name}: starts at zero, but {algorithm[name]} scales its step to the weight's norm; "
+                "give it an init, or another optimizer as in optimizer='adamw'"
+            )
+    return Scalings(
+        scalings={name: rule.scale(growth, declared.laws[role[name]], forward, m_depth) for name, growth in growths.items()},
+        growths=growths,
+        shapes=shapes,
+        algorithm=algorithm,
+        optimizer=declared,
+        rule=rule,
+        multipliers=forward,
+        attention=attention,
+        residual_blocks=blocks,
+        base_std=base_std,
+        notes=tuple(_notes(forward, attention, blocks, algorithm, growths, declared)),
+    )
+
+
+def kinds_known(growths: Mapping[str, Growth]) -> bool:
+    """Whether any weight tells how it grows, or there is none to ask."""
+    weights = [growth for growth in growths.values() if growth.base_shape[1] > 1 or growth.kind == "embedding"]
+    return not weights or any(growth.kind != "fixed" for growth in weights)
+
+
+def _role(growth: Growth, dims: int, declared: Declared) -> str:
+    """Whose algorithm trains a tensor: its kind's, but the vectors' if its shape is no matrix's and matrices have their own."""
+    kind = "vector" if growth.kind == "fixed" else growth.kind
+    return "vector" if kind == "matrix" and dims > 2 and declared.roles["matrix"] != declared.roles["vector"] else kind
+
+
+def _tied_tables(model: nn.Module) -> list[str]:
+    """Names of embedding tables that are the weight of another layer too."""
+    held = owners(model)
+    tables = nn.Embedding | nn.EmbeddingBag
+    return [
+        name
+        for name, p in named_parameters(model).items()
+        if any(isinstance(m, tables) for m in held[id(p)]) and not all(isinstance(m, tables) for m in held[id(p)])
+    ]
+
+
+def _m_depth(seen: Mapping[str, Any], base: Mapping[str, Any], blocks: Sequence[str]) -> float:
+    ratios = {}
+    for prefix in blocks:
+        counts = [count_blocks(names, prefix) for names in (seen, base)]
+        if not all(counts):
+            raise ValueError(
+                f"residual_blocks: no parameter is named {prefix}0. and so on; names begin as {next(iter(seen), '')}"
+            )
+        ratios[prefix] = counts[0] / counts[1]
+    if len(set(ratios.values())) > 1:
+        raise ValueError(f"residual_blocks: grown by different factors {ratios}; one depth multiplier cannot serve them")
+    return next(iter(ratios.values()), 1.0)
+
+
+def _m_width(growths: Mapping[str, Growth], tied: Sequence[str]) -> float:
+    """Growth of what the output layer reads."""
+    read = [growth.m_in for growth in growths.values() if growth.kind == "readout"]
+    read += [growths[name].m_out for name in tied]
+    return max(read or [growth.m_out for growth in growths.values()], default=1.0)
+
+
+@torch.no_grad()
+def _base_std(
+    base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], blocks: Sequence[str]
+) -> dict[str, float | None]:
+    """Init std of the base model's tensors: of its values, or on the meta device what its config or its fan_in says."""
+    found = named_parameters(base)
+    declared = getattr(getattr(base, "config", None), "initializer_range", None)
+    stds: dict[str, float | None] = {}
+    for name, growth in growths.items():
+        p = found[name] if name in found else found[in_first_block(name, blocks)]
+        if p.ndim < 2:
+            stds[name] = None
+        elif not p.is_meta:
+            full = p.detach().double()
+            stds[name] = None if (s := float(full.std(correction=0))) == 0 and bool(full.any()) else s
+        elif declared is not None:
+            stds[name] = declared
+        else:  # a tied table starts as the readout that it also is
+            stds[name] = growth.base_shape[0] ** -0.5 if name in tied else growth.base_shape[1] ** -0.5
+    return _pooled(stds, growths, blocks)
+
+
+def _pooled(stds: Mapping[str, float | None], growths: Mapping[str, Growth], blocks: Sequence[str]) -> dict[str, float | None]:
+    """Stds of one tensor over the blocks as one number, where they agree within the error of a sample."""
+    alike: dict[str, list[str]] = {}
+    for name, std in stds.items():
+        if std is not None:
+            alike.setdefault(in_first_block(name, blocks), []).append(name)
+    pooled = dict(stds)
+    for names in alike.values():
+        measured = [stds[name] or 0.0 for name in names]
+        mean = (sum(s**2 for s in measured) / len(measured)) ** 0.5
+        size = min(math.prod(growths[name].base_shape) for name in names)
+        if all(abs(s - mean) <= 5 * mean / (2 * size) ** 0.5 for s in measured):
+            pooled |= dict.fromkeys(names, mean)
+    return pooled
+
+
+def _notes(
+    forward: Multipliers,
+    attention: Attention,
+    blocks: Sequence[str],
+    algorithm: Mapping[str, str],
+    growths: Mapping[str, Growth],
+    declared: Declared,
+) -> Iterator[str]:
+    if not blocks:
+        yield "no residual_blocks given: depth is not scaled, and hidden sides that do not grow count as inputs or outputs"
+    if attention.head_size is None and any(re.search("att|query|qkv|q_proj", name.lower()) for name in growths):
+        yield "attention: no module tells its head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
+    for name, growth in growths.items():
+        if growth.kind == "matrix" and algorithm[name] != declared.roles["matrix"]:
+            yield f"{name}: no matrix by its shape, so {algorithm[name]} trains it"
+    wanted = {part: x for part, x in asdict(forward).items() if x != 1}
+    if wanted:
+        said = ", ".join(f"{part} × {x:.4g}" for part, x in wanted.items())
+        yield f"the forward pass must carry {said} (relative to the base): set_multipliers_ or multipliers"

@@ -1,0 +1,123 @@
+"""One Point over two processes of a SLURM task: the losses of one process, and what happens when one of the two is lost."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from support.launches import kill, until
+from support.runs import TINY, first_point, run_point
+from support.slurm_sweeps import Site
+
+from spectral_mup.config.compose import load_config
+
+PAIR = [*TINY, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-6]", "lr.adaptive=false", "train.devices=2", "cluster.cpus=1"]
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def alone(overrides: list[str], tmp: Path, corpus) -> tuple[str, list[float]]:
+    """Run id and losses of the same Point in this process; the team is no part of its id."""
+    config = load_config([o for o in overrides if not o.startswith(("train.devices", "train.shard", "cluster.cpus"))])
+    folder, _ = run_point(first_point(config), tmp / "alone", corpus)
+    return folder.run_id, losses(folder.path)
+
+
+def close(ours: list[float], theirs: list[float]) -> bool:
+    return len(ours) == len(theirs) and all(abs(a - b) <= 1e-5 * abs(b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer, kind", [("adamw", ()), ("shampoo", ("train.shard=true", "cluster.nodes=2"))])
+def test_two_processes_train_as_one(slurm, tmp_path, corpus, optimizer, kind):
+    """DDP on one node and FSDP2 over two nodes, a task each; all optimizers both ways are in test_team.py."""
+    overrides = [*PAIR, "train.steps=20", f"optimizer={optimizer}"]
+    site = Site(tmp_path, slurm)
+    assert site.call([*overrides, *kind]).code == 0
+    site.until([*overrides, *kind], "the end", lambda s: s == {"done": 1})
+    run_id, whole = alone(overrides, tmp_path, corpus)
+    assert close(losses(site.runs / run_id), whole)
+    assert not close(losses(site.runs / run_id), whole[1:] + whole[:1])
+    assert json.loads((site.runs / run_id / "provenance.json").read_text())["devices"] == 2
+
+
+LONG = [*PAIR, "train.steps=500", "cluster.checkpoint_seconds=0.2", "cluster.log_every=5"]
+
+
+def ranks(slurm) -> list[int]:
+    """Pids of the two training processes."""
+    found = []
+    for pid in slurm.job_pids():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"spectral_mup.cluster.slurm.array_task" in words and b"srun" not in words[0]:
+            found.append(pid)
+    return found
+
+
+@pytest.fixture(scope="module")
+def unbroken(slurm_cluster, tmp_path_factory):
+    """Run id and losses of LONG, trained by two processes that nothing happened to."""
+    site = Site(tmp_path_factory.mktemp("unbroken"), slurm_cluster)
+    assert site.call(LONG).code == 0
+    site.until(LONG, "the end", lambda s: s == {"done": 1})
+    site.until_idle()
+    (run,) = site.runs.iterdir()
+    return run.name, losses(run)
+
+
+@pytest.mark.slow
+def test_a_lost_rank_ends_the_task_which_is_queued_again_and_resumes(slurm, tmp_path, unbroken):
+    site = Site(tmp_path, slurm)
+    assert site.call(LONG).code == 0
+    until(lambda: list(site.runs.glob("*/ckpt/*.pt")), "a checkpoint")
+    pair = ranks(slurm)
+    assert len(pair) == 2, pair
+    kill(max(pair))
+    until(lambda: "peer lost" in site.log() and "queued again, time 1 of 5" in site.log(), "the batch script's word")
+    site.until(LONG, "the end", lambda s: s == {"done": 1})
+    run_id, whole = unbroken
+    assert losses(site.runs / run_id) == whole
+    first, second = site.attempts()[run_id]
+    assert (first["slurm"]["restart"], second["slurm"]["restart"]) == (0, 1) and len(site.numbered()) == 1
+    log = site.log()
+    assert "rank 0 on" in log and "Traceback" in log  # whose peer was gone
+    assert (site.runs / run_id / "attempts/1/error.txt").exists() and not (site.runs / run_id / "error.txt").exists()
+
+
+@pytest.mark.slow
+def test_a_rank_that_raises_names_its_traceback_and_is_not_begun_again(slurm, tmp_path):
+    """The disk of rank 1 is no obstacle to it: it writes nothing. So rank 0's is, and what both end with is rank 0's error."""
+    site = Site(tmp_path, slurm)
+    run_id = first_point(load_config([*PAIR, "cluster=slurm", "cluster.gpus=0"])).run_id
+    (site.runs / run_id / "norms.jsonl").mkdir(parents=True)
+    assert site.call(PAIR).code == 0
+    site.until(PAIR, "the failure", lambda s: s == {"failed": 1})
+    site.until_idle()
+    error = (site.runs / run_id / "error.txt").read_text()
+    assert error.startswith("rank 0 on ") and "IsADirectoryError" in error
+    why = site.call([*PAIR, "action=why"])
+    assert "exception (1 point, not begun again by itself)" in why.out and "IsADirectoryError" in why.out
+    (site.runs / run_id / "norms.jsonl").rmdir()
+    assert site.call(PAIR).code == 0 and len(site.numbered()) == 1  # a plain launch leaves it alone
+    assert site.call([*PAIR, "action=retry"]).code == 0
+    site.until(PAIR, "the end", lambda s: s == {"done": 1})
+
+
+@pytest.mark.slow
+def test_a_warning_to_a_team_saves_and_queues_it_again(slurm, tmp_path, unbroken):
+    site = Site(tmp_path, slurm)
+    assert site.call(LONG).code == 0
+    until(lambda: list(site.runs.glob("*/ckpt/*.pt")), "a checkpoint")
+    (job,) = [json.loads((p / "job.json").read_text())["id"] for p in site.numbered()]
+    slurm.run("scancel", f"--signal={signal.SIGUSR2.name[3:]}", f"{job}_0")
+    until(lambda: "all is saved; queued again" in site.log(), "the stop")
+    site.until(LONG, "the end", lambda s: s == {"done": 1})
+    run_id, whole = unbroken
+    assert losses(site.runs / run_id) == whole and len(site.attempts()[run_id]) == 2

@@ -1,0 +1,364 @@
+"""Laws of Weights & Biases: it has each step of a run once, whatever was killed or sent again, and no key is ever written."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import wandb
+from support.launches import Launch, OnTerminal, snapshot
+from support.runs import TINY
+
+from spectral_mup.config.compose import load_config
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.runs.sweep import Point, open_sweep
+from spectral_mup.tracking.live import Mirror
+from spectral_mup.tracking.push import Counts, PushError, push
+
+CANARY = "c0ffee" * 6 + "abcd"
+SHORT = [*TINY, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-8,-6]", "lr.adaptive=false"]  # two points
+RESULT = {"status": "done", "val_loss": 3.5, "train_loss": None, "steps": 12, "corpus": {"name": "x"}}
+
+
+class Server:
+    """What W&B keeps: of each run the rows by step. Stands in for `wandb.init`, which it takes the place of."""
+
+    def __init__(self, log: Path) -> None:
+        self.rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        self.config: dict[str, Any] = {}
+        self.summary: dict[str, dict[str, Any]] = {}
+        self.sent: list[tuple[str, int]] = []
+        self.fails: dict[tuple[str, int], BaseException] = {}
+        self._log = log
+
+    def init(self, *, id: str, resume: str, config: dict[str, Any], **_: Any) -> Any:
+        assert resume == "allow"
+        rows = self.rows.setdefault(id, [])
+        self.config[id] = config
+
+        def log(data: dict[str, Any], step: int | None = None) -> None:
+            last = rows[-1][0] if rows else 0
+            step = last + 1 if step is None else step
+            self.sent.append((id, step))
+            if (id, step) in self.fails:
+                raise self.fails.pop((id, step))
+            if step > last:
+                rows.append((step, data))
+
+        settings = SimpleNamespace(log_internal=str(self._log))
+        summary = self.summary.setdefault(id, {})
+        return SimpleNamespace(
+            log=log, summary=summary, settings=settings, finish=lambda: None, define_metric=lambda *_, **__: None
+        )
+
+    def steps(self, run_id: str) -> list[int]:
+        """The training steps that it has of a run, in its order."""
+        return [data["train_step"] for _, data in self.rows[run_id]]
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    server = Server(tmp_path / "internal.log")
+    monkeypatch.setattr(wandb, "init", server.init)
+    monkeypatch.setattr(wandb, "login", lambda **_: True)
+    monkeypatch.setattr(wandb, "setup", lambda _: SimpleNamespace(settings=SimpleNamespace(base_url="http://w", entity=None)))
+    return server
+
+
+@pytest.fixture
+def points(tmp_path) -> list[Point]:
+    return open_sweep(load_config(SHORT)).plan(lambda p: None).points
+
+
+def rows(first: int, last: int) -> list[dict[str, Any]]:
+    return [{"step": step, "loss": None if step == 3 else 5.0 - step / 10} for step in range(first, last + 1)]
+
+
+def write(runs: Path, point: Point, first: int, last: int, result: dict[str, Any] | None = None) -> RunFolder:
+    """Rows first to last more in a run's folder, as training leaves them."""
+    folder = RunFolder(runs, point.run_id)
+    folder.write_config(point.science)
+    folder.claim(lives=lambda owner: False)  # who wrote before is this process
+    folder.append("metrics.jsonl", rows(first, last))
+    if result is not None:
+        folder.finish(result)
+    return folder
+
+
+def send(tmp_path: Path, points: list[Point], project: str = "p", mode: str = "online") -> Counts:
+    return push(tmp_path, points, project, mode, lambda: None)
+
+
+# --- replay -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_arrives_whole_once_and_then_nothing_is_sent(server, points, tmp_path):
+    write(tmp_path, points[0], 1, 12, RESULT)
+    assert send(tmp_path, points) == Counts(pushed=1, rows=12, unchanged=0, not_begun=1)
+    run_id = points[0].run_id
+    assert list(server.rows) == [run_id] and server.config[run_id] == dict(points[0].science)
+    assert server.rows[run_id] == [
+        (r["step"], {"train_step": r["step"]} | {k: v for k, v in r.items() if k == "loss" and v is not None})
+        for r in rows(1, 12)
+    ]
+    assert server.summary[run_id] == {"status": "done", "val_loss": 3.5, "steps": 12}
+    before = snapshot(tmp_path)
+    server.init = None  # nothing to begin
+    assert send(tmp_path, points) == Counts(pushed=0, rows=0, unchanged=1, not_begun=1)
+    assert snapshot(tmp_path) == before and len(server.sent) == 12
+
+
+def test_a_run_that_grew_sends_only_what_is_new(server, points, tmp_path):
+    point = points[0]
+    write(tmp_path, point, 1, 5)
+    assert send(tmp_path, [point]).rows == 5 and send(tmp_path, [point]) == Counts(0, 0, 1, 0)
+    folder = write(tmp_path, point, 6, 8)
+    with (folder.path / "metrics.jsonl").open("a") as f:
+        f.write('{"step": 9, "lo')  # as a kill leaves it
+    assert send(tmp_path, [point]).rows == 3
+    folder.cut("metrics.jsonl", 6)  # resumed from a checkpoint before what was pushed
+    assert send(tmp_path, [point]) == Counts(0, 0, 1, 0)
+    write(tmp_path, point, 7, 12, RESULT)
+    assert send(tmp_path, [point]) == Counts(1, 4, 0, 0)
+    assert [step for _, step in server.sent] == server.steps(point.run_id) == list(range(1, 13))
+
+
+def test_a_result_alone_is_sent_too(server, points, tmp_path):
+    folder = write(tmp_path, points[0], 1, 12)
+    send(tmp_path, points[:1])
+    folder.finish(RESULT)
+    assert send(tmp_path, points[:1]) == Counts(1, 0, 0, 0)
+    assert server.summary[points[0].run_id]["val_loss"] == 3.5
+
+
+def test_offline_a_run_that_grew_is_written_whole(server, points, tmp_path):
+    """Of two offline folders of one run, a sync lets the later overwrite the earlier."""
+    write(tmp_path, points[0], 1, 5)
+    send(tmp_path, points[:1], mode="offline")
+    write(tmp_path, points[0], 6, 12, RESULT)
+    assert send(tmp_path, points[:1], mode="offline").rows == 12
+    assert send(tmp_path, points[:1], mode="offline") == Counts(0, 0, 1, 0)
+
+
+def test_another_project_gets_all_of_it(server, points, tmp_path):
+    write(tmp_path, points[0], 1, 12, RESULT)
+    send(tmp_path, points[:1])
+    assert send(tmp_path, points[:1], project="q").rows == 12
+    assert send(tmp_path, points[:1], project="q").rows == 0
+
+
+def test_a_killed_push_goes_on_and_each_step_is_there_once(server, points, tmp_path):
+    for point in points:
+        write(tmp_path, point, 1, 12, RESULT)
+    server.fails[points[1].run_id, 7] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        send(tmp_path, points)
+    assert [RunFolder(tmp_path, p.run_id).pushed() is not None for p in points] == [True, False]
+    assert send(tmp_path, points) == Counts(pushed=1, rows=12, unchanged=1, not_begun=0)
+    assert all(server.steps(p.run_id) == list(range(1, 13)) for p in points)
+    assert len(server.sent) == 12 + 7 + 12
+
+
+def test_a_refusal_is_one_line_and_what_was_pushed_stays_so(server, points, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", CANARY)
+    for point in points:
+        write(tmp_path, point, 1, 12, RESULT)
+    server.fails[points[1].run_id, 7] = OSError(f"no route\nto {CANARY}")
+    with pytest.raises(PushError, match="no route to .*wandb login.*WANDB_API_KEY.*wandb.mode=offline.* 1 runs were") as error:
+        send(tmp_path, points)
+    assert "\n" not in str(error.value) and CANARY not in str(error.value)
+    assert send(tmp_path, points).unchanged == 1
+
+
+# --- the live mirror --------------------------------------------------------------------------------------------------
+
+
+def mirrored(run_id: str, *segments: list[dict[str, Any]]) -> None:
+    """A run trained with a live mirror, in a process a segment."""
+    for number, segment in enumerate(segments, 1):
+        mirror = Mirror("online", "p")
+        mirror.start(run_id, {})
+        mirror.log(segment)
+        if number == len(segments):
+            mirror.finish(RESULT)
+        mirror.close()
+        assert mirror.broken is None
+
+
+def test_a_mirrored_run_that_resumed_has_each_step_once_and_a_push_adds_none(server, points, tmp_path):
+    run_id = points[0].run_id
+    mirrored(run_id, rows(1, 8), rows(5, 12))
+    assert server.steps(run_id) == list(range(1, 13)) and server.summary[run_id]["val_loss"] == 3.5
+    write(tmp_path, points[0], 1, 12, RESULT)
+    send(tmp_path, points[:1])
+    assert server.steps(run_id) == list(range(1, 13))
+
+
+def test_rows_without_their_step_would_be_there_twice(server):
+    """The stand-in takes what it is given, so that the laws above can fail."""
+    for segment in (rows(1, 8), rows(5, 12)):
+        run = server.init(id="r", resume="allow", config={})
+        for row in segment:
+            run.log({"train_step": row["step"]})
+    assert server.steps("r") == [*range(1, 9), *range(5, 13)]
+
+
+# --- W&B's own client -------------------------------------------------------------------------------------------------
+
+
+class Answers(BaseHTTPRequestHandler):
+    """The least that W&B's client asks of a server: who am I, what has this run, and a place for its lines."""
+
+    history: dict[str, list[dict[str, Any]]]
+    upload_code: int
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def answer(self, value: Any, code: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(code)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def body(self) -> bytes:
+        raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        return gzip.decompress(raw) if self.headers.get("Content-Encoding") == "gzip" else raw
+
+    def do_PUT(self) -> None:
+        self.body()
+        self.answer({})
+
+    def do_POST(self) -> None:
+        body = self.body()
+        if self.path.endswith("file_stream"):
+            if self.upload_code == 200:
+                lines = self.history.setdefault(self.path.split("/")[-2], [])
+                new = json.loads(body).get("files", {}).get("wandb-history.jsonl", {"offset": len(lines), "content": []})
+                lines[new["offset"] :] = map(json.loads, new["content"])
+            return self.answer({}, self.upload_code)
+        if not body.startswith(b"{"):
+            return self.answer({})
+        asked = json.loads(body)
+        name, known = asked.get("variables", {}).get("name"), self.history.get(asked.get("variables", {}).get("name"), [])
+        operation = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
+        entity = {"id": "e", "name": "me"}
+        tail = {
+            "id": "b", "name": name, "displayName": name, "config": "{}", "tags": [], "wandbConfig": '{"t": 1}',
+            "historyLineCount": len(known), "logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]",
+            "historyTail": json.dumps([json.dumps(row) for row in known[-1:]]),
+            "summaryMetrics": json.dumps((known or [{}])[-1]),
+        }  # fmt: skip
+        bucket = {
+            "id": "b",
+            "name": name,
+            "displayName": name,
+            "config": "{}",
+            "project": {"id": "p", "name": "p", "entity": entity},
+        }
+        self.answer({"data": {
+            "Viewer": {"viewer": {"id": "u", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}},
+            "RunResumeStatus": {"model": {"id": "p", "name": "p", "entity": entity, "bucket": tail if known else None}},
+            "UpsertBucket": {"upsertBucket": {"bucket": bucket, "inserted": not known}},
+            "CreateRunFiles": {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": []}},
+        }.get(operation[1] if operation else "", {})})  # fmt: skip
+
+
+@pytest.fixture
+def service():
+    """A W&B server on this machine: its address, the class that answers."""
+    answers = type("Answers", (Answers,), {"history": {}, "upload_code": 200})
+    http = ThreadingHTTPServer(("127.0.0.1", 0), answers)
+    thread = threading.Thread(target=http.serve_forever)
+    thread.start()
+    yield SimpleNamespace(url=f"http://127.0.0.1:{http.server_port}", answers=answers)
+    http.shutdown()
+    thread.join()
+    http.server_close()
+
+
+def pushed(tmp: Path, *words: str, url: str = "http://127.0.0.1:9", **env: str) -> Launch:
+    """A launch with action=wandb_push that has ended, its W&B folder under tmp; its exit code is `.process.returncode`."""
+    env = {"WANDB_DIR": str(tmp), "WANDB_BASE_URL": url, "WANDB_API_KEY": CANARY} | env
+    (tmp / "wandb").mkdir(exist_ok=True)  # without it W&B would warn and take another
+    launched = Launch(tmp, [*SHORT, "action=wandb_push", *words], env={k: v for k, v in env.items() if v})
+    launched.wait()
+    assert not leaks(tmp), "the key was written"
+    return launched
+
+
+def leaks(tmp: Path) -> list[Path]:
+    """What holds the key: run folders, results, what was printed, W&B's own folder."""
+    return [p for p in tmp.rglob("*") if p.is_file() and CANARY.encode() in p.read_bytes()]
+
+
+def test_a_leak_would_be_found(tmp_path):
+    (tmp_path / "runs" / "r").mkdir(parents=True)
+    (tmp_path / "runs" / "r" / "wandb.json").write_text(f'{{"key": "{CANARY}"}}')
+    assert [p.name for p in leaks(tmp_path)] == ["wandb.json"]
+
+
+def test_a_server_has_each_step_once(service, points, tmp_path):
+    """W&B's client, sent a run that grew and a run whose record was lost, drops what the server has."""
+    for point in points:
+        write(tmp_path / "runs", point, 1, 8)
+    assert pushed(tmp_path, url=service.url).process.returncode == 0
+    for point in points:
+        write(tmp_path / "runs", point, 9, 12, RESULT)
+    (tmp_path / "runs" / points[0].run_id / "wandb.json").unlink()
+    again = pushed(tmp_path, url=service.url)
+    assert again.process.returncode == 0 and again.err == ""
+    assert "pushing 2 points online" in again.out and "2 runs pushed (16 rows)" in again.out
+    for point in points:
+        have = service.answers.history[point.run_id]
+        assert [row["train_step"] for row in have] == [row["_step"] for row in have] == list(range(1, 13))
+        assert [row.get("loss") for row in have] == [row["loss"] for row in rows(1, 12)]
+
+
+def test_rows_that_a_server_refuses_are_not_taken_for_pushed(service, points, tmp_path):
+    write(tmp_path / "runs", points[0], 1, 8)
+    service.answers.upload_code = 403
+    refused = pushed(tmp_path, url=service.url)
+    assert refused.process.returncode == 4 and "403" in refused.err and refused.err.count("\n") == 1
+    assert RunFolder(tmp_path / "runs", points[0].run_id).pushed() is None
+    service.answers.upload_code = 200
+    assert pushed(tmp_path, url=service.url).process.returncode == 0
+    assert len(service.answers.history[points[0].run_id]) == 8
+
+
+def test_offline_leaves_a_folder_a_run_for_sync(points, tmp_path):
+    for point in points:
+        write(tmp_path / "runs", point, 1, 12, RESULT)
+    launch = pushed(tmp_path, "wandb.mode=offline", WANDB_API_KEY="")
+    assert launch.process.returncode == 0 and launch.err == ""
+    folders = [p.name for p in (tmp_path / "wandb").glob("offline-run-*")]
+    assert sorted(name.rpartition("-")[2] for name in folders) == sorted(p.run_id for p in points)
+    assert f"Next: wandb sync {tmp_path}/wandb/offline-run-*" in launch.out
+
+
+def test_without_a_key_it_says_so_in_a_line_and_asks_nothing(points, tmp_path):
+    write(tmp_path / "runs", points[0], 1, 12, RESULT)
+    launch = pushed(tmp_path, WANDB_API_KEY="")
+    assert launch.process.returncode == 4 and launch.err.count("\n") == 1
+    assert re.search("error: W&B: no key.*`wandb login` or WANDB_API_KEY.*wandb.mode=offline", launch.err)
+    terminal = OnTerminal(tmp_path, [*SHORT, "action=wandb_push"])
+    assert terminal.wait() == 4 and "no key" in terminal.out
+
+
+@pytest.mark.slow
+def test_without_a_network_it_says_so_in_a_line_and_in_bounded_time(points, tmp_path):
+    write(tmp_path / "runs", points[0], 1, 12, RESULT)
+    started = time.monotonic()
+    launch = pushed(tmp_path)
+    assert launch.process.returncode == 4 and launch.err.count("\n") == 1 and time.monotonic() - started < 60
+    assert re.search("error: W&B: .*refused.*wandb.mode=offline.*0 runs were pushed before", launch.err)
+    assert RunFolder(tmp_path / "runs", points[0].run_id).pushed() is None

@@ -1,0 +1,96 @@
+"""Sweeps on the test cluster: how they are launched, waited for and compared with an unbroken local one."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from pathlib import Path
+from unittest import mock
+
+from spectral_mup.cluster.slurm.run_states import Report, reconcile
+from spectral_mup.config.compose import load_config
+from spectral_mup.runs.sweep import Sweep, open_sweep, results_of
+from support.launches import PATIENCE, Launch, contents
+from support.runs import TINY
+from support.slurm_cluster import SlurmCluster
+
+ON_SLURM = ["cluster=slurm", "cluster.gpus=0", "cluster.cpus=2", "cluster.memory=2G", "cluster.time=10", "yes=true"]
+HELD = "+cluster.extra={hold: true}"  # until it is released
+FIXED = [*TINY, "lr.adaptive=false"]
+
+
+@functools.cache
+def _sweep(overrides: tuple[str, ...]) -> Sweep:
+    return open_sweep(load_config([*ON_SLURM, *overrides]))
+
+
+class Site:
+    """A user's folder `tmp` and the cluster that launches from it go to."""
+
+    def __init__(self, tmp: Path, cluster: SlurmCluster) -> None:
+        self.tmp, self.cluster = tmp, cluster
+        self.runs, self.jobs = tmp / "runs", tmp / "jobs"
+
+    def start(self, overrides: list[str], *, script: str = "launch.py", env: dict[str, str] | None = None, **more) -> Launch:
+        """A command with cluster=slurm, still at work."""
+        return Launch(self.tmp, [*ON_SLURM, *overrides], script=script, env=self.client() | (env or {}), **more)
+
+    def client(self) -> dict[str, str]:
+        """Environment in which SLURM's commands find the cluster."""
+        env = self.cluster.env()
+        return {k: env[k] for k in ("SLURM_CONF", "PATH")}
+
+    def call(self, overrides: list[str], **more) -> Launch:
+        """The same, once it has ended; `code` is its exit code."""
+        launch = self.start(overrides, **more)
+        launch.code = launch.wait()
+        return launch
+
+    def report(self, overrides: list[str]) -> Report:
+        """What action=status goes by, in this process, where a look costs no start of Python."""
+        with mock.patch.dict(os.environ, self.client()):
+            return reconcile(self.runs, self.jobs, _sweep(tuple(overrides)).plan(results_of(self.runs)).points)
+
+    def states(self, overrides: list[str]) -> dict[str, int]:
+        """Counts by state."""
+        return self.report(overrides).counts()
+
+    def until(self, overrides: list[str], what: str, condition, seconds: float = PATIENCE) -> dict[str, int]:
+        """The first states for which `condition` holds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if condition(states := self.states(overrides)):
+                return states
+            time.sleep(0.5)
+        raise AssertionError(f"waited {seconds} s in vain for {what}: {states}\n{self.log()}")
+
+    def until_idle(self, seconds: float = PATIENCE) -> None:
+        """Wait until no job is left."""
+        end = time.monotonic() + seconds
+        while self.cluster.run("squeue", "--noheader").strip():
+            assert time.monotonic() < end, f"jobs are left after {seconds} s:\n{self.cluster.run('squeue')}\n{self.log()}"
+            time.sleep(0.2)
+
+    def log(self) -> str:
+        """All that tasks have printed."""
+        return "\n".join(f"--- {p}\n{p.read_text(errors='replace')}" for p in sorted(self.jobs.glob("*/log/*.out")))
+
+    def contents(self) -> dict[str, list[bytes]]:
+        return contents(self.runs)
+
+    def attempts(self) -> dict[str, list[dict]]:
+        """Owners of all attempts, by run, the first attempt first."""
+        found = {}
+        for run in sorted(self.runs.iterdir()):
+            numbers = sorted(int(p.name) for p in run.glob("attempts/*") if p.name.isdigit())
+            found[run.name] = [json.loads((run / "attempts" / str(n) / "owner.json").read_text()) for n in numbers]
+        return found
+
+    def submitted(self) -> list[dict]:
+        """What lies in the jobs folder, oldest first."""
+        return [json.loads((p / "submission.json").read_text()) for p in self.numbered()]
+
+    def numbered(self) -> list[Path]:
+        return sorted((p for p in self.jobs.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))

@@ -1,0 +1,182 @@
+"""Laws of the summary: it says what the sweeps' own results say, needs no run, and the same results give the same bytes."""
+
+import json
+import shutil
+
+import matplotlib.text
+import numpy as np
+import pandas as pd
+import pytest
+from support.analysis_data import data
+
+import analyze
+from spectral_mup.analysis.figures.summary import summary_figure
+from spectral_mup.analysis.report import report, text
+from spectral_mup.analysis.results import ResultsError, read_results
+from spectral_mup.analysis.summary import gather, summarize, table
+
+SIZES = (64, 128, 256)
+
+
+def sweep_of(optimizer, rules=("spectral", "standard"), sizes=SIZES, axis="width"):
+    points, norms = data(rules, sizes, axis)
+    return points.assign(optimizer=optimizer), norms
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Four sweeps: all well; nothing bracketed; a width that diverged and a rule not run; other rules."""
+    root, verdicts = tmp_path_factory.mktemp("summary"), {}
+
+    def write(name, points, norms=None):
+        norms = pd.DataFrame() if norms is None else norms
+        verdicts[name] = report(points, norms, name=f"demo/{name}", out_dir=root / name, base_width=64, commit="abc")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spectral_mup.analysis.figures.lr_transfer.FIGURES", {})  # the sweeps' own figures are not read
+        write("adamw", *sweep_of("adamw"))
+        points, _ = sweep_of("sophia")
+        write("sophia", points[points["log2_lr"] <= -9.5])
+        points, _ = sweep_of("muon", ("standard",))
+        points.loc[points["width"] == 256, ["status", "loss"]] = ["diverged", np.nan]
+        write("muon", points)
+        write("lamb", *sweep_of("lamb", ("spectral", "lamb_hidden_0", "paper_2602_20937", "qiu")))
+    return root, verdicts
+
+
+def said(value):
+    """A field of a dataclass as comparable text, numbers to nine digits as in a CSV."""
+    return repr([f"{x:.9g}" for x in np.ravel(value)] if isinstance(value, float | np.ndarray) else value)
+
+
+def test_results_are_read_back_as_they_were_judged(written):
+    root, verdicts = written
+    for name, judged in verdicts.items():
+        (found,) = read_results(root / name)
+        assert text(found.verdicts) == text(judged) and (found.optimizer, found.commit) == (name, "abc")
+        for ours, theirs in zip(found.verdicts, judged, strict=True):
+            for size, o in theirs.optima.items():
+                mine = ours.optima[size]
+                if o is None or mine is None:
+                    assert mine is o
+                    continue
+                for field in ("log2_lr", "lo", "hi", "loss", "bracketed", "open_sides", "log2_lrs", "mean_losses", "n_seeds"):
+                    assert said(getattr(mine, field)) == said(getattr(o, field)), (name, size, field)
+
+
+def test_nothing_is_judged_anew(written, tmp_path):
+    """A verdict that was edited comes out as edited: the summary reports, it does not fit."""
+    shutil.copytree(written[0] / "adamw", tmp_path / "adamw")
+    path = tmp_path / "adamw" / "verdicts.json"
+    edited = json.loads(path.read_text("utf-8"))
+    edited["verdicts"][0] |= {"verdict": "drifts", "slope": {"estimate": 7.0, "lo": 6.0, "hi": 8.0}}
+    path.write_text(json.dumps(edited), "utf-8")
+    row = table(gather(tmp_path)[0]).iloc[0]
+    assert (row["verdict"], row["slope"]) == ("drifts", 7.0)
+
+
+def test_table_has_a_row_a_sweep_and_rule(written):
+    found = table(gather(written[0])[0])
+    rules = ["spectral", "lamb_hidden_0", "paper_2602_20937", "qiu"]
+    expected = [("adamw", "spectral"), ("adamw", "standard"), *(("lamb", rule) for rule in rules), ("muon", "standard")]
+    assert list(zip(found["optimizer"], found["rule"], strict=True)) == [
+        *expected,
+        ("sophia", "spectral"),
+        ("sophia", "standard"),
+    ]
+    adamw, muon, sophia = (found[found["optimizer"] == name].iloc[0] for name in ("adamw", "muon", "sophia"))
+    assert (adamw["verdict"], adamw["features"]) == ("transfers", "passed")
+    assert found["verdict"][1] == "drifts" and found["features"][1] == "1 failed"
+    assert abs(found["slope"][1] + 0.5) < 0.1 and found["slope_lo"][1] < -0.5 < found["slope_hi"][1]
+    assert found["regret"][1] > 0.005 > found["regret"][0]
+    assert abs(adamw["log2_lr_width_64"] + 9) < 0.1 and adamw["loss_width_64"] > adamw["loss_width_256"]
+    assert muon["verdict"] == "undecided" and np.isnan(muon["loss_width_256"]) and muon["diverged"] > 0
+    assert sophia["not_bracketed_width_64"] == "higher" and "test higher lr" in sophia["reason"]
+
+
+def test_order_is_that_of_the_names_and_else_of_the_alphabet(written):
+    assert [r.optimizer for r in gather(written[0])[0]] == ["adamw", "lamb", "muon", "sophia"]
+    chosen, absent = gather(written[0], ["muon", "shampoo", "demo/adamw", "muon"])
+    assert [r.optimizer for r in chosen] == ["muon", "adamw"] and absent == ["shampoo"]
+
+
+def test_the_same_results_give_the_same_bytes_without_runs(written, tmp_path):
+    kinds = ["summary.csv", "summary.pdf", "summary.svg", "summary.png", "summary_figure.csv"]
+    for copy in ("one", "two", "other"):
+        shutil.copytree(written[0] / "muon", tmp_path / copy / "muon")
+    curves = tmp_path / "other" / "muon" / "curves.csv"
+    points = pd.read_csv(curves)
+    points.assign(loss=points["loss"] + 0.01).to_csv(curves, index=False)
+    for copy in ("one", "two", "other"):
+        summarize(tmp_path / copy)
+        assert sorted(p.name for p in (tmp_path / copy).iterdir() if p.is_file()) == sorted(kinds)
+    one, two, other = ([(tmp_path / copy / kind).read_bytes() for kind in kinds] for copy in ("one", "two", "other"))
+    assert one == two
+    assert [a == b for a, b in zip(one, other, strict=True)] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]  # the control; verdicts stand
+
+
+def test_figure_is_fit_for_print_and_says_what_the_table_says(written):
+    sweeps, _ = gather(written[0])
+    figure, drawn = summary_figure(sweeps)
+    assert figure.get_figwidth() <= 6.75 and set(drawn["optimizer"]) == {"adamw", "lamb", "muon", "sophia"}
+    assert len(drawn.query("what == 'optimum' and optimizer == 'adamw'")) == 2 * len(SIZES)
+    figure.draw_without_rendering()
+    texts = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
+    assert min(t.get_fontsize() for t in texts) >= 7
+    page = figure.bbox.padded(1)
+    boxes = [t.get_window_extent() for t in texts]
+    assert all(page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 and b.y1 <= page.y1 for b in boxes)
+    legends = [ax.get_legend() for ax in figure.axes if ax.get_legend()]
+    spots = [legend.get_window_extent() for legend in legends]
+    assert len(spots) == 4 and not any(a.overlaps(b) for i, a in enumerate(spots) for b in spots[:i])
+    for legend, r in zip(legends, sweeps, strict=True):
+        lines = " ".join(t.get_text() for t in legend.get_texts())
+        assert all(v.rule in lines and v.verdict in lines for v in r.verdicts) and "regret" in lines
+        assert f"{r.verdicts[0].slope_lo:+.2f}".replace("-", "\N{MINUS SIGN}") in lines
+    shown = [t.get_text() for t in texts]
+    assert shown.count("not run") == 5  # lamb has no standard, muon no spectral, and three no lamb_hidden_0
+    for ax in figure.axes:
+        for ticks in (ax.get_xticklabels(), ax.get_yticklabels()):
+            spots = [t.get_window_extent() for t in ticks if t.get_text() and t.get_visible()]
+            assert not any(a.overlaps(b) for a, b in zip(spots, spots[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: shutil.rmtree(f), "no such folder"),
+        (lambda f: (f / "adamw" / "verdicts.json").unlink(), "no verdicts.json here or below; analyse its sweeps first"),
+        (lambda f: (f / "adamw" / "verdicts.json").write_text('{"name": "x", '), "verdicts.json: damaged (Expecting"),
+        (lambda f: (f / "adamw" / "verdicts.json").write_text('{"name": "x"}'), "verdicts.json: damaged (no entry 'verdicts')"),
+        (lambda f: (f / "adamw" / "verdicts.json").write_text("[]"), "verdicts.json: damaged"),
+        (lambda f: (f / "adamw" / "curves.csv").unlink(), "curves.csv: not there; write it again"),
+        (lambda f: (f / "adamw" / "curves.csv").write_text(""), "curves.csv: damaged (No columns"),
+        (lambda f: (f / "adamw" / "curves.csv").write_text("a,b\n1,2\n"), "curves.csv: damaged (no entry 'family')"),
+    ],
+)
+def test_bad_input_is_one_line_with_the_fix(written, tmp_path, capsys, spoil, message):
+    folder = tmp_path / "width"
+    shutil.copytree(written[0] / "adamw", folder / "adamw")
+    spoil(folder)
+    assert analyze.main(["--summary", str(folder)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and message in said
+    assert not folder.exists() or not (folder / "summary.csv").exists()
+
+
+def test_command_line(written, tmp_path, capsys):
+    shutil.copytree(written[0] / "adamw", tmp_path / "adamw")
+    assert analyze.main(["--summary", str(tmp_path), "adamw", "shampoo", "--check"]) == 5  # shampoo and a run are missing
+    out = capsys.readouterr().out
+    for line in ("adamw      spectral  transfers", "no results here yet: shampoo", "adamw, standard: 1 of 66 runs missing"):
+        assert line in out
+    for wrong in ([], [str(tmp_path), "rule=spectral"]):
+        assert analyze.main(["--summary", *wrong]) == 2
+    with pytest.raises(ResultsError, match="none of shampoo is analysed here; there is adamw"):
+        gather(tmp_path, ["shampoo"])

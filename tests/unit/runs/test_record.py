@@ -1,0 +1,82 @@
+"""A run folder after kill -9 at any write: readers see the old or the new, never half, and the next process goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from spectral_mup.runs.run_folder import RunFolder, read_rows
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from spectral_mup.runs import run_folder as record
+
+doomed, calls = int(sys.argv[2]), 0
+
+def deadly(real):
+    def call(*args):
+        global calls
+        calls += 1
+        if calls == doomed:
+            os.kill(os.getpid(), 9)
+        done = real(*args)
+        calls += 1
+        if calls == doomed:
+            os.kill(os.getpid(), 9)
+        return done
+    return call
+
+for name in ("fsync", "replace", "rename"):
+    setattr(os, name, deadly(getattr(os, name)))
+folder = record.RunFolder(Path(sys.argv[1]), "r")
+folder.claim()
+for step in (1, 2):
+    folder.append("metrics.jsonl", [{"step": step}])
+    folder.write_status({"step": step})
+    record.write_atomic(folder.checkpoints / f"{step:09d}.pt", b"x" * 100_000)
+folder.finish({"status": "done"})
+"""
+
+
+def write(runs: Path, doomed: int) -> int:
+    """Exit code of a writer that is killed before its write number `doomed`; with 0 it survives."""
+    return subprocess.run([sys.executable, "-c", WRITER, str(runs), str(doomed)], timeout=60).returncode
+
+
+def test_killed_at_each_write_a_reader_sees_the_old_or_the_new(tmp_path):
+    doomed, seen = 0, set()
+    while True:
+        doomed += 1
+        runs = tmp_path / str(doomed)
+        code = write(runs, doomed)
+        if code == 0:
+            break
+        assert code == -9
+        folder = RunFolder(runs, "r")
+        assert all(set(owner) >= {"host", "pid", "nonce"} for owner in [folder.owner()] if owner is not None)
+        assert folder.status() in (None, {"step": 1}, {"step": 2})
+        assert folder.result() in (None, {"status": "done"})
+        assert all(p.stat().st_size == 100_000 for p in folder.checkpoints.glob("*.pt"))
+        metrics = folder.path / "metrics.jsonl"
+        rows = [row["step"] for row in read_rows(metrics)] if metrics.exists() else []
+        assert (
+            rows in ([], [1], [1, 2]) and len(rows) >= folder.newest_checkpoint()
+        )  # a checkpoint never knows more than the rows
+        seen.add((folder.newest_checkpoint(), folder.result() is not None))
+        assert write(runs, 0) == 0 and RunFolder(runs, "r").result() == {"status": "done"}  # what was left does not block
+    assert doomed > 15 and seen == {(0, False), (1, False), (2, False), (2, True)}
+
+
+def test_a_write_in_place_would_be_seen_half_done(tmp_path):
+    """The control: the same bytes without a temporary file."""
+    path = tmp_path / "result.json"
+    code = "import os, sys; f = open(sys.argv[1], 'w'); f.write('{\"status\": '); f.flush(); os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", code, str(path)]).returncode == -9
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return
+    raise AssertionError("a half-written file was read as whole")

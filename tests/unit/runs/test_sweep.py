@@ -1,0 +1,142 @@
+"""Laws of the plan: identity, bracketing, and that it is a function of results alone."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import random
+from dataclasses import asdict
+
+import pytest
+import rfc8785
+from support.runs import first_point
+
+from spectral_mup.runs.run_folder import run_id
+from spectral_mup.runs.sweep import Curve, Sweep, open_sweep, results_of, search_lrs
+
+
+def bowl(best: float, wall: float = math.inf):
+    """A loss curve with its minimum at `best`, diverging (inf) above `wall`."""
+    return lambda x: math.inf if x > wall else 2.0 + 0.05 * (x - best) ** 2
+
+
+@pytest.mark.parametrize("best", [-12.3, -9, -7.2, -6.5, -5, -2.1, 1.0])
+def test_search_brackets_and_refines(best):
+    search = search_lrs([-9, -7, -5], bowl(best), True, 0.5, 30)
+    assert search.finished and search.bracketed and abs(search.best - best) <= 0.25 + 1e-9
+    assert {search.best - 0.5, search.best + 0.5} <= set(search.wanted)
+    fixed = search_lrs([-9, -7, -5], bowl(best), False, 0.5, 30)
+    assert fixed.wanted == [-9, -7, -5] and fixed.bracketed == (-9 < fixed.best < -5)
+
+
+def test_search_stops_at_its_budget_and_says_so():
+    search = search_lrs([-9, -7, -5], bowl(4), True, 0.5, 6)
+    assert search.finished and not search.bracketed and len(search.wanted) == 6
+
+
+def test_divergence_brackets_from_above_and_all_diverged_goes_down():
+    search = search_lrs([-9, -7, -5], bowl(-4, wall=-6.4), True, 0.5, 30)
+    assert search.finished and search.bracketed and search.best == -6.5
+    search = search_lrs([-3, -2, -1], bowl(-8, wall=-6), True, 0.5, 30)
+    assert search.bracketed and search.best == -8
+
+
+def test_plan_does_not_depend_on_the_order_of_results(tiny):
+    """Points come one by one, in random order; the Points of the finished sweep are always the same."""
+    config = tiny("sweep.width=[32,64,128]", "sweep.seed=[0,1]")
+    ends = []
+    for order in range(5):
+        rng, known, sweep = random.Random(order), {}, open_sweep(config)
+        outcome = functools.partial(lambda known, p: known.get(p.run_id), known)
+        while todo := sweep.plan(outcome).todo:
+            point = rng.choice(todo)
+            best = -6.3 - (math.log2(point.curve.width / 32) if point.curve.rule == "standard" else 0)
+            known[point.run_id] = bowl(best, wall=-2)(point.log2_lr) + 0.01 * point.seed
+        ends.append({p.run_id for p in sweep.plan(outcome).points})
+        assert ends[-1] == set(known) and not sweep.plan(outcome).open
+    assert all(end == ends[0] for end in ends)
+    base_best = [p.log2_lr for p in sweep.plan(outcome).points if p.curve == Curve("standard", 128, 2)]
+    assert -6.5 in base_best  # the base's optimum is run at every width: what regret is measured by
+
+
+def test_largest_first_and_nothing_twice(tiny):
+    config = tiny("lr.adaptive=false", "sweep.width=[32,128,64]")
+    sweep = open_sweep(config)
+    todo = sweep.plan(lambda p: None).todo
+    assert [p.curve.width for p in todo] == sorted((p.curve.width for p in todo), reverse=True)
+    assert len({p.run_id for p in todo}) == len(todo) == 2 * 3 * 3
+
+
+def test_identity_is_science_and_nothing_else(tiny):
+    base = first_point(tiny())
+    same = ["cluster.workers=7", "cluster.threads=2", "wandb.mode=offline", "sweep.name=other", "paths.runs=elsewhere",
+            "sweep.width=[32,64,128]", "sweep.lr=[-6,-4,-2]", "sweep.seed=[1,0]", "rule=[spectral]", "lr.budget=20",
+            "cluster.checkpoint_seconds=1", "train.steps=12", "optimizer.algorithms.adamw.lr=1"]  # fmt: skip
+    for override in same:
+        assert first_point(tiny(override), width=32).run_id == base.run_id, override
+    together = tiny()
+    together.train.devices, together.train.shard = 2, True
+    assert first_point(together, width=32).run_id == base.run_id
+    other = ["train.steps=13", "model.dropout=0.1", "sweep.base_width=1", "probe.steps=[1]", "model.tied=true",
+             "optimizer.weight_decay.matrix=0.2", "rule.spectral.multipliers.attention.d_head=-0.5", "train.precision=bfloat16",
+             "optimizer.algorithms.adamw.eps=1e-9", "train.eval_sequences=9"]  # fmt: skip
+    ids = {first_point(tiny(*([override] + ["model.head_size=null", "model.heads=2"] * (override == "sweep.base_width=1"))),
+                       width=32).run_id for override in other}  # fmt: skip
+    assert len(ids) == len(other) and base.run_id not in ids
+    assert first_point(tiny(), seed=1).run_id != base.run_id != first_point(tiny(), log2_lr=-5.75).run_id
+
+
+def test_identity_does_not_depend_on_the_corpus_path(tiny, tmp_path):
+    ids = []
+    for name, text in (("a", "x" * 4000), ("b", "x" * 4000), ("c", "x" * 3999 + "y")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "t.txt").write_text(text)
+        ids.append(first_point(tiny("data=text", f"data.path={tmp_path / name / 't.txt'}")).run_id)
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_golden_id():
+    """An id must not change between versions, Pythons or hash seeds: old results would be lost."""
+    science = {"schema_version": 1, "width": 64, "log2_lr": -6.5, "train": {"steps": 200, "clip": None}, "name": "μ"}
+    assert run_id(science) == run_id(json.loads(json.dumps(science))) == "e5144d1c5be3bda4"
+    assert run_id(science | {"log2_lr": -6.25}) != run_id(science)
+    assert run_id(science | {"width": 64.0}) == run_id(science)  # one number in JSON; the typed config tells them apart
+    with pytest.raises(rfc8785.CanonicalizationError):
+        run_id(science | {"log2_lr": math.nan})
+
+
+def test_overlapping_sweeps_share_runs(tiny):
+    small, large = open_sweep(tiny("lr.adaptive=false")), open_sweep(tiny("lr.adaptive=false", "sweep.width=[32,64,128]"))
+    first = {p.run_id for p in small.plan(lambda p: None).points}
+    second = {p.run_id for p in large.plan(lambda p: None).points}
+    assert first < second and len(second - first) == 2 * 3
+
+
+def test_results_of_reads_folders_and_refuses_an_edited_config(tiny, tmp_path):
+    from spectral_mup.runs.run_folder import RecordError, RunFolder
+
+    config = tiny()
+    point = first_point(config)
+    runs = tmp_path / "runs"
+    folder = RunFolder(runs, point.run_id)
+    assert results_of(runs)(point) is None
+    folder.write_config(point.science)
+    folder.claim()
+    folder.finish({"status": "diverged", "val_loss": None})
+    assert results_of(runs)(point) == math.inf
+    edited = json.loads((folder.path / "config.json").read_text()) | {"seed": 5}
+    (folder.path / "config.json").write_text(json.dumps(edited))
+    with pytest.raises(RecordError, match="was edited after the run began; restore it"):
+        results_of(runs)(point)
+
+
+def test_plan_of_many_points_is_quick(tiny):
+    import time
+
+    config = tiny("lr.adaptive=false", f"sweep.seed={list(range(500))}", f"sweep.lr={[-8, -7, -6, -5, -4]}")
+    start = time.process_time()  # of this process alone: the machine may have other work
+    plan = Sweep(config, "x").plan(lambda p: None)
+    assert len(plan.points) == 2 * 2 * 5 * 500
+    assert time.process_time() - start < 10
+    assert asdict(plan.points[0].curve) == {"rule": "spectral", "width": 32, "depth": 2}

@@ -1,0 +1,196 @@
+"""Laws of the public functions on models of anybody's: published numbers, the base bit for bit, groups, names."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from support.networks import M, gpt, groups_of, mlp, train
+from support.runs import first_point
+from torch import nn
+
+from spectral_mup import explain, make_optimizers, param_groups, scale, set_multipliers_
+from spectral_mup.models.nanogpt import NanoGPT
+from spectral_mup.scaling.build import base_values, parametrize
+from spectral_mup.theory.rules import Law, Multipliers, RuleError
+
+
+def test_importing_the_package_imports_neither_torch_nor_hydra():
+    code = "import sys, spectral_mup; assert not {'torch', 'hydra', 'pandas'} & set(sys.modules); from spectral_mup import *; "
+    code += "assert 'torch' in sys.modules and 'hydra' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_no_submodule_takes_the_name_of_a_public_function():
+    import spectral_mup
+
+    for name in spectral_mup.__all__:
+        assert callable(getattr(spectral_mup, name)), name
+    with pytest.raises(AttributeError, match="no attribute 'scales'"):
+        _ = spectral_mup.scales
+
+
+def mup_package(p: nn.Parameter, base: nn.Parameter, optimizer: str) -> tuple[float, float]:
+    """(lr, init std) multipliers of github.com/microsoft/mup, restated: a dim is infinite if it grows from base to model."""
+    growing = sum(n != b for n, b in zip(p.shape, base.shape, strict=True))
+    if optimizer == "adamw":  # MuAdam: matrix-like over the growth of fan_in, all else as it is
+        lr = 1 / M if growing == 2 else 1.0
+    else:  # MuSGD: vector-like times the width, matrix-like times growth of fan_out over that of fan_in
+        lr = {0: 1.0, 1: float(M), 2: 1.0}[growing]
+    return lr, M**-0.5 if growing == 2 else 1.0  # the readout's init is unscaled: its 1/m is in the forward pass
+
+
+def lr_and_std(scalings) -> list[float]:
+    return [x for s in scalings.values() for x in (s.lr, s.init_std)]
+
+
+@pytest.mark.parametrize("build", [mlp, gpt])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_multipliers_are_those_of_the_mup_package(build, optimizer):
+    model, base = build(16 * M), build(16)
+    scalings = scale(model, base, optimizer=optimizer, rule="spectral", residual_blocks=getattr(model, "residual_blocks", ()))
+    wrong = scale(model, base, optimizer=optimizer, rule="standard")
+    shapes = dict(base.named_parameters())
+    expected = {name: mup_package(p, shapes[name], optimizer) for name, p in model.named_parameters()}
+    flat = [x for pair in expected.values() for x in pair]
+    assert lr_and_std(scalings) == pytest.approx(flat) and list(scalings) == list(expected)
+    assert scalings.multipliers == Multipliers(attention=1.0, logits=1 / M)
+    assert lr_and_std(wrong) != pytest.approx(flat)
+    assert groups_of(param_groups(model, scalings, lr=0.01)) == pytest.approx({n: 0.01 * lr for n, (lr, _) in expected.items()})
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb", "muon", "shampoo", "lion"])
+def test_scalings_and_lrs_are_those_of_a_sweep(tiny, optimizer):
+    """The family's own model through both ways: optimizer and rule from Hydra, and from their files."""
+    config = tiny(f"optimizer={optimizer}", "model.bias=true")
+    science = first_point(config, "spectral", 64, log2_lr=-6).science
+    _, p = parametrize(science, 256)
+
+    def build(width: int) -> NanoGPT:
+        with torch.device("meta"):
+            return NanoGPT(vocab_size=256, context=16, width=width, depth=2, heads=width // 16, hidden=4 * width, bias=True,
+                           tied=False, dropout=0.0, forward=p.forward)  # fmt: skip
+
+    model = build(64)
+    scalings = scale(model, build(32), optimizer=optimizer, rule="spectral", residual_blocks=["blocks."])
+    assert dict(scalings) == p.scalings
+    plans = base_values(science, p)
+    kinds = science["optimizer"]["weight_decay"]
+    for algorithm in {plan.algorithm for plan in plans.values()}:
+        groups = param_groups(model, scalings, lr=2.0**-6, weight_decay=kinds, algorithm=algorithm)
+        mine = {name: plan for name, plan in plans.items() if plan.algorithm == algorithm}
+        assert groups_of(groups) == {name: plan.lr * p.scalings[name].lr for name, plan in mine.items()}
+        assert groups_of(groups, "weight_decay") == {
+            name: plan.weight_decay * p.scalings[name].weight_decay for name, plan in mine.items()
+        }
+    assert "muon" != optimizer or set(scalings.algorithm.values()) == {"muon", "adamw"}
+
+
+@pytest.mark.parametrize("width, equal", [(16, True), (64, False)])
+def test_at_base_width_training_is_plain_torch(width, equal):
+    torch.manual_seed(0)
+    model = mlp(width)
+    scalings = scale(model, mlp(16))
+    plain = copy.deepcopy(model)
+    ones = {(s.init_std, s.lr, s.weight_decay, s.eps) for s in scalings.values()} == {(1.0, 1.0, 1.0, 1.0)}
+    ours = train(model, [torch.optim.AdamW(param_groups(model, scalings, lr=0.01, weight_decay=0.1))])
+    assert set_multipliers_(model, scalings) == []
+    theirs = train(plain, [torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.1)])
+    same = all(a.equal(b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
+    assert (ours == theirs, same, ones) == (equal, equal, equal)
+
+
+def test_kinds_at_base_width_are_told_by_a_third_model():
+    with pytest.raises(ValueError, match="wider=build"):
+        scale(gpt(16), gpt(16), optimizer="muon")
+    scalings = scale(gpt(16), gpt(16), optimizer="muon", residual_blocks=["blocks."], wider=gpt(32))
+    larger = scale(gpt(32), gpt(16), optimizer="muon", residual_blocks=["blocks."])
+    assert scalings.algorithm == larger.algorithm and {s.lr for s in scalings.values()} == {1.0}
+    kinds = {"matrix": 0.1, "embedding": 0.1, "readout": 0.1, "vector": 0.0}
+    with pytest.raises(ValueError, match="kinds are unknown"):
+        param_groups(gpt(16), scale(gpt(16), gpt(16)), lr=0.1, weight_decay=kinds)
+
+
+def test_several_optimizers_take_each_tensor_once():
+    model, base = gpt(64), gpt(16)
+    scalings = scale(model, base, optimizer="muon", residual_blocks=["blocks."])
+    with pytest.raises(ValueError, match="muon is several, .*make_optimizers"):
+        param_groups(model, scalings, lr=0.1)
+    with pytest.raises(ValueError, match="^algorithm='sgd': it trains no tensor"):
+        param_groups(model, scalings, lr=0.1, algorithm="sgd")
+    names = [n for a in ("muon", "adamw") for n in groups_of(param_groups(model, scalings, lr=0.1, algorithm=a))]
+    assert sorted(names) == sorted(n for n, _ in model.named_parameters())
+    optimizers = make_optimizers(model, scalings, lr=0.1)
+    assert [type(o).__name__ for o in optimizers] == ["AdamW", "Muon"]
+    assert sorted(n for o in optimizers for g in o.param_groups for n in g["names"]) == sorted(names)
+    lrs = groups_of([g for o in optimizers for g in o.param_groups])
+    assert lrs["blocks.0.mlp.up.weight"] == pytest.approx(0.1 * 2)  # √(fan_out/fan_in)
+    assert lrs["token.weight"] == pytest.approx(0.1 * 0.25)  # AdamW's share
+
+
+def test_independent_weight_decay_shrinks_alike_at_every_width():
+    model = mlp(64)
+    scalings = scale(model, mlp(16))
+    for independent, expected in ((True, {0.001}), (False, {0.01 * 0.001})):
+        groups = param_groups(model, scalings, lr=0.01, weight_decay=0.001, independent=independent)
+        assert {round(g["lr"] * g["weight_decay"], 12) for g in groups} == expected
+    with pytest.raises(ValueError, match="^weight_decay=.*give a number, or one for each of matrix"):
+        param_groups(model, scalings, lr=0.01, weight_decay={"matrix": 0.1})
+
+
+def test_eps_follows_the_law_of_the_optimizer():
+    model = mlp(64)
+    assert groups_of(param_groups(model, scale(model, mlp(16)), lr=1.0), "eps")["2.weight"] == pytest.approx(1e-8 / M)
+    assert groups_of(param_groups(model, scale(model, mlp(16)), lr=1.0, eps=1e-5), "eps")["2.weight"] == pytest.approx(1e-5 / M)
+    assert all("eps" not in g for g in param_groups(model, scale(model, mlp(16), optimizer="sgd"), lr=1.0))
+
+
+def test_laws_instead_of_names():
+    model, base = mlp(64), mlp(16)
+    adam = Law("mine", {"m_out": 0.5, "m_in": 0.5})
+    plain = {name: s.lr for name, s in scale(model, base).items()}
+    assert {name: s.lr for name, s in scale(model, base, optimizer=adam).items()} == plain
+    laws = {"matrix": Law("mine", {}), "embedding": adam, "readout": adam, "vector": adam}
+    assert scale(model, base, optimizer=laws)["2.weight"].lr == 1
+    with pytest.raises(ValueError, match="^optimizer: no Law for vector"):
+        scale(model, base, optimizer={kind: adam for kind in ("matrix", "embedding", "readout")})
+    with pytest.raises(ValueError, match="^optimizer mine: only its law is known"):
+        make_optimizers(model, scale(model, base, optimizer=adam), lr=0.1)
+
+
+@pytest.mark.parametrize(
+    "choice, message",
+    [
+        ({"optimizer": "adam"}, "^optimizer='adam': no such file; optimizer can be adamw, "),
+        ({"optimizer": "other"}, "^optimizer='other': it declares no size law"),
+        ({"rule": "mup"}, "^rule='mup': no such file; rule can be completep, "),
+    ],
+)
+def test_unknown_names_are_refused_with_those_known(choice, message):
+    with pytest.raises(ValueError, match=message):
+        scale(mlp(64), mlp(16), **choice)
+
+
+def test_a_rule_that_does_not_cover_the_optimizer():
+    with pytest.raises(RuleError, match="completep has no lr for optimizer sgd"):
+        scale(mlp(64), mlp(16), optimizer="sgd", rule="completep")
+
+
+def test_an_installation_without_conf_says_so(monkeypatch, tmp_path):
+    from spectral_mup.config import presets as declared
+
+    monkeypatch.setattr(declared, "ROOT", tmp_path)
+    with pytest.raises(ValueError, match="^optimizer='adamw': .*does not exist; install from a clone"):
+        scale(mlp(64), mlp(16))
+
+
+def test_explain_shows_what_a_group_trains_with():
+    model = mlp(64)
+    scalings = scale(model, mlp(16), rule="spectral")
+    lines = explain(scalings, lr=0.5, weight_decay=0.1).splitlines()
+    (hidden,) = [line.split() for line in lines if line.startswith("2.weight")]
+    assert hidden[1:5] == ["64×64", "matrix", "4", "4"] and hidden[6:11] == ["adamw", "0.125", "0.25", "0.4", "4"]
+    assert "logits 0.25" in lines[1] and "logits × 0.25" in lines[-1]

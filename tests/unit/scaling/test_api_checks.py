@@ -1,0 +1,114 @@
+"""The feature check and the measured size law on a model of anybody's: right ones pass, wrong ones are seen to fail."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from spectral_mup import check_features, derive, make_optimizers, scale
+from spectral_mup.measure.directions import DeriveError
+from spectral_mup.theory.rules import Law
+from spectral_mup.theory.size_laws import SIZE_LAWS
+
+WIDTHS = [32, 64, 128, 256]
+
+
+def mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
+
+
+def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(1000 * seed + step)
+    x = torch.randn(64, 8, generator=g)
+    return x, (x[:, 0] * x[:, 1]).sign().long() + 1
+
+
+def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def check(optimizer: str, lr: float, **settings):
+    return check_features(mlp, WIDTHS, optimizer, lr=lr, batch=batch, loss=loss, **settings)
+
+
+def test_the_formula_passes_and_the_control_fails():
+    state = torch.get_rng_state()
+    verdict = check("muon", 0.1)
+    assert verdict.passed and verdict.control_failed and verdict.exit_code == 0
+    assert torch.get_rng_state().equal(state)
+    lines = str(verdict).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["0", "2", "logits"]
+    assert lines[-1] == "control standard: failed, as it should"
+
+
+def test_a_rule_that_does_not_hold_fails():
+    verdict = check("muon", 0.1, rule="standard", control=None)
+    assert not verdict.passed and "logits" in verdict.check.failed and verdict.exit_code == 5
+
+
+def test_a_pass_beside_a_control_that_passes_too_tells_nothing():
+    verdict = check("muon", 0.1, control="spectral_readout")
+    assert verdict.passed and not verdict.control_failed and verdict.exit_code == 5
+    assert "did not fail: a larger lr" in verdict.text
+
+
+def test_a_control_that_diverges_has_failed():
+    def exploding(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return loss(model, batch) * (math.nan if model[2].weight.std() > 0.5 * model[2].weight.shape[0] ** -0.5 else 1.0)
+
+    verdict = check_features(mlp, [32, 64], "sgd", lr=0.01, batch=batch, loss=exploding, steps=2)
+    assert verdict.control_failed and not verdict.passed
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"widths": [64]}, "^widths=.*a slope needs two widths"),
+        ({"optimizer": "sophia"}, "^optimizer='sophia': it steps on sampled labels"),
+    ],
+)
+def test_what_cannot_be_checked_is_refused(settings, message):
+    arguments = {"widths": [32, 64], "optimizer": "adamw"} | settings
+    with pytest.raises(ValueError, match=message):
+        check_features(mlp, **arguments, lr=0.1, batch=batch, loss=loss)
+
+
+def test_a_model_without_a_loss_of_its_own_needs_one():
+    with pytest.raises(ValueError, match="^loss: the model's output has none"):
+        check_features(mlp, [32, 64], lr=0.1, batch=lambda seed, step: batch(seed, step)[:1])
+
+
+@pytest.mark.parametrize(
+    "optimizer, law",
+    [
+        (torch.optim.NAdam, "entries of order 1 (Adam, ADOPT, Sophia, Lion)"),
+        (functools.partial(torch.optim.SGD, momentum=0.9), "raw gradient (SGD)"),
+    ],
+    ids=["NAdam", "SGD"],
+)
+def test_a_size_law_is_measured_without_being_told(optimizer, law):
+    found = derive(optimizer, mlp, WIDTHS, batch=batch, loss=loss)
+    assert found.measured.law == law and len(found.measured.rejected) == len(SIZE_LAWS) - 1
+    assert law in str(found) and "matrix (m, m)" in found.text
+    model, base = mlp(256), mlp(64)
+    plain = Law("known", SIZE_LAWS[law])
+    lrs = {name: s.lr for name, s in scale(model, base, optimizer=found).items()}
+    assert lrs == {name: s.lr for name, s in scale(model, base, optimizer=plain).items()}
+    (built,) = make_optimizers(model, scale(model, base, optimizer=found), lr=0.1)
+    assert isinstance(built, torch.optim.NAdam | torch.optim.SGD)
+
+
+def test_a_measured_optimizer_is_checked_as_a_named_one():
+    found = derive(torch.optim.NAdam, mlp, WIDTHS[:3], batch=batch, loss=loss, seeds=(0,), steps=9)
+    assert check_features(mlp, [32, 64], found, lr=0.03, batch=batch, loss=loss, steps=2, control=None).check.step == 2
+
+
+def test_a_ladder_that_does_not_grow_teaches_nothing():
+    with pytest.raises(DeriveError, match="three widths"):
+        derive(torch.optim.NAdam, mlp, [32, 64], batch=batch, loss=loss)
+    with pytest.raises(DeriveError, match="no hidden matrix"):
+        derive(torch.optim.NAdam, lambda width: nn.Linear(8, width), [8, 16, 32], batch=batch, loss=loss)

@@ -1,0 +1,118 @@
+"""Multipliers in the forward pass, and models that are wrapped, copied, compiled, saved and loaded."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from support.networks import M, gpt, groups_of, mlp, train
+from torch import nn
+
+from spectral_mup import init_, make_optimizers, multipliers, param_groups, scale, set_multipliers_
+
+
+def test_tied_embeddings_need_the_multiplier_on_the_logits():
+    with pytest.raises(ValueError, match=r'^token.weight: tied .* use rule="spectral" and set_multipliers_'):
+        scale(gpt(64, tied=True), gpt(16, tied=True))
+    model = gpt(64, tied=True)
+    scalings = scale(model, gpt(16, tied=True), rule="spectral", residual_blocks=["blocks."])
+    assert "readout.weight" not in scalings and scalings["token.weight"].lr == 1
+    x = torch.randint(0, 50, (2, 16), generator=torch.Generator().manual_seed(0))
+    before = model(x)
+    for _ in range(2):
+        said = set_multipliers_(model, scalings)
+    assert "logits × 0.25 at readout" in said
+    torch.testing.assert_close(model(x), before / M)
+    assert multipliers(scalings).logits == 1 / M
+
+
+def test_multipliers_for_a_forward_pass_of_ones_own():
+    scalings = scale(gpt(64, depth=4), gpt(16), rule="spectral", residual_blocks=["blocks."])
+    assert math.isnan(multipliers(scalings).attention) and multipliers(scalings).branch == 0.5
+    assert "to do: multiply the output of every residual branch in blocks. by 0.5" in set_multipliers_(gpt(64, 4), scalings)
+
+    def attention(width: int, heads: int) -> nn.Module:
+        return nn.TransformerEncoderLayer(width, heads, 4 * width)
+
+    scalings = scale(attention(64, 4), attention(16, 4))
+    assert multipliers(scalings).attention == pytest.approx(4**-0.5 / M)
+    assert set_multipliers_(attention(64, 4), scalings) == ["to do: scale q·k by 0.125 in place of 1/√head_dim"]
+    assert scale(attention(64, 16), attention(16, 4)).multipliers.attention == 1  # more heads, none larger
+
+
+def test_the_bias_of_an_output_layer_is_not_multiplied():
+    model = mlp(64)
+    scalings = scale(model, mlp(16), rule="spectral")
+    head = copy.deepcopy(model[4])
+    set_multipliers_(model, scalings)
+    x = torch.randn(5, 64)
+    torch.testing.assert_close(model[4](x), x @ head.weight.T / M + head.bias)
+
+
+class Wrapper(nn.Module):
+    """Names as DistributedDataParallel has them."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def compiled(model: nn.Module):
+    return torch.compile(model, backend="eager")  # torch's own backend warns of deprecations when it is imported
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        compiled,
+        Wrapper,
+        lambda m: compiled(Wrapper(m)),
+        lambda m: Wrapper(compiled(m)),
+        lambda m: nn.Sequential(*(compiled(x) for x in m)),
+    ],
+    ids=["compiled", "ddp", "compiled ddp", "ddp of compiled", "parts compiled"],
+)
+def test_one_scalings_serves_every_wrapper(wrap):
+    model = mlp(64)
+    scalings = scale(model, mlp(16))
+    wrapped = wrap(model)
+    assert dict(scale(wrapped, mlp(16))) == dict(scalings)
+    assert groups_of(param_groups(wrapped, scalings, lr=0.1)) == groups_of(param_groups(model, scalings, lr=0.1))
+    init_(model, scalings, seed=0)
+    expected = model[2].weight.detach().clone()
+    nn.init.zeros_(model[2].weight)
+    init_(wrapped, scalings, seed=0)
+    assert model[2].weight.equal(expected)
+
+
+def test_scalings_are_for_the_model_they_were_made_of():
+    scalings = scale(mlp(64), mlp(16))
+    for wrong in (mlp(32), nn.Sequential(mlp(64))):
+        with pytest.raises(ValueError, match=r"weight: of shape .* call scale\(model, base\)"):
+            param_groups(wrong, scalings, lr=0.1)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_saved_and_loaded_training_goes_on_as_if_unbroken(optimizer):
+    torch.manual_seed(0)
+    model = mlp(64)
+    scalings = scale(model, mlp(16), optimizer=optimizer, rule="spectral")
+    set_multipliers_(model, scalings)
+    optimizers = make_optimizers(model, scalings, lr=0.01, weight_decay=0.1)
+    train(model, optimizers)
+    file = io.BytesIO()
+    torch.save({"model": model, "optimizers": [o.state_dict() for o in optimizers], "scalings": scalings}, file)
+    unbroken = train(model, optimizers, first=4)
+
+    file.seek(0)
+    kept = torch.load(file, weights_only=False)
+    resumed = make_optimizers(kept["model"], kept["scalings"], lr=0.5)
+    for o, state in zip(resumed, kept["optimizers"], strict=True):
+        o.load_state_dict(state)
+    copied = copy.deepcopy(kept["model"])
+    assert train(kept["model"], resumed, first=4) == unbroken
+    assert all("base_lr" in group for o in resumed for group in o.param_groups)
+    assert train(copied, make_optimizers(copied, scalings, lr=0.01), first=4) != unbroken  # the control: no state

@@ -1,0 +1,214 @@
+"""Which tensor is what in models of anybody's, how it starts, and what must be refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.networks import M, gpt, groups_of, mlp
+from torch import nn
+
+from spectral_mup import explain, init_, make_optimizers, param_groups, scale
+from spectral_mup.theory.growth import GrowthError
+from spectral_mup.theory.rules import Multipliers
+
+
+def test_weights_have_the_std_of_the_base_times_its_multiplier():
+    torch.manual_seed(0)
+    model, base = mlp(1024), mlp(256)
+    scalings = scale(model, base)
+    built = {name: p.detach().clone() for name, p in model.named_parameters()}
+    init_(model, scalings, seed=1)
+    for name, m_in in (("0.weight", 1.0), ("2.weight", 0.5), ("4.weight", 0.25)):
+        p, std = model.get_parameter(name).detach(), float(base.get_parameter(name).detach().std())
+        assert float(p.std()) == pytest.approx(std * m_in, rel=0.05), name
+        assert float((p.abs() > 2.5 * p.std()).float().mean()) > 0.005  # normal; what nn.Linear drew has no such tail
+    assert float((built["2.weight"].abs() > 2.5 * built["2.weight"].std()).float().mean()) == 0
+    assert all(model.get_parameter(f"{i}.bias").equal(built[f"{i}.bias"]) for i in (0, 2, 4))
+    once = {name: p.detach().clone() for name, p in model.named_parameters()}
+    init_(model, scale(model, base), seed=1)
+    assert all(p.equal(once[name]) for name, p in model.named_parameters())
+    init_(model, scalings, seed=2)
+    assert not model.get_parameter("2.weight").equal(once["2.weight"])
+    torch.manual_seed(1)
+    init_(model, scalings)
+    assert all(p.equal(once[name]) for name, p in model.named_parameters())  # by default the seed of torch
+
+
+def test_a_draw_depends_on_seed_name_and_shape_alone():
+    model = mlp(64)
+    scalings = scale(model, mlp(16))
+    init_(model, scalings, std=0.02, seed=3)
+    half = mlp(64).to(torch.float64)
+    for i in (0, 2):
+        half[i].requires_grad_(False)  # as built
+    init_(half, scalings, std=0.02, seed=3)
+    assert half[4].weight.float().equal(model[4].weight)
+    assert not half[2].weight.float().equal(model[2].weight)
+    assert float(model[2].weight.detach().std()) == pytest.approx(0.02 * 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "std, expected",
+    [
+        (None, {"0": 8**-0.5, "2": 16**-0.5, "4": 16**-0.5}),
+        ({"matrix": 0.1, "readout": None}, {"2": 0.1, "4": 16**-0.5}),
+        (0.3, {"0": 0.3, "2": 0.3, "4": 0.3}),
+    ],
+)
+def test_std_of_a_base_on_the_meta_device_or_as_given(std, expected):
+    with torch.device("meta"):
+        base = mlp(16)
+    model = mlp(512)
+    scalings = scale(model, base)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    init_(model, scalings, std=std, seed=0)
+    for i in ("0", "2", "4"):
+        p = model.get_parameter(f"{i}.weight").detach()
+        if i in expected:
+            assert float(p.std()) == pytest.approx(expected[i] * scalings[f"{i}.weight"].init_std, rel=0.05)
+        else:
+            assert p.equal(before[f"{i}.weight"])
+
+
+def test_zeros_constants_and_padding_stay():
+    class Net(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.token = nn.Embedding(10, width, padding_idx=3)
+            self.gain = nn.Parameter(torch.ones(1, width))
+            self.zero = nn.Linear(width, width, bias=False)
+            nn.init.zeros_(self.zero.weight)
+
+    model = Net(32)
+    nn.init.ones_(model.zero.weight)
+    init_(model, scale(model, Net(8)), seed=0)
+    assert not model.zero.weight.any() and (model.gain == 1).all()
+    assert not model.token.weight[3].any() and model.token.weight[2].any()
+
+
+class Convolutions(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3)
+        self.deep = nn.Conv2d(width, 2 * width, 3, groups=2)
+        self.wise = nn.Conv1d(width, width, 5, groups=width)
+        self.up = nn.ConvTranspose2d(2 * width, width, (2, 4), groups=2)
+        self.head = nn.ConvTranspose1d(width, 6, 3)
+
+
+@pytest.mark.parametrize(
+    "name, kind, shape, lr",
+    [
+        ("stem", "embedding", (64, 27), 1),
+        ("deep", "matrix", (128, 32 * 9), 1 / M),
+        ("wise", "embedding", (64, 5), 1),
+        ("up", "matrix", (64, 64 * 8), 1 / M),
+        ("head", "readout", (6, 64 * 3), 1 / M),
+    ],
+)
+def test_a_convolution_counts_as_the_map_of_one_position(name, kind, shape, lr):
+    scalings = scale(Convolutions(64), Convolutions(16))
+    growth = scalings.growths[f"{name}.weight"]
+    assert (growth.kind, growth.shape) == (kind, shape)
+    assert scalings[f"{name}.weight"].lr == pytest.approx(lr)
+
+
+def test_growth_of_a_transposed_convolution_is_not_that_of_a_plain_one():
+    """Storage (in, out): a head read as (out, in) would be an embedding."""
+    head = scale(nn.Conv1d(64, 6, 3), nn.Conv1d(16, 6, 3)).growths["weight"]
+    assert head == scale(nn.ConvTranspose1d(64, 6, 3), nn.ConvTranspose1d(16, 6, 3)).growths["weight"]
+    stem = scale(nn.ConvTranspose1d(6, 64, 3), nn.ConvTranspose1d(6, 16, 3)).growths["weight"]
+    assert (stem.kind, head.kind) == ("embedding", "readout")
+
+
+def test_muon_leaves_convolutions_to_its_partner():
+    model = nn.Sequential(Convolutions(64), nn.Linear(64, 64))
+    scalings = scale(model, nn.Sequential(Convolutions(16), nn.Linear(16, 16)), optimizer="muon")
+    assert {n: a for n, a in scalings.algorithm.items() if a == "muon"} == {"1.weight": "muon"}
+    assert scalings["0.deep.weight"].lr == pytest.approx(1 / M)  # AdamW's law, not Muon's
+    assert any("0.deep.weight" in note for note in scalings.notes)
+    make_optimizers(model, scalings, lr=0.1)
+
+
+def test_a_low_rank_pair_and_frozen_weights():
+    """LoRA: A (rank, width) reads, B (width, rank) writes and starts at zero; the pretrained weight is in no group."""
+
+    class LoRA(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.frozen = nn.Linear(width, width, bias=False).requires_grad_(False)
+            self.A, self.B = nn.Linear(width, 4, bias=False), nn.Linear(4, width, bias=False)
+            nn.init.zeros_(self.B.weight)
+
+    model = LoRA(64)
+    before = model.frozen.weight.clone()
+    scalings = scale(model, LoRA(16))
+    init_(model, scalings, seed=0)
+    assert {name: g.kind for name, g in scalings.growths.items()} == {
+        "frozen.weight": "matrix", "A.weight": "readout", "B.weight": "embedding",
+    }  # fmt: skip
+    assert (scalings["A.weight"].lr, scalings["B.weight"].lr) == (pytest.approx(1 / M), pytest.approx(1))
+    assert groups_of(param_groups(model, scalings, lr=1.0)) == {"A.weight": pytest.approx(1 / M), "B.weight": pytest.approx(1)}
+    assert model.frozen.weight.equal(before) and not model.B.weight.any() and "frozen.weight" in explain(scalings)
+
+
+def test_modules_without_weights():
+    scalings = scale(nn.ReLU(), nn.ReLU())
+    assert len(scalings) == 0 and param_groups(nn.ReLU(), scalings, lr=1.0) == [] and explain(scalings) == "no parameters"
+    bare = nn.Sequential(nn.Linear(8, 64), nn.LayerNorm(64, elementwise_affine=False))
+    small = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16, elementwise_affine=False))
+    assert list(scale(bare, small)) == ["0.weight", "0.bias"]
+
+
+def test_what_cannot_be_classified_is_named():
+    class Net(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.position = nn.Parameter(torch.randn(1, 7, width))
+            self.readout = nn.Linear(width, 3)
+
+    with pytest.raises(GrowthError, match=r"^position: .* embeddings=\('position',\)"):
+        scale(Net(64), Net(16))
+    scalings = scale(Net(64), Net(16), embeddings=["position"])
+    assert (scalings.growths["position"].kind, scalings["position"].lr) == ("embedding", 1.0)
+    init_(model := Net(64), scalings, seed=0)
+    assert float(model.position.detach().std()) == pytest.approx(scalings.base_std["position"], rel=0.1)
+    with pytest.raises(GrowthError, match="^positions: no parameter"):
+        scale(Net(64), Net(16), embeddings=["positions"])
+
+
+def test_a_deeper_model_is_compared_with_block_0_of_the_base():
+    deep = scale(gpt(64, depth=8), gpt(16), rule="spectral", residual_blocks=["blocks."])
+    assert deep.multipliers == Multipliers(attention=1.0, branch=1 / 4, logits=1 / M)
+    up = "blocks.7.mlp.up.weight"
+    assert deep[up] == deep["blocks.0.mlp.up.weight"]
+    assert (deep[up].lr, deep[up].eps) == (pytest.approx(1 / M), pytest.approx(1 / M / 4))
+    sgd = scale(gpt(64, depth=8), gpt(16), rule="spectral", residual_blocks=["blocks."], optimizer="sgd")
+    assert sgd[up].lr == pytest.approx(4)
+    with pytest.raises(GrowthError, match=r"^blocks.2.*residual_blocks="):
+        scale(gpt(64, depth=8), gpt(16))
+    with pytest.raises(ValueError, match="^residual_blocks: no parameter is named layers.0"):
+        scale(gpt(64), gpt(16), residual_blocks=["layers."])
+    assert any("residual_blocks" in note for note in scale(gpt(64), gpt(16)).notes)
+    assert not any("residual_blocks" in note for note in deep.notes)
+
+
+def test_a_prefix_may_stand_alone_and_streams_must_deepen_alike():
+    alone = scale(gpt(64, depth=4), gpt(16), residual_blocks="blocks.")
+    assert dict(alone) == dict(scale(gpt(64, depth=4), gpt(16), residual_blocks=["blocks."]))
+
+    def two(width: int, left: int, right: int) -> nn.ModuleDict:
+        return nn.ModuleDict({"left": gpt(width, left), "right": gpt(width, right)})
+
+    streams = ["left.blocks.", "right.blocks."]
+    assert scale(two(64, 4, 8), two(16, 1, 2), residual_blocks=streams).multipliers.branch == 1 / 4
+    with pytest.raises(ValueError, match="^residual_blocks: grown by different factors"):
+        scale(two(64, 4, 4), two(16, 1, 2), residual_blocks=streams)
+
+
+def test_lamb_refuses_a_weight_that_starts_at_zero():
+    base = mlp(16)
+    nn.init.zeros_(base[4].weight)
+    with pytest.raises(ValueError, match="^4.weight: starts at zero, but lamb"):
+        scale(mlp(64), base, optimizer="lamb", wider=mlp(64))
+    scale(mlp(64), base, optimizer="adamw")

@@ -1,0 +1,266 @@
+"""The formula against every published table in conf/rule: same init, lr, λ and ε, but for the differences listed here."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import asdict, replace
+
+import pytest
+
+from spectral_mup.config.compose import ROOT, load_config, options
+from spectral_mup.theory.growth import Growth
+from spectral_mup.theory.rules import Law, Rule
+
+NOT_TABLES = {"spectral", "spectral_readout", "spectral_depth_half", "spectral_depth_0", "standard", "standard_fixed"}
+OF_ONE_OPTIMIZER = {"lamb_hidden_0"}  # no published table and nothing for AdamW: test_lamb_rules.py
+NAMES = [n for n in options(ROOT / "conf" / "rule") if n not in OF_ONE_OPTIMIZER and not n.startswith("derived/")]
+RULES = {name: Rule(name, **asdict(rule)) for name, rule in load_config([f"rule=[{','.join(NAMES)}]"]).rule.items()}
+
+# Where each table has the readout's 1/m (A: in its init, B: in the logits), and α of its branch multiplier m_depth^-α
+FORM = {
+    "tensor_programs_v": ("A", 0), "tensor_programs_v_table8": ("B", 0), "paper_2602_20937": ("A", 0), "completep": ("B", 1),
+    "zheng": ("B", 1), "zheng_k1": ("B", 0.5), "qiu": ("A", 1),
+}  # fmt: skip
+
+ENTRYWISE, RMS = {"m_out": 0.5, "m_in": 0.5}, {"m_out": 0.5, "m_in": -0.5}
+GRADIENT = {"c": 1, "a": 1, "m_out": -1}  # an entry of the gradient
+NORM = {"c": 1, "a": 1, "m_in": 0.5, "m_out": -0.5}  # its spectral norm
+STATISTICS = {"c": 2, "a": 2, "m_in": 1, "m_out": -1}  # the square of that
+LAWS = {
+    law.name: law
+    for law in (
+        Law("adamw", ENTRYWISE, GRADIENT),
+        Law("adopt", ENTRYWISE, GRADIENT),
+        Law("sophia", ENTRYWISE, GRADIENT),
+        Law("lion", ENTRYWISE),
+        Law("lamb", {"s": 1, **ENTRYWISE}, GRADIENT),
+        Law("lamb_vector", ENTRYWISE, GRADIENT),  # without its trust ratio
+        Law("sgd", NORM),
+        Law("muon", {}, NORM),
+        Law("soap", {}, NORM),
+        Law("shampoo", {}),  # its ε relative to the largest eigenvalue
+        Law("shampoo_absolute", {}, STATISTICS),
+        Law("shampoo_half", {x: -e for x, e in NORM.items()}, STATISTICS),  # exponents −1/2 a side
+        Law("soap_blocked", ENTRYWISE, GRADIENT),  # as many blocks as m_out·m_in
+        Law("shampoo_blocked", ENTRYWISE, {"c": 2, "a": 2, "m_out": -2}),
+        Law("muon_out_in", RMS, NORM),  # Muon × √(fan_out/fan_in)
+        Law("muon_max", {"m_max": 0.5}, NORM),  # Muon × 0.2·√max(fan_out, fan_in)
+        Law("sso", RMS, NORM),
+        Law("adamuon", ENTRYWISE, {"m_out": -0.5, "m_in": -0.5}),  # ε beside an entry of an orthogonal matrix
+    )
+}
+ACTS_ON_VECTORS = {"adamw", "adopt", "sophia", "lion", "lamb", "lamb_vector", "sgd", "adamuon"}
+
+# A tensor of each kind, 4 times as wide as its base. `up` and `down` are an MLP of fixed hidden size: one dim grows.
+TENSORS = {
+    "embedding": Growth("embedding", (256, 1), (64, 1)),
+    "hidden": Growth("matrix", (256, 256), (64, 64), in_block=True),
+    "up": Growth("matrix", (4096, 256), (4096, 64), in_block=True),
+    "down": Growth("matrix", (256, 4096), (64, 4096), in_block=True),
+    "bias": Growth("vector", (256, 1), (64, 1), in_block=True),
+    "norm": Growth("vector", (256, 1), (64, 1)),
+    "readout": Growth("readout", (16, 256), (16, 64)),
+    "vocabulary": Growth("readout", (1024, 256), (1024, 64)),  # a readout larger than the width
+}
+SPEAKS_OF_FANS = {"tensor_programs_v", "tensor_programs_v_table8", "paper_2602_20937", "qiu"}  # the others: of width alone
+AXES = {"width": (4, 1), "depth": (1, 8)}  # m_width, m_depth
+
+TRUST = "the paper takes ‖W‖_F for ‖W‖₂ in the trust ratio, which falls as m^-1/2"
+DECAY = "the paper decays inside the trust ratio (1/(lr·s)), the formula beside it (1/lr)"
+NOT_GIVEN = "not given by the source, so × 1"
+NO_DEPTH = "no rule for depth: without a branch multiplier the formula asks for 1/m_depth"
+SQUARE = "printed for square hidden matrices, where fan_out/fan_in is 1"
+DELTA = "the paper leaves δ; L and R are of the size of ‖G‖₂²"
+BLOCKS_ONLY = "ε scaled in residual blocks alone"
+FLAT_DECAY = "no depth factor, which follows ‖λW‖₂ ∝ ‖ΔW‖₂ and not a fixed timescale"
+LARGE = "√max(fan_out, fan_in) is taken to be the width: smaller than the vocabulary, it does not grow"
+OPTIMAL = "λ ∝ 1/(lr·width) at compute-optimal length, not at a fixed timescale"
+
+# Every difference: quantity, axis, optimizers ("-": of none), tensors, exponent in the table, exponent of the formula, why
+ENTRYWISE_ROWS, ALL_READOUTS = "adamw adopt sophia lamb lamb_vector", "readout vocabulary"
+PAPER_ROWS = f"{ENTRYWISE_ROWS} shampoo shampoo_absolute muon muon_out_in"
+DIFFERENCES = {
+    "tensor_programs_v": [
+        ("lr", "width", "sgd", "up", 0, -1, SQUARE),
+        ("lr", "width", "sgd", "down", 0, 1, SQUARE),
+        ("lr", "depth", "adamw sgd", "hidden up down bias", 0, -1, NO_DEPTH),
+        ("weight_decay", "depth", "adamw sgd", "hidden up down bias", 0, 1, NO_DEPTH),
+        ("weight_decay", "width", "sgd", "embedding down bias norm", 0, -1, NOT_GIVEN),
+        ("weight_decay", "width", "sgd", f"up {ALL_READOUTS}", 0, 1, NOT_GIVEN),
+        ("eps", "width", "adamw", "embedding hidden down bias norm", 0, -1, NOT_GIVEN),
+    ],
+    "tensor_programs_v_table8": [
+        ("lr", "width", "sgd", "up", 0, -1, SQUARE),
+        ("lr", "width", "sgd", "down", 0, 1, SQUARE),
+        ("lr", "depth", "adamw sgd", "hidden up down bias", 0, -1, NO_DEPTH),
+        ("weight_decay", "depth", "adamw sgd", "hidden up down bias", 0, 1, NO_DEPTH),
+        ("weight_decay", "width", "sgd", f"embedding down bias norm {ALL_READOUTS}", 0, -1, NOT_GIVEN),
+        ("weight_decay", "width", "sgd", "up", 0, 1, NOT_GIVEN),
+        ("eps", "width", "adamw", f"embedding hidden down bias norm {ALL_READOUTS}", 0, -1, NOT_GIVEN),
+    ],
+    "paper_2602_20937": [
+        ("lr", "width", "lamb", "hidden up", 0, -0.5, TRUST),
+        ("lr", "depth", PAPER_ROWS, "hidden up down", 0, -1, NO_DEPTH),
+        ("lr", "depth", ENTRYWISE_ROWS, "bias", 0, -1, NO_DEPTH),
+        ("weight_decay", "depth", PAPER_ROWS, "hidden up down", 0, 1, NO_DEPTH),
+        ("weight_decay", "depth", ENTRYWISE_ROWS, "bias", 0, 1, NO_DEPTH),
+        ("weight_decay", "width", "lamb", "hidden up", 1, 0.5, DECAY),
+        ("weight_decay", "width", "lamb", ALL_READOUTS, 1, 0, DECAY),
+        ("weight_decay", "width", "shampoo shampoo_absolute muon", "embedding down", 0, -0.5, NOT_GIVEN),
+        ("weight_decay", "width", "shampoo shampoo_absolute muon", f"up {ALL_READOUTS}", 0, 0.5, NOT_GIVEN),
+        ("eps", "width", "shampoo_absolute", "embedding down", 0, -1, DELTA),
+        ("eps", "width", "shampoo_absolute", f"up {ALL_READOUTS}", 0, 1, DELTA),
+        ("eps", "width", "muon muon_out_in", "embedding down", 0, -0.5, NOT_GIVEN),
+        ("eps", "width", "muon muon_out_in", f"up {ALL_READOUTS}", 0, 0.5, NOT_GIVEN),
+    ],
+    "completep": [("eps", "width", "adamw", f"embedding norm {ALL_READOUTS}", 0, -1, BLOCKS_ONLY)],
+    "zheng": [
+        ("lr", "width", "muon_max", "vocabulary", 0, 0.5, LARGE),
+        ("weight_decay", "width", "muon_max", "vocabulary", 0, -0.5, LARGE),
+        ("eps", "width", "sophia", f"embedding hidden bias norm {ALL_READOUTS}", 0, -1, NOT_GIVEN),
+        ("eps", "width", "muon soap muon_max sso", f"embedding {ALL_READOUTS}", 0, -0.5, NOT_GIVEN),
+        ("eps", "depth", "sophia", "hidden bias", 0, -1, NOT_GIVEN),
+        ("eps", "depth", "muon soap muon_max sso", "hidden", 0, -1, NOT_GIVEN),
+    ],
+    "zheng_k1": [
+        ("lr", "width", "muon_max", "vocabulary", 0, 0.5, LARGE),
+        ("weight_decay", "width", "muon_max", "vocabulary", 0, -0.5, LARGE),
+        ("weight_decay", "depth", "adamw lion sophia muon soap muon_max sso", "hidden", 0, 0.5, FLAT_DECAY),
+        ("weight_decay", "depth", "shampoo shampoo_absolute", "hidden", 0, 0.5, FLAT_DECAY),
+        ("weight_decay", "depth", "adamw lion sophia", "bias", 0, 0.5, FLAT_DECAY),
+        ("weight_decay", "depth", "sgd", "hidden bias", -0.5, 0, "r_L^-1/2, which follows ‖λW‖₂ ∝ ‖ΔW‖₂"),
+        ("eps", "width", "sophia", f"embedding hidden bias norm {ALL_READOUTS}", 0, -1, NOT_GIVEN),
+        ("eps", "width", "muon soap muon_max sso", f"embedding {ALL_READOUTS}", 0, -0.5, NOT_GIVEN),
+        ("eps", "depth", "sophia", "hidden bias", 0, -0.5, NOT_GIVEN),
+        ("eps", "depth", "muon soap muon_max sso", "hidden", 0, -0.5, NOT_GIVEN),
+    ],
+    "qiu": [
+        ("weight_decay", "width", "adamw adamuon soap_blocked shampoo_blocked shampoo_half", "embedding", -1, 0, OPTIMAL),
+        ("weight_decay", "width", "adamw adamuon", "bias norm", -1, 0, OPTIMAL),
+        ("weight_decay", "width", "adamw adamuon soap_blocked shampoo_blocked", f"hidden up {ALL_READOUTS}", 0, 1, OPTIMAL),
+        ("weight_decay", "width", "muon shampoo shampoo_absolute soap", "embedding", -1.5, -0.5, OPTIMAL),
+        ("weight_decay", "width", "muon shampoo shampoo_absolute soap", f"up {ALL_READOUTS}", -0.5, 0.5, OPTIMAL),
+        ("weight_decay", "width", "muon shampoo shampoo_absolute soap shampoo_half", "hidden", -1, 0, OPTIMAL),
+        ("weight_decay", "width", "shampoo_half", f"up {ALL_READOUTS}", -1, 0, OPTIMAL),
+    ],
+}  # fmt: skip
+
+
+def exponents(rule: Rule, optimizer: str, tensor: str, axis: str) -> dict[str, float]:
+    """{quantity: exponent of the ratio that grows}; `init_std` depends on no optimizer."""
+    m_width, m_depth = AXES[axis]
+    growth = TENSORS[tensor]
+    if m_width == 1:
+        growth = replace(growth, shape=growth.base_shape)
+    scaling = rule.scale(growth, LAWS[optimizer], rule.forward(m_width, m_depth, 64, 64), m_depth)
+    return {q: round(math.log(x, max(m_width, m_depth)), 9) + 0.0 for q, x in asdict(scaling).items()}
+
+
+def formula(name: str) -> Rule:
+    """`spectral` in the form that a table uses."""
+    form, alpha = FORM[name]
+    derived = RULES["spectral" if form == "B" else "spectral_readout"]
+    return replace(derived, multipliers={**derived.multipliers, "branch": {"m_depth": -alpha}})
+
+
+def optimizers(rule: Rule) -> list[str]:
+    assert not isinstance(rule.scaling, str)
+    return [name for name in rule.scaling["lr"] if name != "any"]
+
+
+Difference = dict[tuple[str, str, str, str], tuple[float, float]]
+"""{(quantity, axis, optimizer, tensor): (exponent in the table, exponent of the formula)}"""
+
+
+def differences(rule: Rule, only: str | None = None) -> Difference:
+    """Where the table and the formula disagree, for one optimizer or all that the table has."""
+    ours, found = formula(rule.name), {}
+    for optimizer in [only] if only else optimizers(rule):
+        for tensor, growth in TENSORS.items():
+            if tensor in ("up", "down") and rule.name not in SPEAKS_OF_FANS:
+                continue
+            if growth.kind == "vector" and optimizer not in ACTS_ON_VECTORS:
+                continue
+            for axis in AXES:
+                theirs, mine = (exponents(r, optimizer, tensor, axis) for r in (rule, ours))
+                for q in theirs:
+                    if theirs[q] != pytest.approx(mine[q]):
+                        found[q, axis, "-" if q == "init_std" else optimizer, tensor] = (theirs[q], mine[q])
+    return found
+
+
+def listed(name: str) -> Difference:
+    rows = [
+        ((q, axis, optimizer, tensor), (theirs, ours))
+        for q, axis, names, tensors, theirs, ours, _ in DIFFERENCES[name]
+        for optimizer in names.split()
+        for tensor in tensors.split()
+    ]
+    assert len(dict(rows)) == len(rows), "listed twice"
+    return dict(rows)
+
+
+def test_every_table_is_held_against_the_formula():
+    assert set(FORM) == set(DIFFERENCES) == set(RULES) - NOT_TABLES
+    for name in FORM:
+        for optimizer in optimizers(RULES[name]):
+            for quantity in ("lr", "weight_decay", "eps"):
+                RULES[name].row(quantity, optimizer)  # an error if the table forgets it
+            assert optimizer in LAWS, f"{name} lists {optimizer}, whose size law this test does not know"
+
+
+def test_laws_are_those_of_the_optimizers():
+    """But for SOAP: the tables have its limit for gradients of one fixed direction, the YAML has what was measured."""
+    for optimizer in set(options(ROOT / "conf" / "optimizer")) - {"other"}:
+        for name, algorithm in load_config([f"optimizer={optimizer}"]).optimizer.algorithms.items():
+            if name in LAWS:
+                size = ENTRYWISE if name == "soap" else LAWS[name].size
+                assert (algorithm.size, algorithm.eps_law) == (size, LAWS[name].eps), (optimizer, name)
+
+
+@pytest.mark.parametrize("name", FORM)
+def test_forward_multipliers_are_those_of_the_formula(name):
+    for sizes in ((4, 1, 64, 64), (1, 8, 64, 64), (4, 8, 256, 64)):
+        theirs, ours = (rule.forward(*sizes) for rule in (RULES[name], formula(name)))
+        assert asdict(theirs) == pytest.approx(asdict(ours))
+
+
+@pytest.mark.parametrize("name", FORM)
+def test_table_equals_formula_but_for_the_listed_differences(name):
+    found, known = differences(RULES[name]), listed(name)
+    assert {k: v for k, v in found.items() if known.get(k) != v} == {}, "not listed, or listed with other exponents"
+    assert set(known) - set(found) == set(), "listed, but gone"
+
+
+@pytest.mark.parametrize("name", FORM)
+def test_every_exponent_is_held(name):
+    """The control: a quarter more in any exponent of any row, of width or of depth, is seen."""
+    rule, unseen = RULES[name], []
+    for optimizer in optimizers(rule):
+        known = differences(rule, optimizer)
+        for quantity in ("init_std", "lr", "weight_decay", "eps"):
+            for kind, ratio in (("embedding", "m_out"), ("matrix", "m_in"), ("matrix", "m_depth"), ("readout", "m_in"),
+                                ("vector", "m_out"), ("vector", "m_depth")):  # fmt: skip
+                if kind == "vector" and optimizer not in ACTS_ON_VECTORS:
+                    continue
+                scaling = copy.deepcopy(dict(rule.scaling))  # type: ignore[arg-type]
+                row = dict(scaling["init_std"] if quantity == "init_std" else rule.row(quantity, optimizer))
+                kind = f"block_{kind}" if f"block_{kind}" in row else kind
+                exponent = row.get(kind, {})
+                row[kind] = {**exponent, ratio: exponent.get(ratio, 0) + 0.25}
+                if quantity == "init_std":
+                    scaling["init_std"] = row
+                else:
+                    scaling.setdefault(quantity, {})[optimizer] = row
+                if differences(replace(rule, scaling=scaling), optimizer) == known:
+                    unseen.append((optimizer, quantity, kind, ratio))
+    assert unseen == []
+
+
+def test_a_row_of_blocks_goes_before_the_row_of_its_kind():
+    rule = Rule("mine", {}, {"lr": {"any": {"vector": {"m_out": 1}, "block_vector": {"m_out": 2}}}})
+    assert exponents(rule, "adamw", "bias", "width")["lr"] == 2
+    assert exponents(rule, "adamw", "norm", "width")["lr"] == 1
+    with pytest.raises(ValueError, match="unknown kind 'block_hidden'"):
+        Rule("mine", {}, {"lr": {"any": {"block_hidden": {}}}})
