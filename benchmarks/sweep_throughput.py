@@ -30,7 +30,7 @@ from spectral_mup.cluster.local import run_local, worker_count
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.provenance import commit, machine
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Curve, Point, Sweep, open_sweep, results_of
+from spectral_mup.runs.sweep import Curve, Point, Sweep, open_sweep, result_reader
 
 BLOCK = {64: 4, 128: 3, 256: 3}  # the default sweep trains 28, 22 and 22 points at these widths
 FIXED_LRS = list(range(-14, -2))  # 2^-14 … 2^-3, as in mup_examples/mutransfer_lr_shakespeare_char of that repository
@@ -77,7 +77,7 @@ def run_usual(points: list[Point], runs: Path) -> dict[int, list[float]]:
 def run_ours(overrides: list[str], points: list[Point], runs: Path) -> dict[int, list[float]]:
     """Seconds of each point by width, as its worker took them."""
     config = load_config([*overrides, f"paths.runs={runs}"])
-    outcome = results_of(runs)
+    outcome = result_reader(runs)
     seconds: dict[int, list[float]] = {}
 
     def note(event) -> None:
@@ -147,7 +147,7 @@ def time_to_verdict(seconds_a_point: dict, runs: Path) -> dict:
     found = {}
     for name, overrides in searches.items():
         config = load_config([*overrides, f"paths.runs={runs}"])
-        sweep, outcome = open_sweep(config), results_of(runs)
+        sweep, outcome = open_sweep(config), result_reader(runs)
         failed = run_local(config, lambda s=sweep, o=outcome: s.plan(o).todo, lambda event: None)
         assert not failed, failed
         points, _ = collect(sweep.plan(outcome).points, runs)

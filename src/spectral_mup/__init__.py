@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from spectral_mup.measure.check_features import check_features
     from spectral_mup.measure.derive import derive
     from spectral_mup.scaling.api import (
-        Scalings,
+        ModelScaling,
         explain,
         init_,
         make_optimizers,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Scalings",
+    "ModelScaling",
     "check_features",
     "derive",
     "explain",

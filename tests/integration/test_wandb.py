@@ -20,7 +20,7 @@ from support.runs import TINY
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Point, open_sweep
-from spectral_mup.tracking.live import Mirror
+from spectral_mup.tracking.live import WandbLogger
 from spectral_mup.tracking.push import Counts, PushError, push
 
 CANARY = "c0ffee" * 6 + "abcd"
@@ -184,7 +184,7 @@ def test_a_refusal_is_one_line_and_what_was_pushed_stays_so(server, points, tmp_
 def mirrored(run_id: str, *segments: list[dict[str, Any]]) -> None:
     """A run trained with a live mirror, in a process a segment."""
     for number, segment in enumerate(segments, 1):
-        mirror = Mirror("online", "p")
+        mirror = WandbLogger("online", "p")
         mirror.start(run_id, {})
         mirror.log(segment)
         if number == len(segments):

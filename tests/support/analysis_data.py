@@ -60,7 +60,7 @@ def norm_rows(slopes=None, *, sizes=(64, 128, 256, 512), seeds=3, lrs=(-8.0, -7.
                             "rule": "r",
                             "run_id": f"{size}{lr}{seed}",
                         }
-                        tensor = "matrix" if kind == "hidden" else kind
+                        tensor = "hidden" if kind == "hidden" else kind
                         rows.append(row | {"name": name, "kind": kind, "what": "feature", "rms": 1.0, "delta_rms": value})
                         weight = {
                             "name": f"{name}.weight",
@@ -99,10 +99,10 @@ def data(rules=("standard", "spectral"), sizes=WIDTHS, axis="width"):
 OWN = {"trust_ratios": "trust_ratio", "clip_fraction": "clip_fraction", "shampoo_spectra": "left_rank"}
 
 
-STD = {"embedding": 0.0, "matrix": -0.5, "readout": -1.0}  # powers of the width
+STD = {"embedding": 0.0, "hidden": -0.5, "readout": -1.0}  # powers of the width
 
 
-SHAPES = {"embedding": (1, 0), "matrix": (4, 1), "readout": (0, 1)}  # width × of (fan_out, fan_in); 0: does not grow
+SHAPES = {"embedding": (1, 0), "hidden": (4, 1), "readout": (0, 1)}  # width × of (fan_out, fan_in); 0: does not grow
 
 
 def recorded(rules=("standard", "spectral"), sizes=(64, 128, 256), axis="width", growth=None, optimizer=tuple(OWN)):
@@ -168,7 +168,7 @@ def deep(feature=flat, update=flat, *, alpha=1.0, depths=DEPTHS, seeds=3, rule="
                     if short == "block":
                         continue
                     branch, size = (depth**-alpha, depth**-1.0) if short in INSIDE else (1.0, 1.0)
-                    of = {"kind": "matrix" if kind == "hidden" else kind, "multiplier": branch, "fan_in": 9, "fan_out": 9}
+                    of = {"kind": "hidden" if kind == "hidden" else kind, "multiplier": branch, "fan_in": 9, "fan_out": 9}
                     norm = update(short, position, depth) * size / branch * noise if step else np.nan
                     found.append(row | of | {"name": f"{name}.weight", "what": "tensor", "update_norm": norm})
     return pd.DataFrame(found)

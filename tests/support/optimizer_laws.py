@@ -23,7 +23,7 @@ from support.runs import first_point, run_point
 SMALL = [
     "data=pydoc", "model.head_size=16", "model.context=32", "train.batch_size=16", "train.precision=float32",
     "train.compile=false", "train.warmup=0", "train.schedule=constant", "train.eval_sequences=1",
-    *[f"optimizer.weight_decay.{k}=0" for k in ("matrix", "embedding", "readout", "vector")],
+    *[f"optimizer.weight_decay.{k}=0" for k in ("hidden", "embedding", "readout", "vector")],
 ]  # fmt: skip
 TOLERANCE, STEPS = 0.15, 10
 SIZES = {"width": [64, 128, 256], "depth": [2, 4, 8]}  # of the feature checks; wider and deeper ones lie in sweeps/results
@@ -54,7 +54,7 @@ def found(optimizer: str, conf: Path | None = None) -> dict[str, SizeLaw]:
 def declared(optimizer: str, conf: Path | None = None) -> dict[str, dict[str, float] | None]:
     """{algorithm in use: its size law as conf/optimizer has it}."""
     o = small(optimizer, conf, "rule=[standard]").optimizer
-    return {name: o.algorithms[name].size for name in dict.fromkeys((o.matrix, o.embedding, o.readout, o.vector))}
+    return {name: o.algorithms[name].update_norm for name in dict.fromkeys((o.hidden, o.embedding, o.readout, o.vector))}
 
 
 @functools.cache
@@ -63,7 +63,7 @@ def large_lr(optimizer: str, conf: Path | None = None) -> int:
     directions, algorithms = blind(optimizer, conf, (0,), (64, 80, 96)), small(optimizer, conf).optimizer.algorithms
     lrs = []
     for name in declared(optimizer, conf):
-        mine = [row | {"kind": "matrix"} for row in directions if row["algorithm"] == name]
+        mine = [row | {"kind": "hidden"} for row in directions if row["algorithm"] == name]
         lrs.append(first_log2_lr(mine) - np.log2(algorithms[name].lr))
     return round(min(lrs) + LARGER)
 

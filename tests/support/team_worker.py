@@ -21,7 +21,7 @@ import spectral_mup.training.loop
 from spectral_mup import data
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.training.distributed import ALONE, Team, join
+from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
 from spectral_mup.training.loop import train
 from support.runs import TINY, first_point
 
@@ -57,16 +57,18 @@ def at(step: int | None, done: int = 0):
     return lambda: next(asked) == step
 
 
-def run(case: str, point: Any, team: Team, shard: bool = False, **more: Any) -> tuple[RunFolder, dict[str, Any] | None]:
+def run(
+    case: str, point: Any, processes: ProcessGroup, shard: bool = False, **more: Any
+) -> tuple[RunFolder, dict[str, Any] | None]:
     """Train the Point in its own folder, which the leader takes from whoever held it."""
     folder = RunFolder(Path(out) / case, point.run_id)
-    if team.leader:
+    if processes.is_main:
         folder.write_config(point.science)
         folder.claim(lambda owner: False)
     rows: list[dict[str, Any]] = []
     device = torch.device("cpu")
     result = train(
-        point.science, folder, corpus, device=device, log_every=4, on_rows=rows.extend, team=team, shard=shard, **more
+        point.science, folder, corpus, device=device, log_every=4, on_rows=rows.extend, processes=processes, shard=shard, **more
     )
     note(case, result=result, rows=rows)
     return folder, result
@@ -93,21 +95,21 @@ def port(case: str) -> int:
 def alone(case: str, point: Any, **more: Any) -> None:
     """On rank 0 only, while the other waits for it where they next meet."""
     if rank == 0:
-        run(case, point, ALONE, **more)
+        run(case, point, SINGLE_PROCESS, **more)
 
 
 def newest(folder: RunFolder) -> Path:
     return max(folder.checkpoints.glob("*.pt"))
 
 
-def equal_runs(team: Team) -> None:
+def equal_runs(processes: ProcessGroup) -> None:
     for name in OPTIONS:
         alone(f"{name} alone", points[name])
         if name != "tied":
-            run(f"{name} ddp", points[name], team)
+            run(f"{name} ddp", points[name], processes)
         if name not in ("sophia", "lamb"):
-            run(f"{name} fsdp2", points[name], team, shard=True)
-    run("diverged", points["diverging"], team)
+            run(f"{name} fsdp2", points[name], processes, shard=True)
+    run("diverged", points["diverging"], processes)
     if rank == 1:
         try:
             spectral_mup.runs.run_folder.write_atomic(Path("anything"), b"")
@@ -115,14 +117,14 @@ def equal_runs(team: Team) -> None:
             note("adamw ddp", write=str(error))
 
 
-def same_half(team: Team) -> None:
+def same_half(processes: ProcessGroup) -> None:
     real = data.batch
     data.batch = lambda *args, microbatch, **more: real(*args, microbatch=microbatch % 2, **more)
-    run("adamw same half", points["adamw"], team)
+    run("adamw same half", points["adamw"], processes)
     data.batch = real
 
 
-def broken_runs(team: Team) -> None:
+def broken_runs(processes: ProcessGroup) -> None:
     for name in ("adamw", "muon"):
         case, saved, done = f"{name} broken", [], 0
         for stop, several, shard in (
@@ -134,35 +136,35 @@ def broken_runs(team: Team) -> None:
         ):
             if several:
                 asked = at(stop, done) if rank == 1 else lambda: False
-                folder, result = run(case, points[name], team, shard, should_stop=asked)
+                folder, result = run(case, points[name], processes, shard, should_stop=asked)
                 assert result is None
             else:
                 alone(case, points[name], should_stop=at(stop, done))
-                team.any(False)
+                processes.any(False)
                 folder = RunFolder(Path(out) / case, points[name].run_id)
             if stop is not None:
                 saved.append(int(newest(folder).stem))
                 done = stop
-            team.any(False)  # the file was looked at
+            processes.any(False)  # the file was looked at
         note(case, saved=saved)
 
 
-def forgot(team: Team) -> None:
-    run("adamw forgot", points["adamw"], team, shard=True, should_stop=at(5))
+def forgot(processes: ProcessGroup) -> None:
+    run("adamw forgot", points["adamw"], processes, shard=True, should_stop=at(5))
     real = torch.optim.AdamW.load_state_dict
     torch.optim.AdamW.load_state_dict = lambda self, state: None
-    run("adamw forgot", points["adamw"], team, shard=True)
+    run("adamw forgot", points["adamw"], processes, shard=True)
     torch.optim.AdamW.load_state_dict = real
 
 
-def damaged(team: Team) -> None:
-    folder, _ = run("damaged", points["adamw"], team, shard=True, should_stop=at(9), checkpoint_seconds=0)
+def damaged(processes: ProcessGroup) -> None:
+    folder, _ = run("damaged", points["adamw"], processes, shard=True, should_stop=at(9), checkpoint_seconds=0)
     if rank == 0:
         newest(folder).write_bytes(b"noise")
-    team.any(False)
+    processes.any(False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        run("damaged", points["adamw"], team, shard=True)
+        run("damaged", points["adamw"], processes, shard=True)
     note("damaged", warned="".join(str(w.message) for w in caught if "skipped" in str(w.message)))
 
 
@@ -182,18 +184,18 @@ def fail(case: str) -> None:
         return False
 
     try:
-        with join(rank, 2, "127.0.0.1", port(case), "cpu", timeout_seconds=4) as team:
-            run(case, points["adamw"], team, shard=case == "killed", should_stop=should_stop, checkpoint_seconds=0)
+        with init_process_group(rank, 2, "127.0.0.1", port(case), "cpu", timeout_seconds=4) as processes:
+            run(case, points["adamw"], processes, shard=case == "killed", should_stop=should_stop, checkpoint_seconds=0)
     except RuntimeError as error:
         note(case, error=str(error), seconds=time.monotonic() - last)
     if rank == 0:
         folder = RunFolder(Path(out) / case, points["adamw"].run_id)
         note(case, **{"resumed at": int(newest(folder).stem)})
-        run(case, points["adamw"], ALONE)
+        run(case, points["adamw"], SINGLE_PROCESS)
 
 
 if __name__ == "__main__":
-    with join(rank, 2, "127.0.0.1", port("equal"), "cpu", timeout_seconds=60) as pair:
+    with init_process_group(rank, 2, "127.0.0.1", port("equal"), "cpu", timeout_seconds=60) as pair:
         for cases in (equal_runs, same_half, broken_runs, forgot, damaged):
             started = time.monotonic()
             cases(pair)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from spectral_mup.analysis.optimum import rows, t975
 
-LIMITS = {"hidden": 0.15, "matrix": 0.15, "embedding": 0.10, "readout": 0.10}  # |slope| allowed, by kind
+LIMITS = {"hidden": 0.15, "embedding": 0.10, "readout": 0.10}  # |slope| allowed, by kind
 LAST_STEP = 20  # later steps mix feature learning with what the data did
 FEW_SIZES, FEW_SEEDS = 4, 3  # below either, a check is only indicative
 

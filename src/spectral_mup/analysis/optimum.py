@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 WINDOW = 1.0  # octaves on each side of the grid argmin that the parabola sees
-WALL = 0.05  # a point this fraction above the best is the wall, not the bowl: no parabola runs through both
+MAX_EXCESS_LOSS = 0.05  # a point this fraction above the best is the wall, not the bowl: no parabola runs through both
 
 # 97.5 % quantile of Student's t by degrees of freedom (Abramowitz & Stegun, table 26.10).
 T975 = {
@@ -236,7 +236,7 @@ def _worse(table: pd.DataFrame, lr: float, at: float) -> bool:
 def _window(lrs: np.ndarray, mean_L: np.ndarray, j: int) -> np.ndarray:
     """Return the indices of the points under the parabola when lrs[j] is the grid argmin."""
     distance = np.abs(lrs - lrs[j])
-    inside = np.flatnonzero((distance <= WINDOW) & (mean_L <= mean_L[j] * (1 + WALL)))
+    inside = np.flatnonzero((distance <= WINDOW) & (mean_L <= mean_L[j] * (1 + MAX_EXCESS_LOSS)))
     return inside if len(inside) >= 3 else np.sort(np.argsort(distance, kind="stable")[:3])
 
 

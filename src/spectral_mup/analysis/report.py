@@ -19,7 +19,7 @@ from spectral_mup.analysis.verdict import Verdict, by_rule, judge
 LARGER = {"width": "wider", "depth": "deeper"}
 ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
 # fields of Verdict, Optimum and FeatureCheck as verdicts.json has them
-OF_VERDICT = "rule axis base verdict reason tolerance regret_limit basis bend wider_is_better counts".split()
+OF_VERDICT = "rule axis base verdict reason tolerance regret_limit basis bend larger_is_better counts".split()
 OF_OPTIMUM = "log2_lr lo hi loss loss_sd grid_log2_lr grid_loss bracketed basis n_seeds n_points dof".split()
 OF_FEATURES = "passed summary failed failed_updates indicative log2_lr step".split()
 
@@ -131,7 +131,7 @@ def text(verdicts: Sequence[Verdict]) -> str:
         said.append(f"intervals rest on the fit alone (one seed): {unseen}, more seeds would show the spread")
     for v in verdicts:
         runs = ", ".join(f"{n} {status}" for status, n in v.counts.items() if n)
-        larger = f"; {LARGER[axis]} is {'' if v.wider_is_better else 'NOT always '}better" * (v.wider_is_better is not None)
+        larger = f"; {LARGER[axis]} is {'' if v.larger_is_better else 'NOT always '}better" * (v.larger_is_better is not None)
         said.append(f"{v.rule}: {runs}{larger}")
         if v.features is not None:
             at = f" (step {v.features.step}, log2 lr {v.features.log2_lr:g})" if v.features.log2_lr is not None else ""

@@ -34,7 +34,7 @@ class Verdict:
     regret_lo: float
     regret_hi: float
     regret_at_least: bool  # the base's optimum lies beyond what the largest size finished
-    wider_is_better: bool | None  # the best loss falls from each size to the next
+    larger_is_better: bool | None  # the best loss falls from each size to the next
     basis: str
     optima: dict[int, Optimum | None] = field(repr=False)
     counts: dict[str, int] = field(repr=False)  # runs by status
@@ -133,7 +133,7 @@ def judge(
         regret_lo=regret_lo,
         regret_hi=regret_hi,
         regret_at_least=at_least,
-        wider_is_better=all(b < a for a, b in zip(losses, losses[1:], strict=False)) if len(losses) > 1 else None,
+        larger_is_better=all(b < a for a, b in zip(losses, losses[1:], strict=False)) if len(losses) > 1 else None,
         basis=", ".join(sorted({o.basis for o in found.values()})),
         optima=optima,
         counts={s: status.count(s) for s in ("done", "diverged", "missing")},

@@ -6,20 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.cli.main import NOT_AS_CLAIMED, OK, command
+from spectral_mup.cli.main import CHECK_FAILED, OK, command
 from spectral_mup.config.compose import ConfigError, load_config
-from spectral_mup.runs.sweep import open_sweep, results_of
+from spectral_mup.runs.sweep import open_sweep, result_reader
 
 
 def analyze(argv: list[str], check: bool) -> int:
-    """Gather, judge, draw; with `check`, NOT_AS_CLAIMED unless every rule but the controls transfers and no feature fails.
+    """Gather, judge, draw; with `check`, CHECK_FAILED unless every rule but the controls transfers and no feature fails.
 
     Where width and depth vary, each is judged at the other's base: width into the sweep's folder, depth into depth/ below it.
     """
     config = load_config(argv)
     sweep = open_sweep(config)
     runs = Path(config.paths.runs)
-    plan = sweep.plan(results_of(runs))
+    plan = sweep.plan(result_reader(runs))
 
     from spectral_mup.analysis.collect import collect
     from spectral_mup.analysis.report import along, report, report_joint, text
@@ -62,7 +62,7 @@ def analyze(argv: list[str], check: bool) -> int:
     print(f"Figures and tables: {folder}/")
     if not check:
         return OK
-    return OK if as_claimed(verdicts) and not plan.todo and not later else NOT_AS_CLAIMED
+    return OK if as_claimed(verdicts) and not plan.todo and not later else CHECK_FAILED
 
 
 def as_claimed(verdicts: Sequence[Any]) -> bool:
@@ -74,7 +74,7 @@ def as_claimed(verdicts: Sequence[Any]) -> bool:
 
 
 def summarize(argv: list[str], check: bool) -> int:
-    """Set the sweeps analysed below a folder side by side; with `check`, NOT_AS_CLAIMED as in `analyze`, over all of them."""
+    """Set the sweeps analysed below a folder side by side; with `check`, CHECK_FAILED as in `analyze`, over all of them."""
     wrong = [a for a in argv if "=" in a or a.startswith("-")]
     if not argv or wrong:
         said = f"{wrong[0]} does not go with it" if wrong else "no folder given"
@@ -85,4 +85,4 @@ def summarize(argv: list[str], check: bool) -> int:
     print(summary.text(sweeps, absent))
     print(f"Figure and tables: {Path(argv[0])}/summary.*")
     held = not absent and all(as_claimed(r.verdicts) and not sum(v.counts["missing"] for v in r.verdicts) for r in sweeps)
-    return OK if held or not check else NOT_AS_CLAIMED
+    return OK if held or not check else CHECK_FAILED

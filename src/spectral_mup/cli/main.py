@@ -11,14 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.cluster.progress import counted
+from spectral_mup.cluster.progress import pluralize
 from spectral_mup.config.compose import ROLES, ROOT, ConfigError, load_config, options
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
 from spectral_mup.runs.run_folder import RecordError
-from spectral_mup.runs.sweep import Plan, Sweep, open_sweep, results_of
+from spectral_mup.runs.sweep import Plan, Sweep, open_sweep, result_reader
 
-OK, FAILED, BAD_INPUT, REFUSED, NO_ANSWER, NOT_AS_CLAIMED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+OK, FAILED, BAD_INPUT, REFUSED, NO_ANSWER, CHECK_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 
 def guard(action: Callable[[], int]) -> int:
@@ -75,7 +75,7 @@ def launch(argv: list[str]) -> int:
 
         return doctor(config)
     sweep = open_sweep(config)
-    outcome = results_of(Path(config.paths.runs))
+    outcome = result_reader(Path(config.paths.runs))
     plan = sweep.plan(outcome)
     if config.action == "explain":
         return explain(config, sweep)
@@ -107,7 +107,7 @@ def describe(config: Config, sweep: Sweep, plan: Plan) -> str:
     """Counts first, then a line a curve."""
     later = sweep.remaining_curves(plan)
     done = len(plan.points) - len(plan.todo)
-    lines = [f"{config.sweep.name}: {counted(len(plan.points), 'point')} so far: {done} done, {len(plan.todo)} to do"]
+    lines = [f"{config.sweep.name}: {pluralize(len(plan.points), 'point')} so far: {done} done, {len(plan.todo)} to do"]
     if later:
         lines[0] += f"; {later} more curves follow, each around the optimum of the one before"
     todo = {p.run_id for p in plan.todo}
@@ -157,7 +157,7 @@ def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str])
     plan = sweep.plan(outcome)
     done = len(plan.points) - len(plan.todo)
     if stopping:
-        print(f"Stopped: {counted(done, 'point')} done. To go on: {command('launch.py', argv)}")
+        print(f"Stopped: {pluralize(done, 'point')} done. To go on: {command('launch.py', argv)}")
         return INTERRUPTED
     if failed:
         print(f"{len(failed)} of {len(plan.points)} points failed:", file=sys.stderr)
@@ -165,7 +165,7 @@ def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str])
             print(f"  {config.paths.runs}/{run_id}: {error} (traceback in error.txt)", file=sys.stderr)
         print(f"Once the cause is removed, this goes on: {command('launch.py', argv)}", file=sys.stderr)
         return FAILED
-    print(f"All {counted(done, 'point')} done. Next: {command('analyze.py', argv)}")
+    print(f"All {pluralize(done, 'point')} done. Next: {command('analyze.py', argv)}")
     return OK
 
 
@@ -182,7 +182,7 @@ def explain(config: Config, sweep: Sweep) -> int:
     sources = {point.curve.rule: config.rule[point.curve.rule].source for point in points}
     rows = [rows_of(point.science, vocab_size) for point in points]
     forward = [asdict(forward_of(point.science)) for point in points]
-    others = ", ".join(f"{role} {getattr(o, role)}" for role in ROLES if getattr(o, role) != o.matrix)
+    others = ", ".join(f"{role} {getattr(o, role)}" for role in ROLES if getattr(o, role) != o.hidden)
     print(
         f"width {points[0].curve.width} (base {s.base_width}), depth {points[0].curve.depth} (base {s.base_depth}), "
         f"lr 2^{points[0].log2_lr:g}, optimizer {o.name}{f' ({others})' if others else ''}, {config.train.weight_decay} λ"

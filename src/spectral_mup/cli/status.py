@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 
 from spectral_mup.cli.main import FAILED, OK, command
-from spectral_mup.cli.submit import in_words, matching, print_notes
-from spectral_mup.cluster.progress import counted, duration, label
+from spectral_mup.cli.submit import format_counts, matching, print_notes
+from spectral_mup.cluster.progress import duration, label, pluralize
 from spectral_mup.cluster.slurm.doctor import WRONG
 from spectral_mup.cluster.slurm.doctor import doctor as examine
 from spectral_mup.cluster.slurm.run_states import NAMES, Report, State, reconcile, tail
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Plan, Sweep, results_of
+from spectral_mup.runs.sweep import Plan, Sweep, result_reader
 
 WATCH_SECONDS = 10.0
 FOLLOW_SECONDS = 1.0
@@ -37,7 +37,7 @@ def status(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         if not config.watch or not any(s.name in ("running", "queued", "preempted") for s in report.states.values()):
             return OK
         time.sleep(WATCH_SECONDS)
-        plan = sweep.plan(results_of(runs))
+        plan = sweep.plan(result_reader(runs))
         if not sys.stdout.isatty():
             print()
 
@@ -45,7 +45,7 @@ def status(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
 def status_text(config: Config, sweep: Sweep, plan: Plan, report: Report, argv: list[str]) -> str:
     """What action=status prints."""
     later = sweep.remaining_curves(plan)
-    lines = [f"{config.sweep.name}: {in_words(report)}" + (f"; {later} more curves follow" if later else "")]
+    lines = [f"{config.sweep.name}: {format_counts(report)}" + (f"; {later} more curves follow" if later else "")]
     chosen = matching(config, report)
     names = [n for n in NAMES if any(s.name == n for s in chosen)]
     width = max((len(c.rule) for c in (s.point.curve for s in chosen)), default=4) + 2
@@ -96,7 +96,7 @@ def _next(config: Config, report: Report, plan: Plan, later: int, argv: list[str
     lines = []
     old = _other_code(config, report)
     if old:
-        lines.append(f"code≠: {counted(old, 'unfinished point')} on a snapshot that differs from the code here")
+        lines.append(f"code≠: {pluralize(old, 'unfinished point')} on a snapshot that differs from the code here")
     if any(names.get(n) for n in ("failed", "lost", "held")):
         lines.append(f"Why: {command('launch.py', argv, 'why')}; to begin them again: {command('launch.py', argv, 'retry')}")
     if names.get("planned") or names.get("cancelled"):
@@ -121,7 +121,7 @@ def why(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.points)
     print_notes(report)
     chosen = [s for s in matching(config, report) if s.cause is not None]
-    print(f"{config.sweep.name}: {in_words(report)}")
+    print(f"{config.sweep.name}: {format_counts(report)}")
     if not chosen:
         print("Nothing went wrong." if config.run is None else point_line(matching(config, report)[0]))
         return OK
@@ -134,7 +134,7 @@ def why(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         assert first.cause is not None
         by_itself = "launch begins it again" if first.cause.again else "not begun again by itself"
         again = "it goes on by itself" if first.live and first.cause.again else by_itself
-        print(f"\n{name} ({counted(len(mine), 'point')}, {again}): {first.cause.advice}")
+        print(f"\n{name} ({pluralize(len(mine), 'point')}, {again}): {first.cause.advice}")
         for state in mine[:SHOWN]:
             print(f"  {point_line(state)}")
         if len(mine) > SHOWN:
@@ -169,7 +169,7 @@ def logs(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     chosen = [s for s in matching(config, report) if s.submission and s.submission.log(s.index)]
     chosen.sort(key=lambda s: ["running", "failed"].index(s.name) if s.name in ("running", "failed") else 2)
     if not chosen:
-        raise ConfigError(f"no task of {'this run' if config.run else 'this sweep'} has printed anything; {in_words(report)}")
+        raise ConfigError(f"no logs yet for {'this run' if config.run else 'this sweep'}; {format_counts(report)}")
     state = chosen[0]
     assert state.submission is not None
     print(f"{point_line(state)}, {state.name}\n{_log_name(state)}:")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from spectral_mup.cli.main import INTERRUPTED, OK, REFUSED, command
-from spectral_mup.cluster.progress import counted, duration, label
+from spectral_mup.cluster.progress import duration, label, pluralize
 from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.run_states import Report, State, reconcile
@@ -18,9 +18,9 @@ from spectral_mup.cluster.slurm.submit import Order, check_script, described, lo
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Plan, Sweep, results_of
+from spectral_mup.runs.sweep import Plan, Sweep, result_reader
 
-BLAMED = {
+KEYS_BY_SBATCH_ERROR = {
     "account": ["account"], "partition": ["partition"], "qos": ["qos"], "feature": ["constraint"], "node name": ["exclude"],
     "time limit": ["time"], "generic resource|gres": ["gpus"], "memory": ["memory"],
     "processors|node": ["gpus", "cpus", "memory", "nodes"],
@@ -52,7 +52,7 @@ def _order(
 ) -> int:
     """Validate, show, ask, submit, say what next."""
     print_notes(report)
-    print(in_words(report))
+    print(format_counts(report))
     points = [s.point for s in report.states.values() if select(s)]
     if not points:
         return _nothing(report, argv)
@@ -65,11 +65,11 @@ def _order(
         raise ConfigError(f"{_blamed(config, str(error))}: {why}") from None
     except slurm.NoAnswer as error:
         raise slurm.NoAnswer(f"SLURM gives no answer, nothing was submitted: {error}; see action=doctor") from None
-    if not confirmed(config, f"Submit {counted(len(points), 'point')}?"):
+    if not confirmed(config, f"Submit {pluralize(len(points), 'point')}?"):
         return REFUSED
     runs = Path(config.paths.runs)
     try:
-        made = submit(config, sweep, lambda: sweep.plan(results_of(runs)), select, forgiven=forgiven)
+        made = submit(config, sweep, lambda: sweep.plan(result_reader(runs)), select, forgiven=forgiven)
     except KeyboardInterrupt:
         print(f"Interrupted; what was submitted stays. To go on: {command('launch.py', argv)}")
         return INTERRUPTED
@@ -83,7 +83,7 @@ def _order(
 
 def _blamed(config: Config, said: str) -> str:
     """The keys that sbatch's words are about."""
-    keys = next((keys for words, keys in BLAMED.items() if re.search(words, said, re.I)), None)
+    keys = next((keys for words, keys in KEYS_BY_SBATCH_ERROR.items() if re.search(words, said, re.I)), None)
     if keys is None:
         return "cluster.*"
     values = {key: getattr(config.cluster, key) for key in keys}
@@ -103,7 +103,7 @@ def _nothing(report: Report, argv: list[str]) -> int:
     bad = sum(counts.get(n, 0) for n in ("failed", "held", "lost", "cancelled"))
     if bad:
         why, them = command("launch.py", argv, "why"), "it" if bad == 1 else "them"
-        print(f"{counted(bad, 'point')} ended without a result: {why} tells, action=retry begins {them} again")
+        print(f"{pluralize(bad, 'point')} ended without a result: {why} tells, action=retry begins {them} again")
     print("Nothing to submit.")
     return OK
 
@@ -129,9 +129,9 @@ def confirmed(config: Config, question: str) -> bool:
     return agreed
 
 
-def in_words(report: Report) -> str:
+def format_counts(report: Report) -> str:
     """'84 points: 72 done, 3 running, 9 planned'."""
-    return f"{counted(len(report.states), 'point')}: " + (
+    return f"{pluralize(len(report.states), 'point')}: " + (
         ", ".join(f"{n} {name}" for name, n in report.counts().items()) or "none"
     )
 
@@ -145,13 +145,13 @@ def order_table(ordered: Order, config: Config) -> str:
     """Points, packs, GPUs and expected time, a row a shape."""
     c = slurm_of(config)
     arrays = -(-len(ordered.packs) // ordered.array_size)
-    device = counted(ordered.gpus, "GPU") if ordered.gpus else "no GPU"
+    device = pluralize(ordered.gpus, "GPU") if ordered.gpus else "no GPU"
     hours = ordered.gpu_hours
     unit = "GPU-hours" if ordered.gpus else "task-hours"
     cost = f"about {hours:.2g} {unit} ({ordered.expected.source})" if hours is not None else f"{unit} unknown (no earlier runs)"
     lines = [
-        f"To submit: {counted(len(ordered.points), 'point')} in {counted(len(ordered.packs), 'task')}, "
-        f"{counted(arrays, 'array')} of at most {ordered.array_size}; {cost}",
+        f"To submit: {pluralize(len(ordered.points), 'point')} in {pluralize(len(ordered.packs), 'task')}, "
+        f"{pluralize(arrays, 'array')} of at most {ordered.array_size}; {cost}",
         f"A task has {device}, {c.cpus} cores and {c.time} min, and trains {ordered.workers} at once.",
         f"  {'width':>7} {'depth':>6} {'points':>7} {'tasks':>6}  a task takes",
     ]
@@ -169,7 +169,7 @@ def show(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     """The tasks that the Points to do would make; submits nothing."""
     report = look(config, plan)
     print_notes(report)
-    print(in_words(report))
+    print(format_counts(report))
     retries = slurm_of(config).retries
     points = [s.point for s in report.states.values() if s.again(retries)]
     print(order_table(order(config, plan, points), config) if points else "Nothing to submit.")
@@ -192,14 +192,14 @@ def retry(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     held = {s.point.run_id for s in matching(config, report) if s.name == "planned" and config.cause is None}
     if not chosen:
         print_notes(report)
-        print(f"{in_words(report)}\nNothing to retry{f' with cause={config.cause}' if config.cause else ''}.")
+        print(f"{format_counts(report)}\nNothing to retry{f' with cause={config.cause}' if config.cause else ''}.")
         return OK
     if config.cluster.name == "local":
         for run_id in chosen:
-            RunFolder(Path(config.paths.runs), run_id).forgive()
+            RunFolder(Path(config.paths.runs), run_id).archive_error()
         from spectral_mup.cli.main import run
 
-        return run(config, sweep, results_of(Path(config.paths.runs)), plan, argv)
+        return run(config, sweep, result_reader(Path(config.paths.runs)), plan, argv)
     return _order(config, sweep, plan, report, lambda s: s.point.run_id in chosen | held, argv, chosen)
 
 
@@ -209,7 +209,7 @@ def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     print_notes(report)
     chosen = [s for s in matching(config, report) if s.live and s.name != "cancelled" and s.submission and s.job]
     if not chosen:
-        print(f"{in_words(report)}\nNothing to cancel.")
+        print(f"{format_counts(report)}\nNothing to cancel.")
         return OK
     ids = {s.point.run_id for s in chosen}
     whole, shared = [], []
@@ -227,7 +227,7 @@ def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         print(f"These tasks end at once: {', '.join(whole)}")
     if shared:
         print(f"These go on with their other points, and skip the cancelled that they have not begun: {', '.join(shared)}")
-    if not confirmed(config, f"Cancel {counted(len(chosen), 'point')}?"):
+    if not confirmed(config, f"Cancel {pluralize(len(chosen), 'point')}?"):
         return REFUSED
     for submission in dict.fromkeys(s.submission for s in chosen):
         assert submission is not None
@@ -236,7 +236,7 @@ def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         slurm.scancel(whole)
     except slurm.NoAnswer as error:
         raise slurm.NoAnswer(f"SLURM gives no answer ({error}); recorded as cancelled, give the command again") from None
-    print(f"Cancelled {counted(len(chosen), 'point')}.")
+    print(f"Cancelled {pluralize(len(chosen), 'point')}.")
     return OK
 
 

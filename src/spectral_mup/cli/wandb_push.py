@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from spectral_mup.cluster.progress import counted
+from spectral_mup.cluster.progress import pluralize
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.sweep import Point
 
@@ -21,7 +21,7 @@ def wandb_push(config: Config, points: Sequence[Point]) -> int:
 
     project = config.wandb.project
     mode = "offline" if config.wandb.mode == "offline" else "online"
-    print(f"W&B: pushing {counted(len(points), 'point')} {mode}, project {project}", flush=True)
+    print(f"W&B: pushing {pluralize(len(points), 'point')} {mode}, project {project}", flush=True)
     columns = (TextColumn("pushing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as bar:
         task = bar.add_task("pushing", total=len(points))

@@ -6,11 +6,11 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from spectral_mup.cluster.slurm.commands import Here, NoAnswer, squeue
+from spectral_mup.cluster.slurm.commands import ArrayTaskId, NoAnswer, squeue
 from spectral_mup.util.processes import is_alive
 
 
-def lives(owner: Mapping[str, Any], me: Here | None) -> bool:
+def lives(owner: Mapping[str, Any], me: ArrayTaskId | None) -> bool:
     """Whether the writer of this owner.json still works, as seen from a process that runs in the element `me`.
 
     An earlier start of my own element is dead: its process may linger for a few seconds, but writes nothing once the run is

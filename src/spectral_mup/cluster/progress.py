@@ -19,7 +19,7 @@ def label(point: Point) -> str:
     return f"{point.curve.rule} width {point.curve.width} depth {point.curve.depth} lr 2^{point.log2_lr:g} seed {point.seed}"
 
 
-def counted(n: int, noun: str) -> str:
+def pluralize(n: int, noun: str) -> str:
     """'1 point', '2 points'."""
     return f"{n} {noun}{'s' * (n != 1)}"
 

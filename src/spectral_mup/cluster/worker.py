@@ -20,7 +20,7 @@ from typing import Any
 from spectral_mup.cluster.liveness import lives
 from spectral_mup.cluster.slurm.commands import here
 from spectral_mup.config.schema import Config
-from spectral_mup.runs.run_folder import HeldError, RunFolder
+from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.runs.sweep import Point
 
 BEAT_SECONDS = 30.0
@@ -79,14 +79,14 @@ class Session:
         import torch
 
         from spectral_mup import data
-        from spectral_mup.tracking.live import Mirror
+        from spectral_mup.tracking.live import WandbLogger
 
         torch.set_num_threads(config.cluster.threads)
         device = pick_device(config.cluster.device, index)
         if device.type == "cuda":  # a CPU worker is deterministic as it is
             torch.use_deterministic_algorithms(True, warn_only=True)
         corpus = data.load(config.data.source, config.data.path, config.data.vocab_size)
-        return cls(config, corpus, device, Mirror(config.wandb.mode, config.wandb.project))
+        return cls(config, corpus, device, WandbLogger(config.wandb.mode, config.wandb.project))
 
     def train(self, point: Point, should_stop: Callable[[], bool], send: Callable[[Event], None]) -> Event:
         """Claim a Point, train it, and say how it ended; whatever goes wrong with it is an event, never an exception."""
@@ -97,12 +97,12 @@ class Session:
             if result is None:
                 send(Event("started", point, {}))
                 result = self.run(point, folder, should_stop, send)
-        except HeldError as held:
+        except ClaimedError as held:
             return Event("held", point, {"why": str(held)})
         except Exception as error:
             try:
                 folder.write_error(traceback.format_exc())
-            except HeldError as held:
+            except ClaimedError as held:
                 return Event("held", point, {"why": str(held)})
             except OSError:
                 pass  # a full disk; the launcher prints the cause
@@ -112,7 +112,7 @@ class Session:
         return Event("done", point, result | {"seconds": time.monotonic() - started})
 
     def enter(self, point: Point, folder: RunFolder) -> dict[str, Any] | None:
-        """Claim a Point's folder; its result if it has one already. Raises HeldError while somebody else trains it."""
+        """Claim a Point's folder; its result if it has one already. Raises ClaimedError while somebody else trains it."""
         from spectral_mup.data import fingerprint
         from spectral_mup.runs.provenance import provenance
 
@@ -130,13 +130,18 @@ class Session:
         return None
 
     def run(
-        self, point: Point, folder: RunFolder, should_stop: Callable[[], bool], send: Callable[[Event], None], team: Any = None
+        self,
+        point: Point,
+        folder: RunFolder,
+        should_stop: Callable[[], bool],
+        send: Callable[[Event], None],
+        processes: Any = None,
     ) -> dict[str, Any] | None:
-        """Train a claimed Point, with the other processes of a `team` if one is given; its result, None if stopped before."""
-        from spectral_mup.training.distributed import ALONE
+        """Train a claimed run, with other processes if they are given; its result, None if stopped before."""
+        from spectral_mup.training.distributed import SINGLE_PROCESS
         from spectral_mup.training.loop import train
 
-        team = team or ALONE
+        processes = processes or SINGLE_PROCESS
         first: dict[str, int] = {}
 
         def on_rows(rows: list[dict[str, Any]]) -> None:
@@ -145,17 +150,17 @@ class Session:
             last = {"step": rows[-1]["step"], "steps": point.science["train"]["steps"], "loss": rows[-1]["loss"]}
             send(Event("step", point, last))
 
-        if team.leader:
+        if processes.is_main:
             self.mirror.start(point.run_id, dict(point.science))
         cluster = self.config.cluster
         started = time.monotonic()
-        with heartbeat(folder) if team.leader else nullcontext():
+        with heartbeat(folder) if processes.is_main else nullcontext():
             result = train(
                 point.science, folder, self.corpus, device=self.device, log_every=cluster.log_every,
                 checkpoint_seconds=cluster.checkpoint_seconds, should_stop=should_stop, on_rows=on_rows,
-                team=team, shard=self.config.train.shard,
+                processes=processes, shard=self.config.train.shard,
             )  # fmt: skip
-        if result is not None and team.leader:
+        if result is not None and processes.is_main:
             steps = result["steps"] + 1 - first.get("step", result["steps"] + 1)
             folder.write_timing({"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type})
             self.mirror.finish(result)
@@ -171,7 +176,7 @@ def heartbeat(folder: RunFolder) -> Iterator[None]:
         while not ended.wait(BEAT_SECONDS):
             try:
                 folder.beat()
-            except (OSError, HeldError):
+            except (OSError, ClaimedError):
                 pass  # a hint for people; unlike results it is not worth failing a run for
 
     thread = threading.Thread(target=beat, daemon=True)

@@ -116,7 +116,7 @@ def typed(plain: Any) -> Config:
             for part in ("multipliers", "scaling"):
                 rule[part] = _exponents(rule.get(part), f"rule.{name}.{part}")
         for name, algorithm in plain["optimizer"].get("algorithms", {}).items():  # type: ignore[index, call-overload]
-            for part in ("size", "eps_law", "lr_shape"):
+            for part in ("update_norm", "eps_law", "lr_shape"):
                 algorithm[part] = _exponents(algorithm.get(part), f"optimizer.algorithms.{name}.{part}")
         schema = OmegaConf.structured(Config)
         if plain["cluster"].get("name") == "slurm":

@@ -9,18 +9,18 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from spectral_mup.config.compose import ROLES, ROOT, options
-from spectral_mup.theory.rules import Law, Rule
+from spectral_mup.theory.rules import Rule, UpdateScaling
 
 
 @dataclass(frozen=True)
-class Declared:
-    """An optimizer: the Law and the name of the algorithm that act on each kind of tensor, and the algorithms.
+class OptimizerSpec:
+    """An optimizer: the UpdateScaling and the name of the algorithm that act on each kind of tensor, and the algorithms.
 
-    algorithms  {name: {target, args, lr, lr_shape, eps}}, see conf/optimizer; target is None where only a Law is known
+    algorithms  {name: {target, args, lr, lr_shape, eps}}, see conf/optimizer; target is None where only the scaling is known
     """
 
     name: str
-    laws: Mapping[str, Law]
+    laws: Mapping[str, UpdateScaling]
     roles: Mapping[str, str]
     algorithms: Mapping[str, Mapping[str, Any]]
 
@@ -30,34 +30,36 @@ class Declared:
         return len({repr(law) for law in self.laws.values()}) > 1
 
 
-def optimizer_of(optimizer: str | Law | Mapping[str, Law] | Declared) -> Declared:
-    """By a name of conf/optimizer, by one Law, or by {kind: Law}. Raises ValueError on an unknown name or a missing kind."""
-    if isinstance(optimizer, Declared):
+def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScaling] | OptimizerSpec) -> OptimizerSpec:
+    """By a name of conf/optimizer, one UpdateScaling, or {kind: UpdateScaling}. Raises ValueError."""
+    if isinstance(optimizer, OptimizerSpec):
         return optimizer
     if isinstance(optimizer, str):
         return _from_conf(optimizer)
-    laws = {str(role): optimizer for role in ROLES} if isinstance(optimizer, Law) else dict(optimizer)
+    laws = {str(role): optimizer for role in ROLES} if isinstance(optimizer, UpdateScaling) else dict(optimizer)
     for role in ROLES:
-        if not isinstance(laws.get(role), Law):
-            raise ValueError(f"optimizer: no Law for {role} tensors; give one a kind ({', '.join(ROLES)}), or one Law for all")
+        if not isinstance(laws.get(role), UpdateScaling):
+            raise ValueError(
+                f"optimizer: no UpdateScaling for {role} tensors; give one for each of {', '.join(ROLES)}, or one for all"
+            )
     known = {"target": None, "args": {}, "lr": 1.0, "lr_shape": {}, "eps": None}
     algorithms = {law.name: known for law in laws.values()}
-    return Declared(" + ".join(algorithms), laws, {role: laws[role].name for role in ROLES}, algorithms)
+    return OptimizerSpec(" + ".join(algorithms), laws, {role: laws[role].name for role in ROLES}, algorithms)
 
 
-def _from_conf(name: str) -> Declared:
+def _from_conf(name: str) -> OptimizerSpec:
     found = _read("optimizer", name)
     laws = {}
     for role in ROLES:
         algorithm = found["algorithms"][found[role]]
-        if algorithm.get("size") is None:
+        if algorithm.get("update_norm") is None:
             raise ValueError(f"optimizer={name!r}: it declares no size law; measure one with spectral_mup.derive and pass that")
-        laws[role] = Law(found[role], algorithm["size"], algorithm["eps_law"])
+        laws[role] = UpdateScaling(found[role], algorithm["update_norm"], algorithm["eps_law"])
     used = {n: a for n, a in found["algorithms"].items() if n in (found[role] for role in ROLES)}
-    return Declared(name, laws, {role: found[role] for role in ROLES}, used)
+    return OptimizerSpec(name, laws, {role: found[role] for role in ROLES}, used)
 
 
-def rule_of(rule: str | Rule) -> Rule:
+def resolve_rule(rule: str | Rule) -> Rule:
     """By a name of conf/rule, or as it is. Raises ValueError on an unknown name."""
     if isinstance(rule, Rule):
         return rule
@@ -71,7 +73,7 @@ def _read(group: str, name: str) -> dict[str, Any]:
     if not folder.is_dir():
         raise ValueError(
             f"{group}={name!r}: {folder} does not exist; install from a clone with pip install -e, "
-            "or pass a Law (a Rule) instead of a name"
+            "or pass an UpdateScaling (a Rule) instead of a name"
         )
     if name not in options(folder):
         raise ValueError(f"{group}={name!r}: no such file; {group} can be {', '.join(options(folder))}")

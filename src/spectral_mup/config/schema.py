@@ -41,7 +41,7 @@ def model_config(science_model: Mapping[str, Any]) -> ModelConfig:
 @dataclass
 class AlgorithmConfig:
     target: str = MISSING
-    size: Optional[dict[str, float]] = MISSING
+    update_norm: Optional[dict[str, float]] = MISSING
     eps_law: dict[str, float] = MISSING
     eps: Optional[float] = MISSING
     lr: float = MISSING
@@ -52,7 +52,7 @@ class AlgorithmConfig:
 @dataclass
 class OptimizerConfig:
     name: str = MISSING
-    matrix: str = MISSING
+    hidden: str = MISSING
     embedding: str = MISSING
     readout: str = MISSING
     vector: str = MISSING

@@ -21,13 +21,13 @@ from spectral_mup.config.schema import (
 from spectral_mup.config.validate_cluster import check_cluster
 from spectral_mup.errors import ConfigError
 from spectral_mup.models import FAMILIES
-from spectral_mup.theory.rules import Law, Rule
+from spectral_mup.theory.rules import Rule, UpdateScaling
 
 ACTIONS = (
     "run", "plan", "explain", "status", "why", "logs", "retry", "extend", "cancel", "doctor", "wandb_push", "derive", "prepare"
 )  # fmt: skip
 TOKENIZERS = ("bytes", "gpt2", "bpe", "sentencepiece")
-ROLES = ("matrix", "embedding", "readout", "vector")
+ROLES = ("hidden", "embedding", "readout", "vector")
 
 # What exponents may stand for: in forward multipliers, in published tables, in an optimizer's size and ε laws.
 FORWARD_QUANTITIES = ("m_width", "m_depth", "d_head")
@@ -90,9 +90,9 @@ def check(config: Config) -> None:
         raise ConfigError(f"probe.steps={config.probe.steps}: steps count from 1 (step 0 is always measured)")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", s.name) or ".." in s.name.split("/"):
         raise ConfigError(f"sweep.name={s.name}: must be a relative path of letters, digits, '_', '-', '.' and '/'")
-    unknown = set(m.init_std) - {"embedding", "matrix", "readout"}
+    unknown = set(m.init_std) - {"embedding", "hidden", "readout"}
     if unknown:
-        raise ConfigError(f"model.init_std.{unknown.pop()}: unknown key; known: embedding, matrix, readout")
+        raise ConfigError(f"model.init_std.{unknown.pop()}: unknown key; known: embedding, hidden, readout")
     _check_optimizer(o)
     _check_sharded(t, o)
     _check_zero_init(m, o)
@@ -123,7 +123,7 @@ def _check_optimizer(o: OptimizerConfig) -> None:
                 "as in pip install lion-pytorch for lion_pytorch"
             )
         for part, table, known in (
-            ("size", algorithm.size or {}, LAW_QUANTITIES),
+            ("update_norm", algorithm.update_norm or {}, LAW_QUANTITIES),
             ("eps_law", algorithm.eps_law, LAW_QUANTITIES),
             ("lr_shape", algorithm.lr_shape, ("fan_out", "fan_in")),
         ):
@@ -146,7 +146,7 @@ def _check_sharded(t: TrainConfig, o: OptimizerConfig) -> None:
 def _check_zero_init(m: ModelConfig, o: OptimizerConfig) -> None:
     """A direction as large as the weight (LAMB's) has no size law where the weight starts at zero: it grows as Adam's."""
     for role, std in m.init_std.items():
-        if std == 0 and (o.algorithms[getattr(o, role)].size or {}).get("s"):
+        if std == 0 and (o.algorithms[getattr(o, role)].update_norm or {}).get("s"):
             raise ConfigError(
                 f"model.init_std.{role}=0: {getattr(o, role)} scales its step to the weight's norm, which a zero init has not; "
                 f"leave its trust ratio out there, as in optimizer.{role}=lamb_vector, or start from another std"
@@ -166,21 +166,21 @@ def _check_rule(name: str, rule: RuleConfig, o: OptimizerConfig) -> None:
         _check_quantities(f"rule.{name}.multipliers.{part}", exponents, FORWARD_QUANTITIES)
     if isinstance(rule.scaling, dict):
         rows = {"init_std": rule.scaling.get("init_std", {})}
-        for quantity in ("size", "lr", "weight_decay", "eps"):
+        for quantity in ("update_norm", "lr", "weight_decay", "eps"):
             rows |= {f"{quantity}.{algorithm}": row for algorithm, row in rule.scaling.get(quantity, {}).items()}
         for key, row in rows.items():
-            known = LAW_QUANTITIES if key.startswith("size.") else TABLE_QUANTITIES
+            known = LAW_QUANTITIES if key.startswith("update_norm.") else TABLE_QUANTITIES
             for kind, exponents in row.items():
                 _check_quantities(f"rule.{name}.scaling.{key}.{kind}", exponents, known)
     for role in ROLES:
         algorithm = getattr(o, role)
-        size = o.algorithms[algorithm].size
+        size = o.algorithms[algorithm].update_norm
         if rule.scaling == "derived" and size is None:
             raise ConfigError(
-                f"optimizer.algorithms.{algorithm}.size: rule {name} needs to know how its direction grows; measure it with "
+                f"optimizer.algorithms.{algorithm}.update_norm: rule {name} needs the growth of its direction; measure it with "
                 f"action=derive and use rule=derived/{o.name}, or give the law, as in {{m_out: 0.5, m_in: 0.5}}"
             )
-        table.law(role, Law(algorithm, size or {}))
+        table.law(role, UpdateScaling(algorithm, size or {}))
         for quantity in ("lr", "weight_decay", "eps"):
             table.row(quantity, algorithm)
 

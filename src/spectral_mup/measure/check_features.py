@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from spectral_mup.analysis.feature_check import FeatureCheck
 from spectral_mup.analysis.feature_check import check_features as judge
-from spectral_mup.config.presets import Declared, optimizer_of, rule_of
+from spectral_mup.config.presets import OptimizerSpec, resolve_optimizer, resolve_rule
 from spectral_mup.optim.stacked import UsesSampledLabels
 from spectral_mup.scaling.api import init_, make_optimizers, scale, set_multipliers_
 from spectral_mup.scaling.table import columns
 from spectral_mup.theory.rules import Rule
 from spectral_mup.training.probe import Probe
 
-PASSED, NOT_AS_CLAIMED = 0, 5  # exit codes, as those of analyze.py --check
+PASSED, CHECK_FAILED = 0, 5  # exit codes, as those of analyze.py --check
 Batch = Mapping[str, Any] | tuple[Any, ...]
 
 
@@ -45,7 +45,7 @@ class Verdict:
     @property
     def exit_code(self) -> int:
         """0 if it passed and the control did not, else 5."""
-        return PASSED if self.passed and (self.control is None or self.control_failed) else NOT_AS_CLAIMED
+        return PASSED if self.passed and (self.control is None or self.control_failed) else CHECK_FAILED
 
     @property
     def text(self) -> str:
@@ -85,7 +85,7 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
 def check_features(
     build: Callable[[int], nn.Module],
     widths: Sequence[int],
-    optimizer: str | Declared = "adamw",
+    optimizer: str | OptimizerSpec = "adamw",
     *,
     lr: float,
     batch: Callable[[int, int], Batch],
@@ -109,7 +109,7 @@ def check_features(
     """
     if len(set(widths)) < 2:
         raise ValueError(f"widths={list(widths)}: a slope needs two widths or more, as in widths=[64, 128, 256]")
-    declared, chosen, sizes = optimizer_of(optimizer), rule_of(rule), sorted(set(widths))
+    declared, chosen, sizes = resolve_optimizer(optimizer), resolve_rule(rule), sorted(set(widths))
 
     def run(rule: Rule, width: int, seed: int) -> tuple[list[dict[str, Any]], bool]:
         """Feature rows of one training, and whether its loss stopped to be finite."""
@@ -149,5 +149,5 @@ def check_features(
         check, _ = judged(chosen)
         if control is None:
             return Verdict(chosen.name, check, None, None, False)
-        other, diverged = judged(rule_of(control))
+        other, diverged = judged(resolve_rule(control))
     return Verdict(chosen.name, check, control, other, diverged or bool(other.failed))

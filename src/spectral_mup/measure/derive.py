@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectral_mup.config.presets import Declared
+from spectral_mup.config.presets import OptimizerSpec
 from spectral_mup.config.validate import ROLES
 from spectral_mup.measure.check_features import Batch, loss_of
-from spectral_mup.measure.directions import Trainee, check_ladder, measure_directions
+from spectral_mup.measure.directions import LadderModel, check_ladder, measure_directions
 from spectral_mup.measure.size_law_fit import SizeLaw, size_laws
 from spectral_mup.scaling.api import init_, make_optimizers, scale, set_multipliers_
 from spectral_mup.scaling.build import Parametrization
-from spectral_mup.scaling.scale import Scalings
-from spectral_mup.theory.rules import Law
+from spectral_mup.scaling.scale import ModelScaling
+from spectral_mup.theory.rules import UpdateScaling
 
 
 @dataclass(frozen=True)
-class Derived(Declared):
+class Derived(OptimizerSpec):
     """An optimizer by what was measured of it: `scale`, `make_optimizers` and `check_features` take it as they take a name."""
 
     measured: SizeLaw = field(kw_only=True, repr=False)
@@ -64,15 +64,17 @@ def derive(
     """
     name = getattr(optimizer, "__name__", getattr(getattr(optimizer, "func", None), "__name__", type(optimizer).__name__))
     algorithm = {"target": optimizer, "args": {}, "lr": 1.0, "lr_shape": {}, "eps": None}
-    blind = Declared(name, {str(r): Law(name, {}) for r in ROLES}, {str(r): name for r in ROLES}, {name: algorithm})
+    blind = OptimizerSpec(
+        name, {str(r): UpdateScaling(name, {}) for r in ROLES}, {str(r): name for r in ROLES}, {name: algorithm}
+    )
 
-    def trainee(width: int) -> Trainee:
+    def trainee(width: int) -> LadderModel:
         scalings = scale(
             build(width), base, optimizer=blind, rule="spectral", residual_blocks=residual_blocks,
             embeddings=embeddings, wider=wider,
         )  # fmt: skip
         p = Parametrization(dict(scalings.growths), dict(scalings), scalings.multipliers, dict(blind.laws))
-        return Trainee(width, p, partial(_fresh, build, width, scalings), partial(_optimizers, scalings), gradients)
+        return LadderModel(width, p, partial(_fresh, build, width, scalings), partial(_optimizers, scalings), gradients)
 
     def gradients(model: nn.Module, _: Any, seed: int, step: int, loss_scale: float) -> Tensor:
         value = loss_scale * loss(model, batch(seed, step))
@@ -85,12 +87,12 @@ def derive(
         ladder = [trainee(width) for width in sorted(widths)]
         check_ladder({run.width: run.p.growths for run in ladder})
         (found,) = size_laws(measure_directions(ladder, seeds=seeds, steps=steps, update=update))
-    of_kind = {str(role): found.exponents.get(role, found.exponents["matrix"]) for role in ROLES}
-    laws = {role: Law(name, size) for role, size in of_kind.items()}
+    of_kind = {str(role): found.exponents.get(role, found.exponents["hidden"]) for role in ROLES}
+    laws = {role: UpdateScaling(name, size) for role, size in of_kind.items()}
     return Derived(name, laws, blind.roles, blind.algorithms, measured=found)
 
 
-def _fresh(build: Callable[[int], nn.Module], width: int, scalings: Scalings, seed: int) -> nn.Module:
+def _fresh(build: Callable[[int], nn.Module], width: int, scalings: ModelScaling, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = build(width)
     set_multipliers_(model, scalings)
@@ -98,5 +100,5 @@ def _fresh(build: Callable[[int], nn.Module], width: int, scalings: Scalings, se
     return model
 
 
-def _optimizers(scalings: Scalings, model: nn.Module) -> list[torch.optim.Optimizer]:
+def _optimizers(scalings: ModelScaling, model: nn.Module) -> list[torch.optim.Optimizer]:
     return make_optimizers(model, scalings, lr=1.0)

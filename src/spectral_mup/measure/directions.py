@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral_mup.optim.linalg import spectral_norms
-from spectral_mup.scaling.apply import law_of
+from spectral_mup.scaling.apply import for_kind
 from spectral_mup.scaling.build import Parametrization
 from spectral_mup.theory.growth import Growth, named_parameters
 
@@ -29,7 +29,7 @@ class DeriveError(ValueError):
 
 
 @dataclass(frozen=True)
-class Trainee:
+class LadderModel:
     """One width of a ladder: what the formula says of it but for the unknown size law, and how to train it.
 
     fresh       seed to an initialised model
@@ -62,7 +62,7 @@ def check_ladder(growths: Mapping[int, Mapping[str, Growth]]) -> None:
                         f"{name}: its {side} should grow with width but is {old} at width {small} and {new} at width {large}; "
                         "nothing can be learned from such a ladder"
                     )
-            if first.kind == "matrix":
+            if first.kind == "hidden":
                 if a.shape == b.shape:
                     raise DeriveError(
                         f"{name}: a growing matrix has shape {a.shape} at width {small} and at width {large} alike"
@@ -73,7 +73,7 @@ def check_ladder(growths: Mapping[int, Mapping[str, Growth]]) -> None:
 
 
 def measure_directions(
-    ladder: Sequence[Trainee],
+    ladder: Sequence[LadderModel],
     *,
     seeds: Sequence[int],
     steps: int,
@@ -82,7 +82,7 @@ def measure_directions(
 ) -> list[dict[str, Any]]:
     """Rows {width, seed, loss_scale, step, tensor, kind, label, algorithm, ratios, direction, lr}, one a step and tensor.
 
-    direction is ‖U‖₂, lr what makes the wanted update of it; label says how the tensor grows, as 'matrix (m, m)'; ratios are
+    direction is ‖U‖₂, lr what makes the wanted update of it; label says how the tensor grows, as 'hidden (m, m)'; ratios are
     the quantities that size laws are written in. One more run at the base width, its loss × 16, tells whether U follows the
     size of the gradient. on_run sees (widths done, their sum, seconds so far).
     """
@@ -115,17 +115,17 @@ def _weight_norms(model: nn.Module) -> dict[str, float]:
     return norms
 
 
-def _target(run: Trainee, name: str) -> float:
+def _target(run: LadderModel, name: str) -> float:
     """Growth of ‖ΔW‖₂ that the spectral condition asks of the parameter: √(m_out/m_in)/c."""
     growth = run.p.growths[name]
     return (growth.m_out / growth.m_in) ** 0.5 / _multiplier(run, growth)
 
 
-def _multiplier(run: Trainee, growth: Growth) -> float:
+def _multiplier(run: LadderModel, growth: Growth) -> float:
     return {"readout": run.p.forward.logits, "embedding": run.p.forward.embedding}.get(growth.kind, 1.0)
 
 
-def _train(run: Trainee, seed: int, steps: int, wanted: Mapping[str, float], loss_scale: float) -> list[dict[str, Any]]:
+def _train(run: LadderModel, seed: int, steps: int, wanted: Mapping[str, float], loss_scale: float) -> list[dict[str, Any]]:
     torch.manual_seed(seed)
     model = run.fresh(seed)
     optimizers = run.optimizers(model)
@@ -157,7 +157,7 @@ def _train(run: Trainee, seed: int, steps: int, wanted: Mapping[str, float], los
             c = _multiplier(run, growth)
             ratios = growth.ratios() | {"c": c, "a": 1.0, "s": run.p.scalings[name].init_std}
             row = {"width": run.width, "seed": seed, "loss_scale": loss_scale, "step": step + 1, "tensor": name}
-            row |= {"kind": growth.kind, "algorithm": law_of(growth, run.p.laws).name, "ratios": ratios}
+            row |= {"kind": growth.kind, "algorithm": for_kind(growth, run.p.laws).name, "ratios": ratios}
             rows.append(row | {"direction": norm, "lr": wanted[name] / norm})
     return rows
 

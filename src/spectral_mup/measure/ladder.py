@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from spectral_mup import data
 from spectral_mup.config.compose import ROLES, mlp_hidden
 from spectral_mup.config.schema import ModelConfig, model_config
-from spectral_mup.measure.directions import Trainee, check_ladder, measure_directions
+from spectral_mup.measure.directions import LadderModel, check_ladder, measure_directions
 from spectral_mup.optim.stacked import UsesSampledLabels
 from spectral_mup.scaling.apply import init_, scale_all
 from spectral_mup.scaling.build import Parametrization, base_stds, forward_of, growths_of, make_model, make_optimizers
-from spectral_mup.theory.rules import Law, Rule
+from spectral_mup.theory.rules import Rule, UpdateScaling
 from spectral_mup.training.loop import sampled_loss
 
 
@@ -52,7 +52,7 @@ def make_ladder(science: Mapping[str, Any], vocab_size: int, widths: Sequence[in
         forward = forward_of(mine)
         growths = growths_of(config, vocab_size, width, base_width, science["depth"])
         algorithms = mine["optimizer"]["algorithms"]
-        laws = {role: Law(name := mine["optimizer"][role], {}, algorithms[name]["eps_law"]) for role in ROLES}
+        laws = {role: UpdateScaling(name := mine["optimizer"][role], {}, algorithms[name]["eps_law"]) for role in ROLES}
         scalings = scale_all(growths, Rule(**mine["rule"]), laws, forward)
         rungs.append(Rung(width, mine, config, Parametrization(growths, scalings, forward, laws)))
     check_ladder({rung.width: rung.p.growths for rung in rungs})
@@ -63,7 +63,7 @@ def _blind(science: Mapping[str, Any]) -> dict[str, Any]:
     """The science config with every size law, lr and decay taken out of its optimizer."""
     blind = deepcopy(dict(science))
     for algorithm in blind["optimizer"]["algorithms"].values():
-        algorithm |= {"size": {}, "lr": 1.0, "lr_shape": {}}
+        algorithm |= {"update_norm": {}, "lr": 1.0, "lr_shape": {}}
     blind["optimizer"]["weight_decay"] = dict.fromkeys(blind["optimizer"]["weight_decay"], 0.0)
     return blind | {"log2_lr": 0.0}
 
@@ -80,7 +80,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Train every rung on the corpus and return directions.measure_directions' rows."""
     ladder = [
-        Trainee(
+        LadderModel(
             rung.width,
             rung.p,
             partial(_fresh, rung, corpus),

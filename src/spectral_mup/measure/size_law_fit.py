@@ -24,7 +24,7 @@ WIDE = 0.25  # half an interval that reaches from one law to the next, which dif
 class ClassSlope:
     """Slope of log2 ‖U‖₂ on log2 width of the tensors that grow alike, its 95 % interval, and at the first and last step."""
 
-    label: str  # kind and growth (fan_out, fan_in): 'matrix (m, m)', 'readout (1, m)'
+    label: str  # kind and growth (fan_out, fan_in): 'hidden (m, m)', 'readout (1, m)'
     kind: str
     slope: float
     lo: float
@@ -37,7 +37,7 @@ class ClassSlope:
     @property
     def judged(self) -> bool:
         """False for hidden (1, m) of a direction that follows the gradient, see `size_laws`."""
-        return abs(self.gradient) <= TOLERANCE or self.label != "matrix (1, m)"
+        return abs(self.gradient) <= TOLERANCE or self.label != "hidden (1, m)"
 
     def misfit(self, law: str) -> tuple[bool, float, str]:
         """Whether a named law is wrong for this class, by how much at most, and where: at its growth or in the loss."""
@@ -197,5 +197,5 @@ def table(laws: Sequence[SizeLaw]) -> pd.DataFrame:
 def first_log2_lr(measured: Sequence[Row]) -> float:
     """log2 of the largest lr that makes no update of a hidden matrix in the base model larger than wanted."""
     base = min(r["width"] for r in measured)
-    lrs = [r["lr"] for r in measured if r["width"] == base and r["kind"] == "matrix" and r["loss_scale"] == 1]
+    lrs = [r["lr"] for r in measured if r["width"] == base and r["kind"] == "hidden" and r["loss_scale"] == 1]
     return float(np.log2(min(lrs)))

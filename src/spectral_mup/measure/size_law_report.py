@@ -16,8 +16,8 @@ from spectral_mup.analysis.figures.style import STYLE, WIDTH, page, signed, size
 from spectral_mup.measure.size_law_fit import ClassSlope, Row, SizeLaw, late
 from spectral_mup.scaling.table import columns
 
-GROWTH = {"embedding (m, 1)": (1, 0), "vector (m, 1)": (1, 0), "matrix (m, m)": (1, 1), "matrix (m, 1)": (1, 0)}
-GROWTH |= {"matrix (1, m)": (0, 1), "readout (1, m)": (0, 1)}
+GROWTH = {"embedding (m, 1)": (1, 0), "vector (m, 1)": (1, 0), "hidden (m, m)": (1, 1), "hidden (m, 1)": (1, 0)}
+GROWTH |= {"hidden (1, m)": (0, 1), "readout (1, m)": (0, 1)}
 
 
 def lr_exponent(c: ClassSlope, slope: float) -> float:
@@ -75,7 +75,7 @@ def rule_yaml(name: str, laws: Sequence[SizeLaw], measured_on: str) -> str:
         lines += [f"# {law.algorithm}: {law.law or 'no named law fits'}; {slopes}."]
         lines += [f"# Too few to tell: {law.too_few}."] if law.too_few else []
     lines += [f"source: measured on {measured_on}", "multipliers:", "  attention: {d_head: -1}", "  branch: {m_depth: -1}"]
-    lines += ["  logits: {m_width: -1}", "scaling:", "  size:"]
+    lines += ["  logits: {m_width: -1}", "scaling:", "  update_norm:"]
     for law in laws:
         lines += [f"    {law.algorithm}:"]
         for kind, size in law.exponents.items():

@@ -52,7 +52,7 @@ class StackedOptimizer(torch.optim.Optimizer):
     """Base of optimizers whose direction is a function of a stack of equal-shaped parameters.
 
     State is kept stacked and shown per parameter as views of the stack, so state_dict, deepcopy and checkpoints see an
-    ordinary torch optimizer. Steps are counted per parameter, so one that joins late starts as if alone.
+    ordinary torch optimizer. Steps are pluralize per parameter, so one that joins late starts as if alone.
     Raises ValueError on sparse gradients and, if `matrices_only`, on parameters that are not matrices.
     """
 

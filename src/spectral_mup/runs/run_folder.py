@@ -40,7 +40,7 @@ class RecordError(RuntimeError):
     """A run folder that contradicts itself; the message names the folder and the fix."""
 
 
-class HeldError(RuntimeError):
+class ClaimedError(RuntimeError):
     """Somebody else is training this run."""
 
 
@@ -130,7 +130,7 @@ class RunFolder:
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
     def claim(self, lives: Callable[[Mapping[str, Any]], bool] | None = None, slurm: Mapping[str, Any] | None = None) -> None:
-        """Take the run for this process. Raises HeldError while a live process holds it.
+        """Take the run for this process. Raises ClaimedError while a live process holds it.
 
         `lives` says whether the writer of an owner.json is still at work; without it, `is_alive` does. `slurm` names the job
         that this process belongs to.
@@ -146,7 +146,7 @@ class RunFolder:
                 by = f"SLURM job {holder['slurm']['job']} on {holder['host']}"
             elif holder["host"] != socket.gethostname():
                 by += f"; if that machine is gone, delete {self.path}/attempts"
-            raise HeldError(f"{self.run_id} is held by {by}")
+            raise ClaimedError(f"{self.run_id} is held by {by}")
         nonce = secrets.token_hex(8)
         attempts = self.path / "attempts"
         prepared = attempts / f"new.{nonce}"
@@ -159,22 +159,22 @@ class RunFolder:
             shutil.rmtree(prepared, ignore_errors=True)
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            raise HeldError(f"{self.run_id} was claimed by another process just now") from None
+            raise ClaimedError(f"{self.run_id} was claimed by another process just now") from None
         self.nonce = nonce
         self._set_error_aside(numbers)
 
     def check_claim(self) -> None:
-        """Fencing: raise HeldError if this process lost the run (it was believed dead), so that it writes nothing more."""
+        """Fencing: raise ClaimedError if this process lost the run (it was believed dead), so that it writes nothing more."""
         holder = self.owner()
         if holder is None or holder["nonce"] != self.nonce:
-            raise HeldError(f"{self.run_id} was taken over by another process")
+            raise ClaimedError(f"{self.run_id} was taken over by another process")
 
     def beat(self) -> None:
-        """Say that the claim's holder is alive. Raises HeldError if somebody else has it by now."""
+        """Say that the claim's holder is alive. Raises ClaimedError if somebody else has it by now."""
         self.check_claim()
         write_atomic(self.path / "attempts" / str(self.attempts()[-1]) / "heartbeat.json", json_bytes({"time": time.time()}))
 
-    def last_beat(self) -> float | None:
+    def last_heartbeat(self) -> float | None:
         """When the latest attempt was last known to be alive, in seconds since the epoch."""
         numbers = self.attempts()
         if not numbers:
@@ -228,7 +228,7 @@ class RunFolder:
         return read_json(self.path / "wandb.json")
 
     def write_error(self, text: str) -> None:
-        """Write the traceback of a failure. Raises HeldError if this process lost the run, whose failure it is not."""
+        """Write the traceback of a failure. Raises ClaimedError if this process lost the run, whose failure it is not."""
         if self.nonce is not None:
             self.check_claim()
         write_atomic(self.path / "error.txt", text.encode())
@@ -240,7 +240,7 @@ class RunFolder:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def forgive(self) -> None:
+    def archive_error(self) -> None:
         """Put the last failure with its attempt, so that the run counts as to do again."""
         self._set_error_aside(self.attempts())
 

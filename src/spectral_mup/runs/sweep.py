@@ -183,7 +183,7 @@ def cost(point: Point) -> float:
     return per_token * s["train"]["steps"] * s["train"]["batch_size"] * s["model"]["context"]
 
 
-def results_of(runs: Path) -> Outcome:
+def result_reader(runs: Path) -> Outcome:
     """Outcome that reads run folders, each result once. Raises RecordError on a folder that contradicts itself."""
     known: dict[str, float] = {}
     checked: set[str] = set()

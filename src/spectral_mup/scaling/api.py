@@ -21,16 +21,16 @@ from spectral_mup.config.validate import ROLES
 from spectral_mup.optim.stacked import shard_like
 from spectral_mup.scaling import apply
 from spectral_mup.scaling import forward_multipliers as forward_pass
-from spectral_mup.scaling.scale import Scalings, kinds_known, scale
+from spectral_mup.scaling.scale import ModelScaling, kinds_known, scale
 from spectral_mup.scaling.table import one_rule, tensor_row
 from spectral_mup.theory.growth import named_parameters, owners
 from spectral_mup.theory.rules import Multipliers
 
-__all__ = ["Scalings", "explain", "init_", "make_optimizers", "multipliers", "param_groups", "scale", "set_multipliers_"]
+__all__ = ["ModelScaling", "explain", "init_", "make_optimizers", "multipliers", "param_groups", "scale", "set_multipliers_"]
 
 
 def init_(
-    model: nn.Module, scalings: Scalings, *, std: float | Mapping[str, float | None] | None = None, seed: int | None = None
+    model: nn.Module, scalings: ModelScaling, *, std: float | Mapping[str, float | None] | None = None, seed: int | None = None
 ) -> None:
     """Draw every weight from a normal with the base's std times Scaling.init_std. Twice is as good as once.
 
@@ -62,7 +62,7 @@ def init_(
 
 def param_groups(
     model: nn.Module,
-    scalings: Scalings,
+    scalings: ModelScaling,
     *,
     lr: float,
     weight_decay: float | Mapping[str, float] = 0.0,
@@ -95,7 +95,7 @@ def param_groups(
 
 def make_optimizers(
     model: nn.Module,
-    scalings: Scalings,
+    scalings: ModelScaling,
     *,
     lr: float,
     weight_decay: float | Mapping[str, float] = 0.0,
@@ -114,7 +114,7 @@ def make_optimizers(
 
 
 def explain(
-    scalings: Scalings,
+    scalings: ModelScaling,
     *,
     lr: float = 1.0,
     weight_decay: float | Mapping[str, float] = 0.0,
@@ -135,12 +135,12 @@ def explain(
     return "\n".join([text, *(f"note: {note}" for note in scalings.notes)])
 
 
-def multipliers(scalings: Scalings) -> Multipliers:
+def multipliers(scalings: ModelScaling) -> Multipliers:
     """The numbers to put into one's own forward pass: attention is the scale of q·k itself, NaN if no module has a head_dim."""
     return forward_pass.absolute(scalings.multipliers, scalings.attention)
 
 
-def set_multipliers_(model: nn.Module, scalings: Scalings) -> list[str]:
+def set_multipliers_(model: nn.Module, scalings: ModelScaling) -> list[str]:
     """Put the multipliers into the forward pass, by hooks and attributes; says what was set and what is left to do.
 
     Attention: the `scaling` of modules that have a head_dim, as in transformers. Logits: the input of every output layer, in
@@ -152,7 +152,7 @@ def set_multipliers_(model: nn.Module, scalings: Scalings) -> list[str]:
     )
 
 
-def _known(model: nn.Module, scalings: Scalings) -> dict[str, nn.Parameter]:
+def _known(model: nn.Module, scalings: ModelScaling) -> dict[str, nn.Parameter]:
     """Parameters by name. Raises ValueError unless they are those that `scale` saw."""
     found = named_parameters(model)
     for name, p in found.items():
@@ -166,7 +166,7 @@ def _known(model: nn.Module, scalings: Scalings) -> dict[str, nn.Parameter]:
 
 
 def _base_values(
-    scalings: Scalings, lr: float, weight_decay: float | Mapping[str, float], eps: float | None
+    scalings: ModelScaling, lr: float, weight_decay: float | Mapping[str, float], eps: float | None
 ) -> dict[str, dict[str, Any]]:
     """{lr, weight_decay, eps: {name: value in the base model}}."""
     decay = weight_decay if isinstance(weight_decay, Mapping) else {kind: weight_decay for kind in ROLES}
@@ -182,14 +182,14 @@ def _base_values(
     for name, growth in scalings.growths.items():
         algorithm = scalings.optimizer.algorithms[scalings.algorithm[name]]
         values["lr"][name] = apply.base_lr(lr, growth, algorithm)
-        values["weight_decay"][name] = apply.law_of(growth, decay)
+        values["weight_decay"][name] = apply.for_kind(growth, decay)
         values["eps"][name] = algorithm["eps"] if eps is None else eps
     return values
 
 
 def _groups(
     model: nn.Module,
-    scalings: Scalings,
+    scalings: ModelScaling,
     lr: float,
     weight_decay: float | Mapping[str, float],
     eps: float | None,

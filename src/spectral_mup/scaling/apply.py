@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from spectral_mup.theory.growth import Growth, monomial, named_parameters
-from spectral_mup.theory.rules import Law, Multipliers, Rule, Scaling
+from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
 
 def scale_all(
-    growths: Mapping[str, Growth], rule: Rule, laws: Mapping[str, Law], forward: Multipliers, m_depth: float = 1.0
+    growths: Mapping[str, Growth], rule: Rule, laws: Mapping[str, UpdateScaling], forward: Multipliers, m_depth: float = 1.0
 ) -> dict[str, Scaling]:
     """{parameter name: Scaling}; `laws` gives the optimizer of each kind of tensor (`fixed` follows `vector`)."""
-    return {name: rule.scale(g, law_of(g, laws), forward, m_depth) for name, g in growths.items()}
+    return {name: rule.scale(g, for_kind(g, laws), forward, m_depth) for name, g in growths.items()}
 
 
-def law_of(growth: Growth, laws: Mapping[str, Any]) -> Any:
+def for_kind(growth: Growth, laws: Mapping[str, Any]) -> Any:
     """Whatever `laws` holds for this kind of tensor; nobody names an optimizer for `fixed`, which follows `vector`."""
     return laws["vector" if growth.kind == "fixed" else growth.kind]
 

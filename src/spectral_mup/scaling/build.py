@@ -13,12 +13,14 @@ from spectral_mup.config.compose import ROLES, head_count, head_size, kv_head_co
 from spectral_mup.config.schema import ModelConfig, model_config
 from spectral_mup.models import family
 from spectral_mup.scaling import apply
-from spectral_mup.scaling.apply import base_lr, base_std, init_, law_of, param_groups, scale_all
+from spectral_mup.scaling.apply import base_lr, base_std, for_kind, init_, param_groups, scale_all
 from spectral_mup.scaling.table import tensor_row
 from spectral_mup.theory.growth import Growth, measure_growth
-from spectral_mup.theory.rules import Law, Multipliers, Rule, Scaling
+from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
-YARDSTICK = 64  # width that tells which dims grow, in base widths; large, as FFNs are rounded and heads may be fixed
+REFERENCE_WIDTH_RATIO = (
+    64  # width that tells which dims grow, in base widths; large, as FFNs are rounded and heads may be fixed
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Parametrization:
     growths: dict[str, Growth]
     scalings: dict[str, Scaling]
     forward: Multipliers
-    laws: dict[str, Law]
+    laws: dict[str, UpdateScaling]
 
 
 def make_model(model: ModelConfig, vocab_size: int, width: int, depth: int, forward: Multipliers) -> nn.Module:
@@ -55,7 +57,7 @@ def growths_of(model: ModelConfig, vocab_size: int, width: int, base_width: int,
     with torch.device("meta"):
         mine, base, wider = (
             make_model(model, vocab_size, w, depth, Multipliers(attention=1.0))
-            for w in (width, base_width, YARDSTICK * base_width)
+            for w in (width, base_width, REFERENCE_WIDTH_RATIO * base_width)
         )
     return measure_growth(mine, base, wider, family(model.family).residual_blocks)
 
@@ -80,9 +82,9 @@ def forward_of(science: Mapping[str, Any]) -> Multipliers:
     return Rule(**science["rule"]).forward(width / base_width, m_depth, *heads)
 
 
-def _law(optimizer: Mapping[str, Any], role: str) -> Law:
+def _law(optimizer: Mapping[str, Any], role: str) -> UpdateScaling:
     algorithm = optimizer["algorithms"][optimizer[role]]
-    return Law(optimizer[role], algorithm["size"], algorithm["eps_law"])
+    return UpdateScaling(optimizer[role], algorithm["update_norm"], algorithm["eps_law"])
 
 
 def init_model(model: nn.Module, science: Mapping[str, Any], p: Parametrization, device: torch.device) -> nn.Module:
@@ -148,6 +150,6 @@ def explain(science: Mapping[str, Any], vocab_size: int) -> list[dict[str, Any]]
     for name, parameter in model.named_parameters():
         growth, scaling, plan = p.growths[name], p.scalings[name], plans[name]
         values = {"lr": plan.lr, "weight_decay": plan.weight_decay, "eps": plan.eps, "init_std": base_std(growth, std)}
-        optimizer = law_of(growth, p.laws).name
+        optimizer = for_kind(growth, p.laws).name
         rows.append(tensor_row(name, parameter.shape, growth, scaling, values, optimizer, p.forward, independent))
     return rows

@@ -26,7 +26,7 @@ class Attention:
     base_scaling: Mapping[str, float] = field(default_factory=dict)
 
 
-def look_at_attention(model: nn.Module, base: nn.Module) -> Attention:
+def read_attention_scaling(model: nn.Module, base: nn.Module) -> Attention:
     """Read `head_dim` and `scaling` off the modules that have them, as transformers' and torch's attention do."""
     sizes = [
         next((float(m.head_dim) for _, m in named_modules(x).items() if _is_number(m, "head_dim")), None) for x in (model, base)

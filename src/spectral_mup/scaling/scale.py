@@ -1,4 +1,4 @@
-"""Scalings of a whole model against a base model of the same architecture: what the public functions work with."""
+"""ModelScaling of a whole model against a base model of the same architecture: what the public functions work with."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectral_mup.config.presets import Declared, optimizer_of, rule_of
-from spectral_mup.scaling.forward_multipliers import Attention, find_blocks, look_at_attention
+from spectral_mup.config.presets import OptimizerSpec, resolve_optimizer, resolve_rule
+from spectral_mup.scaling.forward_multipliers import Attention, find_blocks, read_attention_scaling
 from spectral_mup.theory.growth import Growth, count_blocks, in_first_block, look, measure_growth, named_parameters, owners
-from spectral_mup.theory.rules import Law, Multipliers, Rule, Scaling
+from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
 
 @dataclass(frozen=True, eq=False)
-class Scalings(Mapping[str, Scaling]):
+class ModelScaling(Mapping[str, Scaling]):
     """{parameter name: Scaling}, and what they were derived from. Wrappers' prefixes are not part of the names.
 
     multipliers  numbers of the forward pass relative to the base, where each is 1 (`multipliers` gives the absolute ones)
@@ -30,7 +30,7 @@ class Scalings(Mapping[str, Scaling]):
     growths: Mapping[str, Growth]
     shapes: Mapping[str, tuple[int, ...]]
     algorithm: Mapping[str, str]
-    optimizer: Declared = field(repr=False)
+    optimizer: OptimizerSpec = field(repr=False)
     rule: Rule = field(repr=False)
     multipliers: Multipliers = field(default_factory=lambda: Multipliers(1.0))
     attention: Attention = field(default_factory=Attention, repr=False)
@@ -52,16 +52,16 @@ def scale(
     model: nn.Module,
     base: nn.Module,
     *,
-    optimizer: str | Law | Mapping[str, Law] | Declared = "adamw",
+    optimizer: str | UpdateScaling | Mapping[str, UpdateScaling] | OptimizerSpec = "adamw",
     rule: str | Rule = "spectral_readout",
     residual_blocks: Sequence[str] = (),
     embeddings: Sequence[str] = (),
     wider: nn.Module | None = None,
-) -> Scalings:
+) -> ModelScaling:
     """Scaling of every parameter of `model` against `base`, by a rule for an optimizer (arXiv 2310.17813, theory/rules.py).
 
     model, base      instances of one architecture, of any width and depth, on any device, the meta device too
-    optimizer        a name of conf/optimizer, a Law, a Law for each kind of tensor, or what `derive` returns
+    optimizer        a name of conf/optimizer, an UpdateScaling, {kind: UpdateScaling}, or what `derive` returns
     rule             a name of conf/rule, or a Rule. `spectral_readout` needs no logits multiplier, but untied embeddings
     residual_blocks  prefixes of blocks whose outputs are added up, before their index, as in ("layers.",): for depth, and for
                      hidden sides that do not grow. Found by itself where blocks are named as in GPT-2 or Llama
@@ -71,7 +71,7 @@ def scale(
     Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer, and
     ValueError on tied embeddings under a rule without a logits multiplier.
     """
-    declared, rule = optimizer_of(optimizer), rule_of(rule)
+    declared, rule = resolve_optimizer(optimizer), resolve_rule(rule)
     seen, base_seen = look(model, embeddings), look(base, embeddings)
     blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(seen)
     growths = measure_growth(model, base, wider, blocks, embeddings)
@@ -86,7 +86,7 @@ def scale(
             f"{tied[0]}: tied to the output layer, which rule={rule.name!r} scales by its init and lr; "
             'use rule="spectral" and set_multipliers_(model, scalings), which puts the factor on the logits'
         )
-    m_depth, attention = _m_depth(seen, base_seen, blocks), look_at_attention(model, base)
+    m_depth, attention = _m_depth(seen, base_seen, blocks), read_attention_scaling(model, base)
     here, there = attention.head_size or (1, 1)
     forward = rule.forward(_m_width(growths, tied), m_depth, here / there, 1.0)
     shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
@@ -94,12 +94,12 @@ def scale(
     algorithm = {name: declared.roles[role[name]] for name in growths}
     base_std = _base_std(base, growths, tied, blocks)
     for name in growths:
-        if base_std[name] == 0 and declared.laws[role[name]].size.get("s"):
+        if base_std[name] == 0 and declared.laws[role[name]].update_norm.get("s"):
             raise ValueError(
                 f"{name}: starts at zero, but {algorithm[name]} scales its step to the weight's norm; "
                 "give it an init, or another optimizer as in optimizer='adamw'"
             )
-    return Scalings(
+    return ModelScaling(
         scalings={name: rule.scale(growth, declared.laws[role[name]], forward, m_depth) for name, growth in growths.items()},
         growths=growths,
         shapes=shapes,
@@ -120,10 +120,10 @@ def kinds_known(growths: Mapping[str, Growth]) -> bool:
     return not weights or any(growth.kind != "fixed" for growth in weights)
 
 
-def _role(growth: Growth, dims: int, declared: Declared) -> str:
+def _role(growth: Growth, dims: int, declared: OptimizerSpec) -> str:
     """Whose algorithm trains a tensor: its kind's, but the vectors' if its shape is no matrix's and matrices have their own."""
     kind = "vector" if growth.kind == "fixed" else growth.kind
-    return "vector" if kind == "matrix" and dims > 2 and declared.roles["matrix"] != declared.roles["vector"] else kind
+    return "vector" if kind == "hidden" and dims > 2 and declared.roles["hidden"] != declared.roles["vector"] else kind
 
 
 def _tied_tables(model: nn.Module) -> list[str]:
@@ -202,14 +202,14 @@ def _notes(
     blocks: Sequence[str],
     algorithm: Mapping[str, str],
     growths: Mapping[str, Growth],
-    declared: Declared,
+    declared: OptimizerSpec,
 ) -> Iterator[str]:
     if not blocks:
         yield "no residual_blocks given: depth is not scaled, and hidden sides that do not grow count as inputs or outputs"
     if attention.head_size is None and any(re.search("att|query|qkv|q_proj", name.lower()) for name in growths):
         yield "attention: no module tells its head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
     for name, growth in growths.items():
-        if growth.kind == "matrix" and algorithm[name] != declared.roles["matrix"]:
+        if growth.kind == "hidden" and algorithm[name] != declared.roles["hidden"]:
             yield f"{name}: no matrix by its shape, so {algorithm[name]} trains it"
     wanted = {part: x for part, x in asdict(forward).items() if x != 1}
     if wanted:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-KINDS = ("embedding", "matrix", "readout", "vector", "fixed")
+KINDS = ("embedding", "hidden", "readout", "vector", "fixed")
 WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
@@ -25,7 +25,7 @@ class Growth:
     """Growth of one tensor: kind, (fan_out, fan_in) here and in the base model, inside a residual block or not.
 
     embedding  one-hot (or other non-growing) input: only fan_out grows; tables of shape (entries, width) count as (width, 1)
-    matrix     both grow, or any growing matrix inside a residual block
+    hidden     both grow, or any growing matrix inside a residual block
     readout    only fan_in grows
     vector     bias or gain of length n, an (n, 1) matrix
     fixed      nothing grows
@@ -193,8 +193,8 @@ def _classify(name: str, seen: Seen, base: Seen, wider: Seen, in_block: bool) ->
             f"tables are understood: reshape it, or name it in embeddings=('{name}',) if it is looked up or added as one"
         )
     grows_out, grows_in = (w != b for w, b in zip(wider.fans, base.fans, strict=True))
-    kind = {(True, True): "matrix", (True, False): "embedding", (False, True): "readout"}.get((grows_out, grows_in), "fixed")
-    return Growth("matrix" if in_block and kind != "fixed" else kind, seen.fans, base.fans, in_block)
+    kind = {(True, True): "hidden", (True, False): "embedding", (False, True): "readout"}.get((grows_out, grows_in), "fixed")
+    return Growth("hidden" if in_block and kind != "fixed" else kind, seen.fans, base.fans, in_block)
 
 
 def monomial(exponents: Mapping[str, float], ratios: Mapping[str, float]) -> float:

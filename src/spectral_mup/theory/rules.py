@@ -2,11 +2,11 @@
 
 The spectral condition (arXiv 2310.17813) asks that ‖W‖₂ and ‖ΔW‖₂ of every matrix scale as √(fan_out/fan_in).
 With m_out, m_in the growth of the two dims, c the forward multiplier of the tensor, a that of its residual branch,
-d = 1/m_depth inside a branch and 1 outside, and `size` the growth of the spectral norm of the optimizer's direction:
+d = 1/m_depth inside a branch and 1 outside, and `update_norm` the growth of the spectral norm of the optimizer's direction:
 
     T       = √(m_out/m_in)
     s       = m_in^-1/2 · min(1, √(m_out/m_in)) / c          init std
-    lr      = T · d / (c · a · size)                          the one formula
+    lr      = T · d / (c · a · update_norm)                          the one formula
     λ       = 1 / lr                                          coupled decay at a fixed timescale 1/(lr·λ)
     ε       = the optimizer's own law, for Adam c · a / m_out
 
@@ -55,15 +55,15 @@ class Multipliers:
 
 
 @dataclass(frozen=True)
-class Law:
-    """What a rule must know of an optimizer: `size`, the growth of its direction's spectral norm, and `eps`, that of its ε.
+class UpdateScaling:
+    """What a rule must know of an optimizer: how the spectral norm of its direction grows, and how its ε does.
 
     Both are exponents of m_out, m_in, m_max, m_aspect, c, a and s (see Growth.ratios and the formula above):
     {m_out: 1/2, m_in: 1/2} for entrywise normalised directions, {} for orthogonalised ones.
     """
 
     name: str
-    size: Exponents
+    update_norm: Exponents
     eps: Exponents = field(default_factory=dict)
 
 
@@ -72,8 +72,8 @@ class Rule:
     """Forward multipliers as exponents, and scalings: `derived` by the formula, or a published table.
 
     multipliers  {attention: {d_head: -1}, branch: {m_depth: -1}, logits: {m_width: -1}}
-    scaling      "derived" with the size laws that the optimizers declare; or {size: {optimizer: {kind: exponents}}}, derived
-                 with these in their place; or a table {init_std: {kind: exponents}, lr: {optimizer: {kind: exponents}},
+    scaling      "derived" with the size laws that the optimizers declare; or {update_norm: {optimizer: {kind: exponents}}},
+                 derived with these in their place; or a table {init_std: {kind: exponents}, lr: {optimizer: {kind: exponents}},
                  weight_decay: …, eps: …} whose
                  exponents are of m_out, m_in and, in residual blocks, m_depth; `block_KIND` goes before KIND in a residual
                  block; the entry `any` stands for every other optimizer; what a table does not list is × 1
@@ -93,11 +93,11 @@ class Rule:
             if self.scaling != "derived":
                 raise RuleError(f"rule {self.name}: scaling is 'derived' or a table, not '{self.scaling}'")
             return
-        unknown = set(self.scaling) - ({"size"} if self.derived else {"init_std", "lr", "weight_decay", "eps"})
+        unknown = set(self.scaling) - ({"update_norm"} if self.derived else {"init_std", "lr", "weight_decay", "eps"})
         if unknown:
             raise RuleError(f"rule {self.name}: unknown quantity '{unknown.pop()}' in its table")
         rows = [self.scaling.get("init_std", {})]
-        rows += [row for q in ("size", "lr", "weight_decay", "eps") for row in self.scaling.get(q, {}).values()]
+        rows += [row for q in ("update_norm", "lr", "weight_decay", "eps") for row in self.scaling.get(q, {}).values()]
         for kind in (kind for row in rows for kind in row):
             if kind.removeprefix("block_") not in KINDS:
                 raise RuleError(f"rule {self.name}: unknown kind '{kind}'; known: {', '.join(KINDS)}")
@@ -105,7 +105,7 @@ class Rule:
     @property
     def derived(self) -> bool:
         """Whether the formula gives the scalings, and no table."""
-        return isinstance(self.scaling, str) or "size" in self.scaling
+        return isinstance(self.scaling, str) or "update_norm" in self.scaling
 
     @property
     def for_tied(self) -> bool:
@@ -125,7 +125,7 @@ class Rule:
             embedding=power.get("embedding", 1.0),
         )
 
-    def scale(self, growth: Growth, law: Law, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
+    def scale(self, growth: Growth, law: UpdateScaling, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
         """Scaling of one tensor under the optimizer that `law` describes."""
         if self.derived:
             return spectral_scaling(growth, self.law(growth.kind, law), forward, m_depth)
@@ -143,16 +143,16 @@ class Rule:
             eps=power(self.row("eps", law.name)),
         )
 
-    def law(self, kind: str, law: Law) -> Law:
+    def law(self, kind: str, law: UpdateScaling) -> UpdateScaling:
         """The law with the size that this rule says it has. Raises RuleError if the rule says none."""
-        if isinstance(self.scaling, str) or "size" not in self.scaling:
+        if isinstance(self.scaling, str) or "update_norm" not in self.scaling:
             return law
         kind = "vector" if kind == "fixed" else kind
-        sizes = self.scaling["size"]
+        sizes = self.scaling["update_norm"]
         if kind not in sizes.get(law.name, {}):
             listed = ", ".join(f"{name} ({', '.join(kinds)})" for name, kinds in sizes.items())
             raise RuleError(f"rule {self.name} has no size law of optimizer {law.name} for {kind} tensors; it lists {listed}")
-        return replace(law, size=sizes[law.name][kind])
+        return replace(law, update_norm=sizes[law.name][kind])
 
     def row(self, quantity: str, optimizer: str) -> Mapping[str, Exponents]:
         """{kind: exponents} of lr, weight_decay or eps. Raises RuleError if the table does not cover the optimizer."""
@@ -165,7 +165,7 @@ class Rule:
         return row
 
 
-def spectral_scaling(growth: Growth, law: Law, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
+def spectral_scaling(growth: Growth, law: UpdateScaling, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
     """The one formula (module docstring) for one tensor."""
     c = {"readout": forward.logits, "embedding": forward.embedding}.get(growth.kind, 1.0)
     a = forward.branch if growth.in_block else 1.0
@@ -173,7 +173,7 @@ def spectral_scaling(growth: Growth, law: Law, forward: Multipliers, m_depth: fl
     s = _init_std(growth) / c
     ratios = growth.ratios() | {"c": c, "a": a, "s": s}
     target = (growth.m_out / growth.m_in) ** 0.5
-    lr = target * d / (c * a * monomial(law.size, ratios))
+    lr = target * d / (c * a * monomial(law.update_norm, ratios))
     return Scaling(init_std=s, lr=lr, weight_decay=1.0 / lr, eps=monomial(law.eps, ratios))
 
 
@@ -186,7 +186,7 @@ def _init_std(growth: Growth) -> float:
     """
     if growth.kind == "readout":
         return 1.0 / growth.m_in
-    if growth.kind != "matrix" or growth.m_in == 1:
+    if growth.kind != "hidden" or growth.m_in == 1:
         return growth.m_in**-0.5
     if growth.m_out != 1:
         return growth.m_in**-0.5 * min(1.0, (growth.m_out / growth.m_in) ** 0.5)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 Exponents = Mapping[str, float]
 
-# Growth of ‖direction‖₂ as exponents (see rules.Law), and whose it is. `derive` names what it measured after the nearest.
+# Growth of ‖direction‖₂ as exponents (see rules.UpdateScaling), and whose it is.
 SIZE_LAWS: dict[str, Exponents] = {
     "entries of order 1 (Adam, ADOPT, Sophia, Lion)": {"m_out": 0.5, "m_in": 0.5},
     "norm of the weight (LAMB)": {"s": 1.0, "m_out": 0.5, "m_in": 0.5},

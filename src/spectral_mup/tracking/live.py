@@ -52,7 +52,7 @@ def finish_run(run: Any, result: Mapping[str, Any] | None) -> None:
     run.finish()
 
 
-class Mirror:
+class WandbLogger:
     """Copies runs to W&B under id = run_id, one after the other, from a daemon thread. mode 'disabled' does nothing."""
 
     def __init__(self, mode: str, project: str) -> None:

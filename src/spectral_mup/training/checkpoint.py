@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spectral_mup.optim.stacked import StackedOptimizer, shard_like, whole
 from spectral_mup.runs.run_folder import RunFolder, write_atomic
-from spectral_mup.training.distributed import Team
+from spectral_mup.training.distributed import ProcessGroup
 
 KEPT_CHECKPOINTS = 2
 
@@ -27,29 +27,29 @@ def save_checkpoint(
     model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     auto: Mapping[str, str],
-    team: Team,
+    processes: ProcessGroup,
 ) -> None:
     """Every rank calls it, and the leader writes ckpt/<step>.pt atomically and keeps the last two.
 
-    Raises HeldError if the run is no longer ours.
+    Raises ClaimedError if the run is no longer ours.
     """
-    if team.leader:
+    if processes.is_main:
         folder.check_claim()
     state = {
         "step": step,
         "auto": dict(auto),
-        "model": _gathered(model.state_dict(), team.leader),
-        "optimizers": [_gathered(o.state_dict(), team.leader) for o in optimizers],
+        "model": _gathered(model.state_dict(), processes.is_main),
+        "optimizers": [_gathered(o.state_dict(), processes.is_main) for o in optimizers],
         "rng": torch.get_rng_state(),
         "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
-    if team.leader:
+    if processes.is_main:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_atomic(_path(folder, step), buffer.getvalue())
         for old in sorted(folder.checkpoints.glob("*.pt"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
-    team.told(None)  # no rank goes on before it is written
+    processes.broadcast(None)  # no rank goes on before it is written
 
 
 def load_checkpoint(
@@ -58,28 +58,28 @@ def load_checkpoint(
     optimizers: list[torch.optim.Optimizer],
     auto: dict[str, str],
     device: torch.device,
-    team: Team,
+    processes: ProcessGroup,
 ) -> tuple[int, dict[str, str]]:
     """Load the newest checkpoint that the leader can read; its step (0 if there is none) and what `auto` meant so far.
 
-    Restores torch's generators in a team of one alone. Raises RuntimeError where another rank cannot read that checkpoint.
+    Restores torch's generators where one process trains alone. Raises RuntimeError where another rank cannot read that checkpoint.
     """
     like = model.state_dict()
     place = torch.device("cpu") if any(map(_is_sharded, like.values())) else device  # the whole may not fit the device
-    state = _newest(folder, place) if team.leader else None
-    step = team.told(None if state is None else state["step"])
+    state = _newest(folder, place) if processes.is_main else None
+    step = processes.broadcast(None if state is None else state["step"])
     if step is None:
-        return 0, team.told(auto)  # what it means may differ from machine to machine
-    if not team.leader:
+        return 0, processes.broadcast(auto)  # what it means may differ from machine to machine
+    if not processes.is_main:
         state = _load(_path(folder, step), place)
     if state is None:
-        raise RuntimeError(f"{_path(folder, step)}: rank {team.rank} cannot read it; paths.runs must be on a shared disk")
+        raise RuntimeError(f"{_path(folder, step)}: rank {processes.rank} cannot read it; paths.runs must be on a shared disk")
     model.load_state_dict({name: shard_like(w.to(device), like[name]) for name, w in state["model"].items()})
     for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
         if not isinstance(optimizer, StackedOptimizer):  # those keep the whole state on every rank
             _shard_state(saved, optimizer, device)
         optimizer.load_state_dict(saved)
-    if team.size == 1:
+    if processes.size == 1:
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])

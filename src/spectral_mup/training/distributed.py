@@ -1,9 +1,9 @@
 """The processes that train one Point together, one a device: each with the whole model (DDP) or a shard of it (FSDP2).
 
-    with join(rank, size, host, port, "cuda") as team:
-        train(science, folder, corpus, device=device, team=team)
+    with init_process_group(rank, size, host, port, "cuda") as processes:
+        train(science, folder, corpus, device=device, processes=processes)
 
-Every method is a collective: all ranks call it in the same order. A process alone is a team of one and asks nothing of
+Every method is a collective: all ranks call it in the same order. A process alone is a group of one and asks nothing of
 torch.distributed.
 """
 
@@ -24,14 +24,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """Rank `rank` of `size` processes; the leader, rank 0, alone writes files."""
 
     rank: int = 0
     size: int = 1
 
     @property
-    def leader(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
@@ -42,7 +42,7 @@ class Team:
         dist.all_reduce(set_on_any, dist.ReduceOp.MAX)
         return bool(set_on_any)
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The leader's value, which can be pickled; those of the others are dropped."""
         if self.size == 1:
             return value
@@ -83,31 +83,33 @@ class Team:
         return model
 
     def seed(self, seed: int, step: int) -> None:
-        """Let torch's generators (dropout) draw differently on every rank, by (seed, step, rank); a team of one goes on."""
+        """Let torch's generators (dropout) draw differently on every rank, by (seed, step, rank); a process alone goes on."""
         if self.size > 1:
             digest = hashlib.blake2b(f"{seed} {step} {self.rank}".encode(), digest_size=8).digest()
             torch.manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
-def join(rank: int, size: int, host: str, port: int, device_type: str, timeout_seconds: float = 600.0) -> Iterator[Team]:
+def init_process_group(
+    rank: int, size: int, host: str, port: int, device_type: str, timeout_seconds: float = 600.0
+) -> Iterator[ProcessGroup]:
     """Be rank `rank` of `size` processes that meet at host:port, where rank 0 listens, and leave them at the end.
 
     Collectives of GPU tensors go by NCCL, those of tensors in main memory by gloo. A rank that waits `timeout_seconds` for
     another raises RuntimeError (or is aborted by NCCL), and so do all at once when the process of one ends.
     """
     if size == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     backend = "cpu:gloo,cuda:nccl" if device_type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_seconds)
     dist.init_process_group(backend, f"tcp://{host}:{port}", rank=rank, world_size=size, timeout=timeout)
     group = dist.group.WORLD
     try:
-        yield Team(rank, size)
+        yield ProcessGroup(rank, size)
     except BaseException as error:
         # Who lets go of a group last waits for its threads, and after an error one may still need Python's lock. `del` gives
         # the lock up meanwhile, a DDP model in one of these frames would not: each waited for the other, for ever.

@@ -23,7 +23,7 @@ from spectral_mup.optim.stacked import StackedOptimizer, UsesSampledLabels
 from spectral_mup.runs.run_folder import RunFolder, read_rows, write_atomic
 from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
 from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
-from spectral_mup.training.distributed import ALONE, Team
+from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
 from spectral_mup.training.precision import resolve
 from spectral_mup.training.probe import Probe
 
@@ -74,28 +74,28 @@ def train(
     checkpoint_seconds: float = 30.0,
     should_stop: Callable[[], bool] = lambda: False,
     on_rows: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
-    team: Team = ALONE,
+    processes: ProcessGroup = SINGLE_PROCESS,
     shard: bool = False,
 ) -> dict[str, Any] | None:
     """Train one Point into its claimed run folder and return its result; None if stopped before the end.
 
     Resumes from the newest checkpoint that can be read. `should_stop` is asked before every step; `on_rows` sees the metrics
-    rows as they are written. Raises HeldError if the folder was taken over, OSError if it cannot be written.
+    rows as they are written. Raises ClaimedError if the folder was taken over, OSError if it cannot be written.
 
-    All processes of a `team` call it with the same science, each with its device: a step's batch is cut over them by
+    All `processes` of a group call it with the same science, each with its device: a step's batch is cut over them by
     micro-batches, with `shard` the parameters too. One asked to stop stops all; files and `on_rows` are the leader's alone.
     Raises ValueError if the batch cannot be cut so.
     """
     t, context, seed = science["train"], science["model"]["context"], science["seed"]
-    microbatches = team.size * t["accumulate"]
+    microbatches = processes.size * t["accumulate"]
     if t["batch_size"] % microbatches:
         raise ValueError(
             f"train.batch_size={t['batch_size']}: not a multiple of train.accumulate={t['accumulate']} "
-            f"times {team.size} processes; change one"
+            f"times {processes.size} processes; change one"
         )
     meta, p = parametrize(science, corpus.vocab_size)
     model = init_model(meta, science, p, torch.device("cpu"))
-    wrapped = team.wrap(model, device, shard)
+    wrapped = processes.wrap(model, device, shard)
     optimizers = make_optimizers(model, science, p)
     x_probe, _ = data.probe_batch(corpus.val, count=science["probe"]["sequences"], context=context)
     probe = Probe(model, torch.from_numpy(x_probe).to(device), p.growths, p.forward, science["probe"]["steps"])
@@ -103,10 +103,10 @@ def train(
 
     losses: list[float] = []
     auto = resolve(science, device.type)
-    done, auto = load_checkpoint(folder, model, optimizers, auto, device, team)
-    team.seed(seed, done)
+    done, auto = load_checkpoint(folder, model, optimizers, auto, device, processes)
+    processes.seed(seed, done)
     rows = [] if done else probe.first_rows()
-    if team.leader:
+    if processes.is_main:
         if done:
             folder.cut("metrics.jsonl", done)
             folder.cut("norms.jsonl", done)
@@ -115,7 +115,7 @@ def train(
             for name in ("metrics.jsonl", "norms.jsonl"):
                 write_atomic(folder.path / name, b"")
             folder.append("norms.jsonl", rows)
-    losses = team.told(losses)
+    losses = processes.broadcast(losses)
 
     forward = torch.compile(wrapped) if auto["compile"] == "true" else wrapped
     unsynced = getattr(wrapped, "no_sync", nullcontext)  # DDP averages gradients once a step, not once a micro-batch
@@ -135,7 +135,7 @@ def train(
         Returns the mean loss over this rank's share.
         """
         loss = torch.zeros((), device=device)
-        mine = range(team.rank * t["accumulate"], (team.rank + 1) * t["accumulate"])
+        mine = range(processes.rank * t["accumulate"], (processes.rank + 1) * t["accumulate"])
         for micro in mine:
             part_of = {"batch_size": t["batch_size"], "context": context, "microbatch": micro, "microbatches": microbatches}
             x, y = (torch.from_numpy(a).to(device) for a in data.batch(corpus.train, seed=seed, step=step, **part_of))
@@ -157,8 +157,8 @@ def train(
         nonlocal losses, pending, evaluations
         known = len(losses)
         if pending:
-            losses += team.mean(torch.stack(pending)).tolist()
-            if team.leader:
+            losses += processes.mean(torch.stack(pending)).tolist()
+            if processes.is_main:
                 rows = _metric_rows(losses, len(pending), evaluations)
                 folder.append("metrics.jsonl", rows)
                 on_rows(rows)
@@ -167,9 +167,9 @@ def train(
         return divergence(losses, t["diverge_factor"], t["diverge_patience"], known)
 
     for step in range(done, t["steps"]):
-        if team.any(should_stop()):
+        if processes.any(should_stop()):
             if flush() is None:
-                save_checkpoint(folder, step, model, optimizers, auto, team)
+                save_checkpoint(folder, step, model, optimizers, auto, processes)
             return None
         factor = schedule_factor(step, steps=t["steps"], warmup=t["warmup"], schedule=t["schedule"], final_lr=t["final_lr"])
         for group in (g for o in optimizers for g in o.param_groups):
@@ -192,7 +192,7 @@ def train(
             ours = [o for o in optimizers if isinstance(o, StackedOptimizer)]
             told = {names[id(q)]: d for o in ours for q, d in o.diagnostics().items()}
             rows = probe.after_step(step + 1, lrs, told)
-            if team.leader:
+            if processes.is_main:
                 folder.append("norms.jsonl", rows)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
@@ -203,15 +203,15 @@ def train(
         if (step + 1) % log_every == 0 or step + 1 == t["steps"]:
             diverged = flush()
             if diverged is not None:
-                return _finish(folder, science, corpus, losses, diverged, math.nan, model, auto, team)
-            due_to_save = team.leader and time.monotonic() - saved_at > checkpoint_seconds
-            if step + 1 < t["steps"] and team.any(due_to_save):
-                save_checkpoint(folder, step + 1, model, optimizers, auto, team)
+                return _finish(folder, science, corpus, losses, diverged, math.nan, model, auto, processes)
+            due_to_save = processes.is_main and time.monotonic() - saved_at > checkpoint_seconds
+            if step + 1 < t["steps"] and processes.any(due_to_save):
+                save_checkpoint(folder, step + 1, model, optimizers, auto, processes)
                 saved_at = time.monotonic()
 
     val_loss = validate()
     diverged = None if math.isfinite(val_loss) else t["steps"]
-    return _finish(folder, science, corpus, losses, diverged, val_loss, model, auto, team)
+    return _finish(folder, science, corpus, losses, diverged, val_loss, model, auto, processes)
 
 
 @torch.no_grad()
@@ -246,7 +246,7 @@ def _finish(
     val_loss: float,
     model: nn.Module,
     auto: Mapping[str, str],
-    team: Team,
+    processes: ProcessGroup,
 ) -> dict[str, Any]:
     t, context = science["train"], science["model"]["context"]
     losses = losses[:diverged]  # what came after depends on when the loop noticed
@@ -269,11 +269,11 @@ def _finish(
             "val_tokens": len(corpus.val),
         },
     }
-    if team.leader:
+    if processes.is_main:
         if diverged is not None:
             for name in ("metrics.jsonl", "norms.jsonl"):
                 folder.cut(name, diverged)
         folder.finish(result)
         for old in sorted(folder.checkpoints.glob("*.pt")):
             old.unlink()
-    return team.told(result)  # no rank goes on before it is written
+    return processes.broadcast(result)  # no rank goes on before it is written

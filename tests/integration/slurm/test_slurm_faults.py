@@ -29,15 +29,15 @@ from spectral_mup.cli import status as cli_status
 from spectral_mup.cluster.liveness import lives
 from spectral_mup.cluster.slurm import commands
 from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.commands import Here
+from spectral_mup.cluster.slurm.commands import ArrayTaskId
 from spectral_mup.cluster.slurm.run_states import State, reconcile, signature
 from spectral_mup.cluster.slurm.snapshot import snapshot_config
 from spectral_mup.cluster.slurm.submission import prepare, take
 from spectral_mup.config.compose import load_config
-from spectral_mup.runs.run_folder import HeldError, RunFolder
+from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.training.checkpoint import save_checkpoint
-from spectral_mup.training.distributed import Team
+from spectral_mup.training.distributed import ProcessGroup
 from spectral_mup.util.processes import process_start
 
 LONG = [
@@ -584,12 +584,12 @@ ERRORS = {
 @pytest.mark.parametrize("name", ERRORS)
 def test_errors_are_told_apart(name):
     text, expected = ERRORS[name]
-    assert causes.of_error(text).name == expected
+    assert causes.classify_traceback(text).name == expected
 
 
 def test_an_error_is_named_by_its_exception_and_two_alike_by_what_they_share():
-    assert causes.last_line(ERRORS["device, later"][0]) == "torch.AcceleratorError: CUDA error: out of memory"
-    assert causes.last_line(ERRORS["of two"][0]) == "ValueError: of the second"
+    assert causes.exception_line(ERRORS["device, later"][0]) == "torch.AcceleratorError: CUDA error: out of memory"
+    assert causes.exception_line(ERRORS["of two"][0]) == "ValueError: of the second"
     one, two = (
         raised(f"IsADirectoryError: [Errno 21] Is a directory: '/runs/{run}/.norms.jsonl.{pid}.{nonce}'")
         for run, pid, nonce in (("f9987ace1b39a8d6", 4820, "f17a075e"), ("abcdefabcdefabcd", 17, "abcdefab"))
@@ -639,7 +639,7 @@ class Told:
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
+def broadcast(tmp_path, monkeypatch):
     return Told(tmp_path, monkeypatch)
 
 
@@ -737,7 +737,7 @@ def test_what_ended_in_a_task_that_is_at_work_is_not_said_to_go_on(told, capsys)
     assert "cancelled (1 point, not begun again by itself)" in why()
     told.queue = "7_0|NAME|PENDING|BeginTime|0|1||"
     (told.submission.path / "cancelled.json").unlink()
-    told.folder.forgive()
+    told.folder.archive_error()
     told.own()
     told.submission.write_task(0, cause="preempted")
     assert "preempted (1 point, it goes on by itself)" in why()
@@ -767,21 +767,21 @@ def test_a_cause_that_passes_is_tried_again_but_not_for_ever(told):
 def test_no_clock_decides_whether_a_holder_lives(told):
     """Clocks ten minutes off, of a node or of here, and heartbeats as old: a live run stays its holder's."""
     told.queue = "7_0|NAME|RUNNING|None|0|0|n1|"
-    me = Here("8_0", 0)
+    me = ArrayTaskId("8_0", 0)
     for off in (-600.0, 0.0, 600.0):
         told.own(time=time.time() + off, host="n1", pid=1)
         told.folder.beat()
         beat = told.folder.path / "attempts" / str(told.folder.attempts()[-1]) / "heartbeat.json"
         beat.write_text(json.dumps({"time": time.time() + off}))
         assert told.state().name == "running"
-        with pytest.raises(HeldError, match="SLURM job 7_0 on n1"):
+        with pytest.raises(ClaimedError, match="SLURM job 7_0 on n1"):
             RunFolder(told.runs, told.folder.run_id).claim(lambda owner: lives(owner, me), {"job": "8_0", "restart": 0})
 
 
 def test_the_queue_or_the_process_table_decides_whether_a_holder_lives(told):
     owner = {"slurm": {"job": "7_0", "restart": 1}, "host": "n1", "pid": 1, "start": "x", "time": time.time()}
     here = owner | {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
-    other = Here("8_0", 0)
+    other = ArrayTaskId("8_0", 0)
     for said, alive in (
         ("7_0|NAME|RUNNING|None|0|1|n1|", True),
         ("7_0|NAME|COMPLETING|None|0|1|n1|", True),
@@ -794,7 +794,9 @@ def test_the_queue_or_the_process_table_decides_whether_a_holder_lives(told):
         told.queue = said
         assert lives(owner, other) == alive, said
         assert lives(here, other) and not lives(here | {"start": "before the boot"}, other)
-    assert lives(here, Here("7_0", 1)) and not lives(here, Here("7_0", 2)), "my own earlier start may linger, but is fenced off"
+    assert lives(here, ArrayTaskId("7_0", 1)) and not lives(here, ArrayTaskId("7_0", 2)), (
+        "my own earlier start may linger, but is fenced off"
+    )
 
 
 def test_a_writer_that_was_fenced_off_changes_nothing(told):
@@ -804,11 +806,11 @@ def test_a_writer_that_was_fenced_off_changes_nothing(told):
     old.append("metrics.jsonl", [{"step": 1, "loss": 2.0}])
     old.beat()
     (old.path / "attempts" / "new.0123456789abcdef").mkdir()  # of a process that was killed while it claimed
-    new.claim(lambda owner: lives(owner, Here("7_0", 1)), {"job": "7_0", "restart": 1})
+    new.claim(lambda owner: lives(owner, ArrayTaskId("7_0", 1)), {"job": "7_0", "restart": 1})
     new.append("metrics.jsonl", [{"step": 2, "loss": 1.0}])
 
     def save():
-        save_checkpoint(old, 2, torch.nn.Linear(1, 1), [], {}, Team())
+        save_checkpoint(old, 2, torch.nn.Linear(1, 1), [], {}, ProcessGroup())
 
     before = snapshot(new.path)
     for write in (
@@ -818,7 +820,7 @@ def test_a_writer_that_was_fenced_off_changes_nothing(told):
         old.beat,
         save,
     ):
-        with pytest.raises(HeldError, match="taken over"):
+        with pytest.raises(ClaimedError, match="taken over"):
             write()
     assert snapshot(new.path) == before
     new.finish({"status": "done"})

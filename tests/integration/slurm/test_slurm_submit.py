@@ -467,7 +467,7 @@ COUNTED = ("squeue", "sacct", "scontrol", "sinfo", "sbatch", "scancel")
 
 
 def counting(site: Site) -> dict[str, str]:
-    """Environment in which every call of a SLURM command is counted."""
+    """Environment in which every call of a SLURM command is pluralize."""
     return [before(site, name, 'echo >>"$log"; exec "$real" "$@"') for name in COUNTED][0]
 
 

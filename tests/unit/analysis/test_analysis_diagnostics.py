@@ -67,7 +67,7 @@ def test_the_trust_ratio_is_compared_with_the_measured_init_std(drawn):
 def test_init_std_of_a_gaussian_matrix():
     """What the figure takes for the std is that of an actual draw, within the finite-size error of ‖W‖₂."""
     weight = np.random.default_rng(0).normal(0, 0.3, (200, 60))
-    row = {"run_id": "a", "rule": "r", "name": "w", "kind": "matrix", "step": 0, "fan_out": 200.0, "fan_in": 60.0}
+    row = {"run_id": "a", "rule": "r", "name": "w", "kind": "hidden", "step": 0, "fan_out": 200.0, "fan_in": 60.0}
     tensors = pd.DataFrame([row | {"weight_norm": np.linalg.norm(weight, 2)}])
     features = tensors.assign(what="feature")
     assert init_std(tensors, features)[0] == pytest.approx(0.3, rel=0.05)

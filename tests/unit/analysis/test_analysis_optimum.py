@@ -164,10 +164,10 @@ def test_missing_runs_are_counted_and_too_few_sizes_decide_nothing():
 
 
 def test_larger_is_better_is_reported():
-    assert judge(sweep()).wider_is_better is True
+    assert judge(sweep()).larger_is_better is True
     worse = sweep()
     worse.loc[worse["width"] == 512, "loss"] += 0.5
-    assert judge(worse).wider_is_better is False
+    assert judge(worse).larger_is_better is False
 
 
 def test_two_runs_in_one_cell_are_refused():

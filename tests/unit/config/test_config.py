@@ -52,11 +52,11 @@ BAD = {
     ("train.schedule=step",): "train.schedule=step: must be one of linear, cosine, constant",
     ("train.precision=fp16",): "train.precision=fp16: must be one of",
     ("action=go",): "action=go: must be one of run, plan, explain",
-    ("optimizer.matrix=lion",): "optimizer.matrix=lion: no such algorithm",
-    ("optimizer.algorithms.adamw.size.m_out=big",): "optimizer.algorithms.adamw.size.m_out=big: an exponent must be a number",
+    ("optimizer.hidden=lion",): "optimizer.hidden=lion: no such algorithm",
+    ("optimizer.algorithms.adamw.update_norm.m_out=big",): "optimizer.algorithms.adamw.update_norm.m_out=big: an exponent",
     ("+rule.standard.multipliers.logits.m_widht=-1",): "rule.standard.multipliers.logits.m_widht: unknown quantity; known",
-    ("+rule.standard.scaling.init_std.matrix.fan_in=-1",): "rule.standard.scaling.init_std.matrix.fan_in: unknown quantity",
-    ("+optimizer.algorithms.adamw.size.width=1",): "optimizer.algorithms.adamw.size.width: unknown quantity; known: m_out",
+    ("+rule.standard.scaling.init_std.hidden.fan_in=-1",): "rule.standard.scaling.init_std.hidden.fan_in: unknown quantity",
+    ("+optimizer.algorithms.adamw.update_norm.width=1",): "optimizer.algorithms.adamw.update_norm.width: unknown quantity",
     ("+optimizer.algorithms.adamw.lr_shape.m_in=1",): "optimizer.algorithms.adamw.lr_shape.m_in: unknown quantity",
     ("lr.resolution=0.3",): "lr.resolution=0.3: no multiple of 1/4",
     ("train.steps=0",): "train.steps=0: must be at least 1",
@@ -136,7 +136,7 @@ def test_sweeps_of_the_paper_are_as_printed():
         assert all(abs(math.log2(lr) - x) <= 0.126 for lr, x in zip(lrs, config.sweep.lr, strict=True)), name
     llama, t = config.model, config.train
     assert (llama.heads, llama.kv_heads, llama.mlp_hidden, llama.tied) == (32, 8, 11008, False)
-    assert (t.steps, t.warmup, t.schedule, config.optimizer.weight_decay["matrix"]) == (1026, 51, "cosine", 0.1)
+    assert (t.steps, t.warmup, t.schedule, config.optimizer.weight_decay["hidden"]) == (1026, 51, "cosine", 0.1)
 
 
 def launch(*overrides: str, script: str = "launch.py") -> subprocess.CompletedProcess[str]:

@@ -48,10 +48,12 @@ matrix: toy
 embedding: sign
 readout: toy
 vector: sign
-weight_decay: {matrix: 0.0, embedding: 0.0, readout: 0.0, vector: 0.0}
+weight_decay: {hidden: 0.0, embedding: 0.0, readout: 0.0, vector: 0.0}
 algorithms:
-  toy: &toy {target: toy_optimizer.ColumnSign, size: {m_out: 0.5}, eps_law: {}, eps: null, lr: 1.0, lr_shape: {}, args: {}}
-  sign: {target: lion_pytorch.Lion, size: {m_out: 0.5, m_in: 0.5}, eps_law: {}, eps: null, lr: 0.1, lr_shape: {}, args: {}}
+  toy: &toy {target: toy_optimizer.ColumnSign, update_norm: {m_out: 0.5}, eps_law: {}, eps: null,
+    lr: 1.0, lr_shape: {}, args: {}}
+  sign: {target: lion_pytorch.Lion, update_norm: {m_out: 0.5, m_in: 0.5}, eps_law: {}, eps: null,
+    lr: 0.1, lr_shape: {}, args: {}}
 """
 
 
@@ -80,10 +82,10 @@ def test_an_optimizer_of_one_file_and_one_yaml_obeys_every_law(toy):
     """Its law is none of the named ones; it is measured within ±0.15, a wrong one in the YAML fails at the features."""
     laws = found("toy", toy)
     assert law_name(declared("toy", toy)["toy"] or {}) is None and laws["toy"].law is None
-    assert laws["toy"].exponents["matrix"]["m_out"] == pytest.approx(0.5, abs=TOLERANCE)
-    assert laws["toy"].exponents["matrix"]["m_in"] == pytest.approx(0.0, abs=TOLERANCE)
+    assert laws["toy"].exponents["hidden"]["m_out"] == pytest.approx(0.5, abs=TOLERANCE)
+    assert laws["toy"].exponents["hidden"]["m_in"] == pytest.approx(0.0, abs=TOLERANCE)
     assert features("toy", "spectral", conf=toy).passed is not False
-    wrong = TOY_YAML.replace("size: {m_out: 0.5}", "size: {}")
+    wrong = TOY_YAML.replace("update_norm: {m_out: 0.5}", "update_norm: {}")
     (toy / "optimizer" / "wrong.yaml").write_text(wrong)
     assert features("wrong", "spectral", conf=toy).failed
 
@@ -92,7 +94,7 @@ def test_derive_writes_a_rule_that_explain_and_run_accept(conf, capsys):
     other = ["optimizer=other", "optimizer.name=belief", "optimizer.algorithms.other.target=pytorch_optimizer.AdaBelief"]
     assert cli.guard(lambda: cli.launch([*QUICK, *other, "derive.seed=[0,1]"])) == cli.OK
     said = capsys.readouterr().out
-    assert "other: entries of order 1" in said and "matrix (m, m)" in said
+    assert "other: entries of order 1" in said and "hidden (m, m)" in said
     assert (conf.parent / "results/derive/belief/directions.png").exists()
     assert (conf / "rule/derived/belief.yaml").exists()
 
@@ -102,7 +104,7 @@ def test_derive_writes_a_rule_that_explain_and_run_accept(conf, capsys):
     derived = load_config(rule).rule["derived_belief"]
     spectral = load_config(["optimizer=adamw", "rule=[spectral]"]).rule["spectral"]
     assert derived.multipliers == spectral.multipliers
-    assert derived.scaling["size"]["other"]["matrix"] == {"m_out": 0.5, "m_in": 0.5}
+    assert derived.scaling["size"]["other"]["hidden"] == {"m_out": 0.5, "m_in": 0.5}
     with pytest.raises(ValueError, match="no size law of optimizer adamw"):
         load_config(["optimizer=adamw", "rule=[derived/belief]"])
 

@@ -14,9 +14,9 @@ from spectral_mup.theory.size_laws import SIZE_LAWS, law_name
 
 WIDTHS = (64, 128, 256, 512)
 TENSORS = {  # name: (kind, label, fan_out grows, fan_in grows)
-    "embed": ("embedding", "embedding (m, 1)", 1, 0), "query": ("matrix", "matrix (m, m)", 1, 1),
-    "key": ("matrix", "matrix (m, m)", 1, 1), "up": ("matrix", "matrix (1, m)", 0, 1),
-    "down": ("matrix", "matrix (m, 1)", 1, 0), "head": ("readout", "readout (1, m)", 0, 1),
+    "embed": ("embedding", "embedding (m, 1)", 1, 0), "query": ("hidden", "hidden (m, m)", 1, 1),
+    "key": ("hidden", "hidden (m, m)", 1, 1), "up": ("hidden", "hidden (1, m)", 0, 1),
+    "down": ("hidden", "hidden (m, 1)", 1, 0), "head": ("readout", "readout (1, m)", 0, 1),
 }  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def measured(size, noise: float = 0.02, widths=WIDTHS, seeds=(0, 1), steps=range
         for name, (kind, label, out, fan_in) in TENSORS.items():
             m = width / widths[0]
             ratios = {"m_out": m**out, "m_in": m**fan_in, "m_max": m ** max(out, fan_in), "m_aspect": 1.0, "a": 1.0}
-            ratios |= {"c": 1 / m if kind == "readout" else 1.0, "s": m**-0.5 if kind == "matrix" and fan_in else 1.0}
+            ratios |= {"c": 1 / m if kind == "readout" else 1.0, "s": m**-0.5 if kind == "hidden" and fan_in else 1.0}
             exponents = size(name) if callable(size) else size
             follows = loss_scale ** exponents.get("a", 0.0)
             for step in steps:
@@ -45,7 +45,7 @@ def measured(size, noise: float = 0.02, widths=WIDTHS, seeds=(0, 1), steps=range
 def test_a_named_law_is_recovered_and_every_other_rejected(name):
     (law,) = size_laws(measured(SIZE_LAWS[name]))
     assert law.law == name and not law.also and not law.too_few
-    assert law_name(law.exponents["matrix"]) == name
+    assert law_name(law.exponents["hidden"]) == name
 
 
 def test_lr_that_follows_is_the_rule_of_the_theory():
@@ -58,14 +58,14 @@ def test_lr_that_follows_is_the_rule_of_the_theory():
     }.items():
         (law,) = size_laws(measured(SIZE_LAWS[name]))
         lr = {c.label: lr_exponent(c, c.laws[name]) for c in law.classes}
-        assert [lr[k] for k in ("embedding (m, 1)", "matrix (m, m)", "readout (1, m)")] == pytest.approx(expected, abs=1e-9)
+        assert [lr[k] for k in ("embedding (m, 1)", "hidden (m, m)", "readout (1, m)")] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_strange_law_is_none_and_its_exponents_are_measured():
     strange = {"embed": {"m_out": 0.3}, "head": {"m_in": 0.1}}
     (law,) = size_laws(measured(lambda name: strange.get(name, {"m_out": 0.5, "m_in": 0.2})))
     assert law.law is None and not law.too_few
-    assert law.exponents["matrix"] == {"m_out": pytest.approx(0.5, abs=0.06), "m_in": pytest.approx(0.2, abs=0.06)}
+    assert law.exponents["hidden"] == {"m_out": pytest.approx(0.5, abs=0.06), "m_in": pytest.approx(0.2, abs=0.06)}
     assert law.exponents["embedding"] == {"m_out": pytest.approx(0.3, abs=0.06)}
     assert law.exponents["readout"] == {"m_in": pytest.approx(0.1, abs=0.06)}
     assert "none: measured exponents" in text([law])
@@ -74,7 +74,7 @@ def test_a_strange_law_is_none_and_its_exponents_are_measured():
 def test_following_the_gradient_is_measured():
     (law,) = size_laws(measured({"m_out": 0.5, "m_in": 0.5, "a": 1.0, "c": 0.0}))
     assert all(c.gradient == pytest.approx(1, abs=0.01) for c in law.classes) and law.law is None
-    assert law.exponents["matrix"]["a"] == pytest.approx(1, abs=0.01)
+    assert law.exponents["hidden"]["a"] == pytest.approx(1, abs=0.01)
 
 
 def test_noise_widths_and_seeds_too_few_are_said():
@@ -86,7 +86,7 @@ def test_noise_widths_and_seeds_too_few_are_said():
     assert not fine.too_few
 
 
-def growths(shapes: dict[int, tuple[int, int]], kind: str = "matrix") -> dict[int, dict[str, Growth]]:
+def growths(shapes: dict[int, tuple[int, int]], kind: str = "hidden") -> dict[int, dict[str, Growth]]:
     base = shapes[min(shapes)]
     return {width: {"w": Growth(kind, shape, base)} for width, shape in shapes.items()}
 

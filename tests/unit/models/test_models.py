@@ -155,7 +155,7 @@ def millions(n: int, digits: int) -> str:
     "width, depth, printed", [(128, 8, "1.595"), (2048, 8, "403.0"), (256, 2, "1.597"), (256, 64, "50.56")]
 )
 def test_nanogpt_has_the_published_number_of_parameters(width, depth, printed):
-    """arXiv 2602.20937: 1.59 M to 403 M over width, 1.6 M to 50.56 M over depth; biases, tied, positions not counted."""
+    """arXiv 2602.20937: 1.59 M to 403 M over width, 1.6 M to 50.56 M over depth; biases, tied, positions not pluralize."""
     with torch.device("meta"):
         model = NanoGPT(vocab_size=65, context=1024, width=width, depth=depth, heads=2, hidden=4 * width, bias=True, tied=True,
                         dropout=0.0, forward=Multipliers(attention=1.0))  # fmt: skip

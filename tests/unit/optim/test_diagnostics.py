@@ -74,7 +74,7 @@ def test_rows_of_a_run_hold_them(tiny, tmp_path, corpus):
         point = first_point(tiny(f"optimizer={optimizer}"), width=32)
         folder, _ = run_point(point, tmp_path / "runs", corpus)
         rows = [r for r in read_rows(folder.path / "norms.jsonl") if r["what"] == "tensor" and r["step"] == 4]
-        assert any(column in r for r in rows if r["kind"] == "matrix")
+        assert any(column in r for r in rows if r["kind"] == "hidden")
 
 
 def test_alignment_is_that_of_the_update_with_the_inputs_of_the_probe_batch(tiny, corpus):

@@ -13,7 +13,7 @@ import rfc8785
 from support.runs import first_point
 
 from spectral_mup.runs.run_folder import run_id
-from spectral_mup.runs.sweep import Curve, Sweep, open_sweep, results_of, search_lrs
+from spectral_mup.runs.sweep import Curve, Sweep, open_sweep, result_reader, search_lrs
 
 
 def bowl(best: float, wall: float = math.inf):
@@ -79,7 +79,7 @@ def test_identity_is_science_and_nothing_else(tiny):
     together.train.devices, together.train.shard = 2, True
     assert first_point(together, width=32).run_id == base.run_id
     other = ["train.steps=13", "model.dropout=0.1", "sweep.base_width=1", "probe.steps=[1]", "model.tied=true",
-             "optimizer.weight_decay.matrix=0.2", "rule.spectral.multipliers.attention.d_head=-0.5", "train.precision=bfloat16",
+             "optimizer.weight_decay.hidden=0.2", "rule.spectral.multipliers.attention.d_head=-0.5", "train.precision=bfloat16",
              "optimizer.algorithms.adamw.eps=1e-9", "train.eval_sequences=9"]  # fmt: skip
     ids = {first_point(tiny(*([override] + ["model.head_size=null", "model.heads=2"] * (override == "sweep.base_width=1"))),
                        width=32).run_id for override in other}  # fmt: skip
@@ -120,15 +120,15 @@ def test_results_of_reads_folders_and_refuses_an_edited_config(tiny, tmp_path):
     point = first_point(config)
     runs = tmp_path / "runs"
     folder = RunFolder(runs, point.run_id)
-    assert results_of(runs)(point) is None
+    assert result_reader(runs)(point) is None
     folder.write_config(point.science)
     folder.claim()
     folder.finish({"status": "diverged", "val_loss": None})
-    assert results_of(runs)(point) == math.inf
+    assert result_reader(runs)(point) == math.inf
     edited = json.loads((folder.path / "config.json").read_text()) | {"seed": 5}
     (folder.path / "config.json").write_text(json.dumps(edited))
     with pytest.raises(RecordError, match="was edited after the run began; restore it"):
-        results_of(runs)(point)
+        result_reader(runs)(point)
 
 
 def test_plan_of_many_points_is_quick(tiny):

@@ -15,7 +15,7 @@ from torch import nn
 from spectral_mup import explain, make_optimizers, param_groups, scale, set_multipliers_
 from spectral_mup.models.nanogpt import NanoGPT
 from spectral_mup.scaling.build import base_values, parametrize
-from spectral_mup.theory.rules import Law, Multipliers, RuleError
+from spectral_mup.theory.rules import Multipliers, RuleError, UpdateScaling
 
 
 def test_importing_the_package_imports_neither_torch_nor_hydra():
@@ -109,7 +109,7 @@ def test_kinds_at_base_width_are_told_by_a_third_model():
     scalings = scale(gpt(16), gpt(16), optimizer="muon", residual_blocks=["blocks."], wider=gpt(32))
     larger = scale(gpt(32), gpt(16), optimizer="muon", residual_blocks=["blocks."])
     assert scalings.algorithm == larger.algorithm and {s.lr for s in scalings.values()} == {1.0}
-    kinds = {"matrix": 0.1, "embedding": 0.1, "readout": 0.1, "vector": 0.0}
+    kinds = {"hidden": 0.1, "embedding": 0.1, "readout": 0.1, "vector": 0.0}
     with pytest.raises(ValueError, match="kinds are unknown"):
         param_groups(gpt(16), scale(gpt(16), gpt(16)), lr=0.1, weight_decay=kinds)
 
@@ -137,8 +137,8 @@ def test_independent_weight_decay_shrinks_alike_at_every_width():
     for independent, expected in ((True, {0.001}), (False, {0.01 * 0.001})):
         groups = param_groups(model, scalings, lr=0.01, weight_decay=0.001, independent=independent)
         assert {round(g["lr"] * g["weight_decay"], 12) for g in groups} == expected
-    with pytest.raises(ValueError, match="^weight_decay=.*give a number, or one for each of matrix"):
-        param_groups(model, scalings, lr=0.01, weight_decay={"matrix": 0.1})
+    with pytest.raises(ValueError, match="^weight_decay=.*give a number, or one for each of hidden"):
+        param_groups(model, scalings, lr=0.01, weight_decay={"hidden": 0.1})
 
 
 def test_eps_follows_the_law_of_the_optimizer():
@@ -150,13 +150,13 @@ def test_eps_follows_the_law_of_the_optimizer():
 
 def test_laws_instead_of_names():
     model, base = mlp(64), mlp(16)
-    adam = Law("mine", {"m_out": 0.5, "m_in": 0.5})
+    adam = UpdateScaling("mine", {"m_out": 0.5, "m_in": 0.5})
     plain = {name: s.lr for name, s in scale(model, base).items()}
     assert {name: s.lr for name, s in scale(model, base, optimizer=adam).items()} == plain
-    laws = {"matrix": Law("mine", {}), "embedding": adam, "readout": adam, "vector": adam}
+    laws = {"hidden": UpdateScaling("mine", {}), "embedding": adam, "readout": adam, "vector": adam}
     assert scale(model, base, optimizer=laws)["2.weight"].lr == 1
-    with pytest.raises(ValueError, match="^optimizer: no Law for vector"):
-        scale(model, base, optimizer={kind: adam for kind in ("matrix", "embedding", "readout")})
+    with pytest.raises(ValueError, match="^optimizer: no UpdateScaling for vector"):
+        scale(model, base, optimizer={kind: adam for kind in ("hidden", "embedding", "readout")})
     with pytest.raises(ValueError, match="^optimizer mine: only its law is known"):
         make_optimizers(model, scale(model, base, optimizer=adam), lr=0.1)
 
@@ -192,5 +192,5 @@ def test_explain_shows_what_a_group_trains_with():
     scalings = scale(model, mlp(16), rule="spectral")
     lines = explain(scalings, lr=0.5, weight_decay=0.1).splitlines()
     (hidden,) = [line.split() for line in lines if line.startswith("2.weight")]
-    assert hidden[1:5] == ["64×64", "matrix", "4", "4"] and hidden[6:11] == ["adamw", "0.125", "0.25", "0.4", "4"]
+    assert hidden[1:5] == ["64×64", "hidden", "4", "4"] and hidden[6:11] == ["adamw", "0.125", "0.25", "0.4", "4"]
     assert "logits 0.25" in lines[1] and "logits × 0.25" in lines[-1]

@@ -11,7 +11,7 @@ from torch import nn
 
 from spectral_mup import check_features, derive, make_optimizers, scale
 from spectral_mup.measure.directions import DeriveError
-from spectral_mup.theory.rules import Law
+from spectral_mup.theory.rules import UpdateScaling
 from spectral_mup.theory.size_laws import SIZE_LAWS
 
 WIDTHS = [32, 64, 128, 256]
@@ -93,9 +93,9 @@ def test_a_model_without_a_loss_of_its_own_needs_one():
 def test_a_size_law_is_measured_without_being_told(optimizer, law):
     found = derive(optimizer, mlp, WIDTHS, batch=batch, loss=loss)
     assert found.measured.law == law and len(found.measured.rejected) == len(SIZE_LAWS) - 1
-    assert law in str(found) and "matrix (m, m)" in found.text
+    assert law in str(found) and "hidden (m, m)" in found.text
     model, base = mlp(256), mlp(64)
-    plain = Law("known", SIZE_LAWS[law])
+    plain = UpdateScaling("known", SIZE_LAWS[law])
     lrs = {name: s.lr for name, s in scale(model, base, optimizer=found).items()}
     assert lrs == {name: s.lr for name, s in scale(model, base, optimizer=plain).items()}
     (built,) = make_optimizers(model, scale(model, base, optimizer=found), lr=0.1)

@@ -51,7 +51,7 @@ def test_a_draw_depends_on_seed_name_and_shape_alone():
     "std, expected",
     [
         (None, {"0": 8**-0.5, "2": 16**-0.5, "4": 16**-0.5}),
-        ({"matrix": 0.1, "readout": None}, {"2": 0.1, "4": 16**-0.5}),
+        ({"hidden": 0.1, "readout": None}, {"2": 0.1, "4": 16**-0.5}),
         (0.3, {"0": 0.3, "2": 0.3, "4": 0.3}),
     ],
 )
@@ -100,9 +100,9 @@ class Convolutions(nn.Module):
     "name, kind, shape, lr",
     [
         ("stem", "embedding", (64, 27), 1),
-        ("deep", "matrix", (128, 32 * 9), 1 / M),
+        ("deep", "hidden", (128, 32 * 9), 1 / M),
         ("wise", "embedding", (64, 5), 1),
-        ("up", "matrix", (64, 64 * 8), 1 / M),
+        ("up", "hidden", (64, 64 * 8), 1 / M),
         ("head", "readout", (6, 64 * 3), 1 / M),
     ],
 )
@@ -145,7 +145,7 @@ def test_a_low_rank_pair_and_frozen_weights():
     scalings = scale(model, LoRA(16))
     init_(model, scalings, seed=0)
     assert {name: g.kind for name, g in scalings.growths.items()} == {
-        "frozen.weight": "matrix", "A.weight": "readout", "B.weight": "embedding",
+        "frozen.weight": "hidden", "A.weight": "readout", "B.weight": "embedding",
     }  # fmt: skip
     assert (scalings["A.weight"].lr, scalings["B.weight"].lr) == (pytest.approx(1 / M), pytest.approx(1))
     assert groups_of(param_groups(model, scalings, lr=1.0)) == {"A.weight": pytest.approx(1 / M), "B.weight": pytest.approx(1)}

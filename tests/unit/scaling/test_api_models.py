@@ -57,13 +57,13 @@ def test_kinds_and_lrs(name, tied):
     build = BUILDS[name]
     scalings = scale(build(64, tied=tied), build(32, tied=tied), rule="spectral")
     for tensor, growth in scalings.growths.items():
-        expected = "vector" if len(scalings.shapes[tensor]) == 1 else "matrix"
+        expected = "vector" if len(scalings.shapes[tensor]) == 1 else "hidden"
         if any(part in tensor for part in ("wte", "wpe", "embed_tokens")):
             expected = "embedding"
         elif "lm_head" in tensor:
             expected = "readout"
         assert growth.kind == expected, tensor
-        assert scalings[tensor].lr == pytest.approx(1 / M if expected == "matrix" else 1), tensor
+        assert scalings[tensor].lr == pytest.approx(1 / M if expected == "hidden" else 1), tensor
         assert growth.in_block == (".h." in tensor or ".layers." in tensor)
     assert ("lm_head.weight" in scalings) != tied
     assert scalings.multipliers.logits == 1 / M
@@ -87,7 +87,7 @@ def test_grouped_queries_keep_the_growth_of_their_own_heads():
     ]
     assert (more.m_out, more.m_in) == (2, 2)
     fixed = scale(llama(64, heads=8), llama(32, heads=4)).growths["model.layers.0.self_attn.k_proj.weight"]
-    assert (fixed.kind, fixed.m_out, fixed.m_in) == ("matrix", 1, 2)
+    assert (fixed.kind, fixed.m_out, fixed.m_in) == ("hidden", 1, 2)
 
 
 @pytest.mark.parametrize("name", BUILDS)
@@ -101,7 +101,7 @@ def test_init_is_the_base_model_s_own_times_its_multiplier(name):
     for tensor, p in model.named_parameters():
         if p.ndim > 1:
             base = 0.02 / 2 if "c_proj" in tensor else 0.02
-            expected = base * (M**-0.5 if scalings.growths[tensor].kind == "matrix" else 1)
+            expected = base * (M**-0.5 if scalings.growths[tensor].kind == "hidden" else 1)
             assert float(p.detach().std()) == pytest.approx(expected, rel=0.08), tensor
 
 
@@ -216,7 +216,7 @@ def test_the_example_runs(capsys):
     assert main(["--widths", "32", "64", "--steps", "2"]) in (0, 5)
     said = capsys.readouterr().out
     (up,) = [line.split() for line in said.splitlines() if line.startswith("model.layers.*.mlp.up_proj.weight")]
-    assert up[1:5] == ["256×64", "matrix", "2", "2"] and "muon" in up
+    assert up[1:5] == ["256×64", "hidden", "2", "2"] and "muon" in up
     assert "width 32: loss" in said and "control standard" in said
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])

@@ -34,7 +34,7 @@ def test_rules_side_by_side_are_marked_where_they_disagree(say):
     assert code == 0
     assert line(lines, "a").split()[1] == "spectral" and "arXiv 2203.03466, Table 3" in line(lines, "b")
     hidden = line(lines, "blocks.*.mlp.down.weight").split()  # kind, then base and two multipliers of init, lr, λ and ε
-    assert hidden[1:] == ["matrix", "2^-4", "0.5", "0.5", "2^-5", "0.25", "0.25", "0.1", "4", "4",
+    assert hidden[1:] == ["hidden", "2^-4", "0.5", "0.5", "2^-5", "0.25", "0.25", "0.1", "4", "4",
                           "1e-08", "0.25", "1", "≠", "1", "1"]  # fmt: skip
     readout = line(lines, "readout.weight").split()
     assert readout[2:6] == ["0.125", "1", "0.25", "≠"] and readout[-3:] == ["0.25", "1", "≠"]
@@ -69,7 +69,7 @@ def test_three_rules_and_one(say):
     code, lines, _ = say("rule=[spectral]", "sweep.width=[256]")
     assert code == 0 and not any("≠" in text for text in lines)
     query = line(lines, "blocks.*.attention.query.weight").split()
-    assert query[1:7] == ["256×256", "matrix", "4", "4", "0.0625", "adamw"]
+    assert query[1:7] == ["256×256", "hidden", "4", "4", "0.0625", "adamw"]
     assert "forward pass: attention 0.1768, branch 1, logits 0.25, embedding 1" in lines
 
 

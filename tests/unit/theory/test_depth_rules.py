@@ -56,7 +56,7 @@ def growth_with_depth(optimizer: str, rule: str) -> float:
             for seed in (0, 1):
                 folder, _ = run_point(sweep.point(curve, -10, seed), Path(runs), corpus)
                 for row in read_rows(folder.path / "norms.jsonl"):
-                    if row["name"].startswith(f"blocks.{curve.depth - 1}.") and row["kind"] == "matrix" and row["step"] == 4:
+                    if row["name"].startswith(f"blocks.{curve.depth - 1}.") and row["kind"] == "hidden" and row["step"] == 4:
                         rows.append((np.log2(curve.depth), np.log2(row["update_norm"] / row["lr"])))
     x, y = np.array(rows).T
     return float(np.polyfit(x, y, 1)[0])

@@ -14,7 +14,7 @@ from spectral_mup.scaling.build import explain, forward_of
 SIZES = ["sweep=lamb", "sweep.width=[64,256]", "sweep.depth=[1,2]", "sweep.base_depth=1", "model.bias=true"]
 M = 4  # in width; 2 in depth
 NUMBERS = ("init std ×", "lr ×", "λ ×", "ε ×", "multiplier")
-HIDDEN, READOUT = "matrix", "readout"
+HIDDEN, READOUT = "hidden", "readout"
 
 
 def point(rule: str, width: int = 256, depth: int = 2, overrides=SIZES):
@@ -56,10 +56,10 @@ def test_every_number_of_hidden_0_is_held():
     spectral, unseen = numbers(point("spectral").science), []
     expected = differences(science, spectral)
     rows = [("init_std",)] + [(q, name) for q in ("lr", "weight_decay", "eps") for name in ("lamb", "lamb_vector")]
-    kinds = {"embedding": "m_out", "matrix": "m_in", "readout": "m_in"}, {"vector": "m_out"}
+    kinds = {"embedding": "m_out", "hidden": "m_in", "readout": "m_in"}, {"vector": "m_out"}
     for path in rows:
         for kind, ratio in kinds[path[-1] == "lamb_vector"].items():
-            for quantity in (ratio, "m_depth") if kind in ("matrix", "vector") else (ratio,):
+            for quantity in (ratio, "m_depth") if kind in ("hidden", "vector") else (ratio,):
                 changed = copy.deepcopy(dict(science))
                 row = changed["rule"]["scaling"]
                 for key in path:
@@ -93,5 +93,5 @@ def test_rules_agree_at_the_base_and_all_else_is_equal(name):
 
 def test_the_decay_inside_is_a_tenth_of_the_width():
     rows = explain(point("paper_2602_20937", 256, 2, ["sweep=lamb_inside"]).science, 256)
-    expected = {"matrix": 0.1 * 256, "readout": 0.1 * 256, "embedding": 0.1, "vector": 0.0}
+    expected = {"hidden": 0.1 * 256, "readout": 0.1 * 256, "embedding": 0.1, "vector": 0.0}
     assert {(row["kind"], round(row["λ"], 9)) for row in rows} == set(expected.items())

@@ -10,7 +10,7 @@ import pytest
 
 from spectral_mup.config.compose import ROOT, load_config, options
 from spectral_mup.theory.growth import Growth
-from spectral_mup.theory.rules import Law, Rule
+from spectral_mup.theory.rules import Rule, UpdateScaling
 
 NOT_TABLES = {"spectral", "spectral_readout", "spectral_depth_half", "spectral_depth_0", "standard", "standard_fixed"}
 OF_ONE_OPTIMIZER = {"lamb_hidden_0"}  # no published table and nothing for AdamW: test_lamb_rules.py
@@ -30,24 +30,24 @@ STATISTICS = {"c": 2, "a": 2, "m_in": 1, "m_out": -1}  # the square of that
 LAWS = {
     law.name: law
     for law in (
-        Law("adamw", ENTRYWISE, GRADIENT),
-        Law("adopt", ENTRYWISE, GRADIENT),
-        Law("sophia", ENTRYWISE, GRADIENT),
-        Law("lion", ENTRYWISE),
-        Law("lamb", {"s": 1, **ENTRYWISE}, GRADIENT),
-        Law("lamb_vector", ENTRYWISE, GRADIENT),  # without its trust ratio
-        Law("sgd", NORM),
-        Law("muon", {}, NORM),
-        Law("soap", {}, NORM),
-        Law("shampoo", {}),  # its ε relative to the largest eigenvalue
-        Law("shampoo_absolute", {}, STATISTICS),
-        Law("shampoo_half", {x: -e for x, e in NORM.items()}, STATISTICS),  # exponents −1/2 a side
-        Law("soap_blocked", ENTRYWISE, GRADIENT),  # as many blocks as m_out·m_in
-        Law("shampoo_blocked", ENTRYWISE, {"c": 2, "a": 2, "m_out": -2}),
-        Law("muon_out_in", RMS, NORM),  # Muon × √(fan_out/fan_in)
-        Law("muon_max", {"m_max": 0.5}, NORM),  # Muon × 0.2·√max(fan_out, fan_in)
-        Law("sso", RMS, NORM),
-        Law("adamuon", ENTRYWISE, {"m_out": -0.5, "m_in": -0.5}),  # ε beside an entry of an orthogonal matrix
+        UpdateScaling("adamw", ENTRYWISE, GRADIENT),
+        UpdateScaling("adopt", ENTRYWISE, GRADIENT),
+        UpdateScaling("sophia", ENTRYWISE, GRADIENT),
+        UpdateScaling("lion", ENTRYWISE),
+        UpdateScaling("lamb", {"s": 1, **ENTRYWISE}, GRADIENT),
+        UpdateScaling("lamb_vector", ENTRYWISE, GRADIENT),  # without its trust ratio
+        UpdateScaling("sgd", NORM),
+        UpdateScaling("muon", {}, NORM),
+        UpdateScaling("soap", {}, NORM),
+        UpdateScaling("shampoo", {}),  # its ε relative to the largest eigenvalue
+        UpdateScaling("shampoo_absolute", {}, STATISTICS),
+        UpdateScaling("shampoo_half", {x: -e for x, e in NORM.items()}, STATISTICS),  # exponents −1/2 a side
+        UpdateScaling("soap_blocked", ENTRYWISE, GRADIENT),  # as many blocks as m_out·m_in
+        UpdateScaling("shampoo_blocked", ENTRYWISE, {"c": 2, "a": 2, "m_out": -2}),
+        UpdateScaling("muon_out_in", RMS, NORM),  # Muon × √(fan_out/fan_in)
+        UpdateScaling("muon_max", {"m_max": 0.5}, NORM),  # Muon × 0.2·√max(fan_out, fan_in)
+        UpdateScaling("sso", RMS, NORM),
+        UpdateScaling("adamuon", ENTRYWISE, {"m_out": -0.5, "m_in": -0.5}),  # ε beside an entry of an orthogonal matrix
     )
 }
 ACTS_ON_VECTORS = {"adamw", "adopt", "sophia", "lion", "lamb", "lamb_vector", "sgd", "adamuon"}
@@ -55,9 +55,9 @@ ACTS_ON_VECTORS = {"adamw", "adopt", "sophia", "lion", "lamb", "lamb_vector", "s
 # A tensor of each kind, 4 times as wide as its base. `up` and `down` are an MLP of fixed hidden size: one dim grows.
 TENSORS = {
     "embedding": Growth("embedding", (256, 1), (64, 1)),
-    "hidden": Growth("matrix", (256, 256), (64, 64), in_block=True),
-    "up": Growth("matrix", (4096, 256), (4096, 64), in_block=True),
-    "down": Growth("matrix", (256, 4096), (64, 4096), in_block=True),
+    "hidden": Growth("hidden", (256, 256), (64, 64), in_block=True),
+    "up": Growth("hidden", (4096, 256), (4096, 64), in_block=True),
+    "down": Growth("hidden", (256, 4096), (64, 4096), in_block=True),
     "bias": Growth("vector", (256, 1), (64, 1), in_block=True),
     "norm": Growth("vector", (256, 1), (64, 1)),
     "readout": Growth("readout", (16, 256), (16, 64)),
@@ -215,8 +215,8 @@ def test_laws_are_those_of_the_optimizers():
     for optimizer in set(options(ROOT / "conf" / "optimizer")) - {"other"}:
         for name, algorithm in load_config([f"optimizer={optimizer}"]).optimizer.algorithms.items():
             if name in LAWS:
-                size = ENTRYWISE if name == "soap" else LAWS[name].size
-                assert (algorithm.size, algorithm.eps_law) == (size, LAWS[name].eps), (optimizer, name)
+                size = ENTRYWISE if name == "soap" else LAWS[name].update_norm
+                assert (algorithm.update_norm, algorithm.eps_law) == (size, LAWS[name].eps), (optimizer, name)
 
 
 @pytest.mark.parametrize("name", FORM)
@@ -240,7 +240,7 @@ def test_every_exponent_is_held(name):
     for optimizer in optimizers(rule):
         known = differences(rule, optimizer)
         for quantity in ("init_std", "lr", "weight_decay", "eps"):
-            for kind, ratio in (("embedding", "m_out"), ("matrix", "m_in"), ("matrix", "m_depth"), ("readout", "m_in"),
+            for kind, ratio in (("embedding", "m_out"), ("hidden", "m_in"), ("hidden", "m_depth"), ("readout", "m_in"),
                                 ("vector", "m_out"), ("vector", "m_depth")):  # fmt: skip
                 if kind == "vector" and optimizer not in ACTS_ON_VECTORS:
                     continue
@@ -262,5 +262,5 @@ def test_a_row_of_blocks_goes_before_the_row_of_its_kind():
     rule = Rule("mine", {}, {"lr": {"any": {"vector": {"m_out": 1}, "block_vector": {"m_out": 2}}}})
     assert exponents(rule, "adamw", "bias", "width")["lr"] == 2
     assert exponents(rule, "adamw", "norm", "width")["lr"] == 1
-    with pytest.raises(ValueError, match="unknown kind 'block_hidden'"):
-        Rule("mine", {}, {"lr": {"any": {"block_hidden": {}}}})
+    with pytest.raises(ValueError, match="unknown kind 'block_matrix'"):
+        Rule("mine", {}, {"lr": {"any": {"block_matrix": {}}}})

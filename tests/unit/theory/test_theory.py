@@ -10,11 +10,11 @@ from torch import nn
 from spectral_mup.config.compose import load_config
 from spectral_mup.scaling.build import explain, init_model, make_optimizers, parametrize
 from spectral_mup.theory.growth import Growth, GrowthError, measure_growth, monomial
-from spectral_mup.theory.rules import Law, Multipliers, Rule, RuleError, spectral_scaling
+from spectral_mup.theory.rules import Multipliers, Rule, RuleError, UpdateScaling, spectral_scaling
 
 M = 4  # width ratio of the worked table
 EMBEDDING = Growth("embedding", (64 * M, 1), (64, 1))
-HIDDEN = Growth("matrix", (64 * M, 64 * M), (64, 64), in_block=True)
+HIDDEN = Growth("hidden", (64 * M, 64 * M), (64, 64), in_block=True)
 READOUT = Growth("readout", (256, 64 * M), (256, 64))
 VECTOR = Growth("vector", (64 * M, 1), (64, 1))
 ENTRYWISE = {"m_out": 0.5, "m_in": 0.5}
@@ -34,7 +34,7 @@ WORKED = {
 @pytest.mark.parametrize("name", WORKED)
 def test_formula_gives_the_worked_table(name):
     size, exponents = WORKED[name]
-    law = Law(name, size)
+    law = UpdateScaling(name, size)
     got = [
         spectral_scaling(growth, law, forward).lr
         for growth, forward in ((EMBEDDING, FORM_B), (HIDDEN, FORM_B), (READOUT, FORM_A), (READOUT, FORM_B))
@@ -43,9 +43,9 @@ def test_formula_gives_the_worked_table(name):
 
 
 def test_init_weight_decay_and_eps_of_the_formula():
-    law = Law("adamw", ENTRYWISE, {"c": 1, "a": 1, "m_out": -1})
+    law = UpdateScaling("adamw", ENTRYWISE, {"c": 1, "a": 1, "m_out": -1})
     expected = {  # init std, λ, ε
-        ("embedding", "B"): (1, 1, 1 / M), ("matrix", "B"): (M**-0.5, M, 1 / M),
+        ("embedding", "B"): (1, 1, 1 / M), ("hidden", "B"): (M**-0.5, M, 1 / M),
         ("readout", "A"): (1 / M, M, 1), ("readout", "B"): (1, 1, 1 / M), ("vector", "B"): (1, 1, 1 / M),
     }  # fmt: skip
     for growth, form in ((EMBEDDING, "B"), (HIDDEN, "B"), (READOUT, "A"), (READOUT, "B"), (VECTOR, "B")):
@@ -55,20 +55,20 @@ def test_init_weight_decay_and_eps_of_the_formula():
 
 @pytest.mark.parametrize("alpha, lr, sgd", [(1.0, 1.0, 8.0), (0.5, 8**-0.5, 1.0)])
 def test_depth_follows_the_formula(alpha, lr, sgd):
-    deep = Growth("matrix", (64, 64), (64, 64), in_block=True)
+    deep = Growth("hidden", (64, 64), (64, 64), in_block=True)
     forward = Multipliers(1.0, branch=8**-alpha)
-    assert spectral_scaling(deep, Law("adamw", ENTRYWISE), forward, 8).lr == pytest.approx(lr)
-    assert spectral_scaling(deep, Law("sgd", RAW), forward, 8).lr == pytest.approx(sgd)
+    assert spectral_scaling(deep, UpdateScaling("adamw", ENTRYWISE), forward, 8).lr == pytest.approx(lr)
+    assert spectral_scaling(deep, UpdateScaling("sgd", RAW), forward, 8).lr == pytest.approx(sgd)
     outside = Growth("readout", (64, 64), (64, 64))
-    assert spectral_scaling(outside, Law("adamw", ENTRYWISE), forward, 8).lr == 1
+    assert spectral_scaling(outside, UpdateScaling("adamw", ENTRYWISE), forward, 8).lr == 1
 
 
 def test_a_fixed_wider_ffn_keeps_fan_in_init():
-    up, down = Growth("matrix", (4096, 256), (4096, 64), True), Growth("matrix", (256, 4096), (64, 4096), True)
-    law = Law("adamw", ENTRYWISE)
+    up, down = Growth("hidden", (4096, 256), (4096, 64), True), Growth("hidden", (256, 4096), (64, 4096), True)
+    law = UpdateScaling("adamw", ENTRYWISE)
     assert spectral_scaling(up, law, FORM_A).init_std == pytest.approx(0.5)
     assert spectral_scaling(down, law, FORM_A).init_std == 1  # like an embedding
-    narrow = Growth("matrix", (64, 1024), (64, 256), True)  # a fixed fan_out below fan_in: as a readout
+    narrow = Growth("hidden", (64, 1024), (64, 256), True)  # a fixed fan_out below fan_in: as a readout
     assert spectral_scaling(narrow, law, FORM_A).init_std == pytest.approx(1 / M)
     assert spectral_scaling(up, law, FORM_A).lr == pytest.approx(1 / M)
 
@@ -90,7 +90,7 @@ def test_formula_equals_tensor_programs_v(table, form, optimizer):
 
 def test_kinds_of_nanogpt(tiny):
     for overrides, expected in {
-        (): {"token.weight": "embedding", "position.weight": "embedding", "blocks.0.mlp.up.weight": "matrix",
+        (): {"token.weight": "embedding", "position.weight": "embedding", "blocks.0.mlp.up.weight": "hidden",
              "blocks.0.norm_mlp.weight": "vector", "readout.weight": "readout"},
         ("model.tied=true",): {"token.weight": "embedding", "position.weight": "embedding"},
     }.items():  # fmt: skip
@@ -106,10 +106,10 @@ def test_growth_of_any_module():
         return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.Linear(width, 3, bias=False))
 
     growths = measure_growth(net(64), net(16))
-    assert [g.kind for g in growths.values()] == ["embedding", "vector", "matrix", "vector", "readout"]
+    assert [g.kind for g in growths.values()] == ["embedding", "vector", "hidden", "vector", "readout"]
     assert (growths["2.weight"].m_out, growths["3.weight"].m_in, growths["3.weight"].m_out) == (4, 4, 1)
     assert {g.kind for g in measure_growth(net(16), net(16)).values()} == {"fixed"}
-    assert measure_growth(net(16), net(16), wider=net(32))["2.weight"].kind == "matrix"
+    assert measure_growth(net(16), net(16), wider=net(32))["2.weight"].kind == "hidden"
 
 
 @pytest.mark.parametrize(
@@ -131,10 +131,10 @@ def test_a_dimension_that_cannot_grow_is_named():
 
 
 def test_bad_rules_are_errors():
-    with pytest.raises(RuleError, match="unknown kind 'hidden'"):
-        Rule("mine", {}, {"lr": {"any": {"hidden": {}}}})
+    with pytest.raises(RuleError, match="unknown kind 'inner'"):
+        Rule("mine", {}, {"lr": {"any": {"inner": {}}}})
     with pytest.raises(RuleError, match="no lr for optimizer lion; it lists adamw"):
-        Rule("mine", {}, {"lr": {"adamw": {}}}).scale(HIDDEN, Law("lion", {}), FORM_A)
+        Rule("mine", {}, {"lr": {"adamw": {}}}).scale(HIDDEN, UpdateScaling("lion", {}), FORM_A)
     with pytest.raises(ValueError, match="unknown quantity 'm_up'"):
         monomial({"m_up": 1}, {"m_out": 2})
 
@@ -145,7 +145,7 @@ def test_standard_is_the_control(tiny):
     _, p = parametrize(first_point(config, "standard", 64).science, 256)
     assert {(s.lr, s.weight_decay, s.eps) for s in p.scalings.values()} == {(1, 1, 1)}
     for name, growth in p.growths.items():
-        expected = growth.m_in**-0.5 if growth.kind in ("matrix", "readout") else 1
+        expected = growth.m_in**-0.5 if growth.kind in ("hidden", "readout") else 1
         assert p.scalings[name].init_std == pytest.approx(expected)
     assert (p.forward.attention, p.forward.logits, p.forward.branch) == (pytest.approx(32**-0.5), 1, 1)
     spectral = parametrize(first_point(config, "spectral", 64).science, 256)[1].forward
@@ -230,7 +230,7 @@ def test_explain_shows_every_tensor_with_its_numbers(tiny):
     rows = explain(first_point(config, "spectral", 64, log2_lr=-4).science, 256)
     by_name = {row["tensor"]: row for row in rows}
     up = by_name["blocks.0.mlp.up.weight"]
-    assert (up["optimizer"], up["kind"], up["m_in"], up["lr ×"]) == ("muon", "matrix", 2, 1)
+    assert (up["optimizer"], up["kind"], up["m_in"], up["lr ×"]) == ("muon", "hidden", 2, 1)
     assert up["lr"] == pytest.approx(2**-4 * 2)  # √(fan_out/fan_in) = 2
     assert by_name["readout.weight"]["optimizer"] == "adamw" and by_name["readout.weight"]["multiplier"] == 0.5
     assert by_name["token.weight"]["lr"] == pytest.approx(2**-4 * 0.25)

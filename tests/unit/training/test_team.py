@@ -16,7 +16,7 @@ import torch
 from support.runs import first_point, run_point
 
 from spectral_mup.runs.run_folder import read_rows
-from spectral_mup.training.distributed import ALONE, Team, join
+from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
 
 TESTS = Path(__file__).parents[2]
 STEPS = 20
@@ -25,7 +25,7 @@ STEPS = 20
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Trained:
     """What the pair left."""
-    folder = tmp_path_factory.mktemp("team")
+    folder = tmp_path_factory.mktemp("processes")
     command = [sys.executable, "-m", "support.team_worker", str(folder)]
     pair = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True, cwd=TESTS) for rank in (0, 1)]
     try:
@@ -136,7 +136,7 @@ def test_when_one_fails_the_other_ends_and_the_run_can_go_on(trained, case):
 def test_a_batch_that_cannot_be_shared_is_refused(tiny, corpus, tmp_path):
     point = first_point(tiny())
     with pytest.raises(ValueError, match="batch_size=4: not a multiple of train.accumulate=1 times 3 processes"):
-        run_point(point, tmp_path, corpus, team=Team(0, 3))
+        run_point(point, tmp_path, corpus, processes=ProcessGroup(0, 3))
 
 
 def test_ranks_draw_their_own_dropout():
@@ -144,19 +144,23 @@ def test_ranks_draw_their_own_dropout():
     for key in ((0, 0, 0), (0, 0, 1), (0, 5, 0), (1, 0, 0)):
         seed, step, rank = key
         for _ in range(2):
-            Team(rank, 2).seed(seed, step)
+            ProcessGroup(rank, 2).seed(seed, step)
             draws.setdefault(key, []).append(float(torch.rand(())))
     assert all(first == second for first, second in draws.values())
     assert len({first for first, _ in draws.values()}) == 4
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    ALONE.seed(0, 5)
+    SINGLE_PROCESS.seed(0, 5)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_alone_nothing_is_asked_of_torch_distributed():
     model, t = torch.nn.Linear(2, 2), torch.tensor([math.nan])
-    with join(0, 1, "nowhere", 0, "cpu") as team:
-        assert team.wrap(model, torch.device("cpu"), True) is model and team.mean(t) is t and team.told(model) is model
-        assert (team.any(True), team.any(False), team.leader) == (True, False, True)
+    with init_process_group(0, 1, "nowhere", 0, "cpu") as processes:
+        assert (
+            processes.wrap(model, torch.device("cpu"), True) is model
+            and processes.mean(t) is t
+            and processes.broadcast(model) is model
+        )
+        assert (processes.any(True), processes.any(False), processes.is_main) == (True, False, True)
     assert not torch.distributed.is_initialized()

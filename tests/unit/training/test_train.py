@@ -14,7 +14,7 @@ from support.runs import first_point, run_point
 
 from spectral_mup import data
 from spectral_mup.optim.sophia import Sophia
-from spectral_mup.runs.run_folder import HeldError, RecordError, RunFolder, read_rows, write_atomic
+from spectral_mup.runs.run_folder import ClaimedError, RecordError, RunFolder, read_rows, write_atomic
 from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
 from spectral_mup.training.loop import divergence, sampled_loss, schedule_factor
 
@@ -105,7 +105,7 @@ def test_damaged_checkpoint_falls_back(tiny, corpus, tmp_path, damage):
 def test_nan_from_the_first_step_is_a_result(tiny, corpus, tmp_path):
     folder, result = run_point(first_point(tiny("train.warmup=0"), log2_lr=16), tmp_path, corpus)
     assert result["status"] == "diverged" and result["diverged_step"] <= 12 and result["val_loss"] is None
-    config = tiny("model.init_std.matrix=1e30", "model.init_std.readout=1e30")
+    config = tiny("model.init_std.hidden=1e30", "model.init_std.readout=1e30")
     folder, result = run_point(first_point(config), tmp_path, corpus)
     assert (result["status"], result["diverged_step"]) == ("diverged", 1)
     rows = list(read_rows(folder.path / "metrics.jsonl"))
@@ -159,7 +159,7 @@ def test_schedule_keeps_the_ratios_of_groups(tiny):
 
 def test_independent_weight_decay_shrinks_by_lambda_whatever_the_lr(tiny):
     def shrink(log2_lr, mode):
-        overrides = ["optimizer.weight_decay.matrix=0.1", f"train.weight_decay={mode}", "rule=[spectral]"]
+        overrides = ["optimizer.weight_decay.hidden=0.1", f"train.weight_decay={mode}", "rule=[spectral]"]
         science = first_point(tiny(*overrides), width=64, log2_lr=log2_lr).science
         meta, p = parametrize(science, 256)
         model = init_model(meta, science, p, torch.device("cpu"))
@@ -231,11 +231,11 @@ def test_compiled_and_bfloat16_stay_near_float32(tiny, corpus, tmp_path):
 def test_claims_exclude_each_other_and_follow_the_dead(tmp_path):
     first, second = RunFolder(tmp_path, "r"), RunFolder(tmp_path, "r")
     first.claim()
-    with pytest.raises(HeldError, match=f"held by process {os.getpid()}"):
+    with pytest.raises(ClaimedError, match=f"held by process {os.getpid()}"):
         second.claim()
     bury(first)
     second.claim()
-    with pytest.raises(HeldError, match="was taken over"):
+    with pytest.raises(ClaimedError, match="was taken over"):
         first.finish({"status": "done"})
     assert first.result() is None
     second.finish({"status": "done"})
@@ -251,7 +251,7 @@ def test_of_many_that_claim_one_wins(tmp_path):
         try:
             folder.claim()
             return folder
-        except HeldError:
+        except ClaimedError:
             return None
 
     with ThreadPoolExecutor(16) as pool:
@@ -317,7 +317,7 @@ def test_a_full_disk_keeps_the_old_file_and_fails_the_run(tiny, corpus, tmp_path
 
 def test_probe_measures_what_it_says(tiny, corpus, tmp_path):
     config = tiny("probe.steps=[1]", "train.steps=1", "train.warmup=0", "train.schedule=constant",
-                  "optimizer.weight_decay.matrix=0")  # fmt: skip
+                  "optimizer.weight_decay.hidden=0")  # fmt: skip
     point = first_point(config, width=64)
     folder, _ = run_point(point, tmp_path, corpus)
     rows = {(r["step"], r["name"], r["what"]): r for r in read_rows(folder.path / "norms.jsonl")}

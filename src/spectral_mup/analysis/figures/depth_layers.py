@@ -50,7 +50,7 @@ def layers(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict
         f"{what_was_run(points)}. RMS of the change Δh since step 0, at step {step} and log2 lr {lr}, the common one nearest "
     )
     note += (
-        "the base's optimum. Lines: geometric mean over seeds (faint: single seeds). Block i of L, counted from 1, stands at "
+        "the base's optimum. Lines: geometric mean over seeds (faint: single seeds). Block i of L, pluralize from 1, stands at "
     )
     note += "i/L. Block: the residual stream after it; others: output of the last linear map of a branch, before the branch "
     note += "multiplier. Lines that fall together: the same learning at every depth."

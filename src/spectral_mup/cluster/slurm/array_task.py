@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spectral_mup.cluster.local import run_local
-from spectral_mup.cluster.progress import Progress, counted, label
+from spectral_mup.cluster.progress import Progress, label, pluralize
 from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.failure_causes import Cause
@@ -33,10 +33,10 @@ from spectral_mup.runs.sweep import Plan, Point
 HELD_SECONDS = 60.0  # how long to wait for a run that another process holds: it may be my own earlier start, on its last step
 NEAR_SECONDS = 120  # SLURM may warn of the limit so much earlier than it was asked to
 STUCK_STARTS = 2  # starts without a step of progress, after which a task that reached its time limit is not queued again
-OK, FAILED, HELD_BACK, PASSING = 0, 1, 3, 75
+OK, FAILED, HELD_BACK, TEMPORARY_FAILURE = 0, 1, 3, 75
 
 
-class Stopping:
+class StopSignals:
     """SLURM's warning, as a flag that is looked at between steps."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ def unfinished(runs: Path, run_id: str) -> bool:
     """Neither ended nor failed for good."""
     folder = RunFolder(runs, run_id)
     error = folder.error()
-    return folder.result() is None and (error is None or causes.of_error(error).again)
+    return folder.result() is None and (error is None or causes.classify_traceback(error).again)
 
 
 def main(argv: list[str]) -> int:
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> int:
     if len(argv) != 1 or me is None:
         print("usage, inside a job array only: python -m spectral_mup.cluster.slurm.array_task JOBS/<n>", file=sys.stderr)
         return 2
-    stopping = Stopping()
+    stopping = StopSignals()
     submission = next(s for s in submissions(Path(argv[0]).parent) if s.path.name == Path(argv[0]).name)
     pack = Pack(submission, int(os.environ["SLURM_ARRAY_TASK_ID"]))
     if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
@@ -124,7 +124,7 @@ def main(argv: list[str]) -> int:
     return finish(pack, me, train_apart(pack, stopping), stopping)
 
 
-def begin(pack: Pack, me: slurm.Here) -> None:
+def begin(pack: Pack, me: slurm.ArrayTaskId) -> None:
     """Record the start, and how far all was then. Ends the process if too many starts in a row saved no step."""
     before = pack.submission.task(pack.index)
     added = pack.progress() > before.get("progress", -1)
@@ -136,10 +136,10 @@ def begin(pack: Pack, me: slurm.Here) -> None:
     if starts > pack.cluster.retries + 1:
         sys.exit(give_up(pack, f"{starts - 1} starts saved no step"))
     done = len(pack.points) - len(pack.unfinished())
-    print(f"job {me.job}, start {me.restart + 1}: {counted(len(pack.points), 'point')}, {done} done", flush=True)
+    print(f"job {me.job}, start {me.restart + 1}: {pluralize(len(pack.points), 'point')}, {done} done", flush=True)
 
 
-def train_apart(pack: Pack, stopping: Stopping) -> dict[str, str]:
+def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
     """Several Points at once, each in a worker of its own; {run id: error} of those that failed."""
     c = pack.cluster
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
@@ -168,7 +168,7 @@ def train_apart(pack: Pack, stopping: Stopping) -> dict[str, str]:
     )  # fmt: skip
 
 
-def finish(pack: Pack, me: slurm.Here, failed: Mapping[str, str], stopping: Stopping) -> int:
+def finish(pack: Pack, me: slurm.ArrayTaskId, failed: Mapping[str, str], stopping: StopSignals) -> int:
     """Queue this element again if it was stopped with work left; else say how it ended and submit what the sweep wants next."""
     for run_id, error in failed.items():
         folder = RunFolder(pack.runs, run_id)
@@ -185,14 +185,14 @@ def finish(pack: Pack, me: slurm.Here, failed: Mapping[str, str], stopping: Stop
     wrong = [p for p in pack.points if RunFolder(pack.runs, p.run_id).error() is not None]
     for point in wrong:
         print(f"{label(point)}: failed, see {pack.runs / point.run_id}/error.txt", flush=True)
-    if any(causes.of_error(RunFolder(pack.runs, p.run_id).error() or "").again for p in wrong):
-        return PASSING
+    if any(causes.classify_traceback(RunFolder(pack.runs, p.run_id).error() or "").again for p in wrong):
+        return TEMPORARY_FAILURE
     if not stopping():
         extend(pack)
     return FAILED if wrong else OK
 
 
-def stop(pack: Pack, me: slurm.Here, signals: list[int]) -> int:
+def stop(pack: Pack, me: slurm.ArrayTaskId, signals: list[int]) -> int:
     """All is saved: queue this element again, unless it cannot get anywhere, and wait for SLURM to end it."""
     if slurm.is_cancelled(me):
         pack.submission.write_task(pack.index, state="ended", cause=causes.CANCELLED.name)
@@ -208,7 +208,7 @@ def stop(pack: Pack, me: slurm.Here, signals: list[int]) -> int:
     deadline = time.monotonic() + pack.cluster.signal_seconds + 60
     while time.monotonic() < deadline:  # exit code 0 now would count as done, another as failed
         time.sleep(1)
-    return PASSING
+    return TEMPORARY_FAILURE
 
 
 def give_up(pack: Pack, detail: str) -> int:
@@ -218,7 +218,7 @@ def give_up(pack: Pack, detail: str) -> int:
     return FAILED
 
 
-def why_stopped(me: slurm.Here, signal_seconds: float) -> Cause:
+def why_stopped(me: slurm.ArrayTaskId, signal_seconds: float) -> Cause:
     """SLURM's reason for the warning: a job that it preempts has a PreemptTime or waits already, else the limit is near."""
     try:
         job = slurm.show_job(me.job)

@@ -35,7 +35,7 @@ class Refused(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Element:
+class ArrayTask:
     """One element of a job array as SLURM sees it. `exit_code` and `signal` are of an ended one; `before` is the state in which
     its last start but this ended, which the accounting alone knows."""
 
@@ -86,7 +86,7 @@ def _answer(*command: str, seconds: float = SECONDS) -> str:
     return done.stdout
 
 
-def squeue() -> dict[str, Element]:
+def squeue() -> dict[str, ArrayTask]:
     """Elements of our jobs that the controller remembers, ended ones too, by id ('12_3'). Raises NoAnswer."""
     fields = "JobArrayID:|,Name:|,State:|,Reason:|,exit_code:|,RestartCnt:|,NodeList:|"
     rows = _answer("squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", f"--Format={fields}")
@@ -95,7 +95,7 @@ def squeue() -> dict[str, Element]:
         job, name, *rest = [part.strip() for part in line.split("|")]
         if name.startswith(NAME):  # others may be called anything, with a | in it
             state, reason, status, restarts, node, *_ = rest
-            found[job] = Element(job, name, state, reason, *_exit(status), int(restarts or 0), node)
+            found[job] = ArrayTask(job, name, state, reason, *_exit(status), int(restarts or 0), node)
     return found
 
 
@@ -105,7 +105,7 @@ def _exit(status: str) -> tuple[int, int]:
     return (int(code), int(signal)) if colon else (int(code or 0) >> 8, int(code or 0) & 127)
 
 
-def sacct(names: Iterable[str], since: float) -> dict[str, Element]:
+def sacct(names: Iterable[str], since: float) -> dict[str, ArrayTask]:
     """The last known state of the elements of jobs so named that began after `since` (s). Raises NoAnswer."""
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
     rows = _answer(
@@ -117,7 +117,7 @@ def sacct(names: Iterable[str], since: float) -> dict[str, Element]:
         job, name, state, status, node = line.split("|")
         for one in _expand(job):  # a row a start, the first start first
             before = found[one].state if one in found and found[one].name == name else ""
-            found[one] = Element(one, name, state.split()[0], "", *_exit(status), 0, node, before)
+            found[one] = ArrayTask(one, name, state.split()[0], "", *_exit(status), 0, node, before)
     return found
 
 
@@ -212,22 +212,22 @@ def max_array_size() -> int:
 
 
 @dataclass(frozen=True)
-class Here:
+class ArrayTaskId:
     """The element that this process runs in."""
 
     job: str
     restart: int
 
 
-def here() -> Here | None:
+def here() -> ArrayTaskId | None:
     """Which element this process belongs to, from its environment; None outside a job array."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     if array is None or index is None:
         return None
-    return Here(f"{array}_{index}", int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+    return ArrayTaskId(f"{array}_{index}", int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
 
-def is_cancelled(me: Here) -> bool:
+def is_cancelled(me: ArrayTaskId) -> bool:
     """Whether somebody is ending this start with scancel, so that it must not come back; False without an answer.
 
     SLURM calls it COMPLETING until its last process is gone, as it does after a preemption (which counts a restart or notes a

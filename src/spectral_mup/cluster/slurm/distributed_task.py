@@ -15,49 +15,49 @@ from typing import Any
 
 from spectral_mup.cluster.progress import Progress
 from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.array_task import FAILED, OK, PASSING, Pack, Stopping, begin, finish
-from spectral_mup.cluster.slurm.commands import Here
+from spectral_mup.cluster.slurm.array_task import FAILED, OK, TEMPORARY_FAILURE, Pack, StopSignals, begin, finish
+from spectral_mup.cluster.slurm.commands import ArrayTaskId
 from spectral_mup.cluster.worker import Event, Session
-from spectral_mup.runs.run_folder import HeldError, RunFolder
+from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 
 MEET_SECONDS = 300.0  # for all processes to have started
 
 
-def train_together(pack: Pack, stopping: Stopping, me: Here) -> int:
+def train_together(pack: Pack, stopping: StopSignals, me: ArrayTaskId) -> int:
     """Train the pack's Points one after the other; the process's exit code."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     rank, size, local = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
     if rank == 0:
         begin(pack, me)
     session = Session.open(pack.config, local)
-    from spectral_mup.training.distributed import join
+    from spectral_mup.training.distributed import init_process_group
 
     host, port = meet(pack, me, rank)
-    with join(rank, size, host, port, session.device.type) as team:
-        code = _points(pack, session, team, stopping)
+    with init_process_group(rank, size, host, port, session.device.type) as processes:
+        code = _points(pack, session, processes, stopping)
     if rank == 0:
         session.mirror.close()
         return finish(pack, me, {}, stopping)
     return code
 
 
-def _points(pack: Pack, session: Session, team: Any, stopping: Stopping) -> int:
-    progress = Progress(pack.plan(), 1, 0) if team.leader else None
-    while not team.any(stopping()):
-        folder = _next(pack, session) if team.leader else None
-        chosen = team.told(folder and folder.run_id)
+def _points(pack: Pack, session: Session, processes: Any, stopping: StopSignals) -> int:
+    progress = Progress(pack.plan(), 1, 0) if processes.is_main else None
+    while not processes.any(stopping()):
+        folder = _next(pack, session) if processes.is_main else None
+        chosen = processes.broadcast(folder and folder.run_id)
         if chosen is None:
             return OK
         point = next(p for p in pack.points if p.run_id == chosen)
         folder = folder or RunFolder(pack.runs, chosen)
         started = time.monotonic()
         try:
-            result = session.run(point, folder, stopping, lambda event: None, team)
+            result = session.run(point, folder, stopping, lambda event: None, processes)
         except BaseException as error:
-            _say_why(folder, team.rank, error)
+            _say_why(folder, processes.rank, error)
             sys.stdout.flush()
             # At once, without a word to peers that may be gone; srun ends the others.
-            os._exit(PASSING if causes.of_error(traceback.format_exc()).again else FAILED)
+            os._exit(TEMPORARY_FAILURE if causes.classify_traceback(traceback.format_exc()).again else FAILED)
         if progress is not None and result is not None:
             progress.plan = pack.plan()
             progress.on_event(Event("done", point, result | {"seconds": time.monotonic() - started}))
@@ -72,7 +72,7 @@ def _next(pack: Pack, session: Session) -> RunFolder | None:
             try:
                 if session.enter(point, folder) is None:
                     return folder
-            except HeldError as held:
+            except ClaimedError as held:
                 print(held, flush=True)
                 pack.note_held(point)
             except Exception:
@@ -86,17 +86,17 @@ def _say_why(folder: RunFolder, rank: int, error: BaseException) -> None:
     """Leave the traceback with the run, unless another process has left a truer one than that its peer is gone."""
     text = f"rank {rank} on {socket.gethostname()}:\n{traceback.format_exc()}"
     print(text, file=sys.stderr, flush=True)
-    if isinstance(error, HeldError):
+    if isinstance(error, ClaimedError):
         return
     before = folder.error()
-    if before is None or causes.of_error(before).again:
+    if before is None or causes.classify_traceback(before).again:
         try:
             folder.write_error(text)
-        except (OSError, HeldError):
+        except (OSError, ClaimedError):
             pass  # a full disk, or no longer our run; the log has it
 
 
-def meet(pack: Pack, me: Here, rank: int) -> tuple[str, int]:
+def meet(pack: Pack, me: ArrayTaskId, rank: int) -> tuple[str, int]:
     """Where rank 0 of this start listens: it says so in a file, as no port is sure to be free everywhere."""
     path = pack.submission.path / "tasks" / f"{pack.index}.{me.restart}.meet"
     if rank == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from spectral_mup.cluster.slurm.commands import Element
+from spectral_mup.cluster.slurm.commands import ArrayTask
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,15 @@ LOST_PEER = re.compile(r"closed by peer|Connection reset|DistBackendError|DistNe
                        r"|Broken pipe.*gloo|gloo.*(timed out|Timed out)|wait timeout")  # fmt: skip
 
 
-def last_line(traceback: str) -> str:
+def exception_line(traceback: str) -> str:
     """The line of a traceback that says what was wrong: the exception that was raised last, the first line of its message."""
     lines = [line for line in traceback.rpartition("Traceback (most recent call last):")[2].splitlines() if line.strip()]
     return next((line for line in lines if not line[0].isspace()), lines[-1] if lines else "")
 
 
-def of_error(traceback: str) -> Cause:
+def classify_traceback(traceback: str) -> Cause:
     """Of a run that raised: told by the exception's line in its traceback, and by torch's words for a lost peer."""
-    last = last_line(traceback)
+    last = exception_line(traceback)
     if FULL_DEVICE.search(last):
         return DEVICE_MEMORY
     if (
@@ -82,7 +82,7 @@ def of_error(traceback: str) -> Cause:
     return EXCEPTION
 
 
-def of_element(element: Element, log: str) -> Cause:
+def classify_task(element: ArrayTask, log: str) -> Cause:
     """Of an ended array element whose run has neither result nor error; `log` is the end of what it printed."""
     if element.state.startswith("OUT_OF_ME") or (element.state != "COMPLETED" and OUT_OF_MEMORY.search(log)):
         return HOST_MEMORY

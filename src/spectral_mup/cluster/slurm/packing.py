@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectral_mup.cluster.progress import counted
+from spectral_mup.cluster.progress import pluralize
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Point, cost
 
@@ -34,7 +34,7 @@ class Estimate:
 
     @property
     def source(self) -> str:
-        return f"from {counted(self.runs, 'earlier run')}" if self.runs else "unknown"
+        return f"from {pluralize(self.runs, 'earlier run')}" if self.runs else "unknown"
 
 
 def estimate(runs: Path, points: Iterable[Point], device: str) -> Estimate:

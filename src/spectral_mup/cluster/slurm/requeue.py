@@ -11,10 +11,10 @@ import os
 import sys
 from pathlib import Path
 
-from spectral_mup.cluster.progress import counted
+from spectral_mup.cluster.progress import pluralize
 from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.array_task import FAILED, HELD_BACK, OK, PASSING, Pack
+from spectral_mup.cluster.slurm.array_task import FAILED, HELD_BACK, OK, TEMPORARY_FAILURE, Pack
 from spectral_mup.cluster.slurm.run_states import tail
 from spectral_mup.cluster.slurm.submission import submissions
 from spectral_mup.runs.run_folder import RunFolder
@@ -39,16 +39,16 @@ def main(argv: list[str]) -> int:
         why = causes.LAUNCH
     else:
         why = causes.PEER if int(os.environ.get("SLURM_NTASKS", "1")) > 1 else causes.KILLED
-    if code == PASSING:
+    if code == TEMPORARY_FAILURE:
         errors = [RunFolder(pack.runs, p.run_id).error() for p in left]
-        why = next((causes.of_error(e) for e in errors if e), why)
+        why = next((causes.classify_traceback(e) for e in errors if e), why)
     submission.write_task(index, kills=kills, cause=why.name, state="killed")
     retries = pack.cluster.retries
     if kills > retries:
         print(f"{why.name} {kills} times (exit code {code}): not queued again", flush=True)
         return 0
     print(
-        f"{why.name} (exit code {code}), {counted(len(left), 'point')} left: queued again, time {kills} of {retries}",
+        f"{why.name} (exit code {code}), {pluralize(len(left), 'point')} left: queued again, time {kills} of {retries}",
         flush=True,
     )
     slurm.requeue(me.job)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.commands import Element, NoAnswer, sacct, squeue
+from spectral_mup.cluster.slurm.commands import ArrayTask, NoAnswer, sacct, squeue
 from spectral_mup.cluster.slurm.failure_causes import Cause
 from spectral_mup.cluster.slurm.submission import Submission, submissions
 from spectral_mup.runs.run_folder import RunFolder
@@ -72,10 +72,10 @@ class Report:
 class _Slurm:
     """What the one call each of squeue and sacct gave; None where there was no answer."""
 
-    queue: dict[str, Element] | None
-    ended: dict[str, Element] | None
+    queue: dict[str, ArrayTask] | None
+    ended: dict[str, ArrayTask] | None
 
-    def element(self, submission: Submission, index: int) -> Element | None:
+    def element(self, submission: Submission, index: int) -> ArrayTask | None:
         """What the queue says of it, else the accounting, which may call a job running for ever that the controller lost."""
         job = f"{submission.job}_{index}"
         for known, of_the_living in ((self.queue, True), (self.ended, self.queue is None)):
@@ -130,17 +130,17 @@ def _ask(asked: list[Submission], notes: list[str]) -> _Slurm:
     return _Slurm(queue, ended)
 
 
-def _some_gone(submission: Submission, queue: dict[str, Element]) -> bool:
+def _some_gone(submission: Submission, queue: dict[str, ArrayTask]) -> bool:
     return any(f"{submission.job}_{i}" not in queue for i in range(len(submission.packs)))
 
 
-def _some_again(submission: Submission, queue: dict[str, Element]) -> bool:
+def _some_again(submission: Submission, queue: dict[str, ArrayTask]) -> bool:
     """Whether an element waits to start again: the accounting alone knows how its last start ended."""
     mine = (queue.get(f"{submission.job}_{i}") for i in range(len(submission.packs)))
     return any(e is not None and e.waiting and e.restarts for e in mine)
 
 
-def _adopt(asked: list[Submission], known: dict[str, Element] | None) -> None:
+def _adopt(asked: list[Submission], known: dict[str, ArrayTask] | None) -> None:
     """Record the job of a submission whose launcher died between sbatch and its record; its name is its own."""
     by_name = {e.name: e.job.partition("_")[0] for e in (known or {}).values()}
     for submission in asked:
@@ -167,7 +167,7 @@ def _state(point: Point, folder: RunFolder, held: list[tuple[Submission, int]], 
         return replace(_live(made, element, folder, owner if mine else None, error, before.before if before else ""), live=True)
     if error:
         return _failed(point, error, submission, index, tries)
-    beat = folder.last_beat()
+    beat = folder.last_heartbeat()
     if owner is not None and not owner.get("slurm") and is_alive(owner):
         return _as(made, "running", status=folder.status())  # by a launch on this machine
     if point.run_id in submission.cancelled:
@@ -184,7 +184,7 @@ def _state(point: Point, folder: RunFolder, held: list[tuple[Submission, int]], 
         why, kills = causes.CAUSES[task["cause"]], task["kills"]
         return _as(made, "failed", why, f"job {element.job}, {kills} time{'s' * (kills != 1)}")
     log = tail(submission, index)
-    why = causes.of_element(element, log)
+    why = causes.classify_task(element, log)
     detail = f"job {element.job} {element.state.lower().replace('_', ' ')}" + (f" on {element.node}" if element.node else "")
     return _as(made, "preempted" if why is causes.PREEMPTED else "failed", why, detail)
 
@@ -194,18 +194,18 @@ def _as(made: State, name: str, why: Cause | None = None, detail: str = "", stat
 
 
 def _failed(point: Point, error: str, submission: Submission | None, index: int, tries: int) -> State:
-    return State(point, "failed", causes.of_error(error), causes.last_line(error), submission, index, tries)
+    return State(point, "failed", causes.classify_traceback(error), causes.exception_line(error), submission, index, tries)
 
 
 def _live(
-    made: State, element: Element, folder: RunFolder, owner: dict[str, Any] | None, error: str | None, before: str
+    made: State, element: ArrayTask, folder: RunFolder, owner: dict[str, Any] | None, error: str | None, before: str
 ) -> State:
     """In an element that waits or runs; `owner` only if the latest attempt was made in it; `before` is its last start's end."""
     assert made.submission is not None
     if made.point.run_id in made.submission.cancelled:
         return _as(made, "cancelled", causes.CANCELLED)
-    if error and not causes.of_error(error).again:
-        return _as(made, "failed", causes.of_error(error), causes.last_line(error))
+    if error and not causes.classify_traceback(error).again:
+        return _as(made, "failed", causes.classify_traceback(error), causes.exception_line(error))
     if element.waiting:
         if owner is None:
             return _as(made, "queued", detail=f"job {element.job}, {element.reason}")
@@ -247,7 +247,7 @@ def tail(submission: Submission, index: int, count: int = TAIL) -> str:
 
 def signature(error: str) -> str:
     """What two failures of the same cause share: the exception without numbers, ids and names of temporary files."""
-    return re.sub(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+", "#", causes.last_line(error))
+    return re.sub(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+", "#", causes.exception_line(error))
 
 
 def breaker(runs: Path, run_ids: Iterable[str]) -> str | None:
@@ -258,7 +258,7 @@ def breaker(runs: Path, run_ids: Iterable[str]) -> str | None:
         if folder.result() is not None:
             return None
         error = folder.error()
-        if error and not causes.of_error(error).again:
+        if error and not causes.classify_traceback(error).again:
             found[signature(error)] += 1
     said, count = found.most_common(1)[0] if found else ("", 0)
     return said if count >= BREAKER else None

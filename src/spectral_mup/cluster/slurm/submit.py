@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from spectral_mup.cluster.progress import counted
+from spectral_mup.cluster.progress import pluralize
 from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm.packing import Estimate, estimate, pack
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
@@ -139,7 +139,7 @@ def submit(
             continue
         mine = [p.run_id for some in packs for p in some]
         for run_id in {*mine, *forgiven} - asked:
-            RunFolder(runs, run_id).forgive()
+            RunFolder(runs, run_id).archive_error()
         _sbatch(taken, made)
         made.append(taken)
         asked |= set(mine)
@@ -205,16 +205,16 @@ def _sbatch(taken: Submission, made: Sequence[Submission]) -> None:
 
 def extend_from_task(config: Config, mine: Submission) -> str:
     """From inside a job: submit, with the same snapshot, what the sweep wants by the results so far and nobody has."""
-    from spectral_mup.runs.sweep import results_of
+    from spectral_mup.runs.sweep import result_reader
 
     sweep = Sweep(config, mine.fingerprint)
     runs, retries = Path(config.paths.runs), slurm_of(config).retries
-    made = submit(config, sweep, lambda: sweep.plan(results_of(runs)), lambda s: s.again(retries), mine.code)
+    made = submit(config, sweep, lambda: sweep.plan(result_reader(runs)), lambda s: s.again(retries), mine.code)
     return "submitted what these results ask for: " + described(made) if made else "nothing more to submit"
 
 
 def described(made: Sequence[Submission]) -> str:
     """Submissions in words."""
     return ", ".join(
-        f"job {s.job} ({counted(sum(map(len, s.packs)), 'point')} in {counted(len(s.packs), 'task')})" for s in made
+        f"job {s.job} ({pluralize(sum(map(len, s.packs)), 'point')} in {pluralize(len(s.packs), 'task')})" for s in made
     )
