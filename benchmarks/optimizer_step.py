@@ -34,7 +34,8 @@ from spectral_mup.cluster.progress import duration
 from spectral_mup.config.compose import load_config
 from spectral_mup.optim.stacked import StackedOptimizer
 from spectral_mup.runs.provenance import commit, machine
-from spectral_mup.runs.sweep import Curve, open_sweep
+from spectral_mup.runs.run_config import Curve
+from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
 
 VOCAB, BATCH, DECAY = 256, 8, 0.1
@@ -100,7 +101,7 @@ def build(
 ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
     """A model with random gradients, and its optimizers as a run has them."""
     sweep = open_sweep(load_config([f"optimizer={optimizer}", f"sweep.width=[{width}]", *overrides]))
-    science = sweep.point(Curve("spectral", width, depth), -10.0, 0).science
+    science = sweep.run(Curve("spectral", width, depth), -10.0, 0)
     meta, p = parametrize(science, VOCAB)
     model = init_model(meta, science, p, torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)

@@ -16,8 +16,9 @@ import torch
 from spectral_mup import data
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.provenance import commit, machine
+from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Curve, open_sweep
+from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.training.loop import train
 
 
@@ -36,10 +37,10 @@ def main() -> None:
                 point = open_sweep(config).point(Curve("spectral", width, 2), -6.0, 0)
                 with tempfile.TemporaryDirectory() as runs:
                     folder = RunFolder(Path(runs), point.run_id)
-                    folder.write_config(point.science)
+                    folder.write_config(point.to_json())
                     folder.claim()
                     start = time.perf_counter()
-                    train(point.science, folder, corpus, device=torch.device("cpu"))
+                    train(point, folder, corpus, device=torch.device("cpu"))
                     seconds[way].append(time.perf_counter() - start)
         ratio = median(seconds["with"]) / median(seconds["without"])
         print(f"width {width}: {median(seconds['with']):.1f} s with probes, ratio {ratio:.3f}", flush=True)

@@ -29,8 +29,9 @@ from spectral_mup.analysis.verdict import judge
 from spectral_mup.cluster.local import run_local, worker_count
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.provenance import commit, machine
+from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Curve, Point, Sweep, open_sweep, result_reader
+from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
 
 BLOCK = {64: 4, 128: 3, 256: 3}  # the default sweep trains 28, 22 and 22 points at these widths
 FIXED_LRS = list(range(-14, -2))  # 2^-14 … 2^-3, as in mup_examples/mutransfer_lr_shakespeare_char of that repository
@@ -38,10 +39,10 @@ USUAL = ["train.precision=float32", "train.compile=false", "optimizer.algorithms
 WAYS = {"usual": USUAL, "float32": ["train.precision=float32", "train.compile=false"], "auto": []}
 
 
-def block(sweep: Sweep) -> list[Point]:
-    """Points near the optimum, largest first."""
+def block(sweep: Sweep) -> list[RunConfig]:
+    """runs near the optimum, largest first."""
     lrs_and_seeds = [(-6.0, 0), (-6.0, 1), (-6.5, 0), (-6.5, 1)]
-    points = [sweep.point(Curve("spectral", w, 2), lr, seed) for w, n in BLOCK.items() for lr, seed in lrs_and_seeds[:n]]
+    points = [sweep.run(Curve("spectral", w, 2), lr, seed) for w, n in BLOCK.items() for lr, seed in lrs_and_seeds[:n]]
     return sorted(points, key=lambda p: -p.curve.width)
 
 
@@ -61,20 +62,20 @@ def train_alone(science_file: str, runs: str) -> None:
     train(science, folder, corpus, device=torch.device("cpu"))
 
 
-def run_usual(points: list[Point], runs: Path) -> dict[int, list[float]]:
+def run_usual(points: list[RunConfig], runs: Path) -> dict[int, list[float]]:
     """Seconds of each point by width."""
     seconds: dict[int, list[float]] = {}
     for point in points:
         file = runs / f"{point.run_id}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(dict(point.science)))
+        file.write_text(json.dumps(point.to_json()))
         start = time.perf_counter()
         subprocess.run([sys.executable, __file__, "--one", str(file), str(runs)], check=True)
         seconds.setdefault(point.curve.width, []).append(time.perf_counter() - start)
     return seconds
 
 
-def run_ours(overrides: list[str], points: list[Point], runs: Path) -> dict[int, list[float]]:
+def run_ours(overrides: list[str], points: list[RunConfig], runs: Path) -> dict[int, list[float]]:
     """Seconds of each point by width, as its worker took them."""
     config = load_config([*overrides, f"paths.runs={runs}"])
     outcome = result_reader(runs)

@@ -471,7 +471,7 @@ def synthetic(tmp_path: Path, argv: list[str], real: dict, best: Callable[[str, 
     """A finished sweep of parabolas with these optima, without training and without norms, its results like a real one."""
     for point in open_sweep(load_config(argv)).plan(lambda p: None).points:
         folder = RunFolder(tmp_path / "runs", point.run_id)
-        folder.write_config(point.science)
+        folder.write_config(point.to_json())
         folder.claim()
         folder.append("norms.jsonl", [])
         octaves = point.log2_lr - best(point.curve.rule, point.curve.width)

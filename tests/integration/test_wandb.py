@@ -18,8 +18,9 @@ from support.launches import Launch, OnTerminal, snapshot
 from support.runs import TINY
 
 from spectral_mup.config.compose import load_config
+from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Point, open_sweep
+from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.tracking.live import WandbLogger
 from spectral_mup.tracking.push import Counts, PushError, push
 
@@ -74,7 +75,7 @@ def server(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def points(tmp_path) -> list[Point]:
+def points(tmp_path) -> list[RunConfig]:
     return open_sweep(load_config(SHORT)).plan(lambda p: None).points
 
 
@@ -82,10 +83,10 @@ def rows(first: int, last: int) -> list[dict[str, Any]]:
     return [{"step": step, "loss": None if step == 3 else 5.0 - step / 10} for step in range(first, last + 1)]
 
 
-def write(runs: Path, point: Point, first: int, last: int, result: dict[str, Any] | None = None) -> RunFolder:
+def write(runs: Path, point: RunConfig, first: int, last: int, result: dict[str, Any] | None = None) -> RunFolder:
     """Rows first to last more in a run's folder, as training leaves them."""
     folder = RunFolder(runs, point.run_id)
-    folder.write_config(point.science)
+    folder.write_config(point.to_json())
     folder.claim(lives=lambda owner: False)  # who wrote before is this process
     folder.append("metrics.jsonl", rows(first, last))
     if result is not None:
@@ -93,7 +94,7 @@ def write(runs: Path, point: Point, first: int, last: int, result: dict[str, Any
     return folder
 
 
-def send(tmp_path: Path, points: list[Point], project: str = "p", mode: str = "online") -> Counts:
+def send(tmp_path: Path, points: list[RunConfig], project: str = "p", mode: str = "online") -> Counts:
     return push(tmp_path, points, project, mode, lambda: None)
 
 
@@ -104,7 +105,7 @@ def test_a_run_arrives_whole_once_and_then_nothing_is_sent(server, points, tmp_p
     write(tmp_path, points[0], 1, 12, RESULT)
     assert send(tmp_path, points) == Counts(pushed=1, rows=12, unchanged=0, not_begun=1)
     run_id = points[0].run_id
-    assert list(server.rows) == [run_id] and server.config[run_id] == dict(points[0].science)
+    assert list(server.rows) == [run_id] and server.config[run_id] == points[0].to_json()
     assert server.rows[run_id] == [
         (r["step"], {"train_step": r["step"]} | {k: v for k, v in r.items() if k == "loss" and v is not None})
         for r in rows(1, 12)

@@ -1,4 +1,4 @@
-"""Points and norms whose truth is known: curves with a vertex that moves, norms that grow as powers of the size."""
+"""runs and norms whose truth is known: curves with a vertex that moves, norms that grow as powers of the size."""
 
 import numpy as np
 import pandas as pd
@@ -77,7 +77,7 @@ WIDTHS = (64, 128, 256, 512)
 
 
 def data(rules=("standard", "spectral"), sizes=WIDTHS, axis="width"):
-    """Points with a wall of diverged runs and one missing run, and norms; the rule 'standard' drifts and grows."""
+    """runs with a wall of diverged runs and one missing run, and norms; the rule 'standard' drifts and grows."""
     points, norms, other = [], [], "depth" if axis == "width" else "width"
     for rule in rules:
         drift, growth = (-0.5, {"blocks.1.attn": 1.0}) if rule == "standard" else (0.0, {})
@@ -106,7 +106,7 @@ SHAPES = {"embedding": (1, 0), "hidden": (4, 1), "readout": (0, 1)}  # width × 
 
 
 def recorded(rules=("standard", "spectral"), sizes=(64, 128, 256), axis="width", growth=None, optimizer=tuple(OWN)):
-    """Points and norms whose tensors hold every column: the spectral condition kept, times width**growth[rule]."""
+    """runs and norms whose tensors hold every column: the spectral condition kept, times width**growth[rule]."""
     growth = {"standard": 0.7} if growth is None else growth
     points, norms = data(rules, sizes, axis)
     rng = np.random.default_rng(3)
@@ -175,7 +175,7 @@ def deep(feature=flat, update=flat, *, alpha=1.0, depths=DEPTHS, seeds=3, rule="
 
 
 def deep_data(rules, depths=(2, 4, 8)):
-    """Points over depth, and norms of these {rule: feature}."""
+    """runs over depth, and norms of these {rule: feature}."""
     points, _ = data(list(rules), depths, "depth")
     points["run_id"] = points["rule"] + points["depth"].astype(str) + points["log2_lr"].astype(str) + points["seed"].astype(str)
     norms = [deep(feature, depths=depths, seeds=2, rule=rule) for rule, feature in rules.items()]

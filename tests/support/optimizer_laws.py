@@ -42,7 +42,7 @@ def blind(
     """Directions of a ladder of widths over 12 steps, the optimizer's size law taken away; measured once a session."""
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
-    science = first_point(small(optimizer, conf, "action=derive", "sweep.width=[64]", "rule=[spectral]")).science
+    science = first_point(small(optimizer, conf, "action=derive", "sweep.width=[64]", "rule=[spectral]"))
     ladder = make_ladder(science, corpus.vocab_size, widths)
     return measure(ladder, corpus, seeds=seeds, steps=12, batch_size=16, update=0.05)
 
@@ -100,7 +100,7 @@ def features(
     with tempfile.TemporaryDirectory() as runs:
         for curve in sweep.curves()[0]:
             for seed in seeds:
-                folder, _ = run_point(sweep.point(curve, log2_lr, seed), Path(runs), corpus)
+                folder, _ = run_point(sweep.run(curve, log2_lr, seed), Path(runs), corpus)
                 key = {"width": curve.width, "depth": curve.depth, "seed": seed, "log2_lr": float(log2_lr)}
                 rows += [key | row for row in read_rows(folder.path / "norms.jsonl")]
     return check_features(pd.DataFrame(rows), log2_lr, axis=axis, sizes=sizes)

@@ -9,8 +9,9 @@ import torch
 
 from spectral_mup.config.compose import load_config
 from spectral_mup.config.schema import Config
+from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Curve, Point, Sweep, open_sweep
+from spectral_mup.runs.sweep import Sweep, open_sweep
 from spectral_mup.training.loop import train
 
 TINY = [
@@ -27,14 +28,16 @@ def composed(*overrides: str) -> Config:
     return load_config([*overrides])
 
 
-def first_point(config: Config, rule: str = "spectral", width: int | None = None, log2_lr: float = -6, seed: int = 0) -> Point:
+def first_point(
+    config: Config, rule: str = "spectral", width: int | None = None, log2_lr: float = -6, seed: int = 0
+) -> RunConfig:
     sweep: Sweep = open_sweep(config)
-    return sweep.point(Curve(rule, width or config.sweep.width[0], config.sweep.depth[0]), log2_lr, seed)
+    return sweep.run(Curve(rule, width or config.sweep.width[0], config.sweep.depth[0]), log2_lr, seed)
 
 
-def run_point(point: Point, runs: Path, corpus, **kwargs):
-    """Claim the Point's folder and train it here."""
+def run_point(point: RunConfig, runs: Path, corpus, **kwargs):
+    """Claim the run's folder and train it here."""
     folder = RunFolder(runs, point.run_id)
-    folder.write_config(point.science)
+    folder.write_config(point.to_json())
     folder.claim()
-    return folder, train(point.science, folder, corpus, device=torch.device("cpu"), log_every=4, **kwargs)
+    return folder, train(point, folder, corpus, device=torch.device("cpu"), log_every=4, **kwargs)

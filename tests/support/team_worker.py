@@ -60,15 +60,15 @@ def at(step: int | None, done: int = 0):
 def run(
     case: str, point: Any, processes: ProcessGroup, shard: bool = False, **more: Any
 ) -> tuple[RunFolder, dict[str, Any] | None]:
-    """Train the Point in its own folder, which the leader takes from whoever held it."""
+    """Train the run in its own folder, which the leader takes from whoever held it."""
     folder = RunFolder(Path(out) / case, point.run_id)
     if processes.is_main:
-        folder.write_config(point.science)
+        folder.write_config(point.to_json())
         folder.claim(lambda owner: False)
     rows: list[dict[str, Any]] = []
     device = torch.device("cpu")
     result = train(
-        point.science, folder, corpus, device=device, log_every=4, on_rows=rows.extend, processes=processes, shard=shard, **more
+        point, folder, corpus, device=device, log_every=4, on_rows=rows.extend, processes=processes, shard=shard, **more
     )
     note(case, result=result, rows=rows)
     return folder, result

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RecordError, RunFolder, read_rows
-from spectral_mup.runs.sweep import Point
 
 
-def collect(points: Iterable[Point], runs: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def collect(curves: Mapping[Curve, Sequence[RunConfig]], runs: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(points, norms): one row a run, missing ones included; one row a probed step and module or tensor of ended runs.
 
     Raises RecordError on a folder that contradicts itself and on runs trained on different corpora.
@@ -20,23 +20,23 @@ def collect(points: Iterable[Point], runs: Path) -> tuple[pd.DataFrame, pd.DataF
     rows: list[dict[str, Any]] = []
     norms: list[dict[str, Any]] = []
     corpora: dict[str, str] = {}
-    for point in points:
-        folder = RunFolder(runs, point.run_id)
+    for curve, run in ((curve, run) for curve, of_curve in curves.items() for run in of_curve):
+        folder = RunFolder(runs, run.run_id)
         key = {
-            "run_id": point.run_id,
-            "rule": point.curve.rule,
-            "width": point.curve.width,
-            "depth": point.curve.depth,
-            "log2_lr": point.log2_lr,
-            "seed": point.seed,
+            "run_id": run.run_id,
+            "rule": curve.rule,
+            "width": curve.width,
+            "depth": curve.depth,
+            "log2_lr": run.log2_lr,
+            "seed": run.seed,
         }
         result = folder.result()
-        names = {"family": point.science["model"]["family"], "optimizer": point.science["optimizer"]["name"]}
+        names = {"family": run.model.family, "optimizer": run.optimizer.name}
         if result is None:
             rows.append(key | names | {"status": "missing", "loss": None, "diverged_step": None})
             continue
         folder.check_config()
-        corpora.setdefault(result["corpus"]["sha256"], point.run_id)
+        corpora.setdefault(result["corpus"]["sha256"], run.run_id)
         if len(corpora) > 1:
             raise RecordError(
                 f"runs {' and '.join(corpora.values())} under {runs} were trained on different texts: the corpus was "

@@ -29,7 +29,7 @@ def analyze(argv: list[str], check: bool) -> int:
     sizes, base = {"width": s.width, "depth": s.depth}, {"width": s.base_width, "depth": s.base_depth}
     base = {axis: size if size in sizes[axis] else min(sizes[axis]) for axis, size in base.items()}
     axes = [axis for axis in sizes if len(sizes[axis]) > 1] or ["width"]
-    points, norms = collect(plan.points, runs)
+    points, norms = collect(plan.curves, runs)
     if list(points["status"]).count("missing") == len(points):
         raise ConfigError(f"sweep={s.name}: no run is done under {runs}/; train first: {command('launch.py', argv)}")
     folder = Path(config.paths.results) / s.name

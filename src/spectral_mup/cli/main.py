@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.cluster.progress import pluralize
-from spectral_mup.config.compose import ROLES, ROOT, ConfigError, load_config, options
+from spectral_mup.config.compose import ROOT, ConfigError, load_config, options
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
 from spectral_mup.runs.run_folder import RecordError
 from spectral_mup.runs.sweep import Plan, Sweep, open_sweep, result_reader
+from spectral_mup.theory.growth import KINDS
 
 OK, FAILED, BAD_INPUT, REFUSED, NO_ANSWER, CHECK_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -90,7 +91,7 @@ def launch(argv: list[str]) -> int:
     if config.action == "wandb_push":
         from spectral_mup.cli.wandb_push import wandb_push
 
-        return wandb_push(config, plan.points)
+        return wandb_push(config, plan.runs)
     print(describe(config, sweep, plan))
     if config.cluster.name == "slurm" and plan.todo:
         from spectral_mup.cli import submit as cli_submit
@@ -106,14 +107,14 @@ def launch(argv: list[str]) -> int:
 def describe(config: Config, sweep: Sweep, plan: Plan) -> str:
     """Counts first, then a line a curve."""
     later = sweep.remaining_curves(plan)
-    done = len(plan.points) - len(plan.todo)
-    lines = [f"{config.sweep.name}: {pluralize(len(plan.points), 'point')} so far: {done} done, {len(plan.todo)} to do"]
+    done = len(plan.runs) - len(plan.todo)
+    lines = [f"{config.sweep.name}: {pluralize(len(plan.runs), 'point')} so far: {done} done, {len(plan.todo)} to do"]
     if later:
         lines[0] += f"; {later} more curves follow, each around the optimum of the one before"
     todo = {p.run_id for p in plan.todo}
     for chain in sweep.curves():
         for curve in chain:
-            mine = [p for p in plan.points if p.curve == curve]
+            mine = plan.curves.get(curve, [])
             lrs = sorted({p.log2_lr for p in mine})
             if mine:
                 missing = sum(p.run_id in todo for p in mine)
@@ -126,7 +127,7 @@ def describe(config: Config, sweep: Sweep, plan: Plan) -> str:
 
 
 def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str]) -> int:
-    """Train on this machine until the plan is empty, Ctrl-C, or only failed Points are left."""
+    """Train on this machine until the plan is empty, Ctrl-C, or only failed runs are left."""
     from spectral_mup.cluster.local import run_local, worker_count
     from spectral_mup.cluster.progress import Progress
     from spectral_mup.data import load
@@ -155,12 +156,12 @@ def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str])
         for s, handler in previous.items():
             signal.signal(s, handler)
     plan = sweep.plan(outcome)
-    done = len(plan.points) - len(plan.todo)
+    done = len(plan.runs) - len(plan.todo)
     if stopping:
         print(f"Stopped: {pluralize(done, 'point')} done. To go on: {command('launch.py', argv)}")
         return INTERRUPTED
     if failed:
-        print(f"{len(failed)} of {len(plan.points)} points failed:", file=sys.stderr)
+        print(f"{len(failed)} of {len(plan.runs)} points failed:", file=sys.stderr)
         for run_id, error in failed.items():
             print(f"  {config.paths.runs}/{run_id}: {error} (traceback in error.txt)", file=sys.stderr)
         print(f"Once the cause is removed, this goes on: {command('launch.py', argv)}", file=sys.stderr)
@@ -178,16 +179,17 @@ def explain(config: Config, sweep: Sweep) -> int:
 
     vocab_size = load(config.data.source, config.data.path, config.data.vocab_size).vocab_size
     s, o = config.sweep, config.optimizer
-    points = [sweep.point(chain[-1], max(s.lr), min(s.seed)) for chain in sweep.curves()]
-    sources = {point.curve.rule: config.rule[point.curve.rule].source for point in points}
-    rows = [rows_of(point.science, vocab_size) for point in points]
-    forward = [asdict(forward_of(point.science)) for point in points]
-    others = ", ".join(f"{role} {getattr(o, role)}" for role in ROLES if getattr(o, role) != o.hidden)
+    of_rules = {chain[-1].rule: sweep.run(chain[-1], max(s.lr), min(s.seed)) for chain in sweep.curves()}
+    largest = next(iter(of_rules.values()))
+    sources = {rule: config.rule[rule].source for rule in of_rules}
+    rows = [rows_of(run, vocab_size) for run in of_rules.values()]
+    forward = [asdict(forward_of(run)) for run in of_rules.values()]
+    others = ", ".join(f"{role} {getattr(o, role)}" for role in KINDS if getattr(o, role) != o.hidden)
     print(
-        f"width {points[0].curve.width} (base {s.base_width}), depth {points[0].curve.depth} (base {s.base_depth}), "
-        f"lr 2^{points[0].log2_lr:g}, optimizer {o.name}{f' ({others})' if others else ''}, {config.train.weight_decay} λ"
+        f"width {largest.width} (base {s.base_width}), depth {largest.depth} (base {s.base_depth}), "
+        f"lr 2^{largest.log2_lr:g}, optimizer {o.name}{f' ({others})' if others else ''}, {config.train.weight_decay} λ"
     )
-    if len(points) == 1:
+    if len(rows) == 1:
         print(one_rule(*next(iter(sources.items())), rows[0], forward[0]))
     else:
         print(side_by_side(sources, rows, forward))
@@ -208,13 +210,13 @@ def derive(argv: list[str]) -> int:
     from spectral_mup.runs.provenance import commit, machine
 
     sweep = open_sweep(config)
-    science = sweep.point(sweep.curves()[0][0], 0.0, d.seed[0]).science
+    run = sweep.run(sweep.curves()[0][0], 0.0, d.seed[0])
     corpus = load(config.data.source, config.data.path, config.data.vocab_size)
     with ladder_progress() as on_run:
-        ladder = make_ladder(science, corpus.vocab_size, d.width)
+        ladder = make_ladder(run, corpus.vocab_size, d.width)
         measured = measure(ladder, corpus, seeds=d.seed, steps=d.steps, batch_size=d.batch_size, update=d.update, on_run=on_run)
     laws = size_laws(measured)
-    targets = {a: config.optimizer.algorithms[a].target for a in dict.fromkeys(getattr(config.optimizer, r) for r in ROLES)}
+    targets = {a: config.optimizer.algorithms[a].target for a in dict.fromkeys(getattr(config.optimizer, r) for r in KINDS)}
     where = f"{config.model.family} at widths {', '.join(map(str, d.width))}, {d.steps} steps, {len(d.seed)} seeds, "
     where += config.data.source
     print(f"{name} ({', '.join(f'{a}: {t}' for a, t in targets.items())}) on {where}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from spectral_mup.cli.main import FAILED, OK, command
 from spectral_mup.cli.submit import format_counts, matching, print_notes
-from spectral_mup.cluster.progress import duration, label, pluralize
+from spectral_mup.cluster.progress import duration, pluralize
 from spectral_mup.cluster.slurm.doctor import WRONG
 from spectral_mup.cluster.slurm.doctor import doctor as examine
 from spectral_mup.cluster.slurm.run_states import NAMES, Report, State, reconcile, tail
@@ -25,10 +25,10 @@ LISTED = ("running", "preempted", "failed", "held", "lost", "cancelled")
 
 
 def status(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
-    """Counts of the sweep, a row a curve, a line a Point that runs or went wrong; with watch=true until all have ended."""
+    """Counts of the sweep, a row a curve, a line a run that runs or went wrong; with watch=true until all have ended."""
     runs = Path(config.paths.runs)
     while True:
-        report = reconcile(runs, Path(config.paths.jobs), plan.points)
+        report = reconcile(runs, Path(config.paths.jobs), plan.runs)
         text = status_text(config, sweep, plan, report, argv)
         if config.watch and sys.stdout.isatty():
             print("\x1b[H\x1b[2J", end="")
@@ -67,8 +67,8 @@ def status_text(config: Config, sweep: Sweep, plan: Plan, report: Report, argv: 
 
 
 def point_line(state: State) -> str:
-    """A Point, where it is and why."""
-    parts = [f"{state.point.run_id[:8]}  {label(state.point)}"]
+    """A run, where it is and why."""
+    parts = [f"{state.point.run_id[:8]}  {state.point}"]
     if state.name == "running":
         parts.append(_steps(state))
     if state.cause:
@@ -117,8 +117,8 @@ def _other_code(config: Config, report: Report) -> int:
 
 
 def why(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
-    """Points that have no result and will not get one by themselves, by cause: advice, the last lines, where to read on."""
-    report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.points)
+    """runs that have no result and will not get one by themselves, by cause: advice, the last lines, where to read on."""
+    report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.runs)
     print_notes(report)
     chosen = [s for s in matching(config, report) if s.cause is not None]
     print(f"{config.sweep.name}: {format_counts(report)}")
@@ -145,7 +145,7 @@ def why(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
 
 
 def last_words(config: Config, state: State) -> list[str]:
-    """The end of a Point's traceback, or of its task's log, under the file's name."""
+    """The end of a run's traceback, or of its task's log, under the file's name."""
     folder = RunFolder(Path(config.paths.runs), state.point.run_id)
     error = folder.error()
     if error:
@@ -163,8 +163,8 @@ def _log_name(state: State) -> str:
 
 
 def logs(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
-    """The end of a task's log: of run=ID, else of the first Point that runs, else that failed; watch=true goes on with it."""
-    report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.points)
+    """The end of a task's log: of run=ID, else of the first run that is running, else that failed; watch=true follows it."""
+    report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.runs)
     print_notes(report)
     chosen = [s for s in matching(config, report) if s.submission and s.submission.log(s.index)]
     chosen.sort(key=lambda s: ["running", "failed"].index(s.name) if s.name in ("running", "failed") else 2)

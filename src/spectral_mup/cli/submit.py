@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from spectral_mup.cli.main import INTERRUPTED, OK, REFUSED, command
-from spectral_mup.cluster.progress import duration, label, pluralize
+from spectral_mup.cluster.progress import duration, pluralize
 from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.run_states import Report, State, reconcile
@@ -142,7 +142,7 @@ def print_notes(report: Report) -> None:
 
 
 def order_table(ordered: Order, config: Config) -> str:
-    """Points, packs, GPUs and expected time, a row a shape."""
+    """runs, packs, GPUs and expected time, a row a shape."""
     c = slurm_of(config)
     arrays = -(-len(ordered.packs) // ordered.array_size)
     device = pluralize(ordered.gpus, "GPU") if ordered.gpus else "no GPU"
@@ -166,7 +166,7 @@ def order_table(ordered: Order, config: Config) -> str:
 
 
 def show(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
-    """The tasks that the Points to do would make; submits nothing."""
+    """The tasks that the runs to do would make; submits nothing."""
     report = look(config, plan)
     print_notes(report)
     print(format_counts(report))
@@ -177,12 +177,12 @@ def show(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
 
 
 def retry(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
-    """Begin failed, lost, held and cancelled Points again; with cause=NAME or run=ID only those."""
+    """Begin failed, lost, held and cancelled runs again; with cause=NAME or run=ID only those."""
     if config.cause is not None and config.cause not in causes.CAUSES:
         raise ConfigError(
             f"cause={config.cause}: must be one of {', '.join(causes.CAUSES)}; quote it, as in 'cause=out of memory'"
         )
-    report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.points)
+    report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.runs)
     chosen = {
         s.point.run_id
         for s in matching(config, report)
@@ -204,8 +204,8 @@ def retry(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
 
 
 def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
-    """End the jobs of this sweep's Points, or of run=ID: only ids that we recorded, shown first."""
-    report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.points)
+    """End the jobs of this sweep's runs, or of run=ID: only ids that we recorded, shown first."""
+    report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.runs)
     print_notes(report)
     chosen = [s for s in matching(config, report) if s.live and s.name != "cancelled" and s.submission and s.job]
     if not chosen:
@@ -222,7 +222,7 @@ def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         ]  # fmt: skip
         (shared if rest else whole).append(f"{submission.job}_{index}")
     for state in chosen:
-        print(f"  {state.job}  {label(state.point)}: {state.name}")
+        print(f"  {state.job}  {state.point}: {state.name}")
     if whole:
         print(f"These tasks end at once: {', '.join(whole)}")
     if shared:

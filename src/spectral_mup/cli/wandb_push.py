@@ -8,13 +8,13 @@ from pathlib import Path
 
 from spectral_mup.cluster.progress import pluralize
 from spectral_mup.config.schema import Config
-from spectral_mup.runs.sweep import Point
+from spectral_mup.runs.run_config import RunConfig
 
 OK = 0
 
 
-def wandb_push(config: Config, points: Sequence[Point]) -> int:
-    """Push what W&B has not got of these Points. Raises PushError. wandb.mode=disabled means online here."""
+def wandb_push(config: Config, points: Sequence[RunConfig]) -> int:
+    """Push what W&B has not got of these runs. Raises PushError. wandb.mode=disabled means online here."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from spectral_mup.tracking.push import push

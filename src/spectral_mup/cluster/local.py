@@ -1,6 +1,6 @@
-"""This machine as a cluster: resident workers that import torch once and train many Points each.
+"""This machine as a cluster: resident workers that import torch once and train many runs each.
 
-The launcher hands Points to workers over pipes and keeps no truth of its own. A worker that dies is replaced and its Point
+The launcher hands runs to workers over pipes and keeps no truth of its own. A worker that dies is replaced and its run
 given out again; workers whose launcher died stop by themselves; run folders are claimed, so two launchers share the work.
 """
 
@@ -17,10 +17,10 @@ from multiprocessing.connection import wait
 
 from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, Event, work
 from spectral_mup.config.schema import Config
-from spectral_mup.runs.sweep import Point
+from spectral_mup.runs.run_config import RunConfig
 
-MAX_DEATHS = 3  # a Point that killed so many workers is given up
-LIST_SECONDS = 2.0  # between two looks for Points that another launcher finished
+MAX_DEATHS = 3  # a run that killed so many workers is given up
+LIST_SECONDS = 2.0  # between two looks for runs that another launcher finished
 HELD_RETRY_SECONDS = 2.0
 POLL_SECONDS = 0.5
 
@@ -30,16 +30,16 @@ MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2*
 
 def run_local(
     config: Config,
-    todo: Callable[[], list[Point]],
+    todo: Callable[[], list[RunConfig]],
     on_event: Callable[[Event], None],
     stop: Callable[[], bool] = lambda: False,
     give_up_after: int = MAX_DEATHS,
     patience: float | None = None,
 ) -> dict[str, str]:
-    """Train what `todo` lists, asking it again whenever a Point ends, until it lists nothing. Returns {run_id: error}.
+    """Train what `todo` lists, asking it again whenever a run ends, until it lists nothing. Returns {run_id: error}.
 
     `stop` is polled; once true, workers checkpoint at their next step and the call returns. With `patience` (s), a worker that
-    takes longer is killed: its run goes on from an earlier checkpoint. If the first `give_up_after` Points all fail, so would
+    takes longer is killed: its run goes on from an earlier checkpoint. If the first `give_up_after` runs all fail, so would
     the rest, which are not begun.
     """
     pool: list[_Worker] = []
@@ -47,7 +47,7 @@ def run_local(
     deaths: dict[str, int] = {}
     held_until: dict[str, float] = {}
     finished = 0
-    listed: list[Point] = []
+    listed: list[RunConfig] = []
     listed_at = -math.inf
     workers = worker_count(config)
     try:
@@ -123,14 +123,14 @@ class _Worker:
                 if value is None:
                     del os.environ[key]
         theirs.close()
-        self.point: Point | None = None
+        self.point: RunConfig | None = None
 
-    def give(self, point: Point) -> None:
+    def give(self, point: RunConfig) -> None:
         self.point = point
         try:
             self.pipe.send(point)
         except OSError:
-            pass  # it died while idle; its sentinel says so and the Point is given out again
+            pass  # it died while idle; its sentinel says so and the run is given out again
 
     def receive(self) -> Iterable[Event]:
         """Events that are waiting in the pipe."""

@@ -8,15 +8,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from spectral_mup.cluster.worker import Event
-from spectral_mup.runs.sweep import Plan, Point, cost
+from spectral_mup.runs.sweep import Plan
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
-
-
-def label(point: Point) -> str:
-    """A Point in words."""
-    return f"{point.curve.rule} width {point.curve.width} depth {point.curve.depth} lr 2^{point.log2_lr:g} seed {point.seed}"
 
 
 def pluralize(n: int, noun: str) -> str:
@@ -117,15 +112,15 @@ class Progress:
 
     def counts(self) -> str:
         """'12/40 done, about 3 min left'; the total grows while curves are open."""
-        total, todo = len(self.plan.points), len(self.plan.todo)
+        total, todo = len(self.plan.runs), len(self.plan.todo)
         more = f" (+ more for {self.later_curves} later curves)" if self.later_curves else ""
         eta = f", about {duration(self.eta())} left for these" if self.cost and todo else ""
         return f"{total - todo}/{total}{more} done{eta}"
 
     def eta(self) -> float:
         """Seconds to train what is listed, at the speed seen so far."""
-        left = sum(cost(p) for p in self.plan.todo)
-        left -= sum(cost(r["point"]) * r["step"] / r["steps"] for r in self.running.values())
+        left = sum(p.cost for p in self.plan.todo)
+        left -= sum(r["point"].cost * r["step"] / r["steps"] for r in self.running.values())
         return max(0.0, left) * self.seconds / self.cost / self.workers
 
     def on_event(self, event: Event) -> None:
@@ -137,7 +132,7 @@ class Progress:
         elif event.kind == "held":
             if point.run_id not in self._held:
                 self._held.add(point.run_id)
-                self._say(f"{label(point)}: {event.payload['why']}; waiting for it")
+                self._say(f"{point}: {event.payload['why']}; waiting for it")
         elif event.kind != "step":
             self.running.pop(point.run_id, None)
             self._say(self._ended(event))
@@ -146,17 +141,15 @@ class Progress:
         point, payload = event.point, event.payload
         if event.kind == "done":
             self.seconds += payload["seconds"]
-            self.cost += cost(point) * payload["steps"] / point.science["train"]["steps"]
+            self.cost += point.cost * payload["steps"] / point.train.steps
             if payload["status"] == "diverged":
-                return f"{label(point)}: diverged at step {payload['diverged_step']}"
-            return f"{label(point)}: loss {payload['val_loss']:.4f} in {duration(payload['seconds'])}"
+                return f"{point}: diverged at step {payload['diverged_step']}"
+            return f"{point}: loss {payload['val_loss']:.4f} in {duration(payload['seconds'])}"
         if event.kind == "failed":
-            return f"{label(point)}: FAILED, {payload['error']}"
+            return f"{point}: FAILED, {payload['error']}"
         if event.kind == "died":
-            return (
-                f"{label(point)}: its worker died (exit code {payload['exitcode']})" + ", it goes to another" * payload["again"]
-            )
-        return f"{label(point)}: stopped, goes on with the next launch"
+            return f"{point}: its worker died (exit code {payload['exitcode']})" + ", it goes to another" * payload["again"]
+        return f"{point}: stopped, goes on with the next launch"
 
     def _say(self, line: str) -> None:
         if self.live:
@@ -170,12 +163,12 @@ class Progress:
         from rich.table import Table
         from rich.text import Text
 
-        total = max(1, len(self.plan.points))
+        total = max(1, len(self.plan.runs))
         table = Table(box=None, padding=(0, 2, 0, 0))
         for title in ("running", "step", "loss"):
             table.add_column(title, justify="left" if title == "running" else "right")
         for run in self.running.values():
             loss = "" if run["loss"] is None else f"{run['loss']:.3f}"
-            table.add_row(label(run["point"]), f"{run['step']}/{run['steps']}" if run["step"] else "", loss)
+            table.add_row(str(run["point"]), f"{run['step']}/{run['steps']}" if run["step"] else "", loss)
         bar = ProgressBar(total=total, completed=total - len(self.plan.todo), width=60)
         return Group(*[Text(n) for n in self.notes], bar, Text(self.counts()), table)

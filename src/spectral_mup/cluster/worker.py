@@ -1,4 +1,4 @@
-"""The worker's side: what trains Points, one after the other, in a process that imported torch once.
+"""The worker's side: what trains runs, one after the other, in a process that imported torch once.
 
 This module imports no torch before `work` runs, so that the launcher can name it.
 """
@@ -20,8 +20,8 @@ from typing import Any
 from spectral_mup.cluster.liveness import lives
 from spectral_mup.cluster.slurm.commands import here
 from spectral_mup.config.schema import Config
+from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
-from spectral_mup.runs.sweep import Point
 
 BEAT_SECONDS = 30.0
 LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
@@ -32,19 +32,19 @@ class Event:
     """Something the launcher may show: kind is started, step, done, failed, held, died or stopped."""
 
     kind: str
-    point: Point
+    point: RunConfig
     payload: dict[str, Any]
 
 
 def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
-    """Train Points from the pipe until it closes or the process `launcher` is gone."""
+    """Train runs from the pipe until it closes or the process `launcher` is gone."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic, read at its start
     for signum in LAUNCHER_SIGNALS:  # Ctrl-C, and SLURM's signals, which go to every process of a task; it closes the pipe
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, LAUNCHER_SIGNALS)
     session = Session.open(config, index)
 
-    def should_stop() -> bool:  # while a Point is trained the launcher sends nothing: readable means closed
+    def should_stop() -> bool:  # while a run is trained the launcher sends nothing: readable means closed
         return os.getppid() != launcher or pipe.poll()
 
     def send(event: Event) -> None:
@@ -66,7 +66,7 @@ def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
 
 @dataclass(frozen=True)
 class Session:
-    """What a worker keeps from Point to Point."""
+    """What a worker keeps from RunConfig to RunConfig."""
 
     config: Config
     corpus: Any
@@ -88,8 +88,8 @@ class Session:
         corpus = data.load(config.data.source, config.data.path, config.data.vocab_size)
         return cls(config, corpus, device, WandbLogger(config.wandb.mode, config.wandb.project))
 
-    def train(self, point: Point, should_stop: Callable[[], bool], send: Callable[[Event], None]) -> Event:
-        """Claim a Point, train it, and say how it ended; whatever goes wrong with it is an event, never an exception."""
+    def train(self, point: RunConfig, should_stop: Callable[[], bool], send: Callable[[Event], None]) -> Event:
+        """Claim a run, train it, and say how it ended; whatever goes wrong with it is an event, never an exception."""
         folder = RunFolder(Path(self.config.paths.runs), point.run_id)
         started = time.monotonic()
         try:
@@ -111,15 +111,15 @@ class Session:
             return Event("stopped", point, {})
         return Event("done", point, result | {"seconds": time.monotonic() - started})
 
-    def enter(self, point: Point, folder: RunFolder) -> dict[str, Any] | None:
-        """Claim a Point's folder; its result if it has one already. Raises ClaimedError while somebody else trains it."""
+    def enter(self, point: RunConfig, folder: RunFolder) -> dict[str, Any] | None:
+        """Claim a run's folder; its result if it has one already. Raises ClaimedError while somebody else trains it."""
         from spectral_mup.data import fingerprint
         from spectral_mup.runs.provenance import provenance
 
         d, t = self.config.data, self.config.train
-        if fingerprint(d.source, d.path, d.vocab_size) != point.science["data"]["content"]:
+        if fingerprint(d.source, d.path, d.vocab_size) != point.data.content:
             raise ValueError("data.path: the text is not the one that was launched with; restore it, or launch anew")
-        folder.write_config(point.science)
+        folder.write_config(point.to_json())
         if (result := folder.result()) is not None:
             return result
         me = here()
@@ -131,7 +131,7 @@ class Session:
 
     def run(
         self,
-        point: Point,
+        point: RunConfig,
         folder: RunFolder,
         should_stop: Callable[[], bool],
         send: Callable[[Event], None],
@@ -147,16 +147,16 @@ class Session:
         def on_rows(rows: list[dict[str, Any]]) -> None:
             first.setdefault("step", rows[0]["step"])
             self.mirror.log(rows)
-            last = {"step": rows[-1]["step"], "steps": point.science["train"]["steps"], "loss": rows[-1]["loss"]}
+            last = {"step": rows[-1]["step"], "steps": point.train.steps, "loss": rows[-1]["loss"]}
             send(Event("step", point, last))
 
         if processes.is_main:
-            self.mirror.start(point.run_id, dict(point.science))
+            self.mirror.start(point.run_id, point.to_json())
         cluster = self.config.cluster
         started = time.monotonic()
         with heartbeat(folder) if processes.is_main else nullcontext():
             result = train(
-                point.science, folder, self.corpus, device=self.device, log_every=cluster.log_every,
+                point, folder, self.corpus, device=self.device, log_every=cluster.log_every,
                 checkpoint_seconds=cluster.checkpoint_seconds, should_stop=should_stop, on_rows=on_rows,
                 processes=processes, shard=self.config.train.shard,
             )  # fmt: skip

@@ -16,11 +16,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spectral_mup.config.credentials import refuse_credentials, refuse_in_overrides
 from spectral_mup.config.schema import Config, ModelConfig, SlurmConfig
-from spectral_mup.config.validate import ROLES, check
+from spectral_mup.config.validate import check
 from spectral_mup.errors import ConfigError
+from spectral_mup.theory.growth import KINDS
 
 __all__ = [
-    "ROLES",
+    "KINDS",
     "ROOT",
     "ConfigError",
     "check",

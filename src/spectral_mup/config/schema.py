@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 from omegaconf import MISSING
@@ -25,17 +24,6 @@ class ModelConfig:
     tied: bool = MISSING
     dropout: float = MISSING
     init_std: dict[str, Optional[float]] = MISSING
-
-
-NULL_IS_ABSENT = ("kv_heads", "kv_ratio", "mlp_hidden", "mlp_multiple", "rope_base")
-"""Keys of ModelConfig that a Point's science leaves out while they are null, so that a family that lacks them never sees them
-in its run ids."""
-
-
-def model_config(science_model: Mapping[str, Any]) -> ModelConfig:
-    """The model of a Point's science."""
-    known: dict[str, Any] = {**dict.fromkeys(NULL_IS_ABSENT), **science_model}
-    return ModelConfig(**known)
 
 
 @dataclass
@@ -92,10 +80,6 @@ class TrainConfig:
     compile: str = MISSING
     devices: int = MISSING
     shard: bool = MISSING
-
-
-TEAM_KEYS = ("devices", "shard")
-"""Keys of TrainConfig that a Point's science leaves out: they say who trains it, and change its numbers by rounding alone."""
 
 
 @dataclass
@@ -206,3 +190,8 @@ class Config:
     watch: bool = MISSING
     run: Optional[str] = MISSING
     cause: Optional[str] = MISSING
+
+
+def to_plain(config: Any) -> Any:
+    """A part of the config as plain dicts, lists and numbers."""
+    return asdict(config)

@@ -21,13 +21,13 @@ from spectral_mup.config.schema import (
 from spectral_mup.config.validate_cluster import check_cluster
 from spectral_mup.errors import ConfigError
 from spectral_mup.models import FAMILIES
+from spectral_mup.theory.growth import KINDS
 from spectral_mup.theory.rules import Rule, UpdateScaling
 
 ACTIONS = (
     "run", "plan", "explain", "status", "why", "logs", "retry", "extend", "cancel", "doctor", "wandb_push", "derive", "prepare"
 )  # fmt: skip
 TOKENIZERS = ("bytes", "gpt2", "bpe", "sentencepiece")
-ROLES = ("hidden", "embedding", "readout", "vector")
 
 # What exponents may stand for: in forward multipliers, in published tables, in an optimizer's size and ε laws.
 FORWARD_QUANTITIES = ("m_width", "m_depth", "d_head")
@@ -128,7 +128,7 @@ def _check_optimizer(o: OptimizerConfig) -> None:
             ("lr_shape", algorithm.lr_shape, ("fan_out", "fan_in")),
         ):
             _check_quantities(f"optimizer.algorithms.{name}.{part}", table, known)
-    for role in ROLES:
+    for role in KINDS:
         name = getattr(o, role)
         if name not in o.algorithms:
             raise ConfigError(f"optimizer.{role}={name}: no such algorithm; optimizer.algorithms has {', '.join(o.algorithms)}")
@@ -138,7 +138,7 @@ def _check_optimizer(o: OptimizerConfig) -> None:
 
 def _check_sharded(t: TrainConfig, o: OptimizerConfig) -> None:
     """Torch's fused SGD takes no sharded parameters."""
-    for name in {getattr(o, role) for role in ROLES}:
+    for name in {getattr(o, role) for role in KINDS}:
         if t.shard and o.algorithms[name].target == "torch.optim.SGD" and o.algorithms[name].args.get("fused"):
             raise ConfigError(f"train.shard=true: not with the fused {name}; set optimizer.algorithms.{name}.args.fused=false")
 
@@ -172,7 +172,7 @@ def _check_rule(name: str, rule: RuleConfig, o: OptimizerConfig) -> None:
             known = LAW_QUANTITIES if key.startswith("update_norm.") else TABLE_QUANTITIES
             for kind, exponents in row.items():
                 _check_quantities(f"rule.{name}.scaling.{key}.{kind}", exponents, known)
-    for role in ROLES:
+    for role in KINDS:
         algorithm = getattr(o, role)
         size = o.algorithms[algorithm].update_norm
         if rule.scaling == "derived" and size is None:

@@ -7,7 +7,7 @@ from spectral_mup.errors import ConfigError
 
 
 def check_cluster(c: ClusterConfig, t: TrainConfig) -> None:
-    """Who trains a Point, and where. Raises ConfigError."""
+    """Who trains a run, and where. Raises ConfigError."""
     if t.devices > 1 and c.name == "local":
         raise ConfigError(f"train.devices={t.devices}: needs cluster=slurm, which starts one process a device")
     if t.batch_size % (t.accumulate * t.devices):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from spectral_mup.analysis.feature_check import FeatureCheck
 from spectral_mup.analysis.feature_check import check_features as judge
-from spectral_mup.config.presets import OptimizerSpec, resolve_optimizer, resolve_rule
+from spectral_mup.config.optimizer_spec import OptimizerSpec, resolve_optimizer, resolve_rule
 from spectral_mup.optim.stacked import UsesSampledLabels
 from spectral_mup.scaling.api import init_, make_optimizers, scale, set_multipliers_
 from spectral_mup.scaling.table import columns

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectral_mup.config.presets import OptimizerSpec
-from spectral_mup.config.validate import ROLES
+from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec
 from spectral_mup.measure.check_features import Batch, loss_of
 from spectral_mup.measure.directions import LadderModel, check_ladder, measure_directions
 from spectral_mup.measure.size_law_fit import SizeLaw, size_laws
 from spectral_mup.scaling.api import init_, make_optimizers, scale, set_multipliers_
 from spectral_mup.scaling.build import Parametrization
 from spectral_mup.scaling.scale import ModelScaling
-from spectral_mup.theory.rules import UpdateScaling
+from spectral_mup.theory.growth import KINDS
 
 
 @dataclass(frozen=True)
@@ -63,17 +62,16 @@ def derive(
     Raises DeriveError on a ladder from which nothing can be learned and on optimizers that need more than gradients.
     """
     name = getattr(optimizer, "__name__", getattr(getattr(optimizer, "func", None), "__name__", type(optimizer).__name__))
-    algorithm = {"target": optimizer, "args": {}, "lr": 1.0, "lr_shape": {}, "eps": None}
-    blind = OptimizerSpec(
-        name, {str(r): UpdateScaling(name, {}) for r in ROLES}, {str(r): name for r in ROLES}, {name: algorithm}
-    )
+    blind = OptimizerSpec(name, dict.fromkeys(KINDS, Algorithm(name, optimizer)))
 
     def trainee(width: int) -> LadderModel:
         scalings = scale(
             build(width), base, optimizer=blind, rule="spectral", residual_blocks=residual_blocks,
             embeddings=embeddings, wider=wider,
         )  # fmt: skip
-        p = Parametrization(dict(scalings.growths), dict(scalings), scalings.multipliers, dict(blind.laws))
+        p = Parametrization(
+            dict(scalings.growths), dict(scalings), scalings.multipliers, {kind: a.update for kind, a in blind.by_kind.items()}
+        )
         return LadderModel(width, p, partial(_fresh, build, width, scalings), partial(_optimizers, scalings), gradients)
 
     def gradients(model: nn.Module, _: Any, seed: int, step: int, loss_scale: float) -> Tensor:
@@ -87,9 +85,8 @@ def derive(
         ladder = [trainee(width) for width in sorted(widths)]
         check_ladder({run.width: run.p.growths for run in ladder})
         (found,) = size_laws(measure_directions(ladder, seeds=seeds, steps=steps, update=update))
-    of_kind = {str(role): found.exponents.get(role, found.exponents["hidden"]) for role in ROLES}
-    laws = {role: UpdateScaling(name, size) for role, size in of_kind.items()}
-    return Derived(name, laws, blind.roles, blind.algorithms, measured=found)
+    of_kind = {str(role): found.exponents.get(role, found.exponents["hidden"]) for role in KINDS}
+    return Derived(name, {kind: Algorithm(name, optimizer, size) for kind, size in of_kind.items()}, measured=found)
 
 
 def _fresh(build: Callable[[int], nn.Module], width: int, scalings: ModelScaling, seed: int) -> nn.Module:

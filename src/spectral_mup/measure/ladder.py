@@ -6,8 +6,7 @@ The hidden side of the MLP stays as wide as in the base model: so some matrices 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from spectral_mup import data
-from spectral_mup.config.compose import ROLES, mlp_hidden
-from spectral_mup.config.schema import ModelConfig, model_config
+from spectral_mup.config.compose import mlp_hidden
+from spectral_mup.config.optimizer_spec import OptimizerSpec
 from spectral_mup.measure.directions import LadderModel, check_ladder, measure_directions
 from spectral_mup.optim.stacked import UsesSampledLabels
+from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling.apply import init_, scale_all
 from spectral_mup.scaling.build import Parametrization, base_stds, forward_of, growths_of, make_model, make_optimizers
-from spectral_mup.theory.rules import Rule, UpdateScaling
 from spectral_mup.training.loop import sampled_loss
 
 
@@ -30,42 +29,32 @@ class Rung:
     """A model of the ladder, on the meta device, with what the formula says of it but for the unknown size law."""
 
     width: int
-    science: Mapping[str, Any]
-    model: ModelConfig
+    run: RunConfig
     p: Parametrization
 
 
-def make_ladder(science: Mapping[str, Any], vocab_size: int, widths: Sequence[int]) -> list[Rung]:
+def make_ladder(run: RunConfig, vocab_size: int, widths: Sequence[int]) -> list[Rung]:
     """One Rung a width, the first the base. Raises DeriveError if a tensor that should grow does not."""
     base_width = widths[0]
-    config = model_config(science["model"])
-    config = replace(config, mlp_hidden=mlp_hidden(config, base_width))
-    blind: dict[str, Any] = _blind(science) | {
-        "base_width": base_width,
-        "base_depth": science["depth"],
-        "model": asdict(config),
-    }
-
+    model = replace(run.model, mlp_hidden=mlp_hidden(run.model, base_width))
+    blind = replace(
+        run, model=model, base_width=base_width, base_depth=run.depth, optimizer=without_size_laws(run.optimizer), log2_lr=0.0
+    )
     rungs = []
     for width in widths:
-        mine = {**blind, "width": width}
+        mine = replace(blind, width=width)
         forward = forward_of(mine)
-        growths = growths_of(config, vocab_size, width, base_width, science["depth"])
-        algorithms = mine["optimizer"]["algorithms"]
-        laws = {role: UpdateScaling(name := mine["optimizer"][role], {}, algorithms[name]["eps_law"]) for role in ROLES}
-        scalings = scale_all(growths, Rule(**mine["rule"]), laws, forward)
-        rungs.append(Rung(width, mine, config, Parametrization(growths, scalings, forward, laws)))
+        growths = growths_of(model, vocab_size, width, base_width, run.depth)
+        laws = {kind: algorithm.update for kind, algorithm in mine.optimizer.by_kind.items()}
+        rungs.append(Rung(width, mine, Parametrization(growths, scale_all(growths, mine.rule, laws, forward), forward, laws)))
     check_ladder({rung.width: rung.p.growths for rung in rungs})
     return rungs
 
 
-def _blind(science: Mapping[str, Any]) -> dict[str, Any]:
-    """The science config with every size law, lr and decay taken out of its optimizer."""
-    blind = deepcopy(dict(science))
-    for algorithm in blind["optimizer"]["algorithms"].values():
-        algorithm |= {"update_norm": {}, "lr": 1.0, "lr_shape": {}}
-    blind["optimizer"]["weight_decay"] = dict.fromkeys(blind["optimizer"]["weight_decay"], 0.0)
-    return blind | {"log2_lr": 0.0}
+def without_size_laws(optimizer: OptimizerSpec) -> OptimizerSpec:
+    """The optimizer with every size law, lr and decay taken out."""
+    by_kind = {kind: replace(a, update_norm={}, lr=1.0, lr_shape={}) for kind, a in optimizer.by_kind.items()}
+    return OptimizerSpec(optimizer.name, by_kind)
 
 
 def measure(
@@ -85,7 +74,7 @@ def measure(
             rung.p,
             partial(_fresh, rung, corpus),
             partial(_optimizers, rung),
-            partial(_gradients, corpus, {"batch_size": batch_size, "context": rung.model.context}),
+            partial(_gradients, corpus, {"batch_size": batch_size, "context": rung.run.model.context}),
         )
         for rung in rungs
     ]
@@ -93,13 +82,13 @@ def measure(
 
 
 def _fresh(rung: Rung, corpus: data.Corpus, seed: int) -> nn.Module:
-    model = make_model(rung.model, corpus.vocab_size, rung.width, rung.science["depth"], rung.p.forward)
-    init_(model, rung.p.scalings, rung.p.growths, base_stds(rung.science), seed)
+    model = make_model(rung.run.model, corpus.vocab_size, rung.width, rung.run.depth, rung.p.forward)
+    init_(model, rung.p.scalings, rung.p.growths, base_stds(rung.run), seed)
     return model
 
 
 def _optimizers(rung: Rung, model: nn.Module) -> list[torch.optim.Optimizer]:
-    return make_optimizers(model, rung.science, rung.p)
+    return make_optimizers(model, rung.run, rung.p)
 
 
 def _gradients(

@@ -1,7 +1,7 @@
-"""The run folder: the truth about one Point. This module alone knows its paths.
+"""The run folder: the truth about one run. This module alone knows its paths.
 
     runs/<run_id>/
-        config.json        the Point's science config; its hash is the folder's name
+        config.json        the RunConfig; its hash is the folder's name
         attempts/<n>/      who trained it: owner.json, claimed by one atomic rename; the highest n holds the run; its heartbeat
                            and, once another attempt follows, its error.txt
         provenance.json    code, packages, machine of the last attempt
@@ -20,7 +20,6 @@ One writer a file, and every file but the two .jsonl is replaced atomically. Imp
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import secrets
@@ -31,8 +30,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import rfc8785
-
+from spectral_mup.runs.run_config import hash_of
 from spectral_mup.util.processes import is_alive, process_start
 
 
@@ -42,11 +40,6 @@ class RecordError(RuntimeError):
 
 class ClaimedError(RuntimeError):
     """Somebody else is training this run."""
-
-
-def run_id(science: Mapping[str, Any]) -> str:
-    """First 16 hex digits of SHA-256 over the canonical JSON (RFC 8785) of a science config."""
-    return hashlib.sha256(rfc8785.dumps(dict(science))).hexdigest()[:16]
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -100,17 +93,17 @@ class RunFolder:
 
     # --- config ---------------------------------------------------------------------------------------------------
 
-    def write_config(self, science: Mapping[str, Any]) -> None:
+    def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the config once; a folder that is there must hold the same one."""
         if not self.check_config():
-            write_atomic(self.path / "config.json", json_bytes(science))
+            write_atomic(self.path / "config.json", json_bytes(config))
 
     def check_config(self) -> bool:
         """Whether the folder has a config. Raises RecordError if it does not hash to the folder's name."""
-        science = read_json(self.path / "config.json")
-        if science is None:
+        config = read_json(self.path / "config.json")
+        if config is None:
             return False
-        if run_id(science) != self.run_id:
+        if hash_of(config) != self.run_id:
             raise RecordError(
                 f"{self.path}/config.json does not hash to the folder's name, so it was edited after the run began; "
                 "restore it, or move the folder away to train the run again"

@@ -1,64 +1,51 @@
-"""A sweep as a declaration: which Points it has, which are done, which learning rates come next. Imports no torch.
+"""A sweep as a declaration: which runs it has, which are done, which learning rates come next. Imports no torch.
 
 A plan is a pure function of the config and the results so far. Whoever computes it, in whatever order results came in,
-gets the same Points; so a launcher may die at any moment and the next one goes on.
+gets the same runs; so a launcher may die at any moment and the next one resumes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from spectral_mup.config.schema import NULL_IS_ABSENT, TEAM_KEYS, Config
-from spectral_mup.runs.run_folder import RunFolder, run_id
-
-SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One loss-against-lr curve of a sweep."""
-
-    rule: str
-    width: int
-    depth: int
-
-
-@dataclass(frozen=True)
-class Point:
-    """One training run: frozen, and named by the hash of everything that decides its numbers."""
-
-    curve: Curve
-    log2_lr: float
-    seed: int
-    science: Mapping[str, Any] = field(compare=False, repr=False)
-    run_id: str = ""
+from spectral_mup.config.optimizer_spec import spec_of
+from spectral_mup.config.schema import Config
+from spectral_mup.runs.lr_search import search_lrs
+from spectral_mup.runs.run_config import BASE, Corpus, Curve, RunConfig
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.theory.rules import Rule
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Points a sweep has so far, and those to do now. `open` curves may ask for more once these are done."""
+    """The runs of every curve begun so far, and those to do, largest first. `open` curves may need more once these are done."""
 
-    points: list[Point]
-    todo: list[Point]
+    curves: dict[Curve, list[RunConfig]]
+    todo: list[RunConfig]
     open: list[Curve]
     unbracketed: list[Curve]
 
+    @property
+    def runs(self) -> list[RunConfig]:
+        """All of them, each once though curves of several rules share those of the base size."""
+        return list(dict.fromkeys(run for runs in self.curves.values() for run in runs))
 
-Outcome = Callable[[Point], float | None]
-"""Loss of a Point that is done (inf if it diverged), None if it is not."""
+
+Outcome = Callable[[RunConfig], float | None]
+"""Loss of a run that is done (inf if it diverged), None if it is not."""
 
 
 class Sweep:
-    """The Points of a config; `fingerprint` identifies the content of its corpus."""
+    """The runs of a config; `fingerprint` identifies the content of its corpus."""
 
     def __init__(self, config: Config, fingerprint: str) -> None:
         self.config = config
         self.fingerprint = fingerprint
-        self._points: dict[tuple[Curve, float, int], Point] = {}
+        self._optimizer = spec_of(config.optimizer)
+        self._runs: dict[tuple[Curve, float, int], RunConfig] = {}
 
     def curves(self) -> list[list[Curve]]:
         """Chains of curves, narrow to wide, each starting its lr search at the optimum of the one before."""
@@ -66,36 +53,33 @@ class Sweep:
         sizes = [(width, depth) for depth in sorted(s.depth) for width in sorted(s.width)]
         return [[Curve(rule, width, depth) for width, depth in sizes] for rule in self.config.rule]
 
-    def point(self, curve: Curve, log2_lr: float, seed: int) -> Point:
-        key = (curve, log2_lr, seed)
-        if key not in self._points:
-            science = self._science(curve, log2_lr, seed)
-            self._points[key] = Point(curve, log2_lr, seed, science, run_id(science))
-        return self._points[key]
-
-    def _science(self, curve: Curve, log2_lr: float, seed: int) -> dict[str, Any]:
-        """All that decides a run's numbers and nothing else: no path, host, worker or device count, or clock."""
-        c = self.config
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "model": {k: v for k, v in asdict(c.model).items() if v is not None or k not in NULL_IS_ABSENT},
-            "width": curve.width,
-            "depth": curve.depth,
-            "base_width": c.sweep.base_width,
-            "base_depth": c.sweep.base_depth,
-            "optimizer": asdict(c.optimizer),
-            "rule": {"name": curve.rule} | asdict(c.rule[curve.rule]),
-            "data": {"source": c.data.source, "vocab_size": c.data.vocab_size, "content": self.fingerprint},
-            "train": {k: v for k, v in asdict(c.train).items() if k not in TEAM_KEYS},
-            "probe": asdict(c.probe),
-            "log2_lr": log2_lr,
-            "seed": seed,
-        }
+    def run(self, curve: Curve, log2_lr: float, seed: int) -> RunConfig:
+        """The run of a curve at an lr and seed; at the base size the same one whatever the rule."""
+        c, s = self.config, self.config.sweep
+        at_base = (curve.width, curve.depth) == (s.base_width, s.base_depth)
+        key = (Curve(BASE.name, curve.width, curve.depth) if at_base else curve, log2_lr, seed)
+        if key not in self._runs:
+            self._runs[key] = RunConfig(
+                model=c.model,
+                width=curve.width,
+                depth=curve.depth,
+                base_width=s.base_width,
+                base_depth=s.base_depth,
+                optimizer=self._optimizer,
+                rule=BASE if at_base else rule_of(c, curve.rule),
+                data=Corpus(c.data.source, c.data.vocab_size, self.fingerprint),
+                train=c.train,
+                probe=c.probe,
+                log2_lr=log2_lr,
+                seed=seed,
+            )
+        return self._runs[key]
 
     def plan(self, outcome: Outcome) -> Plan:
-        """Replay the search with the results so far. Points that `outcome` does not know are to do, largest first."""
+        """Replay the search with the results so far. Runs that `outcome` does not know are to do, largest first."""
         lr, grid = self.config.lr, self.config.sweep.lr
-        points, todo, open_curves, unbracketed = [], [], [], []
+        runs: dict[Curve, list[RunConfig]] = {}
+        open_curves, unbracketed = [], []
         for chain in self.curves():
             base_best: float | None = None
             anchor: float | None = None
@@ -105,14 +89,12 @@ class Sweep:
                 )
 
                 def loss(log2_lr: float, curve: Curve = curve) -> float | None:
-                    seeds = [outcome(self.point(curve, log2_lr, seed)) for seed in self.config.sweep.seed]
+                    seeds = [outcome(self.run(curve, log2_lr, seed)) for seed in self.config.sweep.seed]
                     known = [x for x in seeds if x is not None]
                     return sum(known) / len(known) if len(known) == len(seeds) else None
 
                 search = search_lrs(start, loss, lr.adaptive, lr.resolution, lr.budget)
-                new = [self.point(curve, x, seed) for x in search.wanted for seed in self.config.sweep.seed]
-                points += new
-                todo += [p for p in new if outcome(p) is None]
+                runs[curve] = [self.run(curve, x, seed) for x in search.wanted for seed in self.config.sweep.seed]
                 if not search.finished:
                     open_curves.append(curve)
                     if lr.adaptive:
@@ -122,65 +104,18 @@ class Sweep:
                 if lr.adaptive and search.finished:
                     anchor = search.best
                     base_best = anchor if base_best is None else base_best
-        todo.sort(key=cost, reverse=True)
-        return Plan(points, todo, open_curves, unbracketed)
+        todo = [run for run in dict.fromkeys(r for rs in runs.values() for r in rs) if outcome(run) is None]
+        return Plan(runs, sorted(todo, key=lambda run: run.cost, reverse=True), open_curves, unbracketed)
 
     def remaining_curves(self, plan: Plan) -> int:
         """Curves that the plan has not reached yet."""
-        seen = {p.curve for p in plan.points}
-        return sum(curve not in seen for chain in self.curves() for curve in chain)
+        return sum(curve not in plan.curves for chain in self.curves() for curve in chain)
 
 
-@dataclass(frozen=True)
-class Search:
-    """Learning rates (log2) that a curve wants so far; finished when no more will be wanted."""
-
-    wanted: list[float]
-    finished: bool
-    bracketed: bool
-    best: float | None
-
-
-def search_lrs(
-    start: list[float], loss: Callable[[float], float | None], adaptive: bool, resolution: float, budget: int
-) -> Search:
-    """Bracket the best log2 lr, then refine around it: a deterministic replay from `start` and the known losses.
-
-    The best point on an edge asks for the next octave beyond it; an interior one asks for the middles of its two gaps until
-    both are at `resolution`. A diverged run (loss inf) is worse than any other and brackets. Stops at `budget` points.
-    """
-    wanted = set(start)
-    while True:
-        losses = {x: loss(x) for x in wanted}
-        if any(v is None for v in losses.values()):
-            return Search(sorted(wanted), False, False, None)
-        known = {x: v for x, v in losses.items() if v is not None}
-        best = min(known, key=lambda x: (known[x], x))
-        below = [x for x in wanted if x < best]
-        above = [x for x in wanted if x > best]
-        bracketed = bool(below and above) and math.isfinite(known[best])
-        if not adaptive or len(wanted) >= budget:
-            return Search(sorted(wanted), True, bracketed, best)
-        if not math.isfinite(known[best]):
-            new = {min(wanted) - 1}
-        elif not bracketed:
-            new = {best - 1} if not below else {best + 1}
-        else:
-            new = set()
-            for side, gap in ((-1, best - max(below)), (1, min(above) - best)):
-                if gap > resolution:
-                    new.add(best + side * max(math.floor(gap / 2 / resolution) * resolution, resolution))
-        new = set(sorted(new)[: budget - len(wanted)])
-        if not new:
-            return Search(sorted(wanted), True, True, best)
-        wanted |= new
-
-
-def cost(point: Point) -> float:
-    """Relative cost of a run, about its parameter count times tokens: only ratios between runs mean anything."""
-    s = point.science
-    per_token = 12 * s["depth"] * s["width"] ** 2 + 2 * 256 * s["width"] + 20_000 * s["depth"]
-    return per_token * s["train"]["steps"] * s["train"]["batch_size"] * s["model"]["context"]
+def rule_of(config: Config, name: str) -> Rule:
+    """A rule of a config by its name."""
+    rule = config.rule[name]
+    return Rule(name, rule.multipliers, rule.scaling, rule.source)
 
 
 def result_reader(runs: Path) -> Outcome:
@@ -188,17 +123,17 @@ def result_reader(runs: Path) -> Outcome:
     known: dict[str, float] = {}
     checked: set[str] = set()
 
-    def outcome(point: Point) -> float | None:
-        if point.run_id not in known:
-            folder = RunFolder(runs, point.run_id)
-            if point.run_id not in checked:
+    def outcome(run: RunConfig) -> float | None:
+        if run.run_id not in known:
+            folder = RunFolder(runs, run.run_id)
+            if run.run_id not in checked:
                 folder.check_config()
-                checked.add(point.run_id)
+                checked.add(run.run_id)
             result = folder.result()
             if result is None:
                 return None
-            known[point.run_id] = result["val_loss"] if result["status"] == "done" else math.inf
-        return known[point.run_id]
+            known[run.run_id] = result["val_loss"] if result["status"] == "done" else math.inf
+        return known[run.run_id]
 
     return outcome
 

@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectral_mup.config.validate import ROLES
 from spectral_mup.optim.stacked import shard_like
 from spectral_mup.scaling import apply
 from spectral_mup.scaling import forward_multipliers as forward_pass
 from spectral_mup.scaling.scale import ModelScaling, kinds_known, scale
 from spectral_mup.scaling.table import one_rule, tensor_row
-from spectral_mup.theory.growth import named_parameters, owners
+from spectral_mup.theory.growth import KINDS, named_parameters, owners
 from spectral_mup.theory.rules import Multipliers
 
 __all__ = ["ModelScaling", "explain", "init_", "make_optimizers", "multipliers", "param_groups", "scale", "set_multipliers_"]
@@ -106,7 +105,7 @@ def make_optimizers(
     groups = _groups(model, scalings, lr, weight_decay, eps, independent)
     algorithms = scalings.optimizer.algorithms
     for name in groups:
-        if algorithms[name]["target"] is None:
+        if algorithms[name].target is None:
             raise ValueError(
                 f"optimizer {name}: only its law is known, not its class; build it from param_groups(model, scalings, ...)"
             )
@@ -169,10 +168,10 @@ def _base_values(
     scalings: ModelScaling, lr: float, weight_decay: float | Mapping[str, float], eps: float | None
 ) -> dict[str, dict[str, Any]]:
     """{lr, weight_decay, eps: {name: value in the base model}}."""
-    decay = weight_decay if isinstance(weight_decay, Mapping) else {kind: weight_decay for kind in ROLES}
-    missing = [kind for kind in ROLES if kind not in decay]
-    if missing or set(decay) - set(ROLES):
-        raise ValueError(f"weight_decay={dict(decay)}: give a number, or one for each of {', '.join(ROLES)}")
+    decay = weight_decay if isinstance(weight_decay, Mapping) else {kind: weight_decay for kind in KINDS}
+    missing = [kind for kind in KINDS if kind not in decay]
+    if missing or set(decay) - set(KINDS):
+        raise ValueError(f"weight_decay={dict(decay)}: give a number, or one for each of {', '.join(KINDS)}")
     if len(set(decay.values())) > 1 and not kinds_known(scalings.growths):
         raise ValueError(
             "weight_decay: differs by kind, but no dim grows from base to model, so kinds are unknown; "
@@ -183,7 +182,7 @@ def _base_values(
         algorithm = scalings.optimizer.algorithms[scalings.algorithm[name]]
         values["lr"][name] = apply.base_lr(lr, growth, algorithm)
         values["weight_decay"][name] = apply.for_kind(growth, decay)
-        values["eps"][name] = algorithm["eps"] if eps is None else eps
+        values["eps"][name] = algorithm.eps if eps is None else eps
     return values
 
 

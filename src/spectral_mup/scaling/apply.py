@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from spectral_mup.config.optimizer_spec import Algorithm
 from spectral_mup.theory.growth import Growth, monomial, named_parameters
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
@@ -33,10 +34,10 @@ def base_std(growth: Growth, std: Mapping[str, float | None]) -> float | None:
     return growth.base_shape[1] ** -0.5 if fixed is None else fixed
 
 
-def base_lr(lr: float, growth: Growth, algorithm: Mapping[str, Any]) -> float:
+def base_lr(lr: float, growth: Growth, algorithm: Algorithm) -> float:
     """lr of the tensor in the base model: that of the optimizer, times its algorithm's share and powers of the base shape."""
     fan_out, fan_in = growth.base_shape
-    return lr * algorithm["lr"] * monomial(algorithm["lr_shape"], {"fan_out": fan_out, "fan_in": fan_in})
+    return lr * algorithm.lr * monomial(algorithm.lr_shape, {"fan_out": fan_out, "fan_in": fan_in})
 
 
 @torch.no_grad()
@@ -94,14 +95,15 @@ def param_groups(
 
 
 def make_optimizers(
-    algorithms: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[dict[str, Any]]]
+    algorithms: Mapping[str, Algorithm], groups: Mapping[str, list[dict[str, Any]]]
 ) -> list[torch.optim.Optimizer]:
     """One torch optimizer per algorithm that has groups: its `target`, a class or where it is found, with its `args`."""
     optimizers = []
     for name, algorithm in algorithms.items():
         if name in groups:
-            args = {k: tuple(v) if isinstance(v, list) else v for k, v in algorithm["args"].items()}
-            target = algorithm["target"]
+            args = {k: tuple(v) if isinstance(v, list) else v for k, v in algorithm.args.items()}
+            target = algorithm.target
             make = pkgutil.resolve_name(target) if isinstance(target, str) else target
+            assert make is not None
             optimizers.append(make(groups[name], lr=1.0, **args))
     return optimizers

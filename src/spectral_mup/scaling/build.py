@@ -1,22 +1,22 @@
-"""From a Point's science config to what is trained: model, scalings, optimizers. Here theory, models and optim meet."""
+"""From a run's science config to what is trained: model, scalings, optimizers. Here theory, models and optim meet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from spectral_mup.config.compose import ROLES, head_count, head_size, kv_head_count, mlp_hidden
-from spectral_mup.config.schema import ModelConfig, model_config
+from spectral_mup.config.compose import head_count, head_size, kv_head_count, mlp_hidden
+from spectral_mup.config.schema import ModelConfig
 from spectral_mup.models import family
+from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling import apply
 from spectral_mup.scaling.apply import base_lr, base_std, for_kind, init_, param_groups, scale_all
 from spectral_mup.scaling.table import tensor_row
-from spectral_mup.theory.growth import Growth, measure_growth
-from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
+from spectral_mup.theory.growth import KINDS, Growth, measure_growth
+from spectral_mup.theory.rules import Multipliers, Scaling, UpdateScaling
 
 REFERENCE_WIDTH_RATIO = (
     64  # width that tells which dims grow, in base widths; large, as FFNs are rounded and heads may be fixed
@@ -62,44 +62,38 @@ def growths_of(model: ModelConfig, vocab_size: int, width: int, base_width: int,
     return measure_growth(mine, base, wider, family(model.family).residual_blocks)
 
 
-def parametrize(science: Mapping[str, Any], vocab_size: int) -> tuple[nn.Module, Parametrization]:
+def parametrize(run: RunConfig, vocab_size: int) -> tuple[nn.Module, Parametrization]:
     """Model on the meta device, and what its rule says of it, from shapes alone."""
-    config, width, depth = model_config(science["model"]), science["width"], science["depth"]
-    forward = forward_of(science)
+    config, width, depth = run.model, run.width, run.depth
+    forward = forward_of(run)
     with torch.device("meta"):
         model = make_model(config, vocab_size, width, depth, forward)
-    growths = growths_of(config, vocab_size, width, science["base_width"], depth)
-    laws = {role: _law(science["optimizer"], role) for role in ROLES}
-    scalings = scale_all(growths, Rule(**science["rule"]), laws, forward, depth / science["base_depth"])
+    growths = growths_of(config, vocab_size, width, run.base_width, depth)
+    laws = {kind: run.optimizer.by_kind[kind].update for kind in KINDS}
+    scalings = scale_all(growths, run.rule, laws, forward, depth / run.base_depth)
     return model, Parametrization(growths, scalings, forward, laws)
 
 
-def forward_of(science: Mapping[str, Any]) -> Multipliers:
-    """The numbers that a Point's rule puts into its forward pass."""
-    config, width, base_width = model_config(science["model"]), science["width"], science["base_width"]
-    m_depth = science["depth"] / science["base_depth"]
+def forward_of(run: RunConfig) -> Multipliers:
+    """The numbers that a run's rule puts into its forward pass."""
+    config, width, base_width = run.model, run.width, run.base_width
+    m_depth = run.depth / run.base_depth
     heads = head_size(config, width), head_size(config, base_width)
-    return Rule(**science["rule"]).forward(width / base_width, m_depth, *heads)
+    return run.rule.forward(width / base_width, m_depth, *heads)
 
 
-def _law(optimizer: Mapping[str, Any], role: str) -> UpdateScaling:
-    algorithm = optimizer["algorithms"][optimizer[role]]
-    return UpdateScaling(optimizer[role], algorithm["update_norm"], algorithm["eps_law"])
-
-
-def init_model(model: nn.Module, science: Mapping[str, Any], p: Parametrization, device: torch.device) -> nn.Module:
-    """The model on a device, initialised by its rule from the Point's seed."""
-    config = model_config(science["model"])
-    real = make_model(config, model.token.num_embeddings, science["width"], science["depth"], p.forward)  # type: ignore[union-attr]
-    init_(real, p.scalings, p.growths, base_stds(science), science["seed"])
+def init_model(model: nn.Module, run: RunConfig, p: Parametrization, device: torch.device) -> nn.Module:
+    """The model on a device, initialised by its rule from the run's seed."""
+    real = make_model(run.model, model.token.num_embeddings, run.width, run.depth, p.forward)  # type: ignore[union-attr]
+    init_(real, p.scalings, p.growths, base_stds(run), run.seed)
     return real.to(device)
 
 
-def base_stds(science: Mapping[str, Any]) -> dict[str, float | None]:
+def base_stds(run: RunConfig) -> dict[str, float | None]:
     """Init std of the base model by kind, None for fan_in^-1/2; a tied table is initialised as the readout it also is."""
-    std = dict(science["model"]["init_std"])
-    if science["model"]["tied"] and std.get("embedding") is None:
-        std["embedding"] = std["readout"] if std.get("readout") is not None else science["base_width"] ** -0.5
+    std = dict(run.model.init_std)
+    if run.model.tied and std.get("embedding") is None:
+        std["embedding"] = std["readout"] if std.get("readout") is not None else run.base_width**-0.5
     return std
 
 
@@ -113,21 +107,20 @@ class TensorPlan:
     eps: float | None
 
 
-def base_values(science: Mapping[str, Any], p: Parametrization) -> dict[str, TensorPlan]:
+def base_values(run: RunConfig, p: Parametrization) -> dict[str, TensorPlan]:
     """{parameter: algorithm and the base model's lr, weight decay and ε}, before any Scaling."""
-    optimizer = science["optimizer"]
     plans = {}
     for name, growth in p.growths.items():
         role = "vector" if growth.kind == "fixed" else growth.kind
-        algorithm = optimizer["algorithms"][optimizer[role]]
-        lr = base_lr(2.0 ** science["log2_lr"], growth, algorithm)
-        plans[name] = TensorPlan(optimizer[role], lr, optimizer["weight_decay"][role], algorithm["eps"])
+        algorithm = run.optimizer.by_kind[role]
+        lr = base_lr(2.0**run.log2_lr, growth, algorithm)
+        plans[name] = TensorPlan(algorithm.name, lr, run.optimizer.weight_decay[role], algorithm.eps)
     return plans
 
 
-def make_optimizers(model: nn.Module, science: Mapping[str, Any], p: Parametrization) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, run: RunConfig, p: Parametrization) -> list[torch.optim.Optimizer]:
     """One optimizer per algorithm in use, each with merged parameter groups; group['base_lr'] is the peak lr."""
-    plans = base_values(science, p)
+    plans = base_values(run, p)
     groups = param_groups(
         model,
         p.scalings,
@@ -135,17 +128,17 @@ def make_optimizers(model: nn.Module, science: Mapping[str, Any], p: Parametriza
         weight_decay={n: plan.weight_decay for n, plan in plans.items()},
         eps={n: plan.eps for n, plan in plans.items()},
         owner={n: plan.algorithm for n, plan in plans.items()},
-        independent=science["train"]["weight_decay"] == "independent",
+        independent=run.train.weight_decay == "independent",
     )
-    return apply.make_optimizers(science["optimizer"]["algorithms"], groups)
+    return apply.make_optimizers(run.optimizer.algorithms, groups)
 
 
-def explain(science: Mapping[str, Any], vocab_size: int) -> list[dict[str, Any]]:
-    """One row a tensor: what it is, how it grew, and the numbers it will train with under the Point's rule."""
-    model, p = parametrize(science, vocab_size)
-    plans = base_values(science, p)
-    std = base_stds(science)
-    independent = science["train"]["weight_decay"] == "independent"  # then no rule acts on λ, see param_groups
+def explain(run: RunConfig, vocab_size: int) -> list[dict[str, Any]]:
+    """One row a tensor: what it is, how it grew, and the numbers it will train with under the run's rule."""
+    model, p = parametrize(run, vocab_size)
+    plans = base_values(run, p)
+    std = base_stds(run)
+    independent = run.train.weight_decay == "independent"  # then no rule acts on λ, see param_groups
     rows = []
     for name, parameter in model.named_parameters():
         growth, scaling, plan = p.growths[name], p.scalings[name], plans[name]

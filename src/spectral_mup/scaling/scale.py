@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectral_mup.config.presets import OptimizerSpec, resolve_optimizer, resolve_rule
+from spectral_mup.config.optimizer_spec import OptimizerSpec, resolve_optimizer, resolve_rule
 from spectral_mup.scaling.forward_multipliers import Attention, find_blocks, read_attention_scaling
 from spectral_mup.theory.growth import Growth, count_blocks, in_first_block, look, measure_growth, named_parameters, owners
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
@@ -91,16 +91,18 @@ def scale(
     forward = rule.forward(_m_width(growths, tied), m_depth, here / there, 1.0)
     shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
     role = {name: _role(growth, len(shapes[name]), declared) for name, growth in growths.items()}
-    algorithm = {name: declared.roles[role[name]] for name in growths}
+    algorithm = {name: declared.by_kind[role[name]].name for name in growths}
     base_std = _base_std(base, growths, tied, blocks)
     for name in growths:
-        if base_std[name] == 0 and declared.laws[role[name]].update_norm.get("s"):
+        if base_std[name] == 0 and declared.by_kind[role[name]].update.update_norm.get("s"):
             raise ValueError(
                 f"{name}: starts at zero, but {algorithm[name]} scales its step to the weight's norm; "
                 "give it an init, or another optimizer as in optimizer='adamw'"
             )
     return ModelScaling(
-        scalings={name: rule.scale(growth, declared.laws[role[name]], forward, m_depth) for name, growth in growths.items()},
+        scalings={
+            name: rule.scale(growth, declared.by_kind[role[name]].update, forward, m_depth) for name, growth in growths.items()
+        },
         growths=growths,
         shapes=shapes,
         algorithm=algorithm,
@@ -123,7 +125,11 @@ def kinds_known(growths: Mapping[str, Growth]) -> bool:
 def _role(growth: Growth, dims: int, declared: OptimizerSpec) -> str:
     """Whose algorithm trains a tensor: its kind's, but the vectors' if its shape is no matrix's and matrices have their own."""
     kind = "vector" if growth.kind == "fixed" else growth.kind
-    return "vector" if kind == "hidden" and dims > 2 and declared.roles["hidden"] != declared.roles["vector"] else kind
+    return (
+        "vector"
+        if kind == "hidden" and dims > 2 and declared.by_kind["hidden"].name != declared.by_kind["vector"].name
+        else kind
+    )
 
 
 def _tied_tables(model: nn.Module) -> list[str]:
@@ -209,7 +215,7 @@ def _notes(
     if attention.head_size is None and any(re.search("att|query|qkv|q_proj", name.lower()) for name in growths):
         yield "attention: no module tells its head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
     for name, growth in growths.items():
-        if growth.kind == "hidden" and algorithm[name] != declared.roles["hidden"]:
+        if growth.kind == "hidden" and algorithm[name] != declared.by_kind["hidden"].name:
             yield f"{name}: no matrix by its shape, so {algorithm[name]} trains it"
     wanted = {part: x for part, x in asdict(forward).items() if x != 1}
     if wanted:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-KINDS = ("embedding", "hidden", "readout", "vector", "fixed")
+KINDS = ("hidden", "embedding", "readout", "vector")  # of tensors that grow; any other is `fixed`
 WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 

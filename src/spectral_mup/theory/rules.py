@@ -99,7 +99,7 @@ class Rule:
         rows = [self.scaling.get("init_std", {})]
         rows += [row for q in ("update_norm", "lr", "weight_decay", "eps") for row in self.scaling.get(q, {}).values()]
         for kind in (kind for row in rows for kind in row):
-            if kind.removeprefix("block_") not in KINDS:
+            if kind.removeprefix("block_") not in (*KINDS, "fixed"):
                 raise RuleError(f"rule {self.name}: unknown kind '{kind}'; known: {', '.join(KINDS)}")
 
     @property

@@ -2,7 +2,7 @@
 
     push(runs, points, project, mode, on_run) → Counts
 
-Each row goes to the W&B run of the Point's id at its own step, and W&B drops a step that it has. runs/<id>/wandb.json remembers
+Each row goes to the W&B run of the run's id at its own step, and W&B drops a step that it has. runs/<id>/wandb.json remembers
 what was sent where, written after W&B took it: a push that was killed sends that run again, and a later one only what is new.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.errors import Unanswered
+from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder, read_rows
-from spectral_mup.runs.sweep import Point
 from spectral_mup.tracking.live import finish_run, import_wandb, log_row, open_run
 
 FINISH_SECONDS = 120  # that W&B has for the rows of one run
@@ -45,8 +45,8 @@ class Counts:
     not_begun: int
 
 
-def push(runs: Path, points: Sequence[Point], project: str, mode: str, on_run: Callable[[], None]) -> Counts:
-    """Send the rows and results of these Points that W&B has not got, `on_run` called after each Point.
+def push(runs: Path, points: Sequence[RunConfig], project: str, mode: str, on_run: Callable[[], None]) -> Counts:
+    """Send the rows and results of these runs that W&B has not got, `on_run` called after each run.
 
     `mode` is 'online', or 'offline' for folders that `wandb sync` takes later. Offline, a run that grew is written whole again:
     of two folders of one run, a sync lets the later overwrite the earlier. Raises PushError at the first refusal; what was
@@ -94,8 +94,8 @@ def _target(project: str, mode: str) -> dict[str, Any]:
     return {"mode": mode, "base_url": str(known.base_url), "entity": known.entity, "project": project}
 
 
-def _send(point: Point, rows: list[dict[str, Any]], result: dict[str, Any] | None, mode: str, project: str) -> None:
-    run = open_run(point.run_id, point.science, mode, project, **SETTINGS)
+def _send(point: RunConfig, rows: list[dict[str, Any]], result: dict[str, Any] | None, mode: str, project: str) -> None:
+    run = open_run(point.run_id, point.to_json(), mode, project, **SETTINGS)
     for row in rows:
         log_row(run, row)
     log = Path(run.settings.log_internal)

@@ -62,7 +62,7 @@ def load_checkpoint(
 ) -> tuple[int, dict[str, str]]:
     """Load the newest checkpoint that the leader can read; its step (0 if there is none) and what `auto` meant so far.
 
-    Restores torch's generators where one process trains alone. Raises RuntimeError where another rank cannot read that checkpoint.
+    Restores torch's generators where one process trains alone. Raises RuntimeError where another rank cannot read it.
     """
     like = model.state_dict()
     place = torch.device("cpu") if any(map(_is_sharded, like.values())) else device  # the whole may not fit the device

@@ -1,4 +1,4 @@
-"""The processes that train one Point together, one a device: each with the whole model (DDP) or a shard of it (FSDP2).
+"""The processes that train one run together, one a device: each with the whole model (DDP) or a shard of it (FSDP2).
 
     with init_process_group(rank, size, host, port, "cuda") as processes:
         train(science, folder, corpus, device=device, processes=processes)

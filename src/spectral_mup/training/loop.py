@@ -1,8 +1,8 @@
 """The one training loop: batch → loss → gradient → step, with probes, checkpoints and a verdict on divergence.
 
-    train(science, folder, …) → result
+    train(run, folder, …) → result
 
-Every number depends on the science config alone, so on a CPU a run that was killed and resumed equals an unbroken one bit for
+Every number depends on the run config alone, so on a CPU a run that was killed and resumed equals an unbroken one bit for
 bit (with precision `auto`, in the precision it began with). Over several devices, or another number of them, it is equal but
 for rounding, and for what dropout draws.
 """
@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from spectral_mup import data
 from spectral_mup.optim.stacked import StackedOptimizer, UsesSampledLabels
+from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder, read_rows, write_atomic
 from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
 from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
-from spectral_mup.training.precision import resolve
+from spectral_mup.training.precision import resolve_auto
 from spectral_mup.training.probe import Probe
 
 TRAIN_LOSS_STEPS = 20  # steps whose mean is the result's train_loss
@@ -65,7 +66,7 @@ def sampled_loss(logits_BTV: Tensor, draws_BT: Tensor) -> Tensor:
 
 
 def train(
-    science: Mapping[str, Any],
+    run: RunConfig,
     folder: RunFolder,
     corpus: data.Corpus,
     *,
@@ -77,32 +78,32 @@ def train(
     processes: ProcessGroup = SINGLE_PROCESS,
     shard: bool = False,
 ) -> dict[str, Any] | None:
-    """Train one Point into its claimed run folder and return its result; None if stopped before the end.
+    """Train one run into its claimed run folder and return its result; None if stopped before the end.
 
     Resumes from the newest checkpoint that can be read. `should_stop` is asked before every step; `on_rows` sees the metrics
     rows as they are written. Raises ClaimedError if the folder was taken over, OSError if it cannot be written.
 
-    All `processes` of a group call it with the same science, each with its device: a step's batch is cut over them by
+    All `processes` of a group call it with the same run, each with its device: a step's batch is cut over them by
     micro-batches, with `shard` the parameters too. One asked to stop stops all; files and `on_rows` are the leader's alone.
     Raises ValueError if the batch cannot be cut so.
     """
-    t, context, seed = science["train"], science["model"]["context"], science["seed"]
-    microbatches = processes.size * t["accumulate"]
-    if t["batch_size"] % microbatches:
+    t, context, seed = run.train, run.model.context, run.seed
+    microbatches = processes.size * t.accumulate
+    if t.batch_size % microbatches:
         raise ValueError(
-            f"train.batch_size={t['batch_size']}: not a multiple of train.accumulate={t['accumulate']} "
+            f"train.batch_size={t.batch_size}: not a multiple of train.accumulate={t.accumulate} "
             f"times {processes.size} processes; change one"
         )
-    meta, p = parametrize(science, corpus.vocab_size)
-    model = init_model(meta, science, p, torch.device("cpu"))
+    meta, p = parametrize(run, corpus.vocab_size)
+    model = init_model(meta, run, p, torch.device("cpu"))
     wrapped = processes.wrap(model, device, shard)
-    optimizers = make_optimizers(model, science, p)
-    x_probe, _ = data.probe_batch(corpus.val, count=science["probe"]["sequences"], context=context)
-    probe = Probe(model, torch.from_numpy(x_probe).to(device), p.growths, p.forward, science["probe"]["steps"])
+    optimizers = make_optimizers(model, run, p)
+    x_probe, _ = data.probe_batch(corpus.val, count=run.probe.sequences, context=context)
+    probe = Probe(model, torch.from_numpy(x_probe).to(device), p.growths, p.forward, run.probe.steps)
     torch.manual_seed(seed)  # dropout, after init has used generators of its own
 
     losses: list[float] = []
-    auto = resolve(science, device.type)
+    auto = resolve_auto(t, run.width, device.type)
     done, auto = load_checkpoint(folder, model, optimizers, auto, device, processes)
     processes.seed(seed, done)
     rows = [] if done else probe.first_rows()
@@ -135,22 +136,22 @@ def train(
         Returns the mean loss over this rank's share.
         """
         loss = torch.zeros((), device=device)
-        mine = range(processes.rank * t["accumulate"], (processes.rank + 1) * t["accumulate"])
+        mine = range(processes.rank * t.accumulate, (processes.rank + 1) * t.accumulate)
         for micro in mine:
-            part_of = {"batch_size": t["batch_size"], "context": context, "microbatch": micro, "microbatches": microbatches}
+            part_of = {"batch_size": t.batch_size, "context": context, "microbatch": micro, "microbatches": microbatches}
             x, y = (torch.from_numpy(a).to(device) for a in data.batch(corpus.train, seed=seed, step=step, **part_of))
             with autocast(), nullcontext() if micro == mine[-1] else unsynced():
                 if sampled:
                     draws = torch.from_numpy(data.label_draws(seed=seed, step=step, **part_of)).to(device)
-                    part = sampled_loss(forward(x), draws) / t["accumulate"]
+                    part = sampled_loss(forward(x), draws) / t.accumulate
                 else:
-                    part = forward(x, y) / t["accumulate"]
+                    part = forward(x, y) / t.accumulate
             part.backward()
             loss = loss + part.detach()
         return loss
 
     def validate() -> float:
-        return evaluate(model, corpus, t["eval_sequences"], t["batch_size"] // microbatches, context, device, bf16)
+        return evaluate(model, corpus, t.eval_sequences, t.batch_size // microbatches, context, device, bf16)
 
     def flush() -> int | None:
         """Write what is pending; the step at which the run diverged, if it has."""
@@ -162,26 +163,26 @@ def train(
                 rows = _metric_rows(losses, len(pending), evaluations)
                 folder.append("metrics.jsonl", rows)
                 on_rows(rows)
-                folder.write_status({"step": len(losses), "steps": t["steps"], "loss": losses[-1], "time": time.time()} | since)
+                folder.write_status({"step": len(losses), "steps": t.steps, "loss": losses[-1], "time": time.time()} | since)
             pending, evaluations = [], {}
-        return divergence(losses, t["diverge_factor"], t["diverge_patience"], known)
+        return divergence(losses, t.diverge_factor, t.diverge_patience, known)
 
-    for step in range(done, t["steps"]):
+    for step in range(done, t.steps):
         if processes.any(should_stop()):
             if flush() is None:
                 save_checkpoint(folder, step, model, optimizers, auto, processes)
             return None
-        factor = schedule_factor(step, steps=t["steps"], warmup=t["warmup"], schedule=t["schedule"], final_lr=t["final_lr"])
+        factor = schedule_factor(step, steps=t.steps, warmup=t.warmup, schedule=t.schedule, final_lr=t.final_lr)
         for group in (g for o in optimizers for g in o.param_groups):
             group["lr"] = group["base_lr"] * factor
         if due := [o for o in curved if step % o.hessian_interval == 0]:
             backward(step, sampled=True)
             for optimizer in due:
-                optimizer.update_hessian(t["batch_size"] * context)
+                optimizer.update_hessian(t.batch_size * context)
             model.zero_grad(set_to_none=True)
         loss = backward(step)
-        if t["clip"] is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), t["clip"])
+        if t.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), t.clip)
         probed = step + 1 in probe.steps
         if probed:
             probe.before_step()
@@ -197,21 +198,21 @@ def train(
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         pending.append(loss)
-        if t["eval_every"] and (step + 1) % t["eval_every"] == 0 and step + 1 < t["steps"]:
+        if t.eval_every and (step + 1) % t.eval_every == 0 and step + 1 < t.steps:
             evaluations[step + 1] = validate()
 
-        if (step + 1) % log_every == 0 or step + 1 == t["steps"]:
+        if (step + 1) % log_every == 0 or step + 1 == t.steps:
             diverged = flush()
             if diverged is not None:
-                return _finish(folder, science, corpus, losses, diverged, math.nan, model, auto, processes)
+                return _finish(folder, run, corpus, losses, diverged, math.nan, model, auto, processes)
             due_to_save = processes.is_main and time.monotonic() - saved_at > checkpoint_seconds
-            if step + 1 < t["steps"] and processes.any(due_to_save):
+            if step + 1 < t.steps and processes.any(due_to_save):
                 save_checkpoint(folder, step + 1, model, optimizers, auto, processes)
                 saved_at = time.monotonic()
 
     val_loss = validate()
-    diverged = None if math.isfinite(val_loss) else t["steps"]
-    return _finish(folder, science, corpus, losses, diverged, val_loss, model, auto, processes)
+    diverged = None if math.isfinite(val_loss) else t.steps
+    return _finish(folder, run, corpus, losses, diverged, val_loss, model, auto, processes)
 
 
 @torch.no_grad()
@@ -239,7 +240,7 @@ def _metric_rows(losses: list[float], count: int, evaluations: Mapping[int, floa
 
 def _finish(
     folder: RunFolder,
-    science: Mapping[str, Any],
+    run: RunConfig,
     corpus: data.Corpus,
     losses: list[float],
     diverged: int | None,
@@ -248,7 +249,7 @@ def _finish(
     auto: Mapping[str, str],
     processes: ProcessGroup,
 ) -> dict[str, Any]:
-    t, context = science["train"], science["model"]["context"]
+    t, context = run.train, run.model.context
     losses = losses[:diverged]  # what came after depends on when the loop noticed
     tail = losses[-TRAIN_LOSS_STEPS:]
     result = {
@@ -257,8 +258,8 @@ def _finish(
         "steps": len(losses),
         "val_loss": val_loss if diverged is None else None,
         "train_loss": sum(tail) / len(tail) if diverged is None else None,
-        "tokens": len(losses) * t["batch_size"] * context,
-        "epochs": data.epochs_seen(corpus.train, len(losses), t["batch_size"], context),
+        "tokens": len(losses) * t.batch_size * context,
+        "epochs": data.epochs_seen(corpus.train, len(losses), t.batch_size, context),
         "parameters": sum(p.numel() for p in model.parameters()),
         "precision": auto["precision"],
         "compile": auto["compile"],

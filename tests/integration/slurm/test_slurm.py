@@ -59,7 +59,7 @@ def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sw
 @pytest.mark.slow
 def test_an_adaptive_sweep_goes_on_by_itself(slurm, tmp_path, tmp_path_factory):
     """Later learning rates and widths depend on results that come when no launcher is there: the tasks submit them.
-    Their two GPUs train two Points at once."""
+    Their two GPUs train two runs at once."""
     declared = [*TINY, "lr.resolution=1.0", "rule=[spectral]"]
     overrides = [*declared, "cluster.gpus=2", "cluster.device=cpu"]
     site = Site(tmp_path, slurm)

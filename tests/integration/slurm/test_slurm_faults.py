@@ -1,4 +1,4 @@
-"""What goes wrong on a cluster, done to a real SLURM: every Point still ends once, with the bytes of an unbroken sweep, or what
+"""What goes wrong on a cluster, done to a real SLURM: every run still ends once, with the bytes of an unbroken sweep, or what
 status and why say of it is true."""
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ LONG = [
 ]  # fmt: skip
 NODE = "127.0.0.1"  # the first, where a job goes when all are idle
 ONE = [*LONG, "sweep.width=[32]", "sweep.lr=[-6]"]
-PAIR = [*ONE, "sweep.lr=[-8,-6]"]  # two Points in one task
+PAIR = [*ONE, "sweep.lr=[-8,-6]"]  # two runs in one task
 SHAPES = [*LONG, "sweep.width=[32,64]", "sweep.lr=[-6]"]  # a task each
 EIGHT = [
     *TINY, "rule=[spectral]", "lr.adaptive=false", "sweep.width=[32]", "sweep.lr=[-8,-6,-5,-4]", "sweep.seed=[0,1]",
@@ -96,7 +96,7 @@ class Faulty(Site):
         return out.getvalue()
 
     def now(self) -> list[State]:
-        """States of the Points in the sweep's order."""
+        """States of the runs in the sweep's order."""
         return list(reconcile(self.runs, self.jobs, self.points).states.values())
 
     def wait(self, what: str, condition) -> list[State]:
@@ -115,7 +115,7 @@ class Faulty(Site):
         return found
 
     def ends_like(self, unbroken: dict[str, list[bytes]]) -> None:
-        """Wait until all Points have results and no job is left; the bytes must be those of the unbroken sweep."""
+        """Wait until all runs have results and no job is left; the bytes must be those of the unbroken sweep."""
         self.wait("the end", lambda states: all(s.name == "done" for s in states))
         self.until_idle()
         assert self.contents() == {p.run_id: unbroken[p.run_id] for p in sorted(self.points, key=lambda p: p.run_id)}
@@ -598,7 +598,7 @@ def test_an_error_is_named_by_its_exception_and_two_alike_by_what_they_share():
 
 
 class Told:
-    """A submission of one element with one Point, and what squeue and sacct would print of it."""
+    """A submission of one element with one run, and what squeue and sacct would print of it."""
 
     def __init__(self, tmp_path: Path, monkeypatch) -> None:
         self.runs, self.jobs = tmp_path / "runs", tmp_path / "jobs"
@@ -723,7 +723,7 @@ def test_what_the_task_or_its_script_recorded_is_told(told):
 
 
 def test_what_ended_in_a_task_that_is_at_work_is_not_said_to_go_on(told, capsys):
-    """Its other Points are trained; this one is not, unless its cause passes."""
+    """Its other runs are trained; this one is not, unless its cause passes."""
     told.queue = "7_0|NAME|RUNNING|None|0|0|n1|"
 
     def why() -> str:

@@ -1,4 +1,4 @@
-"""One Point over two processes of a SLURM task: the losses of one process, and what happens when one of the two is lost."""
+"""One run over two processes of a SLURM task: the losses of one process, and what happens when one of the two is lost."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def alone(overrides: list[str], tmp: Path, corpus) -> tuple[str, list[float]]:
-    """Run id and losses of the same Point in this process; the team is no part of its id."""
+    """Run id and losses of the same RunConfig in this process; the team is no part of its id."""
     config = load_config([o for o in overrides if not o.startswith(("train.devices", "train.shard", "cluster.cpus"))])
     folder, _ = run_point(first_point(config), tmp / "alone", corpus)
     return folder.run_id, losses(folder.path)

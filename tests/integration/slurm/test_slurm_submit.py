@@ -1,4 +1,4 @@
-"""Laws of submission on a real SLURM: whatever dies, lies or is down, every Point is given out once and ends once.
+"""Laws of submission on a real SLURM: whatever dies, lies or is down, every run is given out once and ends once.
 
 Jobs are submitted held where a test looks at the queue, so that no task ends, or submits, before it has. Faults of SLURM's
 commands come from scripts on the PATH that stand before the real ones.
@@ -91,7 +91,7 @@ def jobs_of(site: Site) -> dict[str, list[str]]:
 
 
 def given_once(site: Site, overrides: list[str]) -> None:
-    """Every Point is in one job, and SLURM has these jobs and no other."""
+    """Every run is in one job, and SLURM has these jobs and no other."""
     points = open_sweep(load_config(overrides)).plan(lambda p: None).points
     assert {run: len(jobs) for run, jobs in jobs_of(site).items()} == {p.run_id: 1 for p in points}
     named = [[job_of(p), s["name"]] for p, s in zip(site.numbered(), site.submitted(), strict=True) if job_of(p)]
@@ -104,7 +104,7 @@ def release(site: Site) -> None:
 
 
 def trained_once(site: Site, overrides: list[str], unbroken) -> None:
-    """Release what is held: every Point is trained by one attempt to the bytes of an unbroken sweep, and no job is left."""
+    """Release what is held: every run is trained by one attempt to the bytes of an unbroken sweep, and no job is left."""
     whole = unbroken(overrides)
     release(site)
     until(lambda: len(ended(site.runs)) >= len(whole), "the end of all points")
@@ -481,7 +481,7 @@ def calls(site: Site) -> Counter:
 
 
 def large(points: int) -> list[str]:
-    """A sweep of so many Points in one shape, which nobody is going to train."""
+    """A sweep of so many runs in one shape, which nobody is going to train."""
     seeds = ",".join(map(str, range(points // 5)))
     return [*PAIR, "sweep.width=[32]", "sweep.lr=[-8,-7,-6,-5,-4]", f"sweep.seed=[{seeds}]"]
 

@@ -23,7 +23,7 @@ from spectral_mup.runs.sweep import open_sweep
 
 
 def grid_of(drift, rule="r", widths=(64, 128, 256), depths=(2, 4, 8)):
-    """Points of parabolas 0.05·octaves², their optimum at -9 + drift(log2 width ratio, log2 depth ratio)."""
+    """runs of parabolas 0.05·octaves², their optimum at -9 + drift(log2 width ratio, log2 depth ratio)."""
     found = []
     for i, width in enumerate(widths):
         for j, depth in enumerate(depths):
@@ -120,7 +120,7 @@ def synthetic(argv, best):
         at = [math.log2(point.curve.width / 32), math.log2(point.curve.depth)]
         loss = 3 + 0.01 * (point.log2_lr - best(*at)) ** 2 - 0.1 * sum(at)
         folder = RunFolder(Path(config.paths.runs), point.run_id)
-        folder.write_config(point.science)
+        folder.write_config(point.to_json())
         folder.claim()
         folder.append("norms.jsonl", [])
         done = {"status": "done", "diverged_step": None, "steps": 12, "tokens": 768, "epochs": 0.1, "parameters": 1000}

@@ -80,8 +80,8 @@ def test_rows_of_a_run_hold_them(tiny, tmp_path, corpus):
 def test_alignment_is_that_of_the_update_with_the_inputs_of_the_probe_batch(tiny, corpus):
     """‖X·ΔWᵀ‖_F/(‖ΔW‖₂·‖X‖_F) by hand, of an update along the inputs and of a random one; with ‖ΔW‖_F it is another."""
     point = first_point(tiny("probe.steps=[1,2]"), width=64)
-    model, p = parametrize(point.science, corpus.vocab_size)
-    model = init_model(model, point.science, p, torch.device("cpu"))
+    model, p = parametrize(point, corpus.vocab_size)
+    model = init_model(model, point, p, torch.device("cpu"))
     tokens = torch.arange(32).reshape(2, 16)
     probe = Probe(model, tokens, p.growths, p.forward, [1, 2])
     weight, inputs = model.readout.weight, []

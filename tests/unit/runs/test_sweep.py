@@ -12,8 +12,9 @@ import pytest
 import rfc8785
 from support.runs import first_point
 
+from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.run_folder import run_id
-from spectral_mup.runs.sweep import Curve, Sweep, open_sweep, result_reader, search_lrs
+from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader, search_lrs
 
 
 def bowl(best: float, wall: float = math.inf):
@@ -43,7 +44,7 @@ def test_divergence_brackets_from_above_and_all_diverged_goes_down():
 
 
 def test_plan_does_not_depend_on_the_order_of_results(tiny):
-    """Points come one by one, in random order; the Points of the finished sweep are always the same."""
+    """runs come one by one, in random order; the runs of the finished sweep are always the same."""
     config = tiny("sweep.width=[32,64,128]", "sweep.seed=[0,1]")
     ends = []
     for order in range(5):
@@ -121,7 +122,7 @@ def test_results_of_reads_folders_and_refuses_an_edited_config(tiny, tmp_path):
     runs = tmp_path / "runs"
     folder = RunFolder(runs, point.run_id)
     assert result_reader(runs)(point) is None
-    folder.write_config(point.science)
+    folder.write_config(point.to_json())
     folder.claim()
     folder.finish({"status": "diverged", "val_loss": None})
     assert result_reader(runs)(point) == math.inf
@@ -137,6 +138,6 @@ def test_plan_of_many_points_is_quick(tiny):
     config = tiny("lr.adaptive=false", f"sweep.seed={list(range(500))}", f"sweep.lr={[-8, -7, -6, -5, -4]}")
     start = time.process_time()  # of this process alone: the machine may have other work
     plan = Sweep(config, "x").plan(lambda p: None)
-    assert len(plan.points) == 2 * 2 * 5 * 500
+    assert len(plan.runs) == 2 * 2 * 5 * 500
     assert time.process_time() - start < 10
-    assert asdict(plan.points[0].curve) == {"rule": "spectral", "width": 32, "depth": 2}
+    assert asdict(plan.runs[0].curve) == {"rule": "spectral", "width": 32, "depth": 2}

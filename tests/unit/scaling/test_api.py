@@ -66,7 +66,7 @@ def test_multipliers_are_those_of_the_mup_package(build, optimizer):
 def test_scalings_and_lrs_are_those_of_a_sweep(tiny, optimizer):
     """The family's own model through both ways: optimizer and rule from Hydra, and from their files."""
     config = tiny(f"optimizer={optimizer}", "model.bias=true")
-    science = first_point(config, "spectral", 64, log2_lr=-6).science
+    science = first_point(config, "spectral", 64, log2_lr=-6)
     _, p = parametrize(science, 256)
 
     def build(width: int) -> NanoGPT:

@@ -87,7 +87,7 @@ def test_numbers_are_those_of_the_run(tiny):
     """init std, lr, λ and ε of every row equal what the model is drawn with and the optimizer's groups hold."""
     for decay in ("coupled", "independent"):
         config = tiny("rule=[qiu]", "optimizer=muon", f"train.weight_decay={decay}", "sweep.depth=[4]", "model.bias=true")
-        science = first_point(config, "qiu", 64).science
+        science = first_point(config, "qiu", 64)
         meta, p = parametrize(science, 256)
         model = init_model(meta, science, p, torch.device("cpu"))
         groups = {n: g for o in make_optimizers(model, science, p) for g in o.param_groups for n in g["names"]}

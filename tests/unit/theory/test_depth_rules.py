@@ -34,7 +34,7 @@ def test_lr_epsilon_and_decay_of_branches(optimizer, model):
     sweep = open_sweep(small(optimizer, None, f"model={model}", *grid))
     for chain in sweep.curves():
         alpha, deep = ALPHA[chain[-1].rule], chain[-1]
-        _, p = parametrize(sweep.point(deep, -6, 0).science, 256)
+        _, p = parametrize(sweep.run(deep, -6, 0), 256)
         lr = m ** (2 * alpha - 1) if optimizer == "sgd" else m ** (alpha - 1)
         no_eps = optimizer in ("shampoo", "sgd", "lion")
         assert deep.depth == 32 and p.forward.branch == pytest.approx(m**-alpha)
@@ -54,7 +54,7 @@ def growth_with_depth(optimizer: str, rule: str) -> float:
     with tempfile.TemporaryDirectory() as runs:
         for curve in sweep.curves()[0]:
             for seed in (0, 1):
-                folder, _ = run_point(sweep.point(curve, -10, seed), Path(runs), corpus)
+                folder, _ = run_point(sweep.run(curve, -10, seed), Path(runs), corpus)
                 for row in read_rows(folder.path / "norms.jsonl"):
                     if row["name"].startswith(f"blocks.{curve.depth - 1}.") and row["kind"] == "hidden" and row["step"] == 4:
                         rows.append((np.log2(curve.depth), np.log2(row["update_norm"] / row["lr"])))

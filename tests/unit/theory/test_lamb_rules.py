@@ -8,7 +8,8 @@ from dataclasses import asdict
 import pytest
 
 from spectral_mup.config.compose import load_config
-from spectral_mup.runs.sweep import Curve, Sweep
+from spectral_mup.runs.run_config import Curve
+from spectral_mup.runs.sweep import Sweep
 from spectral_mup.scaling.build import explain, forward_of
 
 SIZES = ["sweep=lamb", "sweep.width=[64,256]", "sweep.depth=[1,2]", "sweep.base_depth=1", "model.bias=true"]
@@ -36,7 +37,7 @@ def differences(science, theirs: dict[str, dict[str, float]]) -> set[tuple]:
 
 
 def test_hidden_0_differs_from_spectral_in_the_hidden_lr_and_the_decay_that_goes_with_it():
-    ours, theirs = point("lamb_hidden_0").science, point("spectral").science
+    ours, theirs = point("lamb_hidden_0"), point("spectral")
     assert differences(ours, numbers(theirs)) == {(HIDDEN, "lr ×", 1, M**-0.5), (HIDDEN, "λ ×", 1, M**0.5)}
     assert forward_of(ours) == forward_of(theirs)
     products = [{t: row["lr ×"] * row["λ ×"] for t, row in numbers(s).items()} for s in (ours, theirs)]
@@ -45,15 +46,15 @@ def test_hidden_0_differs_from_spectral_in_the_hidden_lr_and_the_decay_that_goes
 
 def test_the_paper_differs_from_hidden_0_in_decay_and_in_where_the_readout_has_its_1_over_m():
     """At the base depth, for the paper has no rule for depth; with λ = 0 both forms of the readout train alike under LAMB."""
-    ours, theirs = (point(rule, depth=1).science for rule in ("paper_2602_20937", "lamb_hidden_0"))
+    ours, theirs = (point(rule, depth=1) for rule in ("paper_2602_20937", "lamb_hidden_0"))
     readout = {("init std ×", 1 / M, 1), ("ε ×", 1, 1 / M), ("multiplier", 1, 1 / M), ("λ ×", M, 1)}
     assert differences(ours, numbers(theirs)) == {(HIDDEN, "λ ×", M, 1), *((READOUT, *row) for row in readout)}
 
 
 def test_every_number_of_hidden_0_is_held():
     """The control: a quarter more in any exponent of any of its rows is seen."""
-    science = point("lamb_hidden_0").science
-    spectral, unseen = numbers(point("spectral").science), []
+    science = point("lamb_hidden_0")
+    spectral, unseen = numbers(point("spectral")), []
     expected = differences(science, spectral)
     rows = [("init_std",)] + [(q, name) for q in ("lr", "weight_decay", "eps") for name in ("lamb", "lamb_vector")]
     kinds = {"embedding": "m_out", "hidden": "m_in", "readout": "m_in"}, {"vector": "m_out"}
@@ -75,7 +76,7 @@ def test_sweeps_share_what_is_the_same_and_nothing_else():
     ids = {}
     for name in ("lamb", "lamb_inside", "mini/width"):
         sweep = Sweep(load_config([f"sweep={name}", "optimizer=lamb"]), "text")
-        ids[name] = {c: sweep.point(c, -7, 0).run_id for chain in sweep.curves() for c in chain}
+        ids[name] = {c: sweep.run(c, -7, 0).run_id for chain in sweep.curves() for c in chain}
     shared = set(ids["lamb"].values()) & set(ids["mini/width"].values())
     assert shared == {run for curve, run in ids["lamb"].items() if curve.rule == "spectral"} and len(shared) == 3
     assert not set(ids["lamb_inside"].values()) & (set(ids["lamb"].values()) | set(ids["mini/width"].values()))
@@ -84,7 +85,7 @@ def test_sweeps_share_what_is_the_same_and_nothing_else():
 @pytest.mark.parametrize("name", ["lamb", "lamb_inside"])
 def test_rules_agree_at_the_base_and_all_else_is_equal(name):
     config = load_config([f"sweep={name}"])
-    sciences = [point(rule, 64, 2, [f"sweep={name}"]).science for rule in config.rule]
+    sciences = [point(rule, 64, 2, [f"sweep={name}"]) for rule in config.rule]
     for science in sciences[1:]:
         assert differences(science, numbers(sciences[0])) == set()
         assert {k: v for k, v in science.items() if k != "rule"} == {k: v for k, v in sciences[0].items() if k != "rule"}
@@ -92,6 +93,6 @@ def test_rules_agree_at_the_base_and_all_else_is_equal(name):
 
 
 def test_the_decay_inside_is_a_tenth_of_the_width():
-    rows = explain(point("paper_2602_20937", 256, 2, ["sweep=lamb_inside"]).science, 256)
+    rows = explain(point("paper_2602_20937", 256, 2, ["sweep=lamb_inside"]), 256)
     expected = {"hidden": 0.1 * 256, "readout": 0.1 * 256, "embedding": 0.1, "vector": 0.0}
     assert {(row["kind"], round(row["λ"], 9)) for row in rows} == set(expected.items())

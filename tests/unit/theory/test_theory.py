@@ -79,7 +79,7 @@ def test_formula_equals_tensor_programs_v(table, form, optimizer):
     """Tables 3 and 8 of arXiv 2203.03466, every tensor of a NanoGPT with biases: init and lr; a control must differ."""
     rules = [table, form, "standard"]
     config = load_config([f"rule=[{','.join(rules)}]", f"optimizer={optimizer}", "sweep.width=[64,256]", "model.bias=true"])
-    scalings = [parametrize(first_point(config, rule, 256).science, 256)[1].scalings for rule in rules]
+    scalings = [parametrize(first_point(config, rule, 256), 256)[1].scalings for rule in rules]
     for name in scalings[0]:
         theirs, ours = scalings[0][name], scalings[1][name]
         assert (ours.init_std, ours.lr) == pytest.approx((theirs.init_std, theirs.lr)), name
@@ -95,7 +95,7 @@ def test_kinds_of_nanogpt(tiny):
         ("model.tied=true",): {"token.weight": "embedding", "position.weight": "embedding"},
     }.items():  # fmt: skip
         for width in (32, 64):
-            growths = parametrize(first_point(tiny(*overrides), width=width).science, 256)[1].growths
+            growths = parametrize(first_point(tiny(*overrides), width=width), 256)[1].growths
             assert {name: growths[name].kind for name in expected} == expected
             assert growths["blocks.1.attention.query.weight"].in_block and not growths["token.weight"].in_block
             assert ("readout.weight" in growths) == (not overrides)
@@ -142,13 +142,13 @@ def test_bad_rules_are_errors():
 def test_standard_is_the_control(tiny):
     """Every lr, λ and ε × 1, init std ∝ fan_in^-1/2, attention 1/√d_head, no multipliers."""
     config = tiny("model.heads=2", "model.head_size=null")
-    _, p = parametrize(first_point(config, "standard", 64).science, 256)
+    _, p = parametrize(first_point(config, "standard", 64), 256)
     assert {(s.lr, s.weight_decay, s.eps) for s in p.scalings.values()} == {(1, 1, 1)}
     for name, growth in p.growths.items():
         expected = growth.m_in**-0.5 if growth.kind in ("hidden", "readout") else 1
         assert p.scalings[name].init_std == pytest.approx(expected)
     assert (p.forward.attention, p.forward.logits, p.forward.branch) == (pytest.approx(32**-0.5), 1, 1)
-    spectral = parametrize(first_point(config, "spectral", 64).science, 256)[1].forward
+    spectral = parametrize(first_point(config, "spectral", 64), 256)[1].forward
     assert spectral.attention == pytest.approx(16**0.5 / 32)
 
 
@@ -159,7 +159,7 @@ def test_at_base_width_all_is_one_and_steps_equal_plain_torch(tiny, corpus, rule
     from spectral_mup.models.nanogpt import NanoGPT
 
     config = tiny(f"rule=[{rule}]", "model.bias=true", "optimizer.weight_decay.vector=0.1")
-    science = first_point(config, rule, 32).science
+    science = first_point(config, rule, 32)
     meta, p = parametrize(science, 256)
     assert {(s.init_std, s.lr, s.weight_decay, s.eps) for s in p.scalings.values()} == {(1.0, 1.0, 1.0, 1.0)}
     model = init_model(meta, science, p, torch.device("cpu"))
@@ -185,7 +185,7 @@ def test_at_base_width_all_is_one_and_steps_equal_plain_torch(tiny, corpus, rule
         for (name, a), b in zip(model.named_parameters(), plain.parameters(), strict=True):
             assert a.equal(b), name
 
-    wide = first_point(config, rule, 64).science
+    wide = first_point(config, rule, 64)
     _, p = parametrize(wide, 256)
     assert any(s.init_std != 1 for s in p.scalings.values())
 
@@ -193,7 +193,7 @@ def test_at_base_width_all_is_one_and_steps_equal_plain_torch(tiny, corpus, rule
 @pytest.mark.parametrize("tied", ["true", "false"])
 def test_logits_are_scaled_alike_in_training_and_inference(tiny, corpus, tied):
     config = tiny(f"model.tied={tied}", "rule=[spectral]")
-    science = first_point(config, "spectral", 64).science
+    science = first_point(config, "spectral", 64)
     meta, p = parametrize(science, 256)
     model = init_model(meta, science, p, torch.device("cpu"))
     assert p.forward.logits == 0.5
@@ -219,7 +219,7 @@ def test_a_tied_table_is_initialised_as_a_readout(tiny):
         (["model.tied=true", "model.init_std.embedding=0.1"], 0.1),
     ):
         for width in (32, 64):
-            science = first_point(tiny(*overrides), "spectral", width).science
+            science = first_point(tiny(*overrides), "spectral", width)
             meta, p = parametrize(science, 256)
             table = init_model(meta, science, p, torch.device("cpu")).token.weight
             assert float(table.detach().std()) == pytest.approx(expected, rel=0.05)
@@ -227,7 +227,7 @@ def test_a_tied_table_is_initialised_as_a_readout(tiny):
 
 def test_explain_shows_every_tensor_with_its_numbers(tiny):
     config = tiny("optimizer=muon")
-    rows = explain(first_point(config, "spectral", 64, log2_lr=-4).science, 256)
+    rows = explain(first_point(config, "spectral", 64, log2_lr=-4), 256)
     by_name = {row["tensor"]: row for row in rows}
     up = by_name["blocks.0.mlp.up.weight"]
     assert (up["optimizer"], up["kind"], up["m_in"], up["lr ×"]) == ("muon", "hidden", 2, 1)

@@ -1,4 +1,4 @@
-"""Two processes train a Point as one does (DDP and FSDP2): losses, norms, checkpoints, stops; and what happens when one fails.
+"""Two processes train a run as one does (DDP and FSDP2): losses, norms, checkpoints, stops; and what happens when one fails.
 
 All cases are trained by one pair of processes, which leaves run folders and what each rank saw; the tests read those.
 """

@@ -26,12 +26,12 @@ def contents(folder: RunFolder) -> list[bytes]:
 
 
 def interrupted(point, runs, corpus, *stops: int):
-    """Train the Point, asked to stop before each of these steps, as by Ctrl-C; resumed each time in a fresh claim."""
+    """Train the run, asked to stop before each of these steps, as by Ctrl-C; resumed each time in a fresh claim."""
     for stop in (*stops, None):
         steps = iter(range(10**6))
         asked = (lambda stop=stop, steps=steps: stop is not None and next(steps) >= stop) if stop else (lambda: False)
         folder = RunFolder(runs, point.run_id)
-        folder.write_config(point.science)
+        folder.write_config(point.to_json())
         if folder.owner() is not None:  # as if its process had died
             bury(folder)
         folder, result = run_point(point, runs, corpus, should_stop=asked)
@@ -69,7 +69,7 @@ def test_resume_forgets_rows_after_the_checkpoint_and_a_cut_line(tiny, corpus, t
     whole, _ = run_point(point, tmp_path / "whole", corpus)
     runs = tmp_path / "broken"
     folder = RunFolder(runs, point.run_id)
-    folder.write_config(point.science)
+    folder.write_config(point.to_json())
     stops = iter(range(100))
     run_point(point, runs, corpus, should_stop=lambda: next(stops) >= 8)
     for name in ("metrics.jsonl", "norms.jsonl"):
@@ -88,7 +88,7 @@ def test_damaged_checkpoint_falls_back(tiny, corpus, tmp_path, damage):
     for stops in ([4], [4, 4]):
         runs = tmp_path / f"broken{len(stops)}"
         folder = RunFolder(runs, point.run_id)
-        folder.write_config(point.science)
+        folder.write_config(point.to_json())
         for stop in stops:
             bury(folder)
             steps = iter(range(100))
@@ -149,7 +149,7 @@ def test_schedules():
 
 
 def test_schedule_keeps_the_ratios_of_groups(tiny):
-    science = first_point(tiny("optimizer=muon"), width=64).science
+    science = first_point(tiny("optimizer=muon"), width=64)
     meta, p = parametrize(science, 256)
     model = init_model(meta, science, p, torch.device("cpu"))
     groups = [g for o in make_optimizers(model, science, p) for g in o.param_groups]
@@ -160,7 +160,7 @@ def test_schedule_keeps_the_ratios_of_groups(tiny):
 def test_independent_weight_decay_shrinks_by_lambda_whatever_the_lr(tiny):
     def shrink(log2_lr, mode):
         overrides = ["optimizer.weight_decay.hidden=0.1", f"train.weight_decay={mode}", "rule=[spectral]"]
-        science = first_point(tiny(*overrides), width=64, log2_lr=log2_lr).science
+        science = first_point(tiny(*overrides), width=64, log2_lr=log2_lr)
         meta, p = parametrize(science, 256)
         model = init_model(meta, science, p, torch.device("cpu"))
         groups = [g for o in make_optimizers(model, science, p) for g in o.param_groups]
@@ -271,7 +271,7 @@ def test_config_edited_by_hand_is_refused(tiny, corpus, tmp_path):
     path = folder.path / "config.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(RecordError, match="was edited after the run began"):
-        folder.write_config(point.science)
+        folder.write_config(point.to_json())
     path.write_text("{")
     with pytest.raises(RecordError, match="not JSON; restore the file"):
         folder.check_config()
@@ -321,8 +321,8 @@ def test_probe_measures_what_it_says(tiny, corpus, tmp_path):
     point = first_point(config, width=64)
     folder, _ = run_point(point, tmp_path, corpus)
     rows = {(r["step"], r["name"], r["what"]): r for r in read_rows(folder.path / "norms.jsonl")}
-    meta, p = parametrize(point.science, 256)
-    model = init_model(meta, point.science, p, torch.device("cpu"))
+    meta, p = parametrize(point, 256)
+    model = init_model(meta, point, p, torch.device("cpu"))
     up = model.blocks[0].mlp.up.weight
     start = rows[0, "blocks.0.mlp.up.weight", "tensor"]
     assert start["weight_norm"] == pytest.approx(float(torch.linalg.matrix_norm(up.detach(), 2)), rel=0.02)
@@ -330,7 +330,7 @@ def test_probe_measures_what_it_says(tiny, corpus, tmp_path):
 
     x, y = (torch.from_numpy(a) for a in data.batch(corpus.train, seed=0, step=0, batch_size=4, context=16))
     model(x, y).backward()
-    for o in make_optimizers(model, point.science, p):
+    for o in make_optimizers(model, point, p):
         o.step()
     for name, q in model.named_parameters():
         row, update = rows[1, name, "tensor"], (q - before[name]).detach()

@@ -2,7 +2,7 @@
 
     python -m spectral_mup.cluster.slurm.array_task JOBS/<n>
 
-Exit code 0: every Point of the pack has a result, is cancelled, or is somebody else's. 1: some failed. 3: held back, as the
+Exit code 0: every run of the pack has a result, is cancelled, or is somebody else's. 1: some failed. 3: held back, as the
 sweep's first runs all failed alike. 75: some failed by a cause that passes (a lost process, a disk). The batch script then runs
 `cluster.after`.
 """
@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from spectral_mup.cluster.local import run_local
-from spectral_mup.cluster.progress import Progress, label, pluralize
+from spectral_mup.cluster.progress import Progress, pluralize
 from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.failure_causes import Cause
@@ -27,8 +27,9 @@ from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission, submissions
 from spectral_mup.cluster.worker import Event
 from spectral_mup.config.schema import Config
+from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Plan, Point
+from spectral_mup.runs.sweep import Plan
 
 HELD_SECONDS = 60.0  # how long to wait for a run that another process holds: it may be my own earlier start, on its last step
 NEAR_SECONDS = 120  # SLURM may warn of the limit so much earlier than it was asked to
@@ -50,7 +51,7 @@ class StopSignals:
 
 
 class Pack:
-    """The Points of this element, and which of them are still to do."""
+    """The runs of this element, and which of them are still to do."""
 
     def __init__(self, submission: Submission, index: int) -> None:
         self.submission, self.index = submission, index
@@ -67,7 +68,7 @@ class Pack:
         self.held_back: str | None = None
         self.check_breaker()
 
-    def todo(self) -> list[Point]:
+    def todo(self) -> list[RunConfig]:
         """What is neither done nor failed nor cancelled nor long held by somebody else; nothing if the sweep is held back."""
         if self.held_back:
             return []
@@ -75,17 +76,20 @@ class Pack:
         waited = {i for i, since in self._waited.items() if now - since > HELD_SECONDS}
         return [p for p in self.unfinished() if p.run_id not in waited]
 
-    def unfinished(self) -> list[Point]:
+    def unfinished(self) -> list[RunConfig]:
         return [p for p in self.points if unfinished(self.runs, p.run_id) and not self.submission.is_cancelled(p.run_id)]
 
     def plan(self) -> Plan:
         """For the view of progress."""
-        return Plan(self.points, self.unfinished(), [], [])
+        curves: dict[Curve, list[RunConfig]] = {}
+        for run in self.points:
+            curves.setdefault(run.curve, []).append(run)
+        return Plan(curves, self.unfinished(), [], [])
 
-    def note_held(self, point: Point) -> None:
+    def note_held(self, point: RunConfig) -> None:
         self._waited.setdefault(point.run_id, time.monotonic())
 
-    def note_held_no_more(self, point: Point) -> None:
+    def note_held_no_more(self, point: RunConfig) -> None:
         self._waited.pop(point.run_id, None)
 
     def check_breaker(self) -> None:
@@ -97,7 +101,7 @@ class Pack:
         for point in self.points:
             folder = RunFolder(self.runs, point.run_id)
             ended = folder.result() is not None
-            total += point.science["train"]["steps"] if ended else folder.newest_checkpoint()
+            total += point.train.steps if ended else folder.newest_checkpoint()
         return total
 
 
@@ -140,7 +144,7 @@ def begin(pack: Pack, me: slurm.ArrayTaskId) -> None:
 
 
 def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
-    """Several Points at once, each in a worker of its own; {run id: error} of those that failed."""
+    """Several runs at once, each in a worker of its own; {run id: error} of those that failed."""
     c = pack.cluster
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
@@ -157,7 +161,7 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
             pack.check_breaker()
         progress.on_event(event)
 
-    def todo() -> list[Point]:
+    def todo() -> list[RunConfig]:
         progress.plan = pack.plan()
         return pack.todo()
 
@@ -184,7 +188,7 @@ def finish(pack: Pack, me: slurm.ArrayTaskId, failed: Mapping[str, str], stoppin
         return HELD_BACK
     wrong = [p for p in pack.points if RunFolder(pack.runs, p.run_id).error() is not None]
     for point in wrong:
-        print(f"{label(point)}: failed, see {pack.runs / point.run_id}/error.txt", flush=True)
+        print(f"{point}: failed, see {pack.runs / point.run_id}/error.txt", flush=True)
     if any(causes.classify_traceback(RunFolder(pack.runs, p.run_id).error() or "").again for p in wrong):
         return TEMPORARY_FAILURE
     if not stopping():

@@ -1,4 +1,4 @@
-"""One process of a task whose processes train each Point together (train.devices > 1), as srun started it.
+"""One process of a task whose processes train each run together (train.devices > 1), as srun started it.
 
 Rank 0 leads: it claims, chooses, records. A process that raises says why in the run's error.txt and ends; srun then ends the
 others, and the batch script queues the task again.
@@ -24,7 +24,7 @@ MEET_SECONDS = 300.0  # for all processes to have started
 
 
 def train_together(pack: Pack, stopping: StopSignals, me: ArrayTaskId) -> int:
-    """Train the pack's Points one after the other; the process's exit code."""
+    """Train the pack's runs one after the other; the process's exit code."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     rank, size, local = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
     if rank == 0:
@@ -65,7 +65,7 @@ def _points(pack: Pack, session: Session, processes: Any, stopping: StopSignals)
 
 
 def _next(pack: Pack, session: Session) -> RunFolder | None:
-    """Claim the next Point that is to do and that nobody else holds. Only the leader asks."""
+    """Claim the next RunConfig that is to do and that nobody else holds. Only the leader asks."""
     while todo := pack.todo():
         for point in todo:
             folder = RunFolder(pack.runs, point.run_id)

@@ -1,4 +1,4 @@
-"""What became of every Point: from the files, then the queue, then the accounting, one call each. Imports no torch.
+"""What became of every run: from the files, then the queue, then the accounting, one call each. Imports no torch.
 
 A result on disk wins over anything SLURM says; no answer is never "gone"; nothing waits. The one thing written is the job id of
 a submission whose launcher died before it could record it.
@@ -18,8 +18,8 @@ from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.commands import ArrayTask, NoAnswer, sacct, squeue
 from spectral_mup.cluster.slurm.failure_causes import Cause
 from spectral_mup.cluster.slurm.submission import Submission, submissions
+from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Point
 from spectral_mup.util.processes import is_alive
 
 NAMES = ("done", "diverged", "running", "queued", "preempted", "planned", "failed", "held", "cancelled", "lost")
@@ -31,9 +31,9 @@ BREAKER = 5  # so many failures alike, before any run of a sweep has ended, hold
 
 @dataclass(frozen=True)
 class State:
-    """One Point; `name` is one of NAMES, `tries` how many jobs it was given to, `live` whether SLURM still has the last."""
+    """One run; `name` is one of NAMES, `tries` how many jobs it was given to, `live` whether SLURM still has the last."""
 
-    point: Point
+    point: RunConfig
     name: str
     cause: Cause | None = None
     detail: str = ""
@@ -87,8 +87,8 @@ class _Slurm:
         return None
 
 
-def reconcile(runs: Path, jobs: Path, points: Iterable[Point]) -> Report:
-    """The state of every Point now. Raises RecordError on files that contradict themselves."""
+def reconcile(runs: Path, jobs: Path, points: Iterable[RunConfig]) -> Report:
+    """The state of every run now. Raises RecordError on files that contradict themselves."""
     every = submissions(jobs)
     held: dict[str, list[tuple[Submission, int]]] = {}
     for submission in every:
@@ -148,7 +148,7 @@ def _adopt(asked: list[Submission], known: dict[str, ArrayTask] | None) -> None:
             submission.record_job(by_name[submission.name])
 
 
-def _state(point: Point, folder: RunFolder, held: list[tuple[Submission, int]], told: _Slurm) -> State:
+def _state(point: RunConfig, folder: RunFolder, held: list[tuple[Submission, int]], told: _Slurm) -> State:
     owner, error = folder.owner(), folder.error()
     live = [(s, i) for s, i in held if (e := told.element(s, i)) is not None and e.live]
     given = [(s, i) for s, i in held if s.job]
@@ -193,7 +193,7 @@ def _as(made: State, name: str, why: Cause | None = None, detail: str = "", stat
     return replace(made, name=name, cause=why, detail=detail, status=status)
 
 
-def _failed(point: Point, error: str, submission: Submission | None, index: int, tries: int) -> State:
+def _failed(point: RunConfig, error: str, submission: Submission | None, index: int, tries: int) -> State:
     return State(point, "failed", causes.classify_traceback(error), causes.exception_line(error), submission, index, tries)
 
 

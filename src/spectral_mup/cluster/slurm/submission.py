@@ -32,8 +32,9 @@ from typing import Any
 from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.config.compose import typed
 from spectral_mup.config.schema import Config
+from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import json_bytes, read_json, write_atomic
-from spectral_mup.runs.sweep import Curve, Point, Sweep
+from spectral_mup.runs.sweep import Sweep
 from spectral_mup.util.processes import is_alive, process_start
 
 FOREIGN_SECONDS = 600.0  # a launcher on another host that has recorded no job for so long is believed dead
@@ -45,7 +46,7 @@ class Taken(RuntimeError):
 
 @dataclass(frozen=True, eq=False)  # a folder is itself
 class Submission:
-    """One array job: element i trains packs[i], a list of Points in plain words; at most `at_once` elements at a time (None:
+    """One array job: element i trains packs[i], a list of runs in plain words; at most `at_once` elements at a time (None:
     all), and none before the job `behind` has ended."""
 
     path: Path
@@ -134,19 +135,19 @@ class Submission:
         config = read_json(self.path / "config.json") or {}
         return {key: config.get(key) for key in ("model", "optimizer", "rule", "data", "train", "probe", "lr", "sweep")}
 
-    def points(self, index: int) -> list[Point]:
-        """The pack of element `index`. Raises ValueError if this code does not give the Points their recorded ids."""
+    def points(self, index: int) -> list[RunConfig]:
+        """The pack of element `index`. Raises ValueError if this code does not give the runs their recorded ids."""
         sweep, found = Sweep(self.config(), self.fingerprint), []
         for entry in self.packs[index]:
-            point = sweep.point(Curve(entry["rule"], entry["width"], entry["depth"]), entry["log2_lr"], entry["seed"])
+            point = sweep.run(Curve(entry["rule"], entry["width"], entry["depth"]), entry["log2_lr"], entry["seed"])
             if point.run_id != entry["run_id"]:
                 raise ValueError(f"{self.path}: the snapshot gives run {entry['run_id']} the id {point.run_id}: it was edited")
             found.append(point)
         return found
 
 
-def entry_of(point: Point) -> dict[str, Any]:
-    """A Point in plain words."""
+def entry_of(point: RunConfig) -> dict[str, Any]:
+    """A run in plain words."""
     return asdict(point.curve) | {"log2_lr": point.log2_lr, "seed": point.seed, "run_id": point.run_id}
 
 
@@ -168,7 +169,7 @@ def prepare(
     jobs: Path,
     config: Mapping[str, Any],
     sweep: str,
-    packs: Sequence[Sequence[Point]],
+    packs: Sequence[Sequence[RunConfig]],
     fingerprint: str,
     code: str,
     at_once: int | None = None,

@@ -1,6 +1,6 @@
 """Give SLURM what a sweep still lacks: look, pack, validate, record, sbatch, record, and go. Imports no torch.
 
-Whoever submits takes the next number of the jobs folder first, and looks again if another was faster, so that no Point is given
+Whoever submits takes the next number of the jobs folder first, and looks again if another was faster, so that no run is given
 out twice; a launcher that dies at any moment leaves either nothing or a folder that the next command understands.
 """
 
@@ -22,8 +22,9 @@ from spectral_mup.cluster.slurm.snapshot import snapshot_code, snapshot_config
 from spectral_mup.cluster.slurm.submission import Submission, Taken, numbers, prepare, take
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
+from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Plan, Point, Sweep
+from spectral_mup.runs.sweep import Plan, Sweep
 
 SETTLE_SECONDS = 5.0  # an sbatch that outlives its launcher has reached the controller by then
 ATTEMPTS = 3
@@ -39,16 +40,16 @@ class Incomplete(Unanswered):
 
 @dataclass(frozen=True)
 class Order:
-    """What would be submitted: packs of Points, each a task, in arrays of at most `array_size`."""
+    """What would be submitted: packs of runs, each a task, in arrays of at most `array_size`."""
 
-    packs: list[list[Point]]
+    packs: list[list[RunConfig]]
     expected: Estimate
     array_size: int
     workers: int
     gpus: int
 
     @property
-    def points(self) -> list[Point]:
+    def points(self) -> list[RunConfig]:
         return [p for some in self.packs for p in some]
 
     @property
@@ -59,26 +60,26 @@ class Order:
 
 
 def workers_of(config: Config) -> int:
-    """Points that a task trains at once."""
+    """runs that a task trains at once."""
     c = slurm_of(config)
     if config.train.devices > 1:
         return 1
     return c.workers or c.gpus or max(1, c.cpus // c.threads)
 
 
-def order(config: Config, plan: Plan, points: Sequence[Point]) -> Order:
-    """Packs for these Points, with times from the runs of the plan that are done."""
+def order(config: Config, plan: Plan, points: Sequence[RunConfig]) -> Order:
+    """Packs for these runs, with times from the runs of the plan that are done."""
     c = slurm_of(config)
     workers, gpus = workers_of(config), c.gpus * c.nodes
     device = "cuda" if c.device != "cpu" and c.gpus else "cpu"
-    expected = estimate(Path(config.paths.runs), plan.points, device)
+    expected = estimate(Path(config.paths.runs), plan.runs, device)
     return Order(pack(points, expected, 60 * c.pack_minutes, workers), expected, slurm.max_array_size(), workers, gpus)
 
 
 def look(config: Config, plan: Plan, forgiven: Collection[str] = ()) -> Report:
-    """The state of every Point of the plan. Raises HeldBack if the first runs, those `forgiven` apart, all failed alike."""
+    """The state of every run of the plan. Raises HeldBack if the first runs, those `forgiven` apart, all failed alike."""
     runs = Path(config.paths.runs)
-    report = reconcile(runs, Path(config.paths.jobs), plan.points)
+    report = reconcile(runs, Path(config.paths.jobs), plan.runs)
     failure = breaker(runs, report.states.keys() - set(forgiven))
     if failure:
         raise HeldBack(
@@ -88,7 +89,7 @@ def look(config: Config, plan: Plan, forgiven: Collection[str] = ()) -> Report:
     return report
 
 
-def check_script(config: Config, packs: Sequence[Sequence[Point]], fingerprint: str) -> None:
+def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerprint: str) -> None:
     """sbatch --test-only of the script as it will be. Raises slurm.Refused or slurm.NoAnswer."""
     jobs = Path(config.paths.jobs).absolute()
     trial = prepare(jobs, snapshot_config(config), config.sweep.name, packs, fingerprint, "code")
@@ -107,7 +108,7 @@ def submit(
     code: str | None = None,
     forgiven: Collection[str] = (),
 ) -> list[Submission]:
-    """Submit the Points of `plan_of` whose state `select` wants; the submissions made, none if there was nothing.
+    """Submit the runs of `plan_of` whose state `select` wants; the submissions made, none if there was nothing.
 
     `code` is the snapshot to run, by default one taken now. The failures of the runs `forgiven` do not hold back, here nor in
     the tasks. Raises Incomplete, HeldBack.

@@ -1,0 +1,100 @@
+"""What an optimizer is to the framework: which algorithm trains each kind of tensor, and how its update scales.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spectral_mup.config.presets import read_preset
+from spectral_mup.config.schema import OptimizerConfig
+from spectral_mup.theory.growth import KINDS
+from spectral_mup.theory.rules import Exponents, Rule, UpdateScaling
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """One torch optimizer, as conf/optimizer declares it.
+
+    target       its class or import path; None: only its scaling is known, not how to build it
+    update_norm  growth of ‖direction‖₂ as exponents; None: not measured yet
+    eps_law      growth of its ε as exponents
+    lr           its base lr in units of the lr that is tuned
+    lr_shape     exponents of the base tensor's fan_out and fan_in that its base lr is multiplied by
+    """
+
+    name: str
+    target: str | Callable[..., Any] | None = None
+    update_norm: Exponents | None = field(default_factory=dict)
+    eps_law: Exponents = field(default_factory=dict)
+    eps: float | None = None
+    lr: float = 1.0
+    lr_shape: Exponents = field(default_factory=dict)
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def update(self) -> UpdateScaling:
+        """What a rule must know of it."""
+        return UpdateScaling(self.name, self.update_norm or {}, self.eps_law)
+
+
+@dataclass(frozen=True)
+class OptimizerSpec:
+    """The algorithm that trains each kind of tensor, and the base model's λ by kind."""
+
+    name: str
+    by_kind: Mapping[str, Algorithm]
+    weight_decay: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
+
+    @property
+    def algorithms(self) -> dict[str, Algorithm]:
+        """Those in use, by name."""
+        return {self.by_kind[kind].name: self.by_kind[kind] for kind in KINDS}
+
+    @property
+    def mixed(self) -> bool:
+        """Whether it treats kinds of tensors differently, so that one must know which dims can grow."""
+        return len({repr(algorithm.update) for algorithm in self.by_kind.values()}) > 1
+
+
+def spec_of(config: OptimizerConfig) -> OptimizerSpec:
+    """The optimizer of a config."""
+    algorithms = {name: Algorithm(name, **vars(a)) for name, a in config.algorithms.items()}
+    return OptimizerSpec(config.name, {kind: algorithms[getattr(config, kind)] for kind in KINDS}, config.weight_decay)
+
+
+def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScaling] | OptimizerSpec) -> OptimizerSpec:
+    """From a name of conf/optimizer, one UpdateScaling, or {kind: UpdateScaling}; a spec stays as it is.
+
+    Raises ValueError on an unknown name, a kind without a scaling, and an optimizer whose size law was not measured.
+    """
+    if isinstance(optimizer, OptimizerSpec):
+        return optimizer
+    if isinstance(optimizer, str):
+        preset = read_preset("optimizer", optimizer)
+        algorithms = {name: Algorithm(name, **a) for name, a in preset["algorithms"].items()}
+        spec = OptimizerSpec(optimizer, {kind: algorithms[preset[kind]] for kind in KINDS}, preset["weight_decay"])
+        if any(algorithm.update_norm is None for algorithm in spec.by_kind.values()):
+            raise ValueError(
+                f"optimizer={optimizer!r}: it declares no size law; measure one with spectral_mup.derive and pass that"
+            )
+        return spec
+    scalings = dict.fromkeys(KINDS, optimizer) if isinstance(optimizer, UpdateScaling) else dict(optimizer)
+    for kind in KINDS:
+        if not isinstance(scalings.get(kind), UpdateScaling):
+            raise ValueError(
+                f"optimizer: no UpdateScaling for {kind} tensors; give one for each of {', '.join(KINDS)}, or one for all"
+            )
+    by_kind = {kind: Algorithm(u.name, None, u.update_norm, u.eps) for kind, u in scalings.items() if kind in KINDS}
+    return OptimizerSpec(" + ".join(dict.fromkeys(a.name for a in by_kind.values())), by_kind)
+
+
+def resolve_rule(rule: str | Rule) -> Rule:
+    """From a name of conf/rule; a Rule stays as it is. Raises ValueError on an unknown name."""
+    if isinstance(rule, Rule):
+        return rule
+    preset = read_preset("rule", rule)
+    return Rule(rule, preset["multipliers"], preset["scaling"], preset["source"])

@@ -1,0 +1,105 @@
+"""What a run is: everything that decides its numbers, typed and frozen, and the id made of it. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import rfc8785
+
+from spectral_mup.config.optimizer_spec import OptimizerSpec
+from spectral_mup.config.schema import ModelConfig, ProbeConfig, TrainConfig, to_plain
+from spectral_mup.theory.rules import Rule
+
+SCHEMA_VERSION = 2
+PROCESS_KEYS = ("devices", "shard")  # of TrainConfig: who trains a run; they change its numbers by rounding alone
+BASE = Rule("base", {}, {}, "the base model: every rule multiplies by 1")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One loss-against-lr curve of a sweep."""
+
+    rule: str
+    width: int
+    depth: int
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Which text a run reads; `content` is its fingerprint."""
+
+    source: str
+    vocab_size: int | None
+    content: str
+
+
+@dataclass(frozen=True, eq=False)
+class RunConfig:
+    """One training run: all that decides its numbers and nothing else, so no path, host, worker count or clock.
+
+    At the base width and depth every rule gives the same model to the bit, so such a run belongs to no rule: `rule` is BASE.
+    """
+
+    model: ModelConfig
+    width: int
+    depth: int
+    base_width: int
+    base_depth: int
+    optimizer: OptimizerSpec
+    rule: Rule
+    data: Corpus
+    train: TrainConfig
+    probe: ProbeConfig
+    log2_lr: float
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists and numbers: what config.json holds and the id is the hash of."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "model": to_plain(self.model),
+            "width": self.width,
+            "depth": self.depth,
+            "base_width": self.base_width,
+            "base_depth": self.base_depth,
+            "optimizer": asdict(self.optimizer),
+            "rule": None if self.rule == BASE else asdict(self.rule),
+            "data": asdict(self.data),
+            "train": {key: value for key, value in to_plain(self.train).items() if key not in PROCESS_KEYS},
+            "probe": to_plain(self.probe),
+            "log2_lr": self.log2_lr,
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def run_id(self) -> str:
+        """First 16 hex digits of SHA-256 over the canonical JSON (RFC 8785) of the config."""
+        return hash_of(self.to_json())
+
+    @property
+    def curve(self) -> Curve:
+        """Its rule and size; at the base size the rule is called base."""
+        return Curve(self.rule.name, self.width, self.depth)
+
+    @property
+    def cost(self) -> float:
+        """Relative cost, about its parameter count times tokens: only ratios between runs mean anything."""
+        per_token = 12 * self.depth * self.width**2 + 2 * 256 * self.width + 20_000 * self.depth
+        return per_token * self.train.steps * self.train.batch_size * self.model.context
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RunConfig) and self.run_id == other.run_id
+
+    def __hash__(self) -> int:
+        return hash(self.run_id)
+
+    def __str__(self) -> str:
+        return f"{self.rule.name} width {self.width} depth {self.depth} lr 2^{self.log2_lr:g} seed {self.seed}"
+
+
+def hash_of(config: dict[str, Any]) -> str:
+    """Id of a run by its config.json. Raises ValueError on numbers that are not finite."""
+    return hashlib.sha256(rfc8785.dumps(config)).hexdigest()[:16]
