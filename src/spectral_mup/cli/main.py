@@ -173,17 +173,18 @@ def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str])
 def explain(config: Config, sweep: Sweep) -> int:
     """Print what each tensor trains with at the largest size: one rule in full, several side by side."""
     from spectral_mup.data import load
-    from spectral_mup.scaling.build import explain as rows_of
-    from spectral_mup.scaling.build import forward_of
-    from spectral_mup.scaling.table import one_rule, side_by_side
+    from spectral_mup.scaling.forward_multipliers import multipliers
+    from spectral_mup.scaling.run_scaling import hyperparameters, scale_on_meta
+    from spectral_mup.scaling.table import one_rule, side_by_side, tensor_rows
 
     vocab_size = load(config.data.source, config.data.path, config.data.vocab_size).vocab_size
     s, o = config.sweep, config.optimizer
     of_rules = {chain[-1].rule: sweep.run(chain[-1], max(s.lr), min(s.seed)) for chain in sweep.curves()}
     largest = next(iter(of_rules.values()))
     sources = {rule: config.rule[rule].source for rule in of_rules}
-    rows = [rows_of(run, vocab_size) for run in of_rules.values()]
-    forward = [asdict(forward_of(run)) for run in of_rules.values()]
+    scalings = [(scale_on_meta(run, vocab_size), hyperparameters(run)) for run in of_rules.values()]
+    rows = [tensor_rows(scaling, **of_run) for scaling, of_run in scalings]
+    forward = [asdict(multipliers(scaling)) for scaling, _ in scalings]
     others = ", ".join(f"{role} {getattr(o, role)}" for role in KINDS if getattr(o, role) != o.hidden)
     print(
         f"width {largest.width} (base {s.base_width}), depth {largest.depth} (base {s.base_depth}), "
@@ -204,7 +205,7 @@ def derive(argv: list[str]) -> int:
     from spectral_mup.analysis.figures.style import save
     from spectral_mup.cluster.progress import ladder_progress
     from spectral_mup.data import load
-    from spectral_mup.measure.ladder import make_ladder, measure
+    from spectral_mup.measure.derive import measure_family
     from spectral_mup.measure.size_law_fit import first_log2_lr, size_laws, table
     from spectral_mup.measure.size_law_report import directions, package_name, rule_yaml, text
     from spectral_mup.runs.provenance import commit, machine
@@ -213,8 +214,9 @@ def derive(argv: list[str]) -> int:
     run = sweep.run(sweep.curves()[0][0], 0.0, d.seed[0])
     corpus = load(config.data.source, config.data.path, config.data.vocab_size)
     with ladder_progress() as on_run:
-        ladder = make_ladder(run, corpus.vocab_size, d.width)
-        measured = measure(ladder, corpus, seeds=d.seed, steps=d.steps, batch_size=d.batch_size, update=d.update, on_run=on_run)
+        measured = measure_family(
+            run, corpus, widths=d.width, seeds=d.seed, steps=d.steps, batch_size=d.batch_size, update=d.update, on_run=on_run
+        )
     laws = size_laws(measured)
     targets = {a: config.optimizer.algorithms[a].target for a in dict.fromkeys(getattr(config.optimizer, r) for r in KINDS)}
     where = f"{config.model.family} at widths {', '.join(map(str, d.width))}, {d.steps} steps, {len(d.seed)} seeds, "
