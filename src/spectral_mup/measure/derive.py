@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral_mup import data
-from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec
+from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_rule
 from spectral_mup.measure.check_features import loss_of
 from spectral_mup.measure.directions import LadderModel, measure_directions
 from spectral_mup.measure.size_law_fit import SizeLaw, size_laws
@@ -118,7 +118,12 @@ def measure_family(
     by_kind = {kind: replace(a, update_norm={}, lr=1.0, lr_shape={}) for kind, a in run.optimizer.by_kind.items()}
     family = fixed_mlp(run.model, widths[0])
     blind = replace(
-        run, model=family, base_width=widths[0], base_depth=run.depth, optimizer=OptimizerSpec(run.optimizer.name, by_kind)
+        run,
+        model=family,
+        base_width=widths[0],
+        base_depth=run.depth,
+        optimizer=OptimizerSpec(run.optimizer.name, by_kind),
+        rule=resolve_rule("spectral"),  # whose init and forward pass the ladder has
     )
 
     def ladder_model(width: int) -> LadderModel:

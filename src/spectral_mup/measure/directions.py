@@ -135,7 +135,7 @@ def _train(model: LadderModel, seed: int, steps: int, wanted: Mapping[str, float
                 continue
             ratios = growth.ratios() | {"c": scaling.multipliers.of(growth), "a": 1.0, "s": scaling[name].init_std}
             row = {"width": model.width, "seed": seed, "loss_scale": loss_scale, "step": step, "tensor": name}
-            row |= {"kind": growth.kind, "algorithm": scaling.algorithm[name].name, "ratios": ratios}
+            row |= {"kind": growth.kind, "algorithm": scaling.algorithm[name], "ratios": ratios}
             rows.append(row | {"direction": norm, "lr": wanted[name] / norm})
     return rows
 

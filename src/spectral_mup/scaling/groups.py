@@ -103,7 +103,7 @@ def base_values(
         )
     values = {}
     for name, growth in scaling.growths.items():
-        algorithm = scaling.algorithm[name]
+        algorithm = scaling.optimizer.algorithms[scaling.algorithm[name]]
         shape = {"fan_out": growth.base_shape[0], "fan_in": growth.base_shape[1]}
         values[name] = {
             "lr": lr * algorithm.lr * monomial(algorithm.lr_shape, shape),
@@ -130,7 +130,7 @@ def _groups(
         values = {"lr": peak, "base_lr": peak, "weight_decay": decay}
         if own["eps"] is not None:
             values |= {"eps": own["eps"] * s.eps, "eps_scale": s.eps}
-        of_algorithm = groups.setdefault(scaling.algorithm[name].name, {})
+        of_algorithm = groups.setdefault(scaling.algorithm[name], {})
         group = of_algorithm.setdefault(tuple(values.values()), {"params": [], "names": []} | values)
         group["params"].append(p)
         group["names"].append(name)

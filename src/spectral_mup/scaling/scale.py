@@ -31,7 +31,7 @@ class ModelScaling(Mapping[str, Scaling]):
     scalings: Mapping[str, Scaling]
     growths: Mapping[str, Growth]
     shapes: Mapping[str, tuple[int, ...]]
-    algorithm: Mapping[str, Algorithm]
+    algorithm: Mapping[str, str]
     optimizer: OptimizerSpec = field(repr=False)
     rule: Rule = field(repr=False)
     multipliers: Multipliers = field(default_factory=lambda: Multipliers(1.0))
@@ -78,26 +78,26 @@ def scale(
     blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(here)
     growths = measure_growth(here, there, here if wider is None else inspect_parameters(wider, embeddings), blocks)
     shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
-    algorithm = {name: spec.by_kind[_trained_as(growth, len(shapes[name]), spec)] for name, growth in growths.items()}
+    own = {name: spec.by_kind[_trained_as(growth, len(shapes[name]), spec)] for name, growth in growths.items()}
     tied = tied_tables(model)
     base_std = _base_std(base, growths, tied, blocks)
-    _check(spec, rule, growths, algorithm, tied, base_std)
+    _check(spec, rule, growths, own, tied, base_std)
 
     m_depth, attention = _m_depth(here, there, blocks), read_attention_scaling(model, base)
     head_dim, base_head_dim = attention.head_size or (1.0, 1.0)
     forward = rule.forward(_m_width(growths, tied), m_depth, head_dim / base_head_dim, 1.0)
     return ModelScaling(
-        scalings={name: rule.scale(growth, algorithm[name].update, forward, m_depth) for name, growth in growths.items()},
+        scalings={name: rule.scale(growth, own[name].update, forward, m_depth) for name, growth in growths.items()},
         growths=growths,
         shapes=shapes,
-        algorithm=algorithm,
+        algorithm={name: algorithm.name for name, algorithm in own.items()},
         optimizer=spec,
         rule=rule,
         multipliers=forward,
         attention=attention,
         residual_blocks=blocks,
         base_std=base_std,
-        notes=tuple(_notes(forward, attention, blocks, algorithm, growths, spec)),
+        notes=tuple(_notes(forward, attention, blocks, own, growths, spec)),
     )
 
 

@@ -87,7 +87,7 @@ def tensor_rows(
                 kind=growth.kind,
                 m_out=growth.m_out,
                 m_in=growth.m_in,
-                optimizer=scaling.algorithm[name].name,
+                optimizer=scaling.algorithm[name],
                 base={"init std": scaling.base_std[name], "lr": own["lr"], "λ": own["weight_decay"], "ε": own["eps"]},
                 times={"init std": s.init_std, "lr": s.lr, "λ": 1.0 if independent else s.weight_decay, "ε": s.eps},
                 multiplier=forward.of(growth) * (forward.branch if growth.in_block else 1.0),
