@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spectral_mup.data.prepare import folder as prepared
+from spectral_mup.data import prepared
 from spectral_mup.data.shards import DataError, Shards, Tokens, read_headerless, read_shard
 from spectral_mup.data.split import SPLIT, cut
 

@@ -21,8 +21,8 @@ import numpy as np
 from spectral_mup.config.schema import PrepareConfig
 from spectral_mup.data.corpus import content_of
 from spectral_mup.data.prepare.documents import HUB, Source, open_source
-from spectral_mup.data.prepare.folder import FORMAT, META, read_meta, token_files
 from spectral_mup.data.prepare.tokenizers import Tokenizer, build, model_hashes
+from spectral_mup.data.prepared import FORMAT, META, read_meta, token_files
 from spectral_mup.data.shards import DataError, file_sha256, write_shard
 from spectral_mup.data.split import parts, survey
 from spectral_mup.runs.run_folder import write_atomic
