@@ -19,8 +19,11 @@ if TYPE_CHECKING:
         set_multipliers_,
     )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "ModelScaling",
+    "__version__",
     "check_features",
     "derive",
     "explain",
