@@ -242,13 +242,12 @@ def prepare(config: Config) -> int:
     from rich import print as show
 
     from spectral_mup.cluster.progress import prepare_progress, prepared_table
-    from spectral_mup.data.prepare import PrepareConfig
-    from spectral_mup.data.prepare import prepare as write
+    from spectral_mup.data.prepare.write import prepare as write
 
     out = Path(config.prepare.out or "").expanduser().absolute()
     try:
         with prepare_progress() as on_text:
-            meta, already = write(PrepareConfig(**asdict(config.prepare)), on_text)
+            meta, already = write(config.prepare, on_text)
     except KeyboardInterrupt:
         print("Stopped: nothing was written.")
         return INTERRUPTED

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import asdict
-
-from pydantic import ValidationError
 
 from spectral_mup.config.schema import (
     Config,
@@ -22,7 +19,6 @@ from spectral_mup.config.schema import (
     TrainConfig,
 )
 from spectral_mup.config.validate_cluster import check_cluster
-from spectral_mup.data.prepare import settings
 from spectral_mup.errors import ConfigError
 from spectral_mup.models import FAMILIES
 from spectral_mup.theory.growth import KINDS
@@ -31,6 +27,7 @@ from spectral_mup.theory.rules import Rule, UpdateScaling
 ACTIONS = (
     "run", "plan", "explain", "status", "why", "logs", "retry", "extend", "cancel", "doctor", "wandb_push", "derive", "prepare"
 )  # fmt: skip
+TOKENIZERS = ("bytes", "gpt2", "bpe", "sentencepiece")
 
 # What exponents may stand for: in forward multipliers, in published tables, in an optimizer's size and ε laws.
 FORWARD_QUANTITIES = ("m_width", "m_depth", "d_head")
@@ -253,11 +250,11 @@ def _check_derive(m: ModelConfig, d: DeriveConfig) -> None:
 
 
 def _check_prepare(p: PrepareConfig, action: str) -> None:
-    try:
-        settings.PrepareConfig(**asdict(p))
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ConfigError(f"prepare.{first['loc'][0]}={first['input']}: {first['msg']}") from None
+    _one_of("prepare.tokenizer", p.tokenizer, TOKENIZERS)
+    if p.vocab_size < 257:
+        raise ConfigError(f"prepare.vocab_size={p.vocab_size}: must be at least 257, 256 bytes and the end of text")
+    if p.shard_tokens < 1:
+        raise ConfigError(f"prepare.shard_tokens={p.shard_tokens}: must be at least 1")
     if p.model is not None and p.tokenizer == "bytes":
         raise ConfigError("prepare.model: prepare.tokenizer=bytes reads none; choose one of gpt2, bpe, sentencepiece")
     if p.model is None and p.tokenizer == "sentencepiece":

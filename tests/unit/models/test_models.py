@@ -1,7 +1,6 @@
 """Our families are the published ones: same weights, same logits, same gradients as transformers' models; published sizes."""
 
 import warnings
-from typing import Any
 
 import pytest
 import torch
@@ -26,9 +25,8 @@ def nanogpt(tied: bool) -> NanoGPT:
 
 
 def llama2(tied: bool, kv_heads: int, **other) -> Llama2:
-    arguments: dict[str, Any] = dict(vocab_size=V, context=T, width=D, depth=L, heads=H, kv_heads=kv_heads, hidden=88)
-    arguments |= dict(rope_base=10000.0, tied=tied, dropout=0.0, forward=Multipliers(attention=(D // H) ** -0.5))
-    return Llama2(**arguments | other)
+    return Llama2(**dict(vocab_size=V, context=T, width=D, depth=L, heads=H, kv_heads=kv_heads, hidden=88, rope_base=10000.0,
+                         tied=tied, dropout=0.0, forward=Multipliers(attention=(D // H) ** -0.5)) | other)  # fmt: skip
 
 
 def gpt2(tied: bool) -> nn.Module:
@@ -94,11 +92,6 @@ CASES = {
 }
 
 
-def gradient(p: nn.Parameter) -> torch.Tensor:
-    assert p.grad is not None
-    return p.grad
-
-
 def compare(ours: nn.Module, theirs: nn.Module, names: dict[str, str]) -> tuple[float, float]:
     """Largest differences of logits and of gradients with our weights in both; gradients relative to the largest of each."""
     transposed = "transformer.wte" in names.values()
@@ -113,12 +106,11 @@ def compare(ours: nn.Module, theirs: nn.Module, names: dict[str, str]) -> tuple[
     nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()).backward()
     ours(x, y).backward()
     apart = (ours(x) - logits).abs().max().item()
-    mine = {n: gradient(p) for n, p in ours.named_parameters(remove_duplicate=False)}
+    mine = {n: p.grad for n, p in ours.named_parameters(remove_duplicate=False)}
     gradients = theirs_of(mine, names, transposed)
     worst = 0.0
     for name, p in theirs.named_parameters():
-        g = gradient(p)
-        worst = max(worst, ((g - gradients[name]).abs().max() / g.abs().max().clamp_min(1e-2)).item())
+        worst = max(worst, ((p.grad - gradients[name]).abs().max() / p.grad.abs().max().clamp_min(1e-2)).item())
     return apart, worst
 
 

@@ -42,7 +42,7 @@ class Documents(NamedTuple):
 def open_documents(text: str, field: str | None) -> Documents:
     """The documents of `prepare.input`: a path, or hf:NAME[:CONFIG][@REVISION].
 
-    A .txt file is one document; .jsonl and .parquet hold one per line or row under the key `field`, or else `text` or `content`.
+    A .txt file is one document; .jsonl and .parquet hold one per line or row, at the key `field`, else `text` or `content`.
     Of a folder all files of these kinds are read, in order of their paths. Empty documents are left out. DataError, one line
     with place and fix, for whatever is wrong, some of it only while documents are read.
     """
