@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.1.0"
+
 if TYPE_CHECKING:
     from spectral_mup.measure.check_features import check_features
     from spectral_mup.measure.derive import derive
@@ -19,11 +21,8 @@ if TYPE_CHECKING:
         set_multipliers_,
     )
 
-__version__ = "0.1.0"
-
 __all__ = [
     "ModelScaling",
-    "__version__",
     "check_features",
     "derive",
     "explain",
