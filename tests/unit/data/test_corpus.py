@@ -67,20 +67,17 @@ FINGERPRINT = "f23be10ec003a3a30e24600d29858a918eddbd1117801a996e19082e75683203"
 
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-1] + b"\1", lambda raw: None])
 def test_damaged_plays_are_refused(damage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    copy = tmp_path / "shakespeare.zip"
+    whole, copy = sources.PLAYS.read_bytes(), tmp_path / "shakespeare.zip"
     monkeypatch.setattr(sources, "PLAYS", copy)
-    copy.write_bytes(whole := PLAYS.read_bytes())
-    assert data.load("shakespeare", None, None).vocab_size == 256  # a copy that is whole will do
+    copy.write_bytes(whole)
+    assert data.load("shakespeare", None, None).vocab_size == 256  # an intact copy is accepted
     copy.unlink()
-    if (content := damage(whole)) is not None:
-        copy.write_bytes(content)
+    if (damaged := damage(whole)) is not None:
+        copy.write_bytes(damaged)
     sources.plays.cache_clear()
     for call in (data.load, data.fingerprint):
         with pytest.raises(DataError, match=r"data=shakespeare: .*missing or damaged.*data=text"):
             call("shakespeare", None, None)
-
-
-PLAYS = sources.PLAYS
 
 
 def test_the_plays_are_unpacked_once_in_a_process():
