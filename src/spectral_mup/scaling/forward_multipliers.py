@@ -5,46 +5,16 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
-from spectral_mup.scaling.inspect import named_modules, named_parameters, owners, unwrap
+from spectral_mup.scaling.inspect import BRANCHES, Attention, named_modules, named_parameters, owners, scales_attention, unwrap
+from spectral_mup.scaling.scale import ModelScaling
 from spectral_mup.theory.growth import Growth, in_first_block
 from spectral_mup.theory.rules import Multipliers
-
-if TYPE_CHECKING:
-    from spectral_mup.scaling.scale import ModelScaling
-
-# Last linear maps of the residual branches in a block, by the name of the list of blocks: GPT-2, and Llama and its like.
-BRANCHES = {"h.": ("attn.c_proj", "mlp.c_proj"), "layers.": ("self_attn.o_proj", "mlp.down_proj")}
-
-
-@dataclass(frozen=True)
-class Attention:
-    """Features a head, here and in the base model (None if no module tells), and the base's `scaling` by module name."""
-
-    head_size: tuple[float, float] | None = None
-    base_scaling: Mapping[str, float] = field(default_factory=dict)
-
-
-def read_attention_scaling(model: nn.Module, base: nn.Module) -> Attention:
-    """Read `head_dim` and `scaling` off the modules that have them, as transformers' and torch's attention do."""
-    sizes = [
-        next((float(m.head_dim) for _, m in named_modules(x).items() if _is_number(m, "head_dim")), None) for x in (model, base)
-    ]
-    scaling = {name: m.scaling for name, m in named_modules(base).items() if _scales(m)}
-    return Attention(None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1]), scaling)
-
-
-def _is_number(module: Any, attribute: str) -> bool:
-    return isinstance(getattr(module, attribute, None), int | float)
-
-
-def _scales(module: Any) -> bool:
-    return _is_number(module, "head_dim") and _is_number(module, "scaling")
 
 
 def multipliers(scaling: ModelScaling) -> Multipliers:
@@ -54,17 +24,6 @@ def multipliers(scaling: ModelScaling) -> Multipliers:
     return replace(
         scaling.multipliers, attention=scaling.multipliers.attention / (head_size[1] if head_size else math.nan) ** 0.5
     )
-
-
-def find_blocks(names: Iterable[str]) -> tuple[str, ...]:
-    """Prefixes of blocks whose branches have the names that GPT-2 or Llama gave them; none is guessed otherwise."""
-    found = []
-    for name in names:
-        for blocks, branches in BRANCHES.items():
-            for branch in branches:
-                match = re.fullmatch(rf"((?:.*\.)?{re.escape(blocks)})\d+\.{re.escape(branch)}\.weight", name)
-                found += [match[1]] if match else []
-    return tuple(dict.fromkeys(found))
 
 
 def set_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
@@ -92,7 +51,7 @@ def set_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
 def _set_attention(
     modules: Mapping[str, nn.Module], relative: float, attention: Attention, residual_blocks: Sequence[str]
 ) -> list[str]:
-    mine = {name: module for name, module in modules.items() if _scales(module)}
+    mine = {name: module for name, module in modules.items() if scales_attention(module)}
     for name, module in mine.items():
         base = attention.base_scaling.get(name, attention.base_scaling.get(in_first_block(name, residual_blocks)))
         if base is None:

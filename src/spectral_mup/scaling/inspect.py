@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +13,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from spectral_mup.theory.growth import GrowthError, ParameterInfo
 
+# Last linear maps of the residual branches in a block, by the name of the list of blocks: GPT-2, and Llama and its like.
+BRANCHES = {"h.": ("attn.c_proj", "mlp.c_proj"), "layers.": ("self_attn.o_proj", "mlp.down_proj")}
 WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
@@ -88,3 +91,40 @@ def tied_tables(model: Any) -> list[str]:
         for name, p in named_parameters(model).items()
         if any(isinstance(m, tables) for m in held[id(p)]) and not all(isinstance(m, tables) for m in held[id(p)])
     ]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Features a head, here and in the base model (None if no module tells), and the base's `scaling` by module name."""
+
+    head_size: tuple[float, float] | None = None
+    base_scaling: Mapping[str, float] = field(default_factory=dict)
+
+
+def read_attention_scaling(model: Any, base: Any) -> Attention:
+    """Read `head_dim` and `scaling` off the modules that have them, as transformers' and torch's attention do."""
+    sizes = [
+        next((float(m.head_dim) for _, m in named_modules(x).items() if _is_number(m, "head_dim")), None) for x in (model, base)
+    ]
+    scaling = {name: m.scaling for name, m in named_modules(base).items() if scales_attention(m)}
+    return Attention(None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1]), scaling)
+
+
+def _is_number(module: Any, attribute: str) -> bool:
+    return isinstance(getattr(module, attribute, None), int | float)
+
+
+def scales_attention(module: Any) -> bool:
+    """Whether an attention module carries its scale of q·k as `scaling`, as those of transformers do."""
+    return _is_number(module, "head_dim") and _is_number(module, "scaling")
+
+
+def find_blocks(names: Iterable[str]) -> tuple[str, ...]:
+    """Prefixes of blocks whose branches have the names that GPT-2 or Llama gave them; none is guessed otherwise."""
+    found = []
+    for name in names:
+        for blocks, branches in BRANCHES.items():
+            for branch in branches:
+                match = re.fullmatch(rf"((?:.*\.)?{re.escape(blocks)})\d+\.{re.escape(branch)}\.weight", name)
+                found += [match[1]] if match else []
+    return tuple(dict.fromkeys(found))

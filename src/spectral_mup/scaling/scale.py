@@ -12,8 +12,14 @@ import torch
 from torch import nn
 
 from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_optimizer, resolve_rule
-from spectral_mup.scaling.forward_multipliers import Attention, find_blocks, read_attention_scaling
-from spectral_mup.scaling.inspect import inspect_parameters, named_parameters, tied_tables
+from spectral_mup.scaling.inspect import (
+    Attention,
+    find_blocks,
+    inspect_parameters,
+    named_parameters,
+    read_attention_scaling,
+    tied_tables,
+)
 from spectral_mup.theory.growth import Growth, count_blocks, in_first_block, measure_growth
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
