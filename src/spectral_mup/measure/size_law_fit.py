@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.optimum import t975
+from spectral_mup.analysis.stats import fit_line, t975
 from spectral_mup.theory.growth import monomial
 from spectral_mup.theory.size_laws import SIZE_LAWS, Exponents
 
 Row = Mapping[str, Any]
 
 TOLERANCE = 0.15  # of a slope against a law: first-block queries and embeddings of few tokens are off by as much
-FIRST_STEP = 8  # earlier directions are still of momentum and statistics that fill
+FIRST_STEP = 8  # before it momentum and running statistics are still warming up
 WIDE = 0.25  # half an interval that reaches from one law to the next, which differ by 1/2
 
 
 @dataclass(frozen=True)
 class ClassSlope:
-    """Slope of log2 ‖U‖₂ on log2 width of the tensors that grow alike, its 95 % interval, and at the first and last step."""
+    """Slope of log2 ‖U‖₂ on log2 width of the tensors of one growth, its 95 % interval, and at the first and last step."""
 
     label: str  # kind and growth (fan_out, fan_in): 'hidden (m, m)', 'readout (1, m)'
     kind: str
@@ -32,7 +32,7 @@ class ClassSlope:
     first: float
     last: float
     gradient: float  # exponent of ‖U‖₂ in the size of the loss: 0 for scale-free directions, 1 for the raw gradient
-    laws: Mapping[str, float] = field(repr=False)  # slope that each named law says
+    laws: Mapping[str, float] = field(repr=False)  # slope that each named law predicts
 
     @property
     def judged(self) -> bool:
@@ -52,14 +52,14 @@ class ClassSlope:
 
 @dataclass(frozen=True)
 class SizeLaw:
-    """What was measured of one algorithm. `law` names its size law; None: no named one fits, use `exponents`."""
+    """The size law of one algorithm. `law` is its name; None: no named one fits, use `exponents`."""
 
     algorithm: str
     classes: tuple[ClassSlope, ...]
     law: str | None
     also: tuple[str, ...]  # other laws that fit as well
     rejected: Mapping[str, tuple[str, float]]  # law: the class that speaks most against it, and by how much
-    too_few: str  # why it cannot be told, and what would help; empty if it can
+    too_few: str  # why the law is undecided, and what would help; empty if it is not
     exponents: Mapping[str, Exponents]  # of the size law, by kind
 
 
@@ -89,7 +89,7 @@ def _judge(algorithm: str, measured: Sequence[Row]) -> SizeLaw:
     for row in ladder:
         by_label.setdefault(row["label"], []).append(row)
     scaled = [r for r in measured if r["loss_scale"] != 1]
-    classes = tuple(_class_slope(mine, [r for r in scaled if r["label"] == label]) for label, mine in by_label.items())
+    classes = tuple(_class_slope(own, [r for r in scaled if r["label"] == label]) for label, own in by_label.items())
     judged = [c for c in classes if c.judged]
     worst = {law: max(c.misfit(law) for c in judged) for law in SIZE_LAWS}
     fitting = [law for law in SIZE_LAWS if not worst[law][0]]
@@ -114,29 +114,21 @@ def _class_slope(ladder: Sequence[Row], scaled: Sequence[Row]) -> ClassSlope:
 
 def _slopes(ladder: Sequence[Row]) -> dict[str, float]:
     """{tensor: slope of log2 ‖U‖₂ on log2 width}."""
-    found = {}
-    for name in dict.fromkeys(r["tensor"] for r in ladder):
-        mine = [r for r in ladder if r["tensor"] == name]
-        found[name] = float(np.polyfit([np.log2(r["width"]) for r in mine], [np.log2(r["direction"]) for r in mine], 1)[0])
-    return found
+    tensors = {name: [r for r in ladder if r["tensor"] == name] for name in dict.fromkeys(r["tensor"] for r in ladder)}
+    return {n: fit_line(*np.log2([(r["width"], r["direction"]) for r in own]).T)[0] for n, own in tensors.items()}
 
 
 def _fit(ladder: Sequence[Row]) -> tuple[float, float, float]:
-    """Slope, and its 95 % interval."""
+    """Mean slope of the tensors, and its 95 % interval."""
     by_tensor = np.array(list(_slopes(ladder).values()))
     slope = float(by_tensor.mean())
-    level: dict[str, list[float]] = {}
-    for r in ladder:
-        level.setdefault(r["tensor"], []).append(np.log2(r["direction"]))
-    runs: dict[tuple[int, int], list[float]] = {}
-    for r in ladder:
-        runs.setdefault((r["width"], r["seed"]), []).append(np.log2(r["direction"]) - np.mean(level[r["tensor"]]))
-    x = np.log2([width for width, _ in runs])
-    x, y, dof = x - x.mean(), np.array([np.mean(values) for values in runs.values()]), len(runs) - 2
+    table = pd.DataFrame([(r["tensor"], r["width"], r["seed"], np.log2(r["direction"])) for r in ladder])
+    table.columns = ["tensor", "width", "seed", "log2"]
+    table["log2"] -= table.groupby("tensor")["log2"].transform("mean")
+    runs = table.groupby(["width", "seed"])["log2"].mean()
+    _, variance, dof = fit_line(np.log2([width for width, _ in runs.index]), runs)
     if dof < 1:
         return slope, float("-inf"), float("inf")
-    residual = y - y.mean() - slope * x
-    variance = float(residual @ residual / dof / (x @ x))
     variance += float(by_tensor.var(ddof=1)) / len(by_tensor) if len(by_tensor) > 1 else 0.0
     half = t975(dof) * variance**0.5
     return slope, slope - half, slope + half
@@ -161,37 +153,34 @@ def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:
         lean = 0.0 if out is None or fan_in is None else out - fan_in
         out, fan_in = (both + lean) / 2, (both - lean) / 2
     gradient = float(np.mean([c.gradient for c in judged if c.kind == kind]))
-    found = {"m_out": out, "m_in": fan_in, "a": gradient if abs(gradient) > TOLERANCE else None}
-    return {q: round(x, 2) for q, x in found.items() if x is not None}
+    exponents = {"m_out": out, "m_in": fan_in, "a": gradient if abs(gradient) > TOLERANCE else None}
+    return {q: round(x, 2) for q, x in exponents.items() if x is not None}
 
 
 def _too_few(ladder: Sequence[Row], judged: Sequence[ClassSlope], also: Sequence[str]) -> str:
-    """Why the law cannot be told; empty if it can."""
+    """Why the law is undecided; empty if it is not."""
     counts = {what: len({r[what] for r in ladder}) for what in ("width", "seed", "step")}
     vague = [c for c in judged if not (c.hi - c.lo) / 2 <= WIDE]
     if not vague and not also:
         return ""
     worst = max(vague or judged, key=lambda c: c.hi - c.lo)
-    said = (
+    reason = (
         f"{worst.label} is known to ±{(worst.hi - worst.lo) / 2:.2f} only; laws differ by 0.5" if vague else "several laws fit"
     )
-    few = [
-        f"more {what}s (now {counts[what]})"
-        for what, enough in (("width", 4), ("seed", 3), ("step", 5))
-        if counts[what] < enough
-    ]
-    return f"{said}: {' or '.join(few or ['a longer ladder of widths'])} would tell"
+    enough = {"width": 4, "seed": 3, "step": 5}
+    few = [f"more {what}s (now {counts[what]})" for what, n in enough.items() if counts[what] < n]
+    return f"{reason}: {' or '.join(few or ['a longer ladder of widths'])} would decide"
 
 
-def table(laws: Sequence[SizeLaw]) -> pd.DataFrame:
-    """One row a class: what was measured and what the law says."""
-    found: list[dict[str, Any]] = []
+def law_table(laws: Sequence[SizeLaw]) -> pd.DataFrame:
+    """One row per class: what was measured and what the law predicts."""
+    classes: list[dict[str, Any]] = []
     for law in laws:
         for c in law.classes:
             row = {"algorithm": law.algorithm, "tensors": c.label, "slope": c.slope, "lo": c.lo, "hi": c.hi}
             row |= {"first": c.first, "last": c.last, "law": law.law or "", "law_slope": c.laws[law.law] if law.law else np.nan}
-            found.append(row | {"judged": c.judged, "loss_exponent": c.gradient})
-    return pd.DataFrame(found)
+            classes.append(row | {"judged": c.judged, "loss_exponent": c.gradient})
+    return pd.DataFrame(classes)
 
 
 def first_log2_lr(measured: Sequence[Row]) -> float:
