@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.stats import log_slope, rows
+from spectral_mup.analysis.stats import fit_slopes, rows
 
 LIMITS = {"hidden": 0.15, "embedding": 0.10, "readout": 0.10}  # |slope| allowed, by kind
 LAST_STEP = 20  # later steps mix feature learning with what the data did
@@ -214,16 +214,11 @@ def short(name: str) -> str:
 
 def _table(values: pd.DataFrame) -> pd.DataFrame:
     """Fit one line per (quantity, name, step), in the order in which the names were recorded."""
-    fitted = []
     keys = ["quantity", "name", "kind", "step"]
-    for index in sorted(values.groupby(keys).indices.values(), key=lambda rows_of_one: rows_of_one[0]):
-        group = values.iloc[index]
-        row = group[keys].iloc[0].to_dict()
-        slope, lo, hi = log_slope(group["size"].to_numpy(float), group["value"].to_numpy(float))
-        limit = LIMITS[row["kind"]]
-        counts = {"n_sizes": len(set(group["size"])), "n_seeds": len(set(group["seed"]))}
-        verdict = "passed" if abs(slope) <= limit else "failed" if lo > limit or hi < -limit else "undecided"
-        row |= {"slope": slope, "lo": lo, "hi": hi, "limit": limit, "verdict": verdict}
-        fitted.append(row | counts)
-    names = ["slope", "lo", "hi", "limit", "verdict", "n_sizes", "n_seeds"]
-    return pd.DataFrame(fitted, columns=keys + names).assign(judged=False)
+    table = fit_slopes(values, keys)
+    limit = np.array([LIMITS[kind] for kind in table["kind"]], float)
+    outside = (table["lo"] > limit) | (table["hi"] < -limit)
+    verdict = np.where(table["slope"].abs() <= limit, "passed", np.where(outside, "failed", "undecided"))
+    n_sizes = table.pop("n_sizes")
+    n_seeds = [len(set(part)) for _, part in values.groupby(keys, sort=False)["seed"]]
+    return table.assign(limit=limit, verdict=verdict, n_sizes=n_sizes, n_seeds=n_seeds, judged=False)

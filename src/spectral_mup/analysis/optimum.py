@@ -237,9 +237,10 @@ def find_optimum(
     own = curve.residuals_K, curve.n_points - 3
     residuals, fit_dof = pooled if pooled and curve.n_points else own
     n, rng = curve.n_seeds, np.random.default_rng(seed)
+    noise = _resample(curve, residuals, n_boot, rng)
     if curve.n_points and (n > 1 or len(residuals)):
         basis = "seeds and fit" if n > 1 and len(residuals) else "seeds" if n > 1 else "fit"
-        draws = _bootstrap(curve, residuals, n_boot, rng)
+        draws = _bootstrap(curve, *noise)
         dof = satterthwaite([draws.seed_variance, draws.fit_variance], [n - 1, fit_dof])
         half = t975(dof) * float(draws.samples.std())
         lo, hi = vertex - half, vertex + half
@@ -252,8 +253,8 @@ def find_optimum(
     return Optimum(vertex, lo, hi, loss, open_sides, basis, dof, curve, draws)
 
 
-def _bootstrap(curve: MeanCurve, residuals: np.ndarray, n_boot: int, rng: np.random.Generator) -> Draws:
-    """Repeat the estimate on curves whose seeds and residuals are resampled."""
+def _resample(curve: MeanCurve, residuals: np.ndarray, n_boot: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Noise of the mean curve from resampled seeds, and from resampled residuals (n_boot, L)."""
     n, k = curve.n_seeds, curve.n_points
     seed_noise_BL, fit_noise_BL = np.zeros((2, n_boot, len(curve.log2_lrs)))
     if n > 1:
@@ -261,7 +262,11 @@ def _bootstrap(curve: MeanCurve, residuals: np.ndarray, n_boot: int, rng: np.ran
         seed_noise_BL = deviation_SL[rng.integers(n, size=(n_boot, n))].mean(1)
     if len(residuals):
         fit_noise_BL[:, curve.window(curve.best)] = residuals[rng.integers(len(residuals), size=(n_boot, k))]
-    both, by_seed, by_fit = (
-        curve.vertices(curve.smooth_L + noise_BL) for noise_BL in (seed_noise_BL + fit_noise_BL, seed_noise_BL, fit_noise_BL)
-    )
+    return seed_noise_BL, fit_noise_BL
+
+
+def _bootstrap(curve: MeanCurve, seed_noise_BL: np.ndarray, fit_noise_BL: np.ndarray) -> Draws:
+    """Repeat the estimate on curves with either noise, and with both."""
+    by_seed_BL, by_fit_BL = curve.smooth_L + seed_noise_BL, curve.smooth_L + fit_noise_BL
+    both, by_seed, by_fit = map(curve.vertices, (by_seed_BL + fit_noise_BL, by_seed_BL, by_fit_BL))
     return Draws(both, float(by_seed.var()), float(by_fit.var()))

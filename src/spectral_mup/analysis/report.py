@@ -87,7 +87,7 @@ def judge_all(
     verdicts = []
     for label, part in by_rule(points).items():
         v = judge(part, axis, base, tolerance, regret_limit, label=label)
-        optima = [o for o in (v.optima.get(v.base), *v.optima.values()) if o is not None]
+        optima = [v.finished.get(v.base, o) for o in v.finished.values()]
         near = optima[0].log2_lr if optima else float(np.median(part["log2_lr"].to_numpy(float)))
         own = norms if norms.empty else rows(norms, norms["run_id"].isin(list(part["run_id"])))
         verdicts.append(replace(v, features=check_features(own, near, axis=axis, sizes=list(v.optima))))

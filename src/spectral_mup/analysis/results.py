@@ -74,7 +74,7 @@ def read_results(folder: Path) -> list[Results]:
                 raise ResultsError(f"{folder}: curves.csv has no rule '{row['rule']}' of verdicts.json; {_again(folder)}")
             part = parts[row["rule"]]
             optimizer, rule = (str(part[column].iloc[0]) for column in ("optimizer", "rule"))
-            own = results.setdefault(optimizer, Results(folder, content["name"], optimizer, content["commit"], part[:0], []))
+            own = results.setdefault(optimizer, Results(folder, content["name"], optimizer, content["commit"], part, []))
             all_points = pd.concat([own.points, part], ignore_index=True) if own.verdicts else part
             verdicts = [*own.verdicts, replace(_verdict(row, part), rule=rule)]
             results[optimizer] = replace(own, points=all_points, verdicts=verdicts)

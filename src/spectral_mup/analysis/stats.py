@@ -28,7 +28,7 @@ def satterthwaite(variances: Sequence[float], dofs: Sequence[float]) -> float:
 def slope_weights(x: Any) -> np.ndarray:
     """Weights w of the least-squares slope on x: slope = w · y, and its variance is σ² w · w."""
     x = np.asarray(x, float) - np.mean(x)
-    return x / (x @ x)
+    return x / (x**2).sum()
 
 
 def fit_line(x: Any, y: Any) -> tuple[float, float, int]:
@@ -52,6 +52,16 @@ def log_slope(size: Any, value: Any) -> tuple[float, float, float]:
     """Slope of log2 value on log2 size and its 95 % interval; NaN where it is undefined, as with a value of 0."""
     value = np.asarray(value, float)
     return slope_interval(np.log2(size), np.log2(np.where(value > 0, value, np.nan)))
+
+
+def fit_slopes(values: pd.DataFrame, keys: Sequence[str], log: bool = True) -> pd.DataFrame:
+    """keys, slope, lo, hi, n_sizes: of log2 value (or value) on log2 size in every group, in order of first appearance."""
+    fitted = []
+    for key, part in values.groupby(list(keys), sort=False):
+        size, value = part["size"].to_numpy(float), part["value"].to_numpy(float)
+        interval = log_slope(size, value) if log else slope_interval(np.log2(size), value)
+        fitted.append((*key, *interval, len(set(size))))  # pyright: ignore[reportGeneralTypeIssues]
+    return pd.DataFrame(fitted, columns=[*keys, "slope", "lo", "hi", "n_sizes"])
 
 
 def rows(frame: pd.DataFrame, where) -> pd.DataFrame:

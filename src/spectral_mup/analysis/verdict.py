@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,11 @@ class Verdict:
     optima: dict[int, Optimum | None] = field(repr=False)
     counts: dict[str, int] = field(repr=False)  # runs by status
     features: FeatureCheck | None = field(default=None, repr=False)
+
+    @property
+    def finished(self) -> dict[int, Optimum]:
+        """Optima of the sizes at which some lr finished."""
+        return {size: o for size, o in self.optima.items() if o is not None}
 
 
 def by_rule(points: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -93,35 +98,33 @@ def judge(
     base = sizes[0] if base is None else int(base)
     far = sizes[-1] if base != sizes[-1] else sizes[0]
     optima = _optima(points, axis, sizes, seed, n_boot)
-    finished = {size: o for size, o in optima.items() if o is not None}
-    tried = {size: o for size, o in finished.items() if len(o.open_sides) < 2}  # of a single lr nothing is known
+    tried = {s: o for s, o in optima.items() if o is not None and len(o.open_sides) < 2}  # of a single lr nothing is known
     slope, half, max_residual = _slope(tried)
-    regret = _regret(tried.get(base), tried.get(far))
-    verdict, reason = "undecided", "; ".join(_unmeasured(optima, base, axis))
-    if not reason:
-        verdict, reason = _decide(finished, axis, (base, far), slope, half, regret, tolerance, regret_limit)
-    losses, status = [o.loss for o in finished.values()], list(points["status"])
-    return Verdict(
+    regret, regret_lo, regret_hi, at_least = _regret(tried.get(base), tried.get(far))
+    losses, status = [o.loss for o in optima.values() if o is not None], list(points["status"])
+    v = Verdict(
         rule=label or str(points["rule"].iloc[0]),
         axis=axis,
         base=base,
-        verdict=verdict,
-        reason=reason,
+        verdict="undecided",
+        reason="",
         tolerance=tolerance,
         regret_limit=regret_limit,
         slope=slope,
         slope_lo=slope - half,
         slope_hi=slope + half,
         max_residual=max_residual,
-        regret=regret[0],
-        regret_lo=regret[1],
-        regret_hi=regret[2],
-        regret_at_least=regret[3],
+        regret=regret,
+        regret_lo=regret_lo,
+        regret_hi=regret_hi,
+        regret_at_least=at_least,
         larger_is_better=all(b < a for a, b in zip(losses, losses[1:], strict=False)) if len(losses) > 1 else None,
-        basis=", ".join(sorted({o.basis for o in finished.values()})),
+        basis=", ".join(sorted({o.basis for o in optima.values() if o is not None})),
         optima=optima,
         counts={s: status.count(s) for s in ("done", "diverged", "missing")},
     )
+    verdict, reason = _decide(v, far)
+    return replace(v, verdict=verdict, reason=reason)
 
 
 def curves_of(points: pd.DataFrame, axis: str, sizes: list[int]) -> dict[int, MeanCurve | None]:
@@ -140,28 +143,20 @@ def _optima(points: pd.DataFrame, axis: str, sizes: list[int], seed: int, n_boot
     }
 
 
-def _decide(
-    optima: dict[int, Optimum],
-    axis: str,
-    ends: tuple[int, int],
-    slope: float,
-    half: float,
-    regret: tuple[float, float, float, bool],
-    tolerance: float,
-    regret_limit: float,
-) -> tuple[str, str]:
-    """Verdict and reason of a slope ± half that was measured; `ends`: the base, and the size at which it costs `regret`."""
-    if slope - half > tolerance or slope + half < -tolerance:
+def _decide(v: Verdict, far: int) -> tuple[str, str]:
+    """Verdict and reason from the numbers of `v`; `far`: the size at which the regret is taken."""
+    if unmeasured := _unmeasured(v):
+        return "undecided", "; ".join(unmeasured)
+    if v.slope_lo > v.tolerance or v.slope_hi < -v.tolerance:
         return "drifts", ""
-    if max(slope + half, half - slope) > tolerance:
-        return "undecided", _too_wide(optima, axis, slope, half, tolerance)
-    cost, _, _, at_least = regret
-    if not at_least and cost <= regret_limit:
+    if max(v.slope_hi, -v.slope_lo) > v.tolerance:
+        return "undecided", _too_wide(v)
+    if not v.regret_at_least and v.regret <= v.regret_limit:
         return "transfers", ""
-    reason = f"the slope is within ±{tolerance:g}, but the optimum of {axis} {ends[0]} costs "
-    reason += f"{'at least ' * at_least}{cost:.2%} at {axis} {ends[1]} (limit {regret_limit:.2%}); "
-    further = f"a further {axis} would show whether the cost keeps growing"
-    return "undecided", reason + ("no run at that lr finished there" if at_least else further)
+    reason = f"the slope is within ±{v.tolerance:g}, but the optimum of {v.axis} {v.base} costs "
+    reason += f"{'at least ' * v.regret_at_least}{v.regret:.2%} at {v.axis} {far} (limit {v.regret_limit:.2%}); "
+    further = f"a further {v.axis} would show whether the cost keeps growing"
+    return "undecided", reason + ("no run at that lr finished there" if v.regret_at_least else further)
 
 
 def _slope(optima: dict[int, Optimum]) -> tuple[float, float, float]:
@@ -191,39 +186,33 @@ def _regret(base: Optimum | None, wide: Optimum | None) -> tuple[float, float, f
     return float(regret), float(lo), float(hi), bool(at_least)
 
 
-def _unmeasured(optima: dict[int, Optimum | None], base: int, axis: str) -> list[str]:
+def _unmeasured(v: Verdict) -> list[str]:
     """Reasons not to judge a slope at all: sizes without runs, too few sizes, open brackets."""
-    reasons = []
-    empty = [size for size, o in optima.items() if o is None]
-    if base not in optima:
-        reasons.append(f"no runs at the base {axis} {base}")
-    if empty:
-        reasons.append(f"no lr finished at {axis} {_join(empty)}")
-    if len(optima) < MIN_SIZES:
-        reasons.append(f"only {len(optima)} of the {MIN_SIZES} {axis}s that a slope needs")
-    for side in ("lower", "higher"):
-        beyond = [size for size, o in optima.items() if o is not None and side in o.open_sides]
-        if beyond:
-            reasons.append(f"not bracketed: test {side} lr at {axis} {_join(beyond)}")
-    return reasons
+    beyond = {side: [s for s, o in v.finished.items() if side in o.open_sides] for side in ("lower", "higher")}
+    empty = [size for size, o in v.optima.items() if o is None]
+    reasons = [f"no runs at the base {v.axis} {v.base}"] if v.base not in v.optima else []
+    reasons += [f"no lr finished at {v.axis} {_join(empty)}"] if empty else []
+    reasons += [f"only {len(v.optima)} of the {MIN_SIZES} {v.axis}s that a slope needs"] if len(v.optima) < MIN_SIZES else []
+    return reasons + [f"not bracketed: test {side} lr at {v.axis} {_join(sizes)}" for side, sizes in beyond.items() if sizes]
 
 
-def _too_wide(optima: dict[int, Optimum], axis: str, slope: float, half: float, tolerance: float) -> str:
+def _too_wide(v: Verdict) -> str:
     """What would narrow the slope's interval: the larger of its two sources of variance decides."""
+    optima, half = v.finished, (v.slope_hi - v.slope_lo) / 2
     weight = dict(zip(optima, slope_weights(np.log2(list(optima))), strict=True))
     by_seed = {s: weight[s] ** 2 * o.draws.seed_variance for s, o in optima.items()}
     by_fit = {s: weight[s] ** 2 * o.draws.fit_variance for s, o in optima.items()}
-    longer = f"a longer range of {axis} than ×{max(optima) / min(optima):g}"
-    if half < tolerance / 2:
+    longer = f"a longer range of {v.axis} than ×{max(optima) / min(optima):g}"
+    if half < v.tolerance / 2:
         advice = f"the slope is too close to the threshold: only {longer} or a finer one can decide"
     elif sum(by_seed.values()) > sum(by_fit.values()):
         worst = max(by_seed, key=lambda s: by_seed[s])
-        advice = f"more seeds (now {min(o.curve.n_seeds for o in optima.values())}), first at {axis} {worst}, or {longer}"
+        advice = f"more seeds (now {min(o.curve.n_seeds for o in optima.values())}), first at {v.axis} {worst}, or {longer}"
     else:
         worst = max(by_fit, key=lambda s: by_fit[s])
-        advice = f"more lr points within an octave of the optimum at {axis} {worst} (now {optima[worst].curve.n_points})"
+        advice = f"more lr points within an octave of the optimum at {v.axis} {worst} (now {optima[worst].curve.n_points})"
         advice += ", or a second seed" * (optima[worst].curve.n_seeds == 1) + f", or {longer}"
-    return f"the 95 % interval of the slope ({slope:+.2f} ± {half:.2f}) crosses the ±{tolerance:g} threshold: {advice}"
+    return f"the 95 % interval of the slope ({v.slope:+.2f} ± {half:.2f}) crosses the ±{v.tolerance:g} threshold: {advice}"
 
 
 def _join(sizes: list[int]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.stats import fit_line, t975
+from spectral_mup.analysis.stats import fit_line, rows, t975
 from spectral_mup.theory.growth import monomial
 from spectral_mup.theory.size_laws import SIZE_LAWS, Exponents
 
@@ -72,24 +72,18 @@ def size_laws(measured: Sequence[Row]) -> list[SizeLaw]:
     the loss is its own. For directions that follow the gradient, hidden (1, m) is not judged: what reaches a hidden layer
     of fixed width starts a factor √m below its limit and takes many steps to it.
     """
-    return [
-        _judge(name, [r for r in measured if r["algorithm"] == name])
-        for name in dict.fromkeys(r["algorithm"] for r in measured)
-    ]
+    algorithms = pd.DataFrame(list(measured)).groupby("algorithm", sort=False)
+    return [_judge(str(name), part) for name, part in algorithms]
 
 
-def late(measured: Sequence[Row]) -> list[Row]:
+def late(measured: pd.DataFrame) -> pd.DataFrame:
     """The rows that slopes are fitted to: the loss as it is, steps from 8 on."""
-    return [r for r in measured if r["loss_scale"] == 1 and r["step"] >= FIRST_STEP]
+    return rows(measured, (measured["loss_scale"] == 1) & (measured["step"] >= FIRST_STEP))
 
 
-def _judge(algorithm: str, measured: Sequence[Row]) -> SizeLaw:
-    ladder = late(measured)
-    by_label: dict[str, list[Row]] = {}
-    for row in ladder:
-        by_label.setdefault(row["label"], []).append(row)
-    scaled = [r for r in measured if r["loss_scale"] != 1]
-    classes = tuple(_class_slope(own, [r for r in scaled if r["label"] == label]) for label, own in by_label.items())
+def _judge(algorithm: str, measured: pd.DataFrame) -> SizeLaw:
+    ladder, scaled = late(measured), rows(measured, measured["loss_scale"] != 1)
+    classes = tuple(_class_slope(part, scaled) for _, part in ladder.groupby("label", sort=False))
     judged = [c for c in classes if c.judged]
     worst = {law: max(c.misfit(law) for c in judged) for law in SIZE_LAWS}
     fitting = [law for law in SIZE_LAWS if not worst[law][0]]
@@ -101,32 +95,29 @@ def _judge(algorithm: str, measured: Sequence[Row]) -> SizeLaw:
     return SizeLaw(algorithm, classes, law, also, rejected, _too_few(ladder, judged, also), exponents)
 
 
-def _class_slope(ladder: Sequence[Row], scaled: Sequence[Row]) -> ClassSlope:
-    """`scaled`: the class's rows of the run with a larger loss."""
-    steps = sorted({r["step"] for r in ladder})
-    first, last = (_fit([r for r in ladder if r["step"] == step])[0] for step in (steps[0], steps[-1]))
-    laws = {
-        name: float(np.mean(list(_slopes([{**r, "direction": monomial(law, r["ratios"])} for r in ladder]).values())))
-        for name, law in SIZE_LAWS.items()
-    }
-    return ClassSlope(ladder[0]["label"], ladder[0]["kind"], *_fit(ladder), first, last, _in_loss(ladder, scaled), laws)
+def _class_slope(ladder: pd.DataFrame, scaled: pd.DataFrame) -> ClassSlope:
+    """`scaled`: rows of the run with a larger loss."""
+    label, kind, steps = str(ladder["label"].iloc[0]), str(ladder["kind"].iloc[0]), sorted(set(ladder["step"]))
+    first, last = (_fit(rows(ladder, ladder["step"] == step))[0] for step in (steps[0], steps[-1]))
+    predicted = {n: ladder.assign(direction=[monomial(law, x) for x in ladder["ratios"]]) for n, law in SIZE_LAWS.items()}
+    laws = {name: float(_slopes(table).mean()) for name, table in predicted.items()}
+    return ClassSlope(label, kind, *_fit(ladder), first, last, _in_loss(ladder, scaled), laws)
 
 
-def _slopes(ladder: Sequence[Row]) -> dict[str, float]:
-    """{tensor: slope of log2 ‖U‖₂ on log2 width}."""
-    tensors = {name: [r for r in ladder if r["tensor"] == name] for name in dict.fromkeys(r["tensor"] for r in ladder)}
-    return {n: fit_line(*np.log2([(r["width"], r["direction"]) for r in own]).T)[0] for n, own in tensors.items()}
+def _slopes(ladder: pd.DataFrame) -> np.ndarray:
+    """Slope of log2 ‖U‖₂ on log2 width of each tensor."""
+    tensors = [np.log2(part[["width", "direction"]].to_numpy(float).T) for _, part in ladder.groupby("tensor", sort=False)]
+    return np.array([fit_line(width, norm)[0] for width, norm in tensors])
 
 
-def _fit(ladder: Sequence[Row]) -> tuple[float, float, float]:
+def _fit(ladder: pd.DataFrame) -> tuple[float, float, float]:
     """Mean slope of the tensors, and its 95 % interval."""
-    by_tensor = np.array(list(_slopes(ladder).values()))
+    by_tensor = _slopes(ladder)
     slope = float(by_tensor.mean())
-    table = pd.DataFrame([(r["tensor"], r["width"], r["seed"], np.log2(r["direction"])) for r in ladder])
-    table.columns = ["tensor", "width", "seed", "log2"]
+    table = ladder.assign(log2=np.log2(ladder["direction"]))
     table["log2"] -= table.groupby("tensor")["log2"].transform("mean")
-    runs = table.groupby(["width", "seed"])["log2"].mean()
-    _, variance, dof = fit_line(np.log2([width for width, _ in runs.index]), runs)
+    runs = pd.DataFrame(table.groupby(["width", "seed"], as_index=False)["log2"].mean())
+    _, variance, dof = fit_line(np.log2(runs["width"]), runs["log2"])
     if dof < 1:
         return slope, float("-inf"), float("inf")
     variance += float(by_tensor.var(ddof=1)) / len(by_tensor) if len(by_tensor) > 1 else 0.0
@@ -134,15 +125,10 @@ def _fit(ladder: Sequence[Row]) -> tuple[float, float, float]:
     return slope, slope - half, slope + half
 
 
-def _in_loss(ladder: Sequence[Row], scaled: Sequence[Row]) -> float:
+def _in_loss(ladder: pd.DataFrame, scaled: pd.DataFrame) -> float:
     """Mean of log2(‖U‖₂ with a larger loss / without) over log2 of how much larger, at the base width."""
-
-    def key(row: Row) -> tuple:
-        return row["width"], row["seed"], row["tensor"], row["step"]
-
-    plain = {key(r): r["direction"] for r in ladder}
-    both = [r for r in scaled if key(r) in plain]
-    return float(np.mean([np.log2(r["direction"] / plain[key(r)]) / np.log2(r["loss_scale"]) for r in both]))
+    both = scaled.merge(ladder, on=["width", "seed", "tensor", "step"], suffixes=("", "_plain"))
+    return float((np.log2(both["direction"] / both["direction_plain"]) / np.log2(both["loss_scale"])).mean())
 
 
 def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:
@@ -157,9 +143,9 @@ def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:
     return {q: round(x, 2) for q, x in exponents.items() if x is not None}
 
 
-def _too_few(ladder: Sequence[Row], judged: Sequence[ClassSlope], also: Sequence[str]) -> str:
+def _too_few(ladder: pd.DataFrame, judged: Sequence[ClassSlope], also: Sequence[str]) -> str:
     """Why the law is undecided; empty if it is not."""
-    counts = {what: len({r[what] for r in ladder}) for what in ("width", "seed", "step")}
+    counts = {what: len(set(ladder[what])) for what in ("width", "seed", "step")}
     vague = [c for c in judged if not (c.hi - c.lo) / 2 <= WIDE]
     if not vague and not also:
         return ""

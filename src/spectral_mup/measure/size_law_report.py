@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from spectral_mup.analysis.figures.lr_panels import rule_looks
 from spectral_mup.analysis.figures.style import STYLE, WIDTH, page, signed, sizes_on_x
+from spectral_mup.analysis.stats import rows
 from spectral_mup.measure.size_law_fit import ClassSlope, Row, SizeLaw, late
 from spectral_mup.scaling.table import columns
 
@@ -87,13 +88,13 @@ def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> t
     note += " Lines: mean over tensors, seeds and steps from 8 on, relative to the smallest width; points: single tensors and "
     note += "seeds; dashed: the named law, where one fits; in brackets: slope and half of its 95 % interval."
     fig, grid = page([2.6] * shown, [1] * cols, note)
-    drawn = []
+    drawn, table = [], late(pd.DataFrame(list(measured)))
     looks = rule_looks(list(dict.fromkeys(c.label for law in laws for c in law.classes)))
     for i, law in enumerate(laws):
         ax = fig.add_subplot(grid[i // cols, i % cols])
         ax.set_title(f"{law.algorithm}: {law.law or 'no named law'}", loc="left")
         for c in law.classes:
-            points = _relative([r for r in measured if (r["algorithm"], r["label"]) == (law.algorithm, c.label)])
+            points = _relative(rows(table, (table["algorithm"] == law.algorithm) & (table["label"] == c.label)))
             x, y = np.log2(points["width"].to_numpy()), points["log2_ratio"].to_numpy()
             look = looks[c.label]
             ax.plot(x, y, ls="", ms=2, alpha=0.35, mew=0, **look)
@@ -103,16 +104,15 @@ def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> t
             if law.law:
                 ax.plot(widths, c.laws[law.law] * (widths - widths[0]), ls="--", lw=0.8, color=look["color"])
             drawn.append(points.assign(algorithm=law.algorithm, tensors=c.label))
-        sizes_on_x(ax, sorted({r["width"] for r in measured}), "width", (WIDTH - 1) / cols)
+        sizes_on_x(ax, sorted(set(table["width"])), "width", (WIDTH - 1) / cols)
         ax.set_ylabel(r"log2 $\|U\|_2$, relative to the base")
         ax.legend(fontsize=7, loc="upper left")
-    return fig, pd.concat(drawn)[["algorithm", "tensors", "tensor", "width", "seed", "log2_ratio"]]
+    return fig, pd.concat(drawn).reindex(columns=["algorithm", "tensors", "tensor", "width", "seed", "log2_ratio"])
 
 
-def _relative(measured: Sequence[Row]) -> pd.DataFrame:
-    """tensor, width, seed, log2_ratio: mean log2 ‖U‖₂ over the late steps, less that of the tensor at the smallest width."""
-    table = pd.DataFrame([(r["tensor"], r["width"], r["seed"], np.log2(r["direction"])) for r in late(measured)])
-    table.columns = ["tensor", "width", "seed", "log2_ratio"]
-    mean = table.groupby(["tensor", "width", "seed"], sort=False, as_index=False)["log2_ratio"].mean()
-    base = mean[mean["width"] == mean["width"].min()].groupby("tensor")["log2_ratio"].mean()
-    return mean.assign(log2_ratio=mean["log2_ratio"] - mean["tensor"].map(base))
+def _relative(table: pd.DataFrame) -> pd.DataFrame:
+    """tensor, width, seed, log2_ratio: mean log2 ‖U‖₂ over the steps, less that of the tensor at the smallest width."""
+    by_run = table.assign(log2=np.log2(table["direction"])).groupby(["tensor", "width", "seed"], sort=False, as_index=False)
+    mean = pd.DataFrame(by_run["log2"].mean())
+    base = pd.Series(rows(mean, mean["width"] == mean["width"].min()).groupby("tensor")["log2"].mean())
+    return mean.assign(log2_ratio=mean["log2"] - [base[tensor] for tensor in mean["tensor"]])

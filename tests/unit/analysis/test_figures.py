@@ -56,7 +56,7 @@ def test_names_choose_what_is_drawn_and_unknown_ones_are_refused(tmp_path, monke
     saved.clear()
     report(points, norms, name="x", out_dir=tmp_path, figures=[])
     assert saved == []
-    for wrong in ("lr_transfr", "no_such_module.figure", "my_figure"):
+    for wrong in ("lr_transfr", "no_such_module.figure", "my_figure", "os.path"):
         with pytest.raises(ConfigError, match=f"figures={wrong}"):
             report(points, norms, name="x", out_dir=tmp_path / "none", figures=[wrong])
     assert not (tmp_path / "none").exists()

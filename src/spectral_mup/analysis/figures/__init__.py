@@ -1,6 +1,6 @@
 """The figures of a sweep by name. Each is a function of SweepData that returns (Figure, the data drawn), or None.
 
-A figure of one's own is such a function, named by its import path: figures=[lr_transfer,my_module.my_figure].
+A user's own figure is such a function, named by its import path: figures=[lr_transfer,my_module.my_figure].
 matplotlib and pandas take a second to import: here they are imported only where something is drawn.
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spectral_mup.errors import ConfigError
 from spectral_mup.util.registry import lookup
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def choose_figures(names: Sequence[str] | None) -> dict[str, FigureSpec]:
     chosen = {}
     for name in FIGURES if names is None else names:
         figure = lookup(FIGURES, name, "figures")
+        if not callable(figure):
+            raise ConfigError(f"figures={name}: must be a function of SweepData or a FigureSpec, not a {type(figure).__name__}")
         chosen[name.rpartition(".")[2]] = figure if isinstance(figure, FigureSpec) else FigureSpec(figure, figure.__doc__ or "")
     return chosen
 
@@ -85,64 +88,45 @@ def figure_help() -> str:
     return "\n".join(f"{name:16} {figure.help}" for name, figure in FIGURES.items())
 
 
-_HERE = "spectral_mup.analysis.figures"
-_SPECTRA = frozenset(f"{side}_{what}" for side in ("left", "right") for what in ("largest", "median", "rank", "damped"))
+NORMS = frozenset({"norms"})
+SPECTRA = frozenset(f"{side}_{what}" for side in ("left", "right") for what in ("largest", "median", "rank", "damped"))
+DIAGNOSTICS = f"{__name__}.diagnostics"
 
 FIGURES: dict[str, FigureSpec] = {
-    "lr_transfer": FigureSpec(f"{_HERE}.lr_transfer.lr_transfer", "loss against lr, one line per size; optimum against size"),
+    "lr_transfer": FigureSpec(f"{__name__}.lr_transfer.lr_transfer", "loss against lr, a line per size; optimum against size"),
     "feature_norms": FigureSpec(
-        f"{_HERE}.feature_norms.feature_norms",
-        "change of modules' features and of weights against size (all of them: features.csv)",
-        frozenset({"norms"}),
+        f"{__name__}.feature_norms.feature_norms", "change of features and of weights against size (all: features.csv)", NORMS
     ),
-    "feature_steps": FigureSpec(
-        f"{_HERE}.feature_norms.feature_steps", "their slopes at every probed step", frozenset({"norms"})
-    ),
+    "feature_steps": FigureSpec(f"{__name__}.feature_norms.feature_steps", "their slopes at every probed step", NORMS),
     "spectral_norms": FigureSpec(
-        f"{_HERE}.diagnostics.spectral_norms",
-        "spectral norms of weights and updates against width, in natural units",
-        frozenset({"norms", "weight_norm", "update_norm"}),
-        frozenset({"width"}),  # over depth the condition asks for another power of each tensor of a block
+        f"{DIAGNOSTICS}.spectral_norms", "spectral norms of weights and updates against width, in natural units",
+        NORMS | {"weight_norm", "update_norm"}, frozenset({"width"}),  # over depth the condition asks for other powers
     ),
     "stable_rank": FigureSpec(
-        f"{_HERE}.diagnostics.stable_rank",
-        "stable rank of updates and gradients over the steps",
-        frozenset({"norms", "update_stable_rank", "grad_stable_rank"}),
+        f"{DIAGNOSTICS}.stable_rank", "stable rank of updates and gradients over the steps",
+        NORMS | {"update_stable_rank", "grad_stable_rank"},
     ),
     "alignment": FigureSpec(
-        f"{_HERE}.diagnostics.alignment",
-        "alignment of weights and updates with their inputs over the steps",
-        frozenset({"norms", "weight_alignment", "update_alignment"}),
+        f"{DIAGNOSTICS}.alignment", "alignment of weights and updates with their inputs over the steps",
+        NORMS | {"weight_alignment", "update_alignment"},
     ),
     "trust_ratios": FigureSpec(
-        f"{_HERE}.diagnostics.trust_ratios",
-        "LAMB: trust ratios against size, and compared with the init std",
-        frozenset({"norms", "trust_ratio", "weight_norm"}),
+        f"{DIAGNOSTICS}.trust_ratios", "LAMB: trust ratios against size, and compared with the init std",
+        NORMS | {"trust_ratio", "weight_norm"},
     ),
     "clip_fraction": FigureSpec(
-        f"{_HERE}.diagnostics.clip_fraction",
-        "Sophia: share of clipped entries over the steps",
-        frozenset({"norms", "clip_fraction"}),
+        f"{DIAGNOSTICS}.clip_fraction", "Sophia: share of clipped entries over the steps", NORMS | {"clip_fraction"}
     ),
     "shampoo_spectra": FigureSpec(
-        f"{_HERE}.diagnostics.shampoo_spectra",
-        "Shampoo: eigenvalues of its preconditioners over the steps",
-        frozenset({"norms", *_SPECTRA}),
+        f"{DIAGNOSTICS}.shampoo_spectra", "Shampoo: eigenvalues of its preconditioners over the steps", NORMS | SPECTRA
     ),
     "layers": FigureSpec(
-        f"{_HERE}.depth_layers.layers",
-        "over depth: change of every block's and branch's output against its place in the model",
-        frozenset({"norms"}),
-        frozenset({"depth"}),
+        f"{__name__}.depth_layers.layers", "over depth: change of every block and branch against its place in the model",
+        NORMS, frozenset({"depth"}),
     ),
     "joint_regret": FigureSpec(
-        f"{_HERE}.joint_regret.joint_figure",
-        "over width and depth: what the lr tuned on the base model costs at every size",
+        f"{__name__}.joint_regret.joint_figure", "over width and depth: what the lr tuned on the base costs at every size",
         axes=frozenset({"joint"}),
     ),
-    "quantities": FigureSpec(
-        f"{_HERE}.diagnostics.quantities",
-        "every other quantity that the probe or an optimizer recorded, over the steps",
-        frozenset({"norms"}),
-    ),
-}
+    "quantities": FigureSpec(f"{DIAGNOSTICS}.quantities", "other quantities that were recorded, over the steps", NORMS),
+}  # fmt: skip

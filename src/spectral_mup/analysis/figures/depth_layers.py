@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from spectral_mup.analysis.feature_check import BLOCK, last_blocks
-from spectral_mup.analysis.figures import SweepData
+from spectral_mup.analysis.figures import SweepData, diagnostics
 from spectral_mup.analysis.figures.lr_panels import size_looks, size_marks
 from spectral_mup.analysis.figures.style import SIZE, legend, letter_of, page, per_row
 from spectral_mup.analysis.stats import rows
-from spectral_mup.analysis.verdict import Verdict, by_rule, what_was_run
+from spectral_mup.analysis.verdict import Verdict, what_was_run
 
 BRANCHES = 2  # of a block, whose outputs have a row of panels each
 LAYER_COLUMNS = ["rule", "module", "depth", "block", "position", "seed", "value"]
@@ -41,8 +41,8 @@ def layers(data: SweepData) -> tuple[Figure, pd.DataFrame] | None:
     look = size_looks(sorted(set(values["depth"])))
     note = f"{what_was_run(data.points)}. {_note(data.verdicts, rules)}"
     fig, grid = page([1.5] * len(chunks), [1] * cols, note, legends=1)
-    for i, (some, module) in enumerate(chunks):
-        for j, rule in enumerate(some):
+    for i, (own_rules, module) in enumerate(chunks):
+        for j, rule in enumerate(own_rules):
             ax = fig.add_subplot(grid[i, j])
             ax.set_title(f"({letter_of(cols * i + j)}) {rule}", loc="left")
             ax.set_ylabel("" if j else f"RMS of Δh\n{module.partition('*')[2].removeprefix('.') or 'block'}")
@@ -69,20 +69,16 @@ def _note(verdicts: Sequence[Verdict], rules: Sequence[str]) -> str:
 
 def layer_values(data: SweepData) -> pd.DataFrame:
     """LAYER_COLUMNS of every module inside blocks, at the step and lr of each rule's feature check."""
-    table, norms, parts = [], data.norms, by_rule(data.points)
-    for v in data.verdicts:
-        if v.features is None or v.features.step is None:
-            continue
-        own = norms["run_id"].isin(list(parts[v.rule]["run_id"])) & (norms["what"] == "feature")
-        own &= (norms["step"] == v.features.step) & (norms["log2_lr"] == v.features.log2_lr)
-        features = rows(norms, own)
-        blocks = [BLOCK.match(name) for name in features["name"]]
-        last = last_blocks(blocks, list(features["depth"]))
-        numbers = features[["depth", "seed", "delta_rms"]].to_numpy()
+    table, features, steps = [], diagnostics.tensor_rows(data, ["delta_rms"], ["feature"]), diagnostics.judged_steps(data)
+    for rule, part in features.groupby("rule", sort=False):
+        part = rows(part, part["step"] == steps[str(rule)])
+        blocks = [BLOCK.match(name) for name in part["name"]]
+        last = last_blocks(blocks, list(part["size"]))
+        numbers = part[["size", "seed", "delta_rms"]].to_numpy(float)
         for block, (depth, seed, value) in zip(blocks, numbers, strict=True):
             if block:
                 module, i = ".".join(filter(None, (block[1], "*", block[3]))), int(block[2])
-                table.append((v.rule, module, int(depth), i, (i + 1) / (last[block[1], depth] + 1), int(seed), value))
+                table.append((rule, module, int(depth), i, (i + 1) / (last[block[1], depth] + 1), int(seed), value))
     values = pd.DataFrame(table, columns=LAYER_COLUMNS)
     return rows(values, values["value"].to_numpy(float) > 0)  # a log axis has no place for what has not moved
 

@@ -15,20 +15,8 @@ from matplotlib.figure import Figure
 
 from spectral_mup.analysis.feature_check import BLOCK, LIMITS, first_and_last, representative, short
 from spectral_mup.analysis.figures import FIGURES, SweepData
-from spectral_mup.analysis.figures.tensor_panels import (
-    SLOPE_COLUMNS,
-    Cell,
-    Looks,
-    Numbers,
-    Strip,
-    against_steps,
-    left_out,
-    sizes_panel,
-    slopes_panel,
-    strip_page,
-    sweep_note,
-)
-from spectral_mup.analysis.stats import NAN, log_slope, rows
+from spectral_mup.analysis.figures import tensor_panels as panels
+from spectral_mup.analysis.stats import NAN, fit_slopes, rows
 from spectral_mup.analysis.verdict import by_rule
 
 Drawing = tuple[Figure, pd.DataFrame] | None
@@ -84,9 +72,9 @@ def trust_ratios(data: SweepData) -> Drawing:
     at = {(r, q, n): s for r, q, n, s in judged[["rule", "quantity", "name", "slope"]].to_numpy()}
     expected = {(r, n): at.get((r, "trust", n), NAN) - at.get((r, "over std", n), NAN) for r in steps for n in names}
 
-    def over_steps(ax: Axes, rule: str, look: Looks, inches: float) -> Numbers:
+    def over_steps(ax: Axes, rule: str, look: panels.Looks, inches: float) -> panels.Numbers:
         own = rows(fitted, (fitted["rule"] == rule) & (fitted["quantity"] == "over std"))
-        slopes_panel(ax, own, steps[rule], look, inches)
+        panels.slopes_panel(ax, own, steps[rule], look, inches)
         return {n: (expected.get((rule, n), NAN), False) for n in look}
 
     note = (
@@ -98,18 +86,18 @@ def trust_ratios(data: SweepData) -> Drawing:
     label = r"trust ratio $\|W\|_F/\|u\|_F$"
     strips = [
         _strip(data, values, fitted, names, "trust", label, steps, expected, {}, judged_by="over std"),
-        Strip("over std", "slope minus that of the init std", names, "init std", over_steps),
+        panels.Strip("over std", "slope minus that of the init std", names, "init std", over_steps),
     ]
     return _strips(data, values, fitted, strips, note)
 
 
-def _strips(data: SweepData, values: pd.DataFrame, fitted: pd.DataFrame, strips: Sequence[Strip], note: str) -> Drawing:
+def _strips(data: SweepData, values: pd.DataFrame, fitted: pd.DataFrame, strips: Sequence[panels.Strip], note: str) -> Drawing:
     rules, names = list(dict.fromkeys(values["rule"])), list(strips[0].names)
-    text = f"{sweep_note(data)} Lines: mean over seeds (faint: single seeds). Blocks: the last one. {note}"
-    fig = strip_page(rules, strips, text + left_out(data.verdicts, rules), 1.75)
+    text = f"{panels.sweep_note(data)} Lines: mean over seeds (faint: single seeds). Blocks: the last one. {note}"
+    fig = panels.strip_page(rules, strips, text + panels.left_out(data.verdicts, rules), 1.75)
     values, fitted = (rows(t, t["name"].isin(names)) for t in (values, fitted))
     drawn = values.merge(fitted.drop(columns="kind"), on=SLOPE_KEYS, how="left")
-    return fig, drawn.reindex(columns=["rule", "name", *SLOPE_COLUMNS])
+    return fig, drawn.reindex(columns=["rule", "name", *panels.SLOPE_COLUMNS])
 
 
 def _strip(
@@ -123,16 +111,16 @@ def _strip(
     dotted: Slopes,
     expected: Slopes,
     judged_by: str = "",
-) -> Strip:
+) -> panels.Strip:
     """A quantity of every rule against the size at the rule's step, and in the table its slopes.
 
     A slope is bold if the whole interval of `judged_by` is further from the `expected` one (default 0) than the kind's limit.
     """
 
-    def draw(ax: Axes, rule: str, look: Looks, inches: float) -> Numbers:
+    def draw(ax: Axes, rule: str, look: panels.Looks, inches: float) -> panels.Numbers:
         at, slopes = (rows(t, (t["rule"] == rule) & (t["step"] == steps.get(rule))) for t in (values, fitted))
         lines = {n: dotted.get((rule, n), NAN) for n in look}
-        sizes_panel(ax, rows(at, at["quantity"] == quantity), look, lines, data.axis, inches)
+        panels.sizes_panel(ax, rows(at, at["quantity"] == quantity), look, lines, data.axis, inches)
         judge, outside = rows(slopes, slopes["quantity"] == (judged_by or quantity)), {}
         for name, kind, lo, hi in judge[["name", "kind", "lo", "hi"]].to_numpy():
             flat = expected.get((rule, name), 0.0)
@@ -140,7 +128,7 @@ def _strip(
         own = dict(rows(slopes, slopes["quantity"] == quantity)[["name", "slope"]].to_numpy())
         return {name: (own.get(name, NAN), outside.get(name, False)) for name in look}
 
-    return Strip(quantity, label, names, "slope in", draw)
+    return panels.Strip(quantity, label, names, "slope in", draw)
 
 
 def stable_rank(data: SweepData) -> Drawing:
@@ -177,14 +165,14 @@ def shampoo_spectra(data: SweepData) -> Drawing:
     for rule, group in dict.fromkeys(zip(values["rule"], values["group"], strict=True)):
         row = f"{textwrap.fill(rule, 22)}\n{group}"
         cells.append([
-            Cell(rule, group, (f"left_{w}", f"right_{w}"), title, row, "share" if w == "damped" else "log", title)
+            panels.Cell(rule, group, (f"left_{w}", f"right_{w}"), title, row, "share" if w == "damped" else "log", title)
             for w, title in SIDES.items()
         ])  # fmt: skip
     note = (
         "λ: eigenvalues of L and R, the averages of GGᵀ and GᵀG (a median of 0 is left out); effective rank: Σλ/λmax; damped: "
     )
     note += "λ below the damping."
-    return against_steps(data, values, cells, quantities, note) if cells else None
+    return panels.against_steps(data, values, cells, quantities, note) if cells else None
 
 
 def quantities(data: SweepData) -> Drawing:
@@ -192,15 +180,17 @@ def quantities(data: SweepData) -> Drawing:
     known = {*CONTEXT, *(need for figure in FIGURES.values() for need in figure.needs)}
     names = {str(q): str(q) for q in data.norms.columns if q not in known and data.has(str(q))}
     tensors = tensor_rows(data, list(names), what=("tensor", "feature"))
-    values = long(tensors, {q: tensors[q] for q in names}) if names else tensors[:0]
+    if not names:
+        return None
+    values = long(tensors, {q: tensors[q] for q in names})
     groups, cells = dict.fromkeys(values["group"]), []
     for rule in dict.fromkeys(values["rule"]):
-        for quantity in names:
-            value = values["value"][values["quantity"] == quantity]
-            kind = "share" if value.between(0, 1).all() else "log" if (value > 0).all() else "linear"
+        for quantity in dict.fromkeys(values["quantity"]):
+            value = values["value"].to_numpy(float)[values["quantity"] == quantity]
+            kind = "share" if ((value >= 0) & (value <= 1)).all() else "log" if (value > 0).all() else "linear"
             row = f"{textwrap.fill(rule, 22)}\n{textwrap.fill(quantity.replace('_', ' '), 22)}"
-            cells.append([Cell(rule, group, (quantity,), group, row, kind, quantity) for group in groups])
-    return against_steps(data, values, cells, names, "") if cells else None
+            cells.append([panels.Cell(rule, group, (quantity,), group, row, kind, quantity) for group in groups])
+    return panels.against_steps(data, values, cells, names, "") if cells else None
 
 
 def _by_group(data: SweepData, quantities: Mapping[str, str], label: str, note: str, kind: str, chance: str = "") -> Drawing:
@@ -210,11 +200,11 @@ def _by_group(data: SweepData, quantities: Mapping[str, str], label: str, note: 
     if set(quantities) - set(values["quantity"]):
         return None
     cells = [
-        [Cell(rule, group, tuple(quantities), group, f"{textwrap.fill(rule, 22)}\n{label}", kind) for group in groups]
+        [panels.Cell(rule, group, tuple(quantities), group, f"{textwrap.fill(rule, 22)}\n{label}", kind) for group in groups]
         for groups in [dict.fromkeys(values["group"])]
         for rule in dict.fromkeys(values["rule"])
     ]
-    return against_steps(data, values, cells, quantities, note, chance)
+    return panels.against_steps(data, values, cells, quantities, note, chance)
 
 
 def tensor_rows(data: SweepData, columns: list[str], what: Sequence[str] = ("tensor",)) -> pd.DataFrame:
@@ -252,11 +242,8 @@ def long(tensors: pd.DataFrame, quantities: Mapping[str, object], positive: bool
 def fit(values: pd.DataFrame) -> pd.DataFrame:
     """slope, lo, hi of log2 value on log2 size per rule, quantity, tensor and step that all sizes of the rule have."""
     sizes = {rule: len(set(part)) for rule, part in values.groupby("rule", sort=False)["size"]}
-    fitted = []
-    for key, part in values.groupby([*SLOPE_KEYS, "kind"], sort=False):
-        if len(set(part["size"])) == sizes[key[0]]:  # pyright: ignore[reportIndexIssue]
-            fitted.append((*key, *log_slope(part["size"].to_numpy(float), part["value"].to_numpy(float))))  # pyright: ignore
-    return pd.DataFrame(fitted, columns=[*SLOPE_KEYS, "kind", "slope", "lo", "hi"])
+    fitted = fit_slopes(values, [*SLOPE_KEYS, "kind"])
+    return rows(fitted, fitted.pop("n_sizes").to_numpy() == [sizes[rule] for rule in fitted["rule"]])
 
 
 def init_std(tensors: pd.DataFrame, norms: pd.DataFrame) -> np.ndarray:

@@ -51,7 +51,7 @@ def rule_looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: dict[int, dict[str, Any]], inches: float) -> View:
     """Choose the losses in view: every optimum, and the typical rise within 1.5 octaves of one; `inches` for them."""
-    optima = [o for v in verdicts for o in v.optima.values() if o is not None]
+    optima = [o for v in verdicts for o in v.finished.values()]
     near = [o.curve.mean_L[np.abs(o.curve.log2_lrs - o.log2_lr) <= NEAR] for o in optima]
     rises = [losses.max(initial=o.loss) - o.loss for o, losses in zip(optima, near, strict=True)]
     best = [o.loss for o in optima] or [1.0]
@@ -144,7 +144,7 @@ def optimum_panel(
     level: list[float] = []
     for i, v in enumerate(verdicts):
         look = looks[v.rule]
-        optima = {s: o for s, o in v.optima.items() if o is not None}
+        optima = v.finished
         x, best = np.log2(list(optima)), np.array([o.log2_lr for o in optima.values()])
         for (size, o), at in zip(optima.items(), x + 0.05 * (i - (len(verdicts) - 1) / 2), strict=True):
             ax.plot([at, at], [o.lo, o.hi], color=look["color"], lw=0.9)

@@ -11,20 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spectral_mup.analysis.figures.lr_panels import (
-    LR_COLUMNS,
-    ROW,
-    View,
-    loss_panel,
-    losses_on_y,
-    optimum_panel,
-    point_marks,
-    rule_looks,
-    size_looks,
-    size_marks,
-    slope_text,
-    view_of,
-)
+from spectral_mup.analysis.figures import lr_panels as lr
 from spectral_mup.analysis.figures.style import GREY, LETTER, LINE, SIZE, STYLE, legend, mark, page, powers_of_two, sizes_on_x
 from spectral_mup.analysis.results import Results, labels
 from spectral_mup.analysis.stats import rows
@@ -38,13 +25,13 @@ NAME_WIDTH, TEXT_WIDTH = 0.08, 1.3  # of the name and of the text beside a row, 
 
 @matplotlib.style.context(["default", STYLE])
 def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
-    """A row per sweep: loss against log2 lr (a panel a rule, a line a size), optimum against size, verdict, slope, regret."""
+    """A row per sweep: loss against log2 lr (panel per rule, line per size), optimum against size, verdict."""
     rules = list(dict.fromkeys(v.rule for r in sweeps for v in r.verdicts))
-    shown, looks = rules[:MAX_RULES], rule_looks(rules)
+    shown, looks = rules[:MAX_RULES], lr.rule_looks(rules)
     axes = list(dict.fromkeys(v.axis for r in sweeps for v in r.verdicts))
     sizes = {axis: sorted({s for r in sweeps for v in r.verdicts if v.axis == axis for s in v.optima}) for axis in axes}
-    look = {axis: size_looks(of_axis) for axis, of_axis in sizes.items()}
-    views = [view_of(r.points, r.verdicts, look[r.verdicts[0].axis], HEIGHT_OF_LOSSES) for r in sweeps]
+    look = {axis: lr.size_looks(of_axis) for axis, of_axis in sizes.items()}
+    views = [lr.view_of(r.points, r.verdicts, look[r.verdicts[0].axis], HEIGHT_OF_LOSSES) for r in sweeps]
     inches = 5.5 / (NAME_WIDTH + len(shown) + 1 + TEXT_WIDTH)  # of a panel, less its labels
     heights = [_height(r, view, inches * TEXT_WIDTH) for r, view in zip(sweeps, views, strict=True)]
     widths = [NAME_WIDTH] + [1.0] * (len(shown) + 1) + [TEXT_WIDTH]
@@ -57,7 +44,7 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
         name.text(0.5, 0.5, label.replace(" (", "\n("), rotation=90, ha="center", va="center", fontweight="bold")
         last = i == len(sweeps) - 1
         points = _loss_panels(panels, r, shown, view, last)
-        optima, span = optimum_panel(optimum, r.verdicts, looks)
+        optima, span = lr.optimum_panel(optimum, r.verdicts, looks)
         drawn += [(r.name, r.optimizer, *row) for row in points + optima]
         spans.append((optimum, *span))
         sizes_on_x(optimum, sorted({s for v in r.verdicts for s in v.optima}), "", inches)
@@ -72,12 +59,12 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
     for ax, lo, hi in spans:
         ax.set_ylim((lo + hi - reach) / 2, (lo + hi + reach) / 2)
         powers_of_two(ax.yaxis, *ax.get_ylim(), 4)
-    legend(fig, [entry for axis in axes for entry in size_marks(axis, look[axis])], line=1)
-    legend(fig, point_marks(), line=2)
-    return fig, pd.DataFrame(drawn, columns=["sweep", "optimizer", *LR_COLUMNS])
+    legend(fig, [entry for axis in axes for entry in lr.size_marks(axis, look[axis])], line=1)
+    legend(fig, lr.point_marks(), line=2)
+    return fig, pd.DataFrame(drawn, columns=["sweep", "optimizer", *lr.LR_COLUMNS])
 
 
-def _loss_panels(panels: Sequence[Axes], r: Results, shown: Sequence[str], view: View, last: bool) -> list[tuple]:
+def _loss_panels(panels: Sequence[Axes], r: Results, shown: Sequence[str], view: lr.View, last: bool) -> list[tuple]:
     """Draw the losses of a sweep under each of the rules shown."""
     verdicts, lrs, drawn = {v.rule: v for v in r.verdicts}, r.points["log2_lr"].to_numpy(float), []
     for j, (ax, rule) in enumerate(zip(panels, shown, strict=True)):
@@ -86,20 +73,20 @@ def _loss_panels(panels: Sequence[Axes], r: Results, shown: Sequence[str], view:
         ax.tick_params(labelleft=j == 0)
         if rule in verdicts:
             part = rows(r.points, r.points["rule"] == rule)
-            drawn += loss_panel(ax, part, verdicts[rule], view, (float(lrs.min()), float(lrs.max())), ticks=(4, 4))
+            drawn += lr.loss_panel(ax, part, verdicts[rule], view, (float(lrs.min()), float(lrs.max())), ticks=(4, 4))
         else:
-            losses_on_y(ax, view, 4)
+            lr.losses_on_y(ax, view, 4)
             ax.set_xticks([])
             ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", va="center", color=GREY)
     return drawn
 
 
-def _height(r: Results, view: View, inches: float) -> float:
+def _height(r: Results, view: lr.View, inches: float) -> float:
     text = sum(_verdict_text(v, inches).count("\n") + 1.7 for v in r.verdicts) * LINE
-    return max(HEIGHT + ROW * len(view.row), text)
+    return max(HEIGHT + lr.ROW * len(view.row), text)
 
 
-def _note(sweeps: Sequence[Results], views: Sequence[View], rules: Sequence[str]) -> str:
+def _note(sweeps: Sequence[Results], views: Sequence[lr.View], rules: Sequence[str]) -> str:
     points = pd.concat([r.points for r in sweeps], ignore_index=True)
     base = " / ".join(dict.fromkeys(f"{v.axis} {v.base}" for r in sweeps for v in r.verdicts))
     note = f"{what_was_run(points)}. Optimum: vertex of a parabola within an octave of the best point; bars: 95 % interval. "
@@ -112,7 +99,7 @@ def _note(sweeps: Sequence[Results], views: Sequence[View], rules: Sequence[str]
 def _verdict_text(v: Verdict, inches: float) -> str:
     gap = "\n" if (len(v.rule) + len(v.verdict) + 5) * LETTER > inches else " "
     regret = f"{'at least ' * v.regret_at_least}{v.regret:.2%}".replace("%", " %") if np.isfinite(v.regret) else "unknown"
-    return f"{v.rule}:{gap}{v.verdict}\n{slope_text(v)}\nregret {regret}"
+    return f"{v.rule}:{gap}{v.verdict}\n{lr.slope_text(v)}\nregret {regret}"
 
 
 def _write_verdicts(ax: Axes, verdicts: Sequence[Verdict], looks: dict[str, dict[str, Any]], inches: float) -> None:

@@ -29,7 +29,7 @@ from spectral_mup.analysis.figures.style import (
     step_at,
     steps_on_x,
 )
-from spectral_mup.analysis.stats import log_slope, rows, slope_interval
+from spectral_mup.analysis.stats import fit_slopes, rows
 from spectral_mup.analysis.verdict import Verdict, what_was_run
 
 # Petroff 2021 (arXiv 2107.02270): told apart by colour-blind readers. Written out, as old matplotlib lacks them.
@@ -79,10 +79,10 @@ def strip_page(rules: Sequence[str], strips: Sequence[Strip], note: str, least: 
     heights = [max(least, (len(strip.names) + 2) * LINE + 0.35) for _, strip in chunks]
     fig, grid = page(heights, [inches] * cols + [table], note)
     first: dict[str, Axes] = {}
-    for i, (some, strip) in enumerate(chunks):
+    for i, (own_rules, strip) in enumerate(chunks):
         look = {n: {"color": c, "marker": m, "ms": 3.2} for n, c, m in zip(strip.names, MODULES, MARKERS, strict=False)}
         numbers: dict[str, Numbers] = {}
-        for j, rule in enumerate(some):
+        for j, rule in enumerate(own_rules):
             letter = letter_of(cols * i + j)
             ax = fig.add_subplot(grid[i, j], sharey=first.get(strip.quantity))
             first.setdefault(strip.quantity, ax)
@@ -103,7 +103,7 @@ def _table(ax: Axes, look: Looks, numbers: Mapping[str, Numbers], header: str, i
         ax.plot([0, 0.08, 0.16], [i, i, i], markevery=[1], clip_on=False, **style)
         ax.text(0.22, i, short(name), va="center")
     at: dict[str, Any] = {"ha": "right", "va": "center"}
-    for j, (letter, column) in enumerate(reversed(numbers.items())):
+    for j, (letter, column) in enumerate(reversed(list(numbers.items()))):
         ax.text(inches - COLUMN * j, 0, f"({letter})", **at)
         for i, name in enumerate(look, start=1):
             if name in column:
@@ -128,7 +128,7 @@ def sizes_panel(ax: Axes, at: pd.DataFrame, look: Looks, expected: Mapping[str, 
     for name, style in look.items():
         seeds = rows(at, at["name"] == name)[["size", "value"]].to_numpy(float)
         if len(seeds):
-            sizes, mean = seeds_and_mean(ax, *np.log2(seeds.T), style)
+            sizes, mean = seeds_and_mean(ax, np.log2(seeds[:, 0]), np.log2(seeds[:, 1]), style)
             ax.plot(sizes, mean[0] + expected[name] * (sizes - sizes[0]), ls=":", lw=0.8, color=style["color"], zorder=1)
     sizes_on_x(ax, sorted(set(at["size"])), axis, inches)
     ax.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10], integer=True))
@@ -235,12 +235,8 @@ def _group_means(values: pd.DataFrame, cell: Cell) -> pd.DataFrame:
 
 def _group_fits(mean: pd.DataFrame, log: bool) -> pd.DataFrame:
     """quantity, step, slope, lo, hi of a cell's means at the steps that have all its sizes."""
-    fitted = []
-    for (quantity, step), part in mean.groupby(["quantity", "step"]):  # pyright: ignore[reportGeneralTypeIssues]
-        if set(part["size"]) == set(mean["size"]):
-            size, value = part["size"].to_numpy(float), part["value"].to_numpy(float)
-            fitted.append((quantity, step, *(log_slope(size, value) if log else slope_interval(np.log2(size), value))))
-    return pd.DataFrame(fitted, columns=["quantity", "step", "slope", "lo", "hi"])
+    fitted = fit_slopes(mean, ["quantity", "step"], log)
+    return rows(fitted, fitted.pop("n_sizes") == len(set(mean["size"])))
 
 
 def _slopes_text(fitted: pd.DataFrame, labels: Mapping[str, str], inches: float) -> str:
