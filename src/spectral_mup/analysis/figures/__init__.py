@@ -68,9 +68,10 @@ def choose_figures(names: Sequence[str] | None) -> dict[str, FigureSpec]:
     chosen = {}
     for name in FIGURES if names is None else names:
         figure = lookup(FIGURES, name, "figures")
-        if not callable(figure):
+        spec = figure if isinstance(figure, FigureSpec) else FigureSpec(figure, figure.__doc__ or "")
+        if not isinstance(spec.draw, str) and not callable(spec.draw):
             raise ConfigError(f"figures={name}: must be a function of SweepData or a FigureSpec, not a {type(figure).__name__}")
-        chosen[name.rpartition(".")[2]] = figure if isinstance(figure, FigureSpec) else FigureSpec(figure, figure.__doc__ or "")
+        chosen[name.rpartition(".")[2]] = spec
     return chosen
 
 
