@@ -64,8 +64,7 @@ def undraw(monkeypatch):
     """Function after which a report in this process is its tables alone: drawing takes ten times as long as all else."""
 
     def spare() -> None:
-        monkeypatch.setattr("spectral_mup.analysis.figures.lr_transfer.FIGURES", {})
-        monkeypatch.setattr("spectral_mup.analysis.figures.diagnostics.DIAGNOSTICS", {})
+        monkeypatch.setattr("spectral_mup.analysis.figures.FIGURES", {})
 
     return spare
 

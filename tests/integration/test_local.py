@@ -523,7 +523,7 @@ def test_check_is_5_unless_all_but_the_controls_transfer(unbroken, tmp_path, cal
     }
     next(iter((tmp_path / "runs").glob("*/result.json"))).unlink()
     status, out, _ = call("analyze.py", argv, "--check")
-    assert status == 5 and "Not finished: 1 runs to do, 0 curves not begun; python launch.py" in out
+    assert status == 5 and "Not finished: 1 run left" in out and "python launch.py" in out
 
 
 def test_analyze_of_nothing_names_the_command_that_trains(tmp_path, call):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures.diagnostics import SIDES
 from spectral_mup.analysis.report import judge_all
 
@@ -34,10 +35,6 @@ def sweep(
                 loss = floor + offset + curvature * (x - vertex - own) ** 2 + rng.normal(0, noise)
                 rows.append({axis: size, "log2_lr": x, "seed": seed, "status": "done", "loss": loss, "rule": "r"})
     return pd.DataFrame(rows)
-
-
-def curve(points):
-    return points.assign(diverged=points["status"] == "diverged")
 
 
 KINDS = {"embed": "embedding", "blocks.0.attn": "hidden", "blocks.1.attn": "hidden", "readout": "readout"}
@@ -182,5 +179,6 @@ def deep_data(rules, depths=(2, 4, 8)):
     return points, pd.concat(norms, ignore_index=True)
 
 
-def judged(points, norms, axis="depth", base=2):
-    return judge_all(points, norms, axis, base, 0.25, 0.005)
+def sweep_data(points, norms, axis="width", base=64):
+    """What figures are drawn from: the points with the verdicts of their rules."""
+    return SweepData(points, norms, judge_all(points, norms, axis, base), {axis: base}, axis)

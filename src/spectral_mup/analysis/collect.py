@@ -22,18 +22,11 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], runs: Path) -> tuple[pd
     corpora: dict[str, str] = {}
     for curve, run in ((curve, run) for curve, of_curve in curves.items() for run in of_curve):
         folder = RunFolder(runs, run.run_id)
-        key = {
-            "run_id": run.run_id,
-            "rule": curve.rule,
-            "width": curve.width,
-            "depth": curve.depth,
-            "log2_lr": run.log2_lr,
-            "seed": run.seed,
-        }
+        key = {"run_id": run.run_id, "rule": curve.rule, "width": curve.width, "depth": curve.depth}
+        key |= {"log2_lr": run.log2_lr, "seed": run.seed}
+        rows.append(key | {"family": run.model.family, "optimizer": run.optimizer.name, "status": "missing"})
         result = folder.result()
-        names = {"family": run.model.family, "optimizer": run.optimizer.name}
         if result is None:
-            rows.append(key | names | {"status": "missing", "loss": None, "diverged_step": None})
             continue
         folder.check_config()
         corpora.setdefault(result["corpus"]["sha256"], run.run_id)
@@ -42,25 +35,13 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], runs: Path) -> tuple[pd
                 f"runs {' and '.join(corpora.values())} under {runs} were trained on different texts: the corpus was "
                 "changed while the sweep ran; move the wrong ones away and launch again"
             )
-        rows.append(
-            key
-            | names
-            | {
-                "status": result["status"],
-                "loss": result["val_loss"],
-                "diverged_step": result["diverged_step"],
-                "steps": result["steps"],
-                "tokens": result["tokens"],
-                "epochs": result["epochs"],
-                "parameters": result["parameters"],
-                "precision": result["precision"],
-            }
-        )
+        rows[-1] |= {name: result[name] for name in OF_RESULT} | {"loss": result["val_loss"]}
         norms += [key | row for row in read_rows(folder.path / "norms.jsonl")]
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"loss": float, "diverged_step": float})
     return table, pd.DataFrame(norms)
 
 
+OF_RESULT = ["status", "diverged_step", "steps", "tokens", "epochs", "parameters", "precision"]
 COLUMNS = [
     "run_id", "family", "optimizer", "rule", "width", "depth", "log2_lr", "seed", "status", "loss", "diverged_step",
     "steps", "tokens", "epochs", "parameters", "precision",

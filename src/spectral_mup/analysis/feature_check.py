@@ -13,19 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.optimum import rows, t975
+from spectral_mup.analysis.stats import fit_slopes, rows
 
 LIMITS = {"hidden": 0.15, "embedding": 0.10, "readout": 0.10}  # |slope| allowed, by kind
 LAST_STEP = 20  # later steps mix feature learning with what the data did
 FEW_SIZES, FEW_SEEDS = 4, 3  # below either, a check is only indicative
 
 BLOCK = re.compile(r"^(.*?)\.?\b(\d+|first|last)(?:\.(.*))?$")  # 'blocks.3.attn.q' → 'blocks', '3', 'attn.q'
-
-QUANTITIES = {  # of a table row: how it is read from the norms
-    "feature": "RMS of the change of a module's output since step 0 (delta_rms)",
-    "update": "spectral norm of the update in its natural units: multiplier · ‖ΔW‖₂ · sqrt(fan_in / fan_out), over depth "
-    "times the depth inside blocks",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +49,17 @@ def check_features(
 
     Ordinary least squares over every (size, seed); 95 % interval slope ± t(0.975, N-2)·se. A module passes if
     abs(slope) ≤ 0.15 (hidden) or 0.10 (embedding, readout), fails if its whole interval lies outside, and is
-    undecided if only its estimate does, judged at the last step ≤ 20 that all sizes
-    probed; the other steps are in the table. A run that diverged has rows up to where it did. Zeros (a hidden
-    feature behind a zero readout has not moved at step 1) leave a slope undefined. `sizes` are those that the
-    sweep declared; where they share no lr, nothing is decided. Over depth the blocks compared are the first and the
-    last of each model (`first_and_last`), and updates inside them are times the depth (`norm_values`). Features of the
-    first block are in the table but not judged: its MLP sees its own attention, a share 1/L of all branches.
+    undecided if only its estimate does, judged at the last step ≤ 20 that all sizes probed; the other steps are in
+    the table. A run that diverged has rows up to where it did. Zeros (a hidden feature behind a zero readout has not
+    moved at step 1) leave a slope undefined. `sizes` are those that the sweep declared; where they share no lr,
+    nothing is decided. Over depth the first and the last block of each model are compared (`first_and_last`), and
+    updates inside blocks are multiplied by the depth (`norm_values`). Features of the first block are in the table
+    but not judged: its MLP sees its own attention, a share 1/L of all branches.
     """
     values = norm_values(norms, axis)
-    early = rows(values, (values["quantity"] == "feature") & (values["step"] <= LAST_STEP))
     sizes = sorted({int(s) for s in (values["size"] if sizes is None else sizes)})
-    at: dict[tuple[float, int], set[int]] = {}  # sizes seen at each (lr, step)
-    for lr, step, size in early[["log2_lr", "step", "size"]].drop_duplicates().to_numpy(float):
-        at.setdefault((float(lr), int(step)), set()).add(int(size))
-    cells = [cell for cell, seen in at.items() if seen >= set(sizes)]
+    early = rows(values, (values["quantity"] == "feature") & (values["step"] <= LAST_STEP))
+    cells = _common_cells(early, sizes)
     if len(sizes) < 2 or not cells:
         why = f"no lr has norms of steps 1 to {LAST_STEP} at every {axis}"
         why = "no norms were recorded" if early.empty else f"only one {axis}" if len(sizes) < 2 else why
@@ -79,30 +70,16 @@ def check_features(
     step = max(step for lr, step in cells if lr == log2_lr)
     values = rows(values, (values["log2_lr"] == log2_lr) & np.isin(values["size"], sizes))
     table = _table(values)
-    table["judged"] = (table["step"] == step) & (table["n_sizes"] == len(sizes))  # blocks only deep models have: no
+    table["judged"] = (table["step"] == step) & (table["n_sizes"] == len(sizes))  # not blocks that only deep models have
     table["judged"] &= (table["quantity"] == "update") | ~np.array([".first." in name for name in table["name"]], bool)
     judged = table.loc[table["judged"]].to_dict("records")
     features = [r for r in judged if r["quantity"] == "feature"]
-    failed = [r for r in features if r["verdict"] == "failed"]
-    unclear = [r for r in features if r["verdict"] == "undecided" and np.isfinite(r["slope"])]
-    undefined = [r["name"] for r in features if not np.isfinite(r["slope"])]
+    passed, summary = _conclude(features, axis)
     indicative = len(sizes) < FEW_SIZES or max((r["n_seeds"] for r in features), default=0) < FEW_SEEDS
-    if failed:
-        steepest = sorted(failed, key=lambda r: -abs(r["slope"]))
-        summary = "failed: " + first_of([f"{r['name']} ({r['slope']:+.2f})" for r in steepest])
-    elif unclear:
-        steepest = sorted(unclear, key=lambda r: -abs(r["slope"]))
-        said = first_of([f"{r['name']} ({_interval(r)})" for r in steepest], 3)
-        summary = f"passed but for {len(unclear)} of {len(features)} undecided: {said}; more seeds or sizes would decide"
-    elif undefined or not features:
-        summary = "not decided: no change to measure in " + (first_of(undefined) or f"modules that every {axis} has")
-    else:
-        summary = "passed"
-    passed = False if failed else None if unclear or undefined or not features else True
     return FeatureCheck(
         passed=passed,
         summary=summary + " (indicative)" * (indicative and passed is not None),
-        failed=tuple(r["name"] for r in failed),
+        failed=tuple(r["name"] for r in features if r["verdict"] == "failed"),
         failed_updates=tuple(r["name"] for r in judged if r["quantity"] == "update" and r["verdict"] == "failed"),
         indicative=indicative,
         log2_lr=log2_lr,
@@ -112,11 +89,39 @@ def check_features(
     )
 
 
+def _common_cells(early: pd.DataFrame, sizes: Sequence[int]) -> list[tuple[float, int]]:
+    """The (log2 lr, step) at which every size has features."""
+    seen: dict[tuple[float, int], set[int]] = {}
+    for lr, step, size in early[["log2_lr", "step", "size"]].drop_duplicates().to_numpy(float):
+        seen.setdefault((float(lr), int(step)), set()).add(int(size))
+    return [cell for cell, present in seen.items() if present >= set(sizes)]
+
+
+def _conclude(features: Sequence[dict[str, Any]], axis: str) -> tuple[bool | None, str]:
+    """Whether all judged features passed, and a summary that names those that did not, the steepest first."""
+    steepest = sorted((r for r in features if np.isfinite(r["slope"])), key=lambda r: -abs(r["slope"]))
+    failed = [f"{r['name']} ({r['slope']:+.2f})" for r in steepest if r["verdict"] == "failed"]
+    if failed:
+        return False, f"failed: {first_of(failed)}"
+    unclear = [f"{r['name']} ({_interval(r)})" for r in steepest if r["verdict"] == "undecided"]
+    if unclear:
+        passed = sum(r["verdict"] == "passed" for r in features)
+        summary = f"undecided: {passed} of {len(features)} modules passed, {len(unclear)} undecided ({first_of(unclear, 3)})"
+        return None, f"{summary}; more seeds or sizes would decide"
+    undefined = [r["name"] for r in features if not np.isfinite(r["slope"])]
+    if undefined or not features:
+        return None, "not decided: no change to measure in " + (first_of(undefined) or f"modules that every {axis} has")
+    return True, "passed"
+
+
 def norm_values(norms: pd.DataFrame, axis: str = "width") -> pd.DataFrame:
-    """Return long rows (quantity, name, kind, log2_lr, step, size, seed, value): finite, steps from 1 on.
+    """Long rows (quantity, name, kind, log2_lr, step, size, seed, value): finite, steps from 1 on.
+
+    feature: RMS of the change of a module's output since step 0 (delta_rms)
+    update:  spectral norm of the update in its natural units, multiplier · ‖ΔW‖₂ · sqrt(fan_in / fan_out)
 
     The updates of L residual branches add up, so that those of one tensor in them must shrink as 1/L, whatever power of L its
-    multiplier has (2505.01618, 2310.02244): over depth they are times L, and flat is right for all.
+    multiplier has (2505.01618, 2310.02244): over depth they are multiplied by L, and flat is right for all.
     """
     columns = ["quantity", "name", "kind", "log2_lr", "step", "size", "seed", "value"]
     if norms.empty:
@@ -134,18 +139,15 @@ def norm_values(norms: pd.DataFrame, axis: str = "width") -> pd.DataFrame:
 
 
 def first_and_last(table: pd.DataFrame) -> pd.DataFrame:
-    """Of rows with name and size (a depth), name the first and last block of each model so, and leave out those between.
+    """Rename the first and last block of each model ('blocks.0.mlp.up' → 'blocks.first.mlp.up') and drop those between.
 
-    'blocks.0.mlp.up' → 'blocks.first.mlp.up'; of the only block of a model come both. The output of the first block itself is
-    left out: it is the stream after a share 1/L of the branches, no two depths at the same place.
+    `table` has name and size (a depth); a model with a single block yields both rows. The output of the first block itself is
+    dropped: it is the stream after a share 1/L of the branches, at another place in every depth.
     """
-    found = [BLOCK.match(name) for name in table["name"]]
-    sizes, last = list(table["size"]), {}
-    for block, size in zip(found, sizes, strict=True):
-        if block:
-            last[block[1], size] = max(last.get((block[1], size), 0), int(block[2]))
+    blocks, sizes = [BLOCK.match(name) for name in table["name"]], list(table["size"])
+    last = last_blocks(blocks, sizes)
     at, names = [], []
-    for i, (block, size) in enumerate(zip(found, sizes, strict=True)):
+    for i, (block, size) in enumerate(zip(blocks, sizes, strict=True)):
         ends = [""]
         if block:
             ends = ["first"] * (block[2] == "0" and block[3] is not None)
@@ -155,8 +157,17 @@ def first_and_last(table: pd.DataFrame) -> pd.DataFrame:
     return table.iloc[at].reset_index(drop=True).assign(name=names)
 
 
+def last_blocks(blocks: Sequence[re.Match[str] | None], sizes: Sequence[int]) -> dict[tuple[str, int], int]:
+    """{(name of the stack of blocks, size): index of its last block}, of matches of BLOCK."""
+    last: dict[tuple[str, int], int] = {}
+    for block, size in zip(blocks, sizes, strict=True):
+        if block:
+            last[block[1], size] = max(last.get((block[1], size), 0), int(block[2]))
+    return last
+
+
 def relative(check: FeatureCheck, quantity: str, name: str) -> np.ndarray:
-    """Return rows (size, seed, value, log2 of value over its mean at the smallest size) at the judged step."""
+    """Rows (size, seed, value, log2 of value over its mean at the smallest size) at the judged step."""
     at = check.values
     at = rows(at, (at["quantity"] == quantity) & (at["name"] == name) & (at["step"] == check.step))
     at = at[["size", "seed", "value"]].to_numpy(float)
@@ -168,7 +179,7 @@ def relative(check: FeatureCheck, quantity: str, name: str) -> np.ndarray:
 
 
 def representative(checks: Sequence[FeatureCheck], quantity: str, most: int) -> list[str]:
-    """Return the names outside blocks and in the last block; of more than `most`, the steepest."""
+    """Names outside blocks and in the last block; of more than `most`, the steepest."""
     slope: dict[str, float] = {}
     for check in checks:
         table = rows(check.table, check.table["judged"] & (check.table["quantity"] == quantity))
@@ -177,9 +188,9 @@ def representative(checks: Sequence[FeatureCheck], quantity: str, most: int) -> 
     last: dict[tuple, tuple[float, str]] = {}
     ends = {"first": -1.0, "last": float("inf")}
     for name in slope:
-        found = BLOCK.match(name)
-        key, block = ((found[1], found[3]), ends.get(found[2]) or float(found[2])) if found else ((name,), 0.0)
-        last[key] = max(last.get(key, (-2.0, "")), (block, name))
+        block = BLOCK.match(name)
+        key, index = ((block[1], block[3]), ends.get(block[2]) or float(block[2])) if block else ((name,), 0.0)
+        last[key] = max(last.get(key, (-2.0, "")), (index, name))
     names = [name for _, name in last.values()]
     steepest = sorted(names, key=lambda n: -slope[n])[:most]
     return [n for n in names if n in steepest]
@@ -191,40 +202,23 @@ def _interval(row: dict[str, Any]) -> str:
 
 
 def first_of(names: Sequence[str], most: int = 5) -> str:
-    """Return the names in one line, at most `most` of them and how many more there are."""
+    """Names in one line, at most `most` of them and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def short(name: str) -> str:
-    """Return a name without its block and without 'weight': 'blocks.3.attn.q.weight' → 'attn.q'."""
-    found = BLOCK.match(name)
-    return re.sub(r"\.?weight$", "", (found[3] or "block") if found else name) or name
+    """Name without its block and without 'weight': 'blocks.3.attn.q.weight' → 'attn.q'."""
+    block = BLOCK.match(name)
+    return re.sub(r"\.?weight$", "", (block[3] or "block") if block else name) or name
 
 
 def _table(values: pd.DataFrame) -> pd.DataFrame:
     """Fit one line per (quantity, name, step), in the order in which the names were recorded."""
-    fitted = []
     keys = ["quantity", "name", "kind", "step"]
-    for index in sorted(values.groupby(keys).indices.values(), key=lambda rows_of_one: rows_of_one[0]):
-        group = values.iloc[index]
-        row = group[keys].iloc[0].to_dict()
-        slope, lo, hi = fit_slope(group["size"].to_numpy(float), group["value"].to_numpy(float))
-        limit = LIMITS[row["kind"]]
-        counts = {"n_sizes": len(set(group["size"])), "n_seeds": len(set(group["seed"]))}
-        verdict = "passed" if abs(slope) <= limit else "failed" if lo > limit or hi < -limit else "undecided"
-        row |= {"slope": slope, "lo": lo, "hi": hi, "limit": limit, "verdict": verdict}
-        fitted.append(row | counts)
-    names = ["slope", "lo", "hi", "limit", "verdict", "n_sizes", "n_seeds"]
-    return pd.DataFrame(fitted, columns=keys + names).assign(judged=False)
-
-
-def fit_slope(size: np.ndarray, value: np.ndarray) -> tuple[float, float, float]:
-    """Return the slope of log2 value on log2 size with its 95 % interval; NaN where it is undefined."""
-    if len(np.unique(size)) < 2 or (value <= 0).any():
-        return float("nan"), float("nan"), float("nan")
-    x, y = np.log2(size), np.log2(value)
-    x = x - x.mean()
-    slope = float(x @ y / (x @ x))
-    residual, dof = y - y.mean() - slope * x, len(y) - 2
-    half = t975(dof) * float(np.sqrt(residual @ residual / dof / (x @ x))) if dof > 0 else float("nan")
-    return slope, slope - half, slope + half
+    table = fit_slopes(values, keys)
+    limit = np.array([LIMITS[kind] for kind in table["kind"]], float)
+    outside = (table["lo"] > limit) | (table["hi"] < -limit)
+    verdict = np.where(table["slope"].abs() <= limit, "passed", np.where(outside, "failed", "undecided"))
+    n_sizes = table.pop("n_sizes")
+    n_seeds = [len(set(part)) for _, part in values.groupby(keys, sort=False)["seed"]]
+    return table.assign(limit=limit, verdict=verdict, n_sizes=n_sizes, n_seeds=n_seeds, judged=False)

@@ -1,29 +1,34 @@
-"""The results folder of a sweep read back: the points and the verdicts that report.py wrote, without a run at hand."""
+"""The results folder of a sweep as files: what report.py found is written here, and read back without any run."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from spectral_mup.analysis.feature_check import FeatureCheck
-from spectral_mup.analysis.optimum import Optimum, tabulate
-from spectral_mup.analysis.report import OF_FEATURES, OF_OPTIMUM, OF_VERDICT
-from spectral_mup.analysis.verdict import NAN, Verdict, by_rule, curves_of
+from spectral_mup.analysis.optimum import MeanCurve, Optimum
+from spectral_mup.analysis.stats import NAN, write_csv
+from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of
+
+# fields of Verdict, Optimum (or its curve) and FeatureCheck as verdicts.json has them
+OF_VERDICT = "rule axis base verdict reason tolerance regret_limit basis max_residual larger_is_better counts".split()
+OF_OPTIMUM = "log2_lr lo hi loss loss_sd grid_log2_lr grid_loss bracketed basis n_seeds n_points dof".split()
+OF_FEATURES = "passed summary failed failed_updates indicative log2_lr step".split()
 
 
 class ResultsError(ValueError):
-    """A results folder that is not there or cannot be read; the message is one line with the fix in it."""
+    """A results folder that does not exist or cannot be read; the message is one line with the fix in it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What was found of one sweep and one optimizer; `verdicts` and `points` name rules as the sweep does."""
+    """What was found for one sweep and one optimizer; `verdicts` and `points` name rules as the sweep does."""
 
     folder: Path
     name: str
@@ -33,83 +38,116 @@ class Results:
     verdicts: list[Verdict]
 
 
+def labels(sweeps: Sequence[Results]) -> list[str]:
+    """Name each by its optimizer, and where that is not unique by the sweep too."""
+    optimizers = [r.optimizer for r in sweeps]
+    return [r.optimizer if optimizers.count(r.optimizer) == 1 else f"{r.optimizer} ({r.name})" for r in sweeps]
+
+
+def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> None:
+    """Write curves.csv, optima.csv, features.csv, and verdicts.json with `about` on top; undefined numbers are null there."""
+    write_csv(points, folder / "curves.csv")
+    write_csv(pd.DataFrame([_optimum_row(v, size, o) for v in verdicts for size, o in v.optima.items()]), folder / "optima.csv")
+    tables = [v.features.table.assign(rule=v.rule) for v in verdicts if v.features is not None]
+    write_csv(pd.concat(tables, ignore_index=True), folder / "features.csv")
+    content = _strict({**about, "verdicts": [_verdict_row(v) for v in verdicts]})
+    text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    (folder / "verdicts.json").write_text(text, "utf-8")
+
+
 def read_results(folder: Path) -> list[Results]:
     """Read verdicts.json and curves.csv: one Results an optimizer, in the order of the verdicts.
 
-    Numbers are those that were judged then, nothing is fitted again. Of an Optimum, what is not written (draws, parabola) is
-    empty; its mean curve comes from the points. Raises ResultsError.
+    Numbers are those that were judged then, nothing is judged again; curves are made anew from the points, without bootstrap
+    draws. Raises ResultsError.
     """
     path = folder / "verdicts.json"
     try:
-        said = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8"))
         path = folder / "curves.csv"
         points = pd.read_csv(path)
         parts = by_rule(points)
         path = folder / "verdicts.json"
-        found: dict[str, Results] = {}
-        for row in said["verdicts"]:
+        results: dict[str, Results] = {}
+        for row in content["verdicts"]:
             if row["rule"] not in parts:
                 raise ResultsError(f"{folder}: curves.csv has no rule '{row['rule']}' of verdicts.json; {_again(folder)}")
             part = parts[row["rule"]]
             optimizer, rule = (str(part[column].iloc[0]) for column in ("optimizer", "rule"))
-            verdict = replace(_verdict(row, part), rule=rule)
-            other = found.get(optimizer)
-            all_points = part if other is None else pd.concat([other.points, part], ignore_index=True)
-            verdicts = [*(other.verdicts if other else []), verdict]
-            found[optimizer] = Results(folder, said["name"], optimizer, said["commit"], all_points, verdicts)
+            own = results.setdefault(optimizer, Results(folder, content["name"], optimizer, content["commit"], part, []))
+            all_points = pd.concat([own.points, part], ignore_index=True) if own.verdicts else part
+            verdicts = [*own.verdicts, replace(_verdict(row, part), rule=rule)]
+            results[optimizer] = replace(own, points=all_points, verdicts=verdicts)
     except FileNotFoundError:
-        raise ResultsError(f"{path}: not there; {_again(folder)}") from None
+        raise ResultsError(f"{path}: does not exist; {_again(folder)}") from None
     except ResultsError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON, of UTF-8, of pandas, of an entry that is gone
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON, UTF-8, pandas, or a missing entry
         what = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ResultsError(f"{path}: damaged ({what}); {_again(folder)}") from None
-    return list(found.values())
+    return list(results.values())
 
 
 def _again(folder: Path) -> str:
     return f"write it again with python analyze.py and the sweep's overrides, or move {folder} away"
 
 
+def _optimum_row(v: Verdict, size: int, o: Optimum | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"rule": v.rule, v.axis: size}
+    if o is None:
+        return row | {"bracketed": False}
+    return row | {n: getattr(o if hasattr(o, n) else o.curve, n) for n in OF_OPTIMUM} | {"open_sides": " ".join(o.open_sides)}
+
+
+def _verdict_row(v: Verdict) -> dict[str, Any]:
+    row = {n: getattr(v, n) for n in OF_VERDICT}
+    row["slope"] = {"estimate": v.slope, "lo": v.slope_lo, "hi": v.slope_hi}
+    row["regret"] = {"estimate": v.regret, "lo": v.regret_lo, "hi": v.regret_hi, "at_least": v.regret_at_least}
+    row["optima"] = [_optimum_row(v, size, o) for size, o in v.optima.items()]
+    if v.features is not None:
+        row["features"] = {n: getattr(v.features, n) for n in OF_FEATURES}
+    return row
+
+
+def _strict(value: Any) -> Any:
+    """Plain types, and null for every number that JSON does not know (NaN, inf)."""
+    if isinstance(value, dict):
+        return {str(k): _strict(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(v) for v in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _verdict(row: Mapping[str, Any], part: pd.DataFrame) -> Verdict:
-    slope, regret = row["slope"], row["regret"]
-    sizes = [int(o[row["axis"]]) for o in row["optima"]]
-    curves = curves_of(part, row["axis"], sizes)
+    slope, regret = ({k: _number(x) for k, x in row[key].items()} for key in ("slope", "regret"))
+    curves = curves_of(part, row["axis"], [int(o[row["axis"]]) for o in row["optima"]])
     features = row.get("features")
     if features is not None:
         kept: dict[str, Any] = {n: tuple(x) if isinstance(x := features[n], list) else x for n in OF_FEATURES}
         features = FeatureCheck(**kept, table=pd.DataFrame(), values=pd.DataFrame())
     return Verdict(
-        **{n: row[n] for n in OF_VERDICT} | {"bend": _number(row["bend"])},
-        slope=_number(slope["estimate"]),
-        slope_lo=_number(slope["lo"]),
-        slope_hi=_number(slope["hi"]),
-        regret=_number(regret["estimate"]),
-        regret_lo=_number(regret["lo"]),
-        regret_hi=_number(regret["hi"]),
+        **{n: row[n] for n in OF_VERDICT} | {"max_residual": _number(row["max_residual"])},
+        slope=slope["estimate"],
+        slope_lo=slope["lo"],
+        slope_hi=slope["hi"],
+        regret=regret["estimate"],
+        regret_lo=regret["lo"],
+        regret_hi=regret["hi"],
         regret_at_least=bool(regret["at_least"]),
-        optima={s: _optimum(o, curves[s]) for s, o in zip(sizes, row["optima"], strict=True)},
+        optima={size: _optimum(o, curve) for (size, curve), o in zip(curves.items(), row["optima"], strict=True)},
         features=features,
     )
 
 
-def _optimum(row: Mapping[str, Any], curve: pd.DataFrame) -> Optimum | None:
+def _optimum(row: Mapping[str, Any], curve: MeanCurve | None) -> Optimum | None:
     if "log2_lr" not in row:  # nothing finished at this size
         return None
-    _, full, _ = tabulate(curve)
-    none = np.empty(0)
-    return Optimum(
-        **{n: _number(row[n]) for n in OF_OPTIMUM},
-        open_sides=tuple(row["open_sides"].split()),
-        seed_variance=NAN,
-        fit_variance=NAN,
-        residuals=none,
-        samples=none,
-        log2_lrs=full.columns.to_numpy(float),
-        mean_losses=full.to_numpy(float).mean(0),
-        parabola=None,
-        span=(NAN, NAN),
-    )
+    if curve is None:
+        raise ValueError("an optimum whose runs are not in curves.csv")
+    numbers = {n: _number(row[n]) for n in ("log2_lr", "lo", "hi", "loss", "basis", "dof")}
+    return Optimum(**numbers, open_sides=tuple(row["open_sides"].split()), curve=curve)
 
 
 def _number(value: Any) -> Any:

@@ -8,21 +8,22 @@ from typing import Any
 
 import pandas as pd
 
-from spectral_mup.analysis.report import aligned, best_loss, best_lr, found, write_csv
-from spectral_mup.analysis.results import Results, ResultsError, read_results
+from spectral_mup.analysis.report import aligned, best_loss, best_lr, verdict_cells
+from spectral_mup.analysis.results import Results, ResultsError, labels, read_results
+from spectral_mup.analysis.stats import write_csv
 from spectral_mup.analysis.verdict import Verdict
 
 
 def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Results], list[str]]:
-    """Read every sweep analysed below `folder`, write the summary into it, and return (sweeps, names that are not there).
+    """Read every sweep analysed below `folder`, write the summary into it, and return (sweeps, names that were not found).
 
-    summary.csv             a row a sweep and rule
-    summary.pdf .svg .png   a row of panels a sweep; what is drawn: summary_figure.csv
+    summary.csv             one row per sweep and rule
+    summary.pdf .svg .png   one row of panels per sweep; what is drawn: summary_figure.csv
     The same result files give the same bytes. Raises ResultsError.
     """
     out = Path(folder)
     sweeps, absent = gather(out, names)
-    write_csv(table(sweeps), out / "summary.csv")
+    write_csv(summary_table(sweeps), out / "summary.csv")
 
     from spectral_mup.analysis.figures.style import save  # matplotlib takes a second to import: only where something is drawn
     from spectral_mup.analysis.figures.summary import summary_figure
@@ -33,13 +34,13 @@ def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Resul
 
 
 def gather(folder: Path, names: Sequence[str] = ()) -> tuple[list[Results], list[str]]:
-    """Read the sweeps at and below a folder that has their verdicts.json; return them and the names that are not there.
+    """Read the sweeps at and below a folder that has their verdicts.json; return them and the names that were not found.
 
     `names` choose and order them, by path below the folder, last part of it, sweep's name, or optimizer; else they come in
     alphabetical order of optimizer and path.
     """
     if not folder.is_dir():
-        raise ResultsError(f"{folder}: no such folder; analyze.py sweep=NAME writes a sweep's results under results/NAME")
+        raise ResultsError(f"{folder}: does not exist; analyze.py sweep=NAME writes a sweep's results under results/NAME")
     sweeps = [one for path in sorted(folder.rglob("verdicts.json")) for one in read_results(path.parent)]
     if not sweeps:
         raise ResultsError(f"{folder}: no verdicts.json here or below; analyse its sweeps first: python analyze.py sweep=NAME")
@@ -47,12 +48,12 @@ def gather(folder: Path, names: Sequence[str] = ()) -> tuple[list[Results], list
         return sorted(sweeps, key=lambda r: (r.optimizer, r.folder.as_posix())), []
     chosen, absent = [], []
     for name in dict.fromkeys(names):
-        mine = [r for r in sweeps if name in _names(r, folder)]
-        chosen += [r for r in mine if all(r is not c for c in chosen)]
-        absent += [] if mine else [name]
+        named = [r for r in sweeps if name in _names(r, folder)]
+        chosen += [r for r in named if all(r is not c for c in chosen)]
+        absent += [] if named else [name]
     if not chosen:
         known = sorted({r.folder.relative_to(folder).as_posix() for r in sweeps})
-        raise ResultsError(f"{folder}: none of {', '.join(names)} is analysed here; there is {', '.join(known)}")
+        raise ResultsError(f"{folder}: no results of {', '.join(names)} here; there are {', '.join(known)}")
     return chosen, absent
 
 
@@ -60,19 +61,13 @@ def _names(r: Results, folder: Path) -> set[str]:
     return {r.folder.relative_to(folder).as_posix(), r.folder.name, r.name, r.optimizer}
 
 
-def labels(sweeps: Sequence[Results]) -> list[str]:
-    """Name each by its optimizer, and where that is not unique by the sweep too."""
-    optimizers = [r.optimizer for r in sweeps]
-    return [r.optimizer if optimizers.count(r.optimizer) == 1 else f"{r.optimizer} ({r.name})" for r in sweeps]
-
-
 def sizes_of(sweeps: Sequence[Results]) -> list[tuple[str, int]]:
     """Every (axis, size) that was judged, widths first."""
     return sorted({(v.axis, s) for r in sweeps for v in r.verdicts for s in v.optima}, key=lambda x: (x[0] != "width", *x))
 
 
-def table(sweeps: Sequence[Results]) -> pd.DataFrame:
-    """One row a sweep and rule: verdict, slope with its 95 % interval, regret (a fraction), optimum and loss at every size."""
+def summary_table(sweeps: Sequence[Results]) -> pd.DataFrame:
+    """One row per sweep and rule: verdict, slope with its 95 % interval, regret (a fraction), optimum and loss by size."""
     return pd.DataFrame([_row(r, v, sizes_of(sweeps)) for r in sweeps for v in r.verdicts])
 
 
@@ -98,25 +93,25 @@ def features(v: Verdict) -> str:
     return "passed" if v.features.passed else "undecided"
 
 
-def text(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str:
-    """Return the table for the screen, a line a sweep and rule, then what the numbers alone do not say."""
+def format_summary(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str:
+    """The table for the screen, one line per sweep and rule, then what the numbers alone do not say."""
     sizes = sizes_of(sweeps)
     heads = [f"{axis[0]}{size}" for axis, size in sizes]
-    lines = [["optimizer", "rule", "verdict", "over", "slope [95 %]", "regret", "features"]]
-    lines[0] += [*(f"lr* {head}" for head in heads), *(f"loss {head}" for head in heads)]
+    cells = [["optimizer", "rule", "verdict", "over", "slope [95 %]", "regret", "features"]]
+    cells[0] += [*(f"lr* {head}" for head in heads), *(f"loss {head}" for head in heads)]
     notes = []
     for r, label in zip(sweeps, labels(sweeps), strict=True):
         for v in r.verdicts:
-            mine = [(v.optima.get(size), axis == v.axis and size in v.optima) for axis, size in sizes]
-            lrs, losses = ([cell(o) if tried else "-" for o, tried in mine] for cell in (best_lr, best_loss))
-            verdict, slope, regret = found(v)
-            lines.append([label, v.rule, verdict, v.axis, slope, regret, features(v), *lrs, *losses])
+            own = [(v.optima.get(size), axis == v.axis and size in v.optima) for axis, size in sizes]
+            lrs, losses = ([cell(o) if tried else "-" for o, tried in own] for cell in (best_lr, best_loss))
+            verdict, slope, regret = verdict_cells(v)
+            cells.append([label, v.rule, verdict, v.axis, slope, regret, features(v), *lrs, *losses])
             notes += [f"{label}, {v.rule}: undecided: {v.reason}"] if v.reason else []
             missing = v.counts.get("missing", 0)
             notes += [f"{label}, {v.rule}: {missing} of {sum(v.counts.values())} runs missing"] if missing else []
-    explained = [
+    legend = [
         "lr*: log2 of the best learning rate, '<' or '>' where it is not bracketed on that side. Features: their check.",
         "Regret: what the optimal lr of the base costs at the largest size.",
     ]
     notes += [f"no results here yet: {', '.join(absent)}"] if absent else []
-    return "\n".join([*aligned(lines), *explained, *notes])
+    return "\n".join([*aligned(cells), *legend, *notes])

@@ -1,23 +1,22 @@
-"""Does the best learning rate stay put as the model grows? One verdict per rule, with its numbers."""
+"""Does the best learning rate stay the same as the model grows? One verdict per rule, with its numbers."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
 
 from spectral_mup.analysis.feature_check import FeatureCheck
-from spectral_mup.analysis.optimum import Optimum, find_optimum, rows, satterthwaite, t975
+from spectral_mup.analysis.optimum import MeanCurve, Optimum, find_optimum, tabulate
+from spectral_mup.analysis.stats import NAN, rows, satterthwaite, slope_weights, t975
 
-NAN = float("nan")
-
-MIN_SIZES = 3  # two sizes give a slope but no sign of how far to trust it
+MIN_SIZES = 3  # through two sizes a line always fits, whatever the noise
 
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What one rule did over one axis; slope = d log2 η* / d log2 size, regret a fraction of the loss."""
+    """How the optimum of one rule moves over one axis; slope = d log2 η* / d log2 size, regret a fraction of the loss."""
 
     rule: str
     axis: str
@@ -29,16 +28,21 @@ class Verdict:
     slope: float
     slope_lo: float
     slope_hi: float
-    bend: float  # octaves: largest distance of an optimum from the fitted line
+    max_residual: float  # octaves: largest distance of an optimum from the fitted line
     regret: float  # of the base's optimum at the largest size
     regret_lo: float
     regret_hi: float
-    regret_at_least: bool  # the base's optimum lies beyond what the largest size finished
+    regret_at_least: bool  # the base's optimum lies beyond the lrs that the largest size finished
     larger_is_better: bool | None  # the best loss falls from each size to the next
     basis: str
     optima: dict[int, Optimum | None] = field(repr=False)
     counts: dict[str, int] = field(repr=False)  # runs by status
     features: FeatureCheck | None = field(default=None, repr=False)
+
+    @property
+    def finished(self) -> dict[int, Optimum]:
+        """Optima of the sizes at which some lr finished."""
+        return {size: o for size, o in self.optima.items() if o is not None}
 
 
 def by_rule(points: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -49,7 +53,7 @@ def by_rule(points: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def what_was_run(points: pd.DataFrame) -> str:
-    """Say in one line what the points are: family, optimizer, steps, tokens, epochs, seeds, missing runs."""
+    """Describe the points in one line: family, optimizer, steps, tokens, epochs, seeds, missing runs."""
 
     def span(column: str, form: str, unit: float = 1) -> str:
         values = points[column].to_numpy(float) / unit
@@ -60,11 +64,11 @@ def what_was_run(points: pd.DataFrame) -> str:
     fixed = [f"{axis} {points[axis].iloc[0]}" for axis in ("width", "depth") if len(set(points[axis])) == 1]
     named = ", ".join([named, *fixed])
     missing, seeds = list(points["status"]).count("missing"), len(set(points["seed"]))
-    text = f"{named}; {span('steps', '{:.0f}')} steps, {span('tokens', '{:.3g}', 1e6)} M tokens, "
-    text += f"{span('epochs', '{:.2g}')} epochs; {seeds} seed{'s' * (seeds > 1)}"
+    line = f"{named}; {span('steps', '{:.0f}')} steps, {span('tokens', '{:.3g}', 1e6)} M tokens, "
+    line += f"{span('epochs', '{:.2g}')} epochs; {seeds} seed{'s' * (seeds > 1)}"
     if "precision" in points:
-        text += "; " + "/".join(sorted(set(points["precision"].dropna())))
-    return text + (f"; {missing} of {len(points)} runs missing" if missing else "")
+        line += "; " + "/".join(sorted(set(points["precision"].dropna())))
+    return line + (f"; {missing} of {len(points)} runs missing" if missing else "")
 
 
 def judge(
@@ -90,143 +94,125 @@ def judge(
     curve fixed and draws the distance between the two optima. `base` is the size that was tuned, by default
     the smallest.
     """
-    label = label or str(points["rule"].iloc[0])
     sizes = sorted(int(s) for s in points[axis].unique())
     base = sizes[0] if base is None else int(base)
     far = sizes[-1] if base != sizes[-1] else sizes[0]
     optima = _optima(points, axis, sizes, seed, n_boot)
-    found = {size: optimum for size, optimum in optima.items() if optimum is not None}
-    tried = {size: o for size, o in found.items() if len(o.open_sides) < 2}  # a single lr has no neighbour to be better than
-    slope, half, bend = _slope(tried)
+    tried = {s: o for s, o in optima.items() if o is not None and len(o.open_sides) < 2}  # of a single lr nothing is known
+    slope, half, max_residual = _slope(tried)
     regret, regret_lo, regret_hi, at_least = _regret(tried.get(base), tried.get(far))
-    losses = [o.loss for o in found.values()]
-
-    unmeasured = _unmeasured(optima, base, axis)
-    if unmeasured:
-        verdict, reason = "undecided", "; ".join(unmeasured)
-    elif slope - half > tolerance or slope + half < -tolerance:
-        verdict, reason = "drifts", ""
-    elif max(slope + half, half - slope) > tolerance:
-        verdict, reason = "undecided", _too_wide(found, axis, slope, half, tolerance)
-    elif at_least or not regret <= regret_limit:
-        reason = f"the slope is within ±{tolerance:g}, but the optimum of {axis} {base} costs "
-        reason += f"{'at least ' * at_least}{regret:.2%} at {axis} {far} (limit {regret_limit:.2%}); "
-        reason += "its lr did not finish there" if at_least else f"a further {axis} would show whether it goes on"
-        verdict = "undecided"
-    else:
-        verdict, reason = "transfers", ""
-
-    status = list(points["status"])
-    return Verdict(
-        rule=label,
+    losses, status = [o.loss for o in optima.values() if o is not None], list(points["status"])
+    v = Verdict(
+        rule=label or str(points["rule"].iloc[0]),
         axis=axis,
         base=base,
-        verdict=verdict,
-        reason=reason,
+        verdict="undecided",
+        reason="",
         tolerance=tolerance,
         regret_limit=regret_limit,
         slope=slope,
         slope_lo=slope - half,
         slope_hi=slope + half,
-        bend=bend,
+        max_residual=max_residual,
         regret=regret,
         regret_lo=regret_lo,
         regret_hi=regret_hi,
         regret_at_least=at_least,
         larger_is_better=all(b < a for a, b in zip(losses, losses[1:], strict=False)) if len(losses) > 1 else None,
-        basis=", ".join(sorted({o.basis for o in found.values()})),
+        basis=", ".join(sorted({o.basis for o in optima.values() if o is not None})),
         optima=optima,
         counts={s: status.count(s) for s in ("done", "diverged", "missing")},
     )
+    verdict, reason = _decide(v, far)
+    return replace(v, verdict=verdict, reason=reason)
 
 
-def curves_of(points: pd.DataFrame, axis: str, sizes: list[int]) -> dict[int, pd.DataFrame]:
-    """Split the runs of one rule that were begun by size, for find_optimum."""
-    diverged = points["status"] == "diverged"
-    started = rows(points.assign(diverged=diverged), points["status"] != "missing")
-    return {s: rows(started, started[axis] == s) for s in sizes}
+def curves_of(points: pd.DataFrame, axis: str, sizes: list[int]) -> dict[int, MeanCurve | None]:
+    """The curve of every size under one rule; None where no lr finished."""
+    return {s: tabulate(rows(points, points[axis] == s)) for s in sizes}
 
 
 def _optima(points: pd.DataFrame, axis: str, sizes: list[int], seed: int, n_boot: int) -> dict[int, Optimum | None]:
-    """Fit every size, then again with the residuals of all sizes pooled."""
+    """The optimum of every size, with the residuals of all sizes pooled."""
     curves = curves_of(points, axis, sizes)
+    rich = [c for c in curves.values() if c is not None and c.n_points > 3]
+    pooled = (np.concatenate([c.residuals_K for c in rich]), sum(c.n_points - 3 for c in rich)) if rich else None
     # one stream a size: with one for all, every size would draw the same seeds and the slope look too sure
-    streams = {s: [seed, i] for i, s in enumerate(sizes)}
-    optima = {s: find_optimum(c, seed=streams[s], n_boot=n_boot) for s, c in curves.items()}
-    rich = [o for o in optima.values() if o is not None and o.n_points > 3]
-    if not rich:
-        return optima
-    pooled = np.concatenate([o.residuals for o in rich]), sum(o.n_points - 3 for o in rich)
-    return {s: find_optimum(c, seed=streams[s], n_boot=n_boot, pooled=pooled) for s, c in curves.items()}
+    return {
+        size: c and find_optimum(c, seed=[seed, i], n_boot=n_boot, pooled=pooled) for i, (size, c) in enumerate(curves.items())
+    }
 
 
-def _slope(found: dict[int, Optimum]) -> tuple[float, float, float]:
-    """Return slope, half width of its 95 % interval, and bend, over the sizes that have an optimum."""
-    if len(found) < 2:
+def _decide(v: Verdict, far: int) -> tuple[str, str]:
+    """Verdict and reason from the numbers of `v`; `far`: the size at which the regret is taken."""
+    if unmeasured := _unmeasured(v):
+        return "undecided", "; ".join(unmeasured)
+    if v.slope_lo > v.tolerance or v.slope_hi < -v.tolerance:
+        return "drifts", ""
+    if max(v.slope_hi, -v.slope_lo) > v.tolerance:
+        return "undecided", _too_wide(v)
+    if not v.regret_at_least and v.regret <= v.regret_limit:
+        return "transfers", ""
+    reason = f"the slope is within ±{v.tolerance:g}, but the optimum of {v.axis} {v.base} costs "
+    reason += f"{'at least ' * v.regret_at_least}{v.regret:.2%} at {v.axis} {far} (limit {v.regret_limit:.2%}); "
+    further = f"a further {v.axis} would show whether the cost keeps growing"
+    return "undecided", reason + ("no run at that lr finished there" if v.regret_at_least else further)
+
+
+def _slope(optima: dict[int, Optimum]) -> tuple[float, float, float]:
+    """Slope over the sizes that have an optimum, half width of its 95 % interval, and largest residual."""
+    if len(optima) < 2:
         return NAN, NAN, NAN
-    weight = _weights(found)
-    best = np.array([o.log2_lr for o in found.values()])
-    draws = weight @ np.stack([o.samples for o in found.values()])
-    dof = satterthwaite([w * w * o.variance for w, o in zip(weight, found.values(), strict=True)],
-                        [o.dof for o in found.values()])  # fmt: skip
-    slope, x = float(weight @ best), np.log2(list(found))
-    bend = float(np.abs(best - best.mean() - slope * (x - x.mean())).max())
-    return slope, t975(dof) * float(draws.std()), bend
-
-
-def _weights(found: dict[int, Optimum]) -> np.ndarray:
-    """Return the weights w with slope = w · log2_lr, of least squares on log2 size."""
-    x = np.log2(list(found))
-    return (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    x = np.log2(list(optima))
+    weight = slope_weights(x)
+    best = np.array([o.log2_lr for o in optima.values()])
+    draws = weight @ np.stack([o.draws.samples for o in optima.values()])
+    variances = [w * w * o.draws.variance for w, o in zip(weight, optima.values(), strict=True)]
+    dof = satterthwaite(variances, [o.dof for o in optima.values()])
+    slope = float(weight @ best)
+    max_residual = float(np.abs(best - best.mean() - slope * (x - x.mean())).max())
+    return slope, t975(dof) * float(draws.std()), max_residual
 
 
 def _regret(base: Optimum | None, wide: Optimum | None) -> tuple[float, float, float, bool]:
-    """Return regret of the base's optimum at the far size, its 95 % interval, and 'at least'."""
+    """Regret of the base's optimum at the far size, its 95 % interval, and whether it is a lower bound."""
     if base is None or wide is None:
         return NAN, NAN, NAN, False
     regret, at_least = wide.regret_at(base.log2_lr)
-    dof = satterthwaite([base.variance, wide.variance], [base.dof, wide.dof])
+    dof = satterthwaite([base.draws.variance, wide.draws.variance], [base.dof, wide.dof])
     distance = base.log2_lr - wide.log2_lr
-    drawn = (base.samples - wide.samples - distance) * t975(dof) / t975(np.inf)
+    drawn = (base.draws.samples - wide.draws.samples - distance) * t975(dof) / t975(np.inf)
     lo, hi = np.quantile(wide.regret_at(wide.log2_lr + distance + drawn)[0], [0.025, 0.975])
     return float(regret), float(lo), float(hi), bool(at_least)
 
 
-def _unmeasured(optima: dict[int, Optimum | None], base: int, axis: str) -> list[str]:
-    """Say what keeps a slope from being judged at all: sizes without runs, too few, open brackets."""
-    reasons = []
-    empty = [size for size, o in optima.items() if o is None]
-    if base not in optima:
-        reasons.append(f"no runs at the base {axis} {base}")
-    if empty:
-        reasons.append(f"no lr finished at {axis} {_join(empty)}")
-    if len(optima) < MIN_SIZES:
-        reasons.append(f"only {len(optima)} of the {MIN_SIZES} {axis}s that a slope needs")
-    for side in ("lower", "higher"):
-        beyond = [size for size, o in optima.items() if o is not None and side in o.open_sides]
-        if beyond:
-            reasons.append(f"not bracketed: test {side} lr at {axis} {_join(beyond)}")
-    return reasons
+def _unmeasured(v: Verdict) -> list[str]:
+    """Reasons not to judge a slope at all: sizes without runs, too few sizes, open brackets."""
+    beyond = {side: [s for s, o in v.finished.items() if side in o.open_sides] for side in ("lower", "higher")}
+    empty = [size for size, o in v.optima.items() if o is None]
+    reasons = [f"no runs at the base {v.axis} {v.base}"] if v.base not in v.optima else []
+    reasons += [f"no lr finished at {v.axis} {_join(empty)}"] if empty else []
+    reasons += [f"only {len(v.optima)} of the {MIN_SIZES} {v.axis}s that a slope needs"] if len(v.optima) < MIN_SIZES else []
+    return reasons + [f"not bracketed: test {side} lr at {v.axis} {_join(sizes)}" for side, sizes in beyond.items() if sizes]
 
 
-def _too_wide(found: dict[int, Optimum], axis: str, slope: float, half: float, tolerance: float) -> str:
-    """Say what would narrow the slope's interval: the larger of its two sources of variance decides."""
-    weight = dict(zip(found, _weights(found), strict=True))
-    by_seed = {s: weight[s] ** 2 * o.seed_variance for s, o in found.items()}
-    by_fit = {s: weight[s] ** 2 * o.fit_variance for s, o in found.items()}
-    said = f"slope {slope:+.2f} ± {half:.2f} reaches across the tolerance ±{tolerance:g}"
-    if sum(by_seed.values()) > sum(by_fit.values()):
-        n, worst = min(o.n_seeds for o in found.values()), max(by_seed, key=lambda s: by_seed[s])
-        advice = f"more seeds (now {n}), first at {axis} {worst}"
+def _too_wide(v: Verdict) -> str:
+    """What would narrow the slope's interval: the larger of its two sources of variance decides."""
+    optima, half = v.finished, (v.slope_hi - v.slope_lo) / 2
+    weight = dict(zip(optima, slope_weights(np.log2(list(optima))), strict=True))
+    by_seed = {s: weight[s] ** 2 * o.draws.seed_variance for s, o in optima.items()}
+    by_fit = {s: weight[s] ** 2 * o.draws.fit_variance for s, o in optima.items()}
+    longer = f"a longer range of {v.axis} than ×{max(optima) / min(optima):g}"
+    if half < v.tolerance / 2:
+        advice = f"the slope is too close to the threshold: only {longer} or a finer one can decide"
+    elif sum(by_seed.values()) > sum(by_fit.values()):
+        worst = max(by_seed, key=lambda s: by_seed[s])
+        advice = f"more seeds (now {min(o.curve.n_seeds for o in optima.values())}), first at {v.axis} {worst}, or {longer}"
     else:
         worst = max(by_fit, key=lambda s: by_fit[s])
-        k, seeds = found[worst].n_points, found[worst].n_seeds
-        advice = f"more lr points within an octave of the optimum at {axis} {worst} (now {k})"
-        advice += ", or a second seed" if seeds == 1 else ""
-    longer = f"a longer range of {axis} than ×{max(found) / min(found):g}"
-    if half < tolerance / 2:
-        return f"{said}: it lies so near to it that only {longer} or a finer one decides"
-    return f"{said}: {advice}, or {longer}"
+        advice = f"more lr points within an octave of the optimum at {v.axis} {worst} (now {optima[worst].curve.n_points})"
+        advice += ", or a second seed" * (optima[worst].curve.n_seeds == 1) + f", or {longer}"
+    return f"the 95 % interval of the slope ({v.slope:+.2f} ± {half:.2f}) crosses the ±{v.tolerance:g} threshold: {advice}"
 
 
 def _join(sizes: list[int]) -> str:

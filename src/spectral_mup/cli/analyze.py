@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.cli.main import CHECK_FAILED, OK, command
+from spectral_mup.cluster.progress import pluralize
 from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.runs.sweep import open_sweep, result_reader
 
@@ -22,7 +23,7 @@ def analyze(argv: list[str], check: bool) -> int:
     plan = sweep.plan(result_reader(runs))
 
     from spectral_mup.analysis.collect import collect
-    from spectral_mup.analysis.report import along, report, report_joint, text
+    from spectral_mup.analysis.report import along, format_verdicts, report, report_joint
     from spectral_mup.runs.provenance import commit
 
     s = config.sweep
@@ -32,33 +33,34 @@ def analyze(argv: list[str], check: bool) -> int:
     points, norms = collect(plan.curves, runs)
     if list(points["status"]).count("missing") == len(points):
         raise ConfigError(f"sweep={s.name}: no run is done under {runs}/; train first: {command('launch.py', argv)}")
-    folder = Path(config.paths.results) / s.name
+    folder, figures = Path(config.paths.results) / s.name, getattr(config, "figures", None)
     verdicts: list[Any] = []
     for axis in axes:
         other, below = "depth" if axis == "width" else "width", "/depth" if axis != axes[0] else ""
-        mine = along(points, axis, base)
+        part = along(points, axis, base)
         if len(axes) > 1:
-            print(f"Over {axis}, at {other} {base[other]}{': nothing begun yet' if mine.empty else ''}")
-        if mine.empty:
+            print(f"Over {axis}, at {other} {base[other]}{': no runs yet' if part.empty else ''}")
+        if part.empty:
             continue
-        found = report(
-            mine,
+        own = report(
+            part,
             norms,
             name=s.name + below,
             out_dir=f"{folder}{below}",
-            base_width=base["width"],
-            base_depth=base["depth"],
+            axis=axis,
+            base=base,
             command=command("analyze.py", argv),
             commit=commit(),
-            axis=axis,
+            figures=figures,
         )
-        print(text(found) + "\n" * (len(axes) > 1))
-        verdicts += found
+        print(format_verdicts(own) + "\n" * (len(axes) > 1))
+        verdicts += own
     if len(axes) > 1:
-        print(report_joint(points, base, folder))
+        print(report_joint(points, norms, verdicts, base, folder, figures))
     later = sweep.remaining_curves(plan)
     if plan.todo or later:
-        print(f"Not finished: {len(plan.todo)} runs to do, {later} curves not begun; {command('launch.py', argv)} goes on.")
+        left = ", ".join(pluralize(n, what) for n, what in ((len(plan.todo), "run"), (later, "curve")) if n)
+        print(f"Not finished: {left} left; resume with {command('launch.py', argv)}")
     print(f"Figures and tables: {folder}/")
     if not check:
         return OK
@@ -77,12 +79,12 @@ def summarize(argv: list[str], check: bool) -> int:
     """Set the sweeps analysed below a folder side by side; with `check`, CHECK_FAILED as in `analyze`, over all of them."""
     wrong = [a for a in argv if "=" in a or a.startswith("-")]
     if not argv or wrong:
-        said = f"{wrong[0]} does not go with it" if wrong else "no folder given"
-        raise ConfigError(f"--summary: {said}; give a folder of results, as in --summary results/mini/width")
+        problem = f"{wrong[0]} cannot be combined with it" if wrong else "no folder given"
+        raise ConfigError(f"--summary: {problem}; give a folder of results, as in --summary results/mini/width")
     from spectral_mup.analysis import summary
 
     sweeps, absent = summary.summarize(argv[0], argv[1:])
-    print(summary.text(sweeps, absent))
+    print(summary.format_summary(sweeps, absent))
     print(f"Figure and tables: {Path(argv[0])}/summary.*")
     held = not absent and all(as_claimed(r.verdicts) and not sum(v.counts["missing"] for v in r.verdicts) for r in sweeps)
     return OK if held or not check else CHECK_FAILED

@@ -206,8 +206,8 @@ def derive(argv: list[str]) -> int:
     from spectral_mup.cluster.progress import ladder_progress
     from spectral_mup.data import load
     from spectral_mup.measure.derive import measure_family
-    from spectral_mup.measure.size_law_fit import first_log2_lr, size_laws, table
-    from spectral_mup.measure.size_law_report import directions, package_name, rule_yaml, text
+    from spectral_mup.measure.size_law_fit import first_log2_lr, law_table, size_laws
+    from spectral_mup.measure.size_law_report import directions, format_size_laws, package_name, rule_yaml
     from spectral_mup.runs.provenance import commit, machine
 
     sweep = open_sweep(config)
@@ -222,12 +222,12 @@ def derive(argv: list[str]) -> int:
     where = f"{config.model.family} at widths {', '.join(map(str, d.width))}, {d.steps} steps, {len(d.seed)} seeds, "
     where += config.data.source
     print(f"{name} ({', '.join(f'{a}: {t}' for a, t in targets.items())}) on {where}")
-    print(text(laws))
+    print(format_size_laws(laws))
     folder = Path(config.paths.results) / "derive" / name
     folder.mkdir(parents=True, exist_ok=True)
     drawing, data = directions(measured, laws, f"{name} on {where}.")
     save(drawing, folder / "directions", data)
-    table(laws).to_csv(folder / "slopes.csv", index=False, float_format="%.6g", lineterminator="\n")
+    law_table(laws).to_csv(folder / "slopes.csv", index=False, float_format="%.6g", lineterminator="\n")
     path = ROOT / "conf" / "rule" / "derived" / f"{name}.yaml"
     path.parent.mkdir(exist_ok=True)
     path.write_text(rule_yaml(name, laws, f"{where}; {', '.join(targets.values())}; commit {commit()}, {machine()}"), "utf-8")

@@ -36,9 +36,9 @@ class Derived(OptimizerSpec):
     @property
     def text(self) -> str:
         """Slope and interval of each kind of tensor, the law nearest to them, what was rejected, and whether it can be told."""
-        from spectral_mup.measure.size_law_report import text
+        from spectral_mup.measure.size_law_report import format_size_laws
 
-        return text([self.measured])
+        return format_size_laws([self.measured])
 
     def __str__(self) -> str:
         return self.text

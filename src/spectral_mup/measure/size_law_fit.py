@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.optimum import t975
+from spectral_mup.analysis.stats import fit_line, rows, t975
 from spectral_mup.theory.growth import monomial
 from spectral_mup.theory.size_laws import SIZE_LAWS, Exponents
 
 Row = Mapping[str, Any]
 
 TOLERANCE = 0.15  # of a slope against a law: first-block queries and embeddings of few tokens are off by as much
-FIRST_STEP = 8  # earlier directions are still of momentum and statistics that fill
+FIRST_STEP = 8  # before it momentum and running statistics are still warming up
 WIDE = 0.25  # half an interval that reaches from one law to the next, which differ by 1/2
 
 
 @dataclass(frozen=True)
 class ClassSlope:
-    """Slope of log2 ‖U‖₂ on log2 width of the tensors that grow alike, its 95 % interval, and at the first and last step."""
+    """Slope of log2 ‖U‖₂ on log2 width of the tensors of one growth, its 95 % interval, and at the first and last step."""
 
     label: str  # kind and growth (fan_out, fan_in): 'hidden (m, m)', 'readout (1, m)'
     kind: str
@@ -32,7 +32,7 @@ class ClassSlope:
     first: float
     last: float
     gradient: float  # exponent of ‖U‖₂ in the size of the loss: 0 for scale-free directions, 1 for the raw gradient
-    laws: Mapping[str, float] = field(repr=False)  # slope that each named law says
+    laws: Mapping[str, float] = field(repr=False)  # slope that each named law predicts
 
     @property
     def judged(self) -> bool:
@@ -52,14 +52,14 @@ class ClassSlope:
 
 @dataclass(frozen=True)
 class SizeLaw:
-    """What was measured of one algorithm. `law` names its size law; None: no named one fits, use `exponents`."""
+    """The size law of one algorithm. `law` is its name; None: no named one fits, use `exponents`."""
 
     algorithm: str
     classes: tuple[ClassSlope, ...]
     law: str | None
     also: tuple[str, ...]  # other laws that fit as well
     rejected: Mapping[str, tuple[str, float]]  # law: the class that speaks most against it, and by how much
-    too_few: str  # why it cannot be told, and what would help; empty if it can
+    too_few: str  # why the law is undecided, and what would help; empty if it is not
     exponents: Mapping[str, Exponents]  # of the size law, by kind
 
 
@@ -72,24 +72,18 @@ def size_laws(measured: Sequence[Row]) -> list[SizeLaw]:
     the loss is its own. For directions that follow the gradient, hidden (1, m) is not judged: what reaches a hidden layer
     of fixed width starts a factor √m below its limit and takes many steps to it.
     """
-    return [
-        _judge(name, [r for r in measured if r["algorithm"] == name])
-        for name in dict.fromkeys(r["algorithm"] for r in measured)
-    ]
+    algorithms = pd.DataFrame(list(measured)).groupby("algorithm", sort=False)
+    return [_judge(str(name), part) for name, part in algorithms]
 
 
-def late(measured: Sequence[Row]) -> list[Row]:
+def late(measured: pd.DataFrame) -> pd.DataFrame:
     """The rows that slopes are fitted to: the loss as it is, steps from 8 on."""
-    return [r for r in measured if r["loss_scale"] == 1 and r["step"] >= FIRST_STEP]
+    return rows(measured, (measured["loss_scale"] == 1) & (measured["step"] >= FIRST_STEP))
 
 
-def _judge(algorithm: str, measured: Sequence[Row]) -> SizeLaw:
-    ladder = late(measured)
-    by_label: dict[str, list[Row]] = {}
-    for row in ladder:
-        by_label.setdefault(row["label"], []).append(row)
-    scaled = [r for r in measured if r["loss_scale"] != 1]
-    classes = tuple(_class_slope(mine, [r for r in scaled if r["label"] == label]) for label, mine in by_label.items())
+def _judge(algorithm: str, measured: pd.DataFrame) -> SizeLaw:
+    ladder, scaled = late(measured), rows(measured, measured["loss_scale"] != 1)
+    classes = tuple(_class_slope(part, scaled) for _, part in ladder.groupby("label", sort=False))
     judged = [c for c in classes if c.judged]
     worst = {law: max(c.misfit(law) for c in judged) for law in SIZE_LAWS}
     fitting = [law for law in SIZE_LAWS if not worst[law][0]]
@@ -101,56 +95,40 @@ def _judge(algorithm: str, measured: Sequence[Row]) -> SizeLaw:
     return SizeLaw(algorithm, classes, law, also, rejected, _too_few(ladder, judged, also), exponents)
 
 
-def _class_slope(ladder: Sequence[Row], scaled: Sequence[Row]) -> ClassSlope:
-    """`scaled`: the class's rows of the run with a larger loss."""
-    steps = sorted({r["step"] for r in ladder})
-    first, last = (_fit([r for r in ladder if r["step"] == step])[0] for step in (steps[0], steps[-1]))
-    laws = {
-        name: float(np.mean(list(_slopes([{**r, "direction": monomial(law, r["ratios"])} for r in ladder]).values())))
-        for name, law in SIZE_LAWS.items()
-    }
-    return ClassSlope(ladder[0]["label"], ladder[0]["kind"], *_fit(ladder), first, last, _in_loss(ladder, scaled), laws)
+def _class_slope(ladder: pd.DataFrame, scaled: pd.DataFrame) -> ClassSlope:
+    """`scaled`: rows of the run with a larger loss."""
+    label, kind, steps = str(ladder["label"].iloc[0]), str(ladder["kind"].iloc[0]), sorted(set(ladder["step"]))
+    first, last = (_fit(rows(ladder, ladder["step"] == step))[0] for step in (steps[0], steps[-1]))
+    predicted = {n: ladder.assign(direction=[monomial(law, x) for x in ladder["ratios"]]) for n, law in SIZE_LAWS.items()}
+    laws = {name: float(_slopes(table).mean()) for name, table in predicted.items()}
+    return ClassSlope(label, kind, *_fit(ladder), first, last, _in_loss(ladder, scaled), laws)
 
 
-def _slopes(ladder: Sequence[Row]) -> dict[str, float]:
-    """{tensor: slope of log2 ‖U‖₂ on log2 width}."""
-    found = {}
-    for name in dict.fromkeys(r["tensor"] for r in ladder):
-        mine = [r for r in ladder if r["tensor"] == name]
-        found[name] = float(np.polyfit([np.log2(r["width"]) for r in mine], [np.log2(r["direction"]) for r in mine], 1)[0])
-    return found
+def _slopes(ladder: pd.DataFrame) -> np.ndarray:
+    """Slope of log2 ‖U‖₂ on log2 width of each tensor."""
+    tensors = [np.log2(part[["width", "direction"]].to_numpy(float).T) for _, part in ladder.groupby("tensor", sort=False)]
+    return np.array([fit_line(width, norm)[0] for width, norm in tensors])
 
 
-def _fit(ladder: Sequence[Row]) -> tuple[float, float, float]:
-    """Slope, and its 95 % interval."""
-    by_tensor = np.array(list(_slopes(ladder).values()))
+def _fit(ladder: pd.DataFrame) -> tuple[float, float, float]:
+    """Mean slope of the tensors, and its 95 % interval."""
+    by_tensor = _slopes(ladder)
     slope = float(by_tensor.mean())
-    level: dict[str, list[float]] = {}
-    for r in ladder:
-        level.setdefault(r["tensor"], []).append(np.log2(r["direction"]))
-    runs: dict[tuple[int, int], list[float]] = {}
-    for r in ladder:
-        runs.setdefault((r["width"], r["seed"]), []).append(np.log2(r["direction"]) - np.mean(level[r["tensor"]]))
-    x = np.log2([width for width, _ in runs])
-    x, y, dof = x - x.mean(), np.array([np.mean(values) for values in runs.values()]), len(runs) - 2
+    table = ladder.assign(log2=np.log2(ladder["direction"]))
+    table["log2"] -= table.groupby("tensor")["log2"].transform("mean")
+    runs = pd.DataFrame(table.groupby(["width", "seed"], as_index=False)["log2"].mean())
+    _, variance, dof = fit_line(np.log2(runs["width"]), runs["log2"])
     if dof < 1:
         return slope, float("-inf"), float("inf")
-    residual = y - y.mean() - slope * x
-    variance = float(residual @ residual / dof / (x @ x))
     variance += float(by_tensor.var(ddof=1)) / len(by_tensor) if len(by_tensor) > 1 else 0.0
     half = t975(dof) * variance**0.5
     return slope, slope - half, slope + half
 
 
-def _in_loss(ladder: Sequence[Row], scaled: Sequence[Row]) -> float:
+def _in_loss(ladder: pd.DataFrame, scaled: pd.DataFrame) -> float:
     """Mean of log2(‖U‖₂ with a larger loss / without) over log2 of how much larger, at the base width."""
-
-    def key(row: Row) -> tuple:
-        return row["width"], row["seed"], row["tensor"], row["step"]
-
-    plain = {key(r): r["direction"] for r in ladder}
-    both = [r for r in scaled if key(r) in plain]
-    return float(np.mean([np.log2(r["direction"] / plain[key(r)]) / np.log2(r["loss_scale"]) for r in both]))
+    both = scaled.merge(ladder, on=["width", "seed", "tensor", "step"], suffixes=("", "_plain"))
+    return float((np.log2(both["direction"] / both["direction_plain"]) / np.log2(both["loss_scale"])).mean())
 
 
 def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:
@@ -161,37 +139,34 @@ def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:
         lean = 0.0 if out is None or fan_in is None else out - fan_in
         out, fan_in = (both + lean) / 2, (both - lean) / 2
     gradient = float(np.mean([c.gradient for c in judged if c.kind == kind]))
-    found = {"m_out": out, "m_in": fan_in, "a": gradient if abs(gradient) > TOLERANCE else None}
-    return {q: round(x, 2) for q, x in found.items() if x is not None}
+    exponents = {"m_out": out, "m_in": fan_in, "a": gradient if abs(gradient) > TOLERANCE else None}
+    return {q: round(x, 2) for q, x in exponents.items() if x is not None}
 
 
-def _too_few(ladder: Sequence[Row], judged: Sequence[ClassSlope], also: Sequence[str]) -> str:
-    """Why the law cannot be told; empty if it can."""
-    counts = {what: len({r[what] for r in ladder}) for what in ("width", "seed", "step")}
+def _too_few(ladder: pd.DataFrame, judged: Sequence[ClassSlope], also: Sequence[str]) -> str:
+    """Why the law is undecided; empty if it is not."""
+    counts = {what: len(set(ladder[what])) for what in ("width", "seed", "step")}
     vague = [c for c in judged if not (c.hi - c.lo) / 2 <= WIDE]
     if not vague and not also:
         return ""
     worst = max(vague or judged, key=lambda c: c.hi - c.lo)
-    said = (
+    reason = (
         f"{worst.label} is known to ±{(worst.hi - worst.lo) / 2:.2f} only; laws differ by 0.5" if vague else "several laws fit"
     )
-    few = [
-        f"more {what}s (now {counts[what]})"
-        for what, enough in (("width", 4), ("seed", 3), ("step", 5))
-        if counts[what] < enough
-    ]
-    return f"{said}: {' or '.join(few or ['a longer ladder of widths'])} would tell"
+    enough = {"width": 4, "seed": 3, "step": 5}
+    few = [f"more {what}s (now {counts[what]})" for what, n in enough.items() if counts[what] < n]
+    return f"{reason}: {' or '.join(few or ['a longer ladder of widths'])} would decide"
 
 
-def table(laws: Sequence[SizeLaw]) -> pd.DataFrame:
-    """One row a class: what was measured and what the law says."""
-    found: list[dict[str, Any]] = []
+def law_table(laws: Sequence[SizeLaw]) -> pd.DataFrame:
+    """One row per class: what was measured and what the law predicts."""
+    classes: list[dict[str, Any]] = []
     for law in laws:
         for c in law.classes:
             row = {"algorithm": law.algorithm, "tensors": c.label, "slope": c.slope, "lo": c.lo, "hi": c.hi}
             row |= {"first": c.first, "last": c.last, "law": law.law or "", "law_slope": c.laws[law.law] if law.law else np.nan}
-            found.append(row | {"judged": c.judged, "loss_exponent": c.gradient})
-    return pd.DataFrame(found)
+            classes.append(row | {"judged": c.judged, "loss_exponent": c.gradient})
+    return pd.DataFrame(classes)
 
 
 def first_log2_lr(measured: Sequence[Row]) -> float:

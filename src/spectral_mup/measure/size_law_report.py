@@ -1,4 +1,4 @@
-"""What `derive` found: on the screen, as a rule in YAML, as a figure."""
+"""The measured size laws of `derive`: on the screen, as a rule in YAML, as a figure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from spectral_mup.analysis.figures.lr_panels import rule_looks
 from spectral_mup.analysis.figures.style import STYLE, WIDTH, page, signed, sizes_on_x
+from spectral_mup.analysis.stats import rows
 from spectral_mup.measure.size_law_fit import ClassSlope, Row, SizeLaw, late
 from spectral_mup.scaling.table import columns
 
@@ -26,18 +27,14 @@ def lr_exponent(c: ClassSlope, slope: float) -> float:
     return (out - fan_in) / 2 + (c.kind == "readout") - slope
 
 
-def text(laws: Sequence[SizeLaw]) -> str:
-    """A paragraph an algorithm: its law, or that none fits; a line a class; what was rejected and by what."""
-    said = [
-        "slope: of log2 ‖direction‖₂ on log2 width; first, last: at the first and last step judged; in loss: exponent in the"
-    ]
-    said += [
-        "size of the loss, 0 for scale-free directions, 1 for the raw gradient; lr ×: the rule that follows, m the width ratio"
+def format_size_laws(laws: Sequence[SizeLaw]) -> str:
+    """A paragraph per algorithm: its law, or that none fits; one line per class; what was rejected and why."""
+    lines = [
+        "slope: of log2 ‖direction‖₂ on log2 width; first, last: at the first and last step judged; in loss: exponent in the",
+        "size of the loss, 0 for scale-free directions, 1 for the raw gradient; lr ×: the rule that follows, m the width ratio",
     ]
     for law in laws:
-        verdict = law.law or "none: measured exponents"
-        verdict += f", or {' or '.join(law.also)}" if law.also else ""
-        said += [f"{law.algorithm}: {verdict}"]
+        lines += [f"{law.algorithm}: {' or '.join([law.law or 'none: measured exponents', *law.also])}"]
         cells = [["tensors", "slope [95 %]", "law", "first", "last", "in loss", "lr ×"]]
         for c in law.classes:
             known = c.laws[law.law] if law.law else c.slope
@@ -46,12 +43,12 @@ def text(laws: Sequence[SizeLaw]) -> str:
                 f"{known:+.2f}" if law.law else "–", f"{c.first:+.2f}", f"{c.last:+.2f}",
                 f"{c.gradient:+.2f}", _power(lr_exponent(c, known)),
             ])  # fmt: skip
-        said += ["  " + line.rstrip() for line in columns(cells)]
+        lines += ["  " + line.rstrip() for line in columns(cells)]
         if not all(c.judged for c in law.classes):
-            said += ["  * not judged: the gradient behind a hidden side that does not grow takes many steps to reach its limit"]
-        said += [f"  not {name}: off by {by:.2f} at {where}" for name, (where, by) in law.rejected.items()]
-        said += [f"  too few to tell: {law.too_few}"] if law.too_few else []
-    return "\n".join(said)
+            lines += ["  * not judged: the gradient behind a hidden side of fixed width takes many steps to reach its limit"]
+        lines += [f"  not {name}: off by {by:.2f} at {where}" for name, (where, by) in law.rejected.items()]
+        lines += [f"  undecided: {law.too_few}"] if law.too_few else []
+    return "\n".join(lines)
 
 
 def _power(exponent: float) -> str:
@@ -73,7 +70,7 @@ def rule_yaml(name: str, laws: Sequence[SizeLaw], measured_on: str) -> str:
     for law in laws:
         slopes = ", ".join(f"{c.label} {c.slope:+.2f} ± {(c.hi - c.lo) / 2:.2f}" for c in law.classes)
         lines += [f"# {law.algorithm}: {law.law or 'no named law fits'}; {slopes}."]
-        lines += [f"# Too few to tell: {law.too_few}."] if law.too_few else []
+        lines += [f"# Undecided: {law.too_few}."] if law.too_few else []
     lines += [f"source: measured on {measured_on}", "multipliers:", "  attention: {d_head: -1}", "  branch: {m_depth: -1}"]
     lines += ["  logits: {m_width: -1}", "scaling:", "  update_norm:"]
     for law in laws:
@@ -85,20 +82,20 @@ def rule_yaml(name: str, laws: Sequence[SizeLaw], measured_on: str) -> str:
 
 @matplotlib.style.context(["default", STYLE])
 def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> tuple[Figure, pd.DataFrame]:
-    """‖U‖₂ against width, relative to the base: a panel an algorithm, a line a class, dashed what its law says."""
+    """‖U‖₂ against width, relative to the base: a panel per algorithm, a line per class, dashed what its law predicts."""
     cols = min(2, len(laws))
     shown = math.ceil(len(laws) / cols)
     note += " Lines: mean over tensors, seeds and steps from 8 on, relative to the smallest width; points: single tensors and "
     note += "seeds; dashed: the named law, where one fits; in brackets: slope and half of its 95 % interval."
     fig, grid = page([2.6] * shown, [1] * cols, note)
-    drawn = []
+    drawn, table = [], late(pd.DataFrame(list(measured)))
     looks = rule_looks(list(dict.fromkeys(c.label for law in laws for c in law.classes)))
     for i, law in enumerate(laws):
         ax = fig.add_subplot(grid[i // cols, i % cols])
         ax.set_title(f"{law.algorithm}: {law.law or 'no named law'}", loc="left")
         for c in law.classes:
-            points = _relative([r for r in measured if (r["algorithm"], r["label"]) == (law.algorithm, c.label)])
-            x, y = np.log2([width for _, width, _ in points]), np.array(list(points.values()))
+            points = _relative(rows(table, (table["algorithm"] == law.algorithm) & (table["label"] == c.label)))
+            x, y = np.log2(points["width"].to_numpy()), points["log2_ratio"].to_numpy()
             look = looks[c.label]
             ax.plot(x, y, ls="", ms=2, alpha=0.35, mew=0, **look)
             widths = np.unique(x)
@@ -106,22 +103,16 @@ def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> t
             ax.plot(widths, [y[x == w].mean() for w in widths], ms=3.5, label=label, **look)
             if law.law:
                 ax.plot(widths, c.laws[law.law] * (widths - widths[0]), ls="--", lw=0.8, color=look["color"])
-            drawn += [(law.algorithm, c.label, *key, value) for key, value in points.items()]
-        sizes_on_x(ax, sorted({r["width"] for r in measured}), "width", (WIDTH - 1) / cols)
+            drawn.append(points.assign(algorithm=law.algorithm, tensors=c.label))
+        sizes_on_x(ax, sorted(set(table["width"])), "width", (WIDTH - 1) / cols)
         ax.set_ylabel(r"log2 $\|U\|_2$, relative to the base")
         ax.legend(fontsize=7, loc="upper left")
-    return fig, pd.DataFrame(drawn, columns=["algorithm", "tensors", "tensor", "width", "seed", "log2_ratio"])
+    return fig, pd.concat(drawn).reindex(columns=["algorithm", "tensors", "tensor", "width", "seed", "log2_ratio"])
 
 
-def _relative(measured: Sequence[Row]) -> dict[tuple[str, int, int], float]:
-    """{(tensor, width, seed): mean log2 ‖U‖₂ over the late steps, less that of the tensor at the smallest width}."""
-    groups: dict[tuple[str, int, int], list[float]] = {}
-    for r in late(measured):
-        groups.setdefault((r["tensor"], r["width"], r["seed"]), []).append(np.log2(r["direction"]))
-    mean = {key: float(np.mean(values)) for key, values in groups.items()}
-    smallest = min(width for _, width, _ in mean)
-    base: dict[str, list[float]] = {}
-    for (tensor, width, _), value in mean.items():
-        if width == smallest:
-            base.setdefault(tensor, []).append(value)
-    return {key: value - float(np.mean(base[key[0]])) for key, value in mean.items()}
+def _relative(table: pd.DataFrame) -> pd.DataFrame:
+    """tensor, width, seed, log2_ratio: mean log2 ‖U‖₂ over the steps, less that of the tensor at the smallest width."""
+    by_run = table.assign(log2=np.log2(table["direction"])).groupby(["tensor", "width", "seed"], sort=False, as_index=False)
+    mean = pd.DataFrame(by_run["log2"].mean())
+    base = pd.Series(rows(mean, mean["width"] == mean["width"].min()).groupby("tensor")["log2"].mean())
+    return mean.assign(log2_ratio=mean["log2"] - [base[tensor] for tensor in mean["tensor"]])

@@ -8,7 +8,7 @@ import pytest
 from spectral_mup.analysis.figures.style import save
 from spectral_mup.measure.directions import DeriveError, check_ladder
 from spectral_mup.measure.size_law_fit import size_laws
-from spectral_mup.measure.size_law_report import directions, lr_exponent, rule_yaml, text
+from spectral_mup.measure.size_law_report import directions, format_size_laws, lr_exponent, rule_yaml
 from spectral_mup.theory.growth import Growth, monomial
 from spectral_mup.theory.size_laws import SIZE_LAWS, law_name
 
@@ -68,7 +68,7 @@ def test_a_strange_law_is_none_and_its_exponents_are_measured():
     assert law.exponents["hidden"] == {"m_out": pytest.approx(0.5, abs=0.06), "m_in": pytest.approx(0.2, abs=0.06)}
     assert law.exponents["embedding"] == {"m_out": pytest.approx(0.3, abs=0.06)}
     assert law.exponents["readout"] == {"m_in": pytest.approx(0.1, abs=0.06)}
-    assert "none: measured exponents" in text([law])
+    assert "none: measured exponents" in format_size_laws([law])
 
 
 def test_following_the_gradient_is_measured():
@@ -79,7 +79,7 @@ def test_following_the_gradient_is_measured():
 
 def test_noise_widths_and_seeds_too_few_are_said():
     (noisy,) = size_laws(measured({}, noise=1.2))
-    assert "more seeds (now 2)" in noisy.too_few and "too few to tell" in text([noisy])
+    assert "more seeds (now 2)" in noisy.too_few and "undecided" in format_size_laws([noisy])
     (short,) = size_laws(measured({}, noise=0.3, widths=(64, 128, 256), seeds=(0,)))
     assert "more widths (now 3)" in short.too_few and "more seeds (now 1)" in short.too_few
     (fine,) = size_laws(measured({}))

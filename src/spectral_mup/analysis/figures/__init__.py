@@ -1,0 +1,133 @@
+"""The figures of a sweep by name. Each is a function of SweepData that returns (Figure, the data drawn), or None.
+
+A user's own figure is such a function, named by its import path: figures=[lr_transfer,my_module.my_figure].
+matplotlib and pandas take a second to import: here they are imported only where something is drawn.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectral_mup.errors import ConfigError
+from spectral_mup.util.registry import lookup
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from spectral_mup.analysis.verdict import Verdict
+
+    Drawing = tuple[Figure, pd.DataFrame]
+
+
+@dataclass(frozen=True, eq=False)
+class SweepData:
+    """What a figure is drawn from: the runs of a sweep over one axis, or over both together."""
+
+    points: pd.DataFrame  # one row per run (collect.py)
+    norms: pd.DataFrame  # one row per run, probed step and module or tensor
+    verdicts: Sequence[Verdict]  # one per rule and axis
+    base: Mapping[str, int]  # width and depth of the base model
+    axis: str = "width"  # 'width', 'depth', or 'joint': width and depth together
+
+    def has(self, need: str) -> bool:
+        """Whether a column of `norms` was recorded; of 'norms', whether some rule's feature check found a common lr."""
+        if need == "norms":
+            return any(v.features is not None and v.features.step is not None for v in self.verdicts)
+        return need in self.norms and bool(self.norms[need].notna().any())
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """How a figure is drawn and when: `draw` is a function or its import path, `needs` columns of the norms, or 'norms'."""
+
+    draw: str | Callable[[SweepData], Drawing | None]
+    help: str
+    needs: frozenset[str] = frozenset()
+    axes: frozenset[str] = frozenset({"width", "depth"})
+
+    def __call__(self, data: SweepData) -> Drawing | None:
+        """Draw in the print style; None where the figure does not apply."""
+        if data.axis not in self.axes or not all(map(data.has, self.needs)):
+            return None
+        import matplotlib.style
+
+        from spectral_mup.analysis.figures.style import STYLE
+
+        draw = pkgutil.resolve_name(self.draw) if isinstance(self.draw, str) else self.draw
+        with matplotlib.style.context(["default", STYLE]):
+            return draw(data)
+
+
+def choose_figures(names: Sequence[str] | None) -> dict[str, FigureSpec]:
+    """Figures by name of file: all of FIGURES (None), or those named, by name or import path. Raises ConfigError."""
+    chosen = {}
+    for name in FIGURES if names is None else names:
+        figure = lookup(FIGURES, name, "figures")
+        spec = figure if isinstance(figure, FigureSpec) else FigureSpec(figure, figure.__doc__ or "")
+        if not isinstance(spec.draw, str) and not callable(spec.draw):
+            raise ConfigError(f"figures={name}: must be a function of SweepData or a FigureSpec, not a {type(figure).__name__}")
+        chosen[name.rpartition(".")[2]] = spec
+    return chosen
+
+
+def draw_figures(data: SweepData, folder: Path, figures: Mapping[str, FigureSpec]) -> None:
+    """Write NAME.pdf, .svg, .png and .csv of each figure that applies."""
+    for name, figure in figures.items():
+        if (drawing := figure(data)) is not None:
+            from spectral_mup.analysis.figures.style import save
+
+            save(drawing[0], folder / name, drawing[1])
+
+
+def figure_help() -> str:
+    """One line per figure: name, and what it shows."""
+    return "\n".join(f"{name:16} {figure.help}" for name, figure in FIGURES.items())
+
+
+NORMS = frozenset({"norms"})
+SPECTRA = frozenset(f"{side}_{what}" for side in ("left", "right") for what in ("largest", "median", "rank", "damped"))
+DIAGNOSTICS = f"{__name__}.diagnostics"
+
+FIGURES: dict[str, FigureSpec] = {
+    "lr_transfer": FigureSpec(f"{__name__}.lr_transfer.lr_transfer", "loss against lr, a line per size; optimum against size"),
+    "feature_norms": FigureSpec(
+        f"{__name__}.feature_norms.feature_norms", "change of features and of weights against size (all: features.csv)", NORMS
+    ),
+    "feature_steps": FigureSpec(f"{__name__}.feature_norms.feature_steps", "their slopes at every probed step", NORMS),
+    "spectral_norms": FigureSpec(
+        f"{DIAGNOSTICS}.spectral_norms", "spectral norms of weights and updates against width, in natural units",
+        NORMS | {"weight_norm", "update_norm"}, frozenset({"width"}),  # over depth the condition asks for other powers
+    ),
+    "stable_rank": FigureSpec(
+        f"{DIAGNOSTICS}.stable_rank", "stable rank of updates and gradients over the steps",
+        NORMS | {"update_stable_rank", "grad_stable_rank"},
+    ),
+    "alignment": FigureSpec(
+        f"{DIAGNOSTICS}.alignment", "alignment of weights and updates with their inputs over the steps",
+        NORMS | {"weight_alignment", "update_alignment"},
+    ),
+    "trust_ratios": FigureSpec(
+        f"{DIAGNOSTICS}.trust_ratios", "LAMB: trust ratios against size, and compared with the init std",
+        NORMS | {"trust_ratio", "weight_norm"},
+    ),
+    "clip_fraction": FigureSpec(
+        f"{DIAGNOSTICS}.clip_fraction", "Sophia: share of clipped entries over the steps", NORMS | {"clip_fraction"}
+    ),
+    "shampoo_spectra": FigureSpec(
+        f"{DIAGNOSTICS}.shampoo_spectra", "Shampoo: eigenvalues of its preconditioners over the steps", NORMS | SPECTRA
+    ),
+    "layers": FigureSpec(
+        f"{__name__}.depth_layers.layers", "over depth: change of every block and branch against its place in the model",
+        NORMS, frozenset({"depth"}),
+    ),
+    "joint_regret": FigureSpec(
+        f"{__name__}.joint_regret.joint_figure", "over width and depth: what the lr tuned on the base costs at every size",
+        axes=frozenset({"joint"}),
+    ),
+    "quantities": FigureSpec(f"{DIAGNOSTICS}.quantities", "other quantities that were recorded, over the steps", NORMS),
+}  # fmt: skip

@@ -5,35 +5,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from spectral_mup.analysis.feature_check import BLOCK
+from spectral_mup.analysis.feature_check import BLOCK, last_blocks
+from spectral_mup.analysis.figures import SweepData, diagnostics
 from spectral_mup.analysis.figures.lr_panels import size_looks, size_marks
-from spectral_mup.analysis.figures.style import STYLE, legend, letter_of, page, per_row
-from spectral_mup.analysis.optimum import rows
-from spectral_mup.analysis.verdict import Verdict, by_rule, what_was_run
+from spectral_mup.analysis.figures.style import SIZE, legend, letter_of, page, per_row
+from spectral_mup.analysis.stats import rows
+from spectral_mup.analysis.verdict import Verdict, what_was_run
 
 BRANCHES = 2  # of a block, whose outputs have a row of panels each
-DRAWN = ["rule", "module", "depth", "block", "position", "seed", "value"]
+LAYER_COLUMNS = ["rule", "module", "depth", "block", "position", "seed", "value"]
 
 
-@matplotlib.style.context(["default", STYLE])
-def layers(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict]) -> tuple[Figure, pd.DataFrame] | None:
-    """RMS of the change of each block's and branch's output against its place (i+1)/L among L blocks; over depth only.
+def layers(data: SweepData) -> tuple[Figure, pd.DataFrame] | None:
+    """RMS of the change of each block's and branch's output against its place (i+1)/L among L blocks.
 
-    Rows: the residual stream after a block, and what the last linear map of each branch puts out, before the branch
+    Rows: the residual stream after a block, and the output of the last linear map of each branch, before the branch
     multiplier; all at the step and lr of the feature check. Under a rule that transfers over depth the lines of all depths
-    fall together, the stream growing from block to block and no branch standing still (2505.01618). None over width, and
-    where no block was recorded.
+    coincide, the stream growing from block to block and no branch standing still (2505.01618). None where no block was
+    recorded.
     """
-    if verdicts[0].axis != "depth":
-        return None
-    values = layer_values(points, norms, verdicts)
+    values = layer_values(data)
     if values.empty:
         return None
     rules, modules = list(dict.fromkeys(values["rule"])), _shown(list(values["module"]))
@@ -42,73 +39,64 @@ def layers(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict
     chunks = [(rules[i : i + cols], module) for i in range(0, len(rules), cols) for module in modules]
     view = {module: _view(values.loc[values["module"] == module, "value"]) for module in modules}
     look = size_looks(sorted(set(values["depth"])))
-    checks = [v.features for v in verdicts if v.features is not None and v.features.step is not None]
-    step, lr = (
-        "/".join(dict.fromkeys(f"{x:g}" for x in of)) for of in zip(*((c.step, c.log2_lr) for c in checks), strict=True)
-    )
-    note = (
-        f"{what_was_run(points)}. RMS of the change Δh since step 0, at step {step} and log2 lr {lr}, the common one nearest "
-    )
-    note += (
-        "the base's optimum. Lines: geometric mean over seeds (faint: single seeds). Block i of L, pluralize from 1, stands at "
-    )
-    note += "i/L. Block: the residual stream after it; others: output of the last linear map of a branch, before the branch "
-    note += "multiplier. Lines that fall together: the same learning at every depth."
-    absent = [v.rule for v in verdicts if v.rule not in rules]
-    note += f" Not measured at all depths of one lr: {', '.join(absent)}." if absent else ""
+    note = f"{what_was_run(data.points)}. {_note(data.verdicts, rules)}"
     fig, grid = page([1.5] * len(chunks), [1] * cols, note, legends=1)
-    for i, (some, module) in enumerate(chunks):
-        for j, rule in enumerate(some):
+    for i, (own_rules, module) in enumerate(chunks):
+        for j, rule in enumerate(own_rules):
             ax = fig.add_subplot(grid[i, j])
             ax.set_title(f"({letter_of(cols * i + j)}) {rule}", loc="left")
-            ax.set_ylabel("" if j else f"RMS of Δh\n{_said(module)}")
+            ax.set_ylabel("" if j else f"RMS of Δh\n{module.partition('*')[2].removeprefix('.') or 'block'}")
             ax.tick_params(labelleft=j == 0)
             _panel(ax, rows(values, (values["rule"] == rule) & (values["module"] == module)), look)
             ax.set_ylim(view[module])
             ax.set_xlabel("layer position i/L" if i >= len(chunks) - len(modules) and module == modules[-1] else "")
-    legend(fig, size_marks("depth (layers)", look), line=1)
+    legend(fig, size_marks(SIZE["depth"], look), line=1)
     return fig, values
 
 
-def layer_values(points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """Return DRAWN rows of every module inside blocks, at the step and lr of each rule's feature check."""
-    found, parts = [], by_rule(points)
-    for v in verdicts:
-        if v.features is None or v.features.step is None:
-            continue
-        mine = norms["run_id"].isin(list(parts[v.rule]["run_id"])) & (norms["what"] == "feature")
-        mine &= (norms["step"] == v.features.step) & (norms["log2_lr"] == v.features.log2_lr)
-        columns = ["name", "depth", "seed", "delta_rms"]
-        table = [(BLOCK.match(name), *row) for name, *row in rows(norms, mine)[columns].to_numpy()]
-        inside = [(block, *row) for block, *row in table if block]
-        last: dict[Any, int] = {}  # of each depth's blocks of one name
-        for block, depth, _, _ in inside:
-            last[block[1], depth] = max(last.get((block[1], depth), 0), int(block[2]))
-        for block, depth, seed, value in inside:
-            module, i = ".".join(filter(None, (block[1], "*", block[3]))), int(block[2])
-            found.append((v.rule, module, depth, i, (i + 1) / (last[block[1], depth] + 1), seed, value))
-    values = pd.DataFrame(found, columns=DRAWN)
+def _note(verdicts: Sequence[Verdict], rules: Sequence[str]) -> str:
+    checks = [v.features for v in verdicts if v.features is not None and v.features.step is not None]
+    steps, lrs = (
+        "/".join(dict.fromkeys(f"{x:g}" for x in of)) for of in zip(*((c.step, c.log2_lr) for c in checks), strict=True)
+    )
+    note = f"RMS of the change Δh since step 0, at step {steps} and log2 lr {lrs}, the common one nearest the base's optimum. "
+    note += "Lines: geometric mean over seeds (faint: single seeds). Block i of L, counted from 1, stands at i/L. Block: the "
+    note += "residual stream after it; others: output of the last linear map of a branch, before the branch multiplier. "
+    note += "Lines that coincide: the same learning at every depth."
+    absent = [v.rule for v in verdicts if v.rule not in rules]
+    return note + (f" Not measured at all depths of one lr: {', '.join(absent)}." if absent else "")
+
+
+def layer_values(data: SweepData) -> pd.DataFrame:
+    """LAYER_COLUMNS of every module inside blocks, at the step and lr of each rule's feature check."""
+    table, features, steps = [], diagnostics.tensor_rows(data, ["delta_rms"], ["feature"]), diagnostics.judged_steps(data)
+    for rule, part in features.groupby("rule", sort=False):
+        part = rows(part, part["step"] == steps[str(rule)])
+        blocks = [BLOCK.match(name) for name in part["name"]]
+        last = last_blocks(blocks, list(part["size"]))
+        numbers = part[["size", "seed", "delta_rms"]].to_numpy(float)
+        for block, (depth, seed, value) in zip(blocks, numbers, strict=True):
+            if block:
+                module, i = ".".join(filter(None, (block[1], "*", block[3]))), int(block[2])
+                table.append((rule, module, int(depth), i, (i + 1) / (last[block[1], depth] + 1), int(seed), value))
+    values = pd.DataFrame(table, columns=LAYER_COLUMNS)
     return rows(values, values["value"].to_numpy(float) > 0)  # a log axis has no place for what has not moved
 
 
 def _shown(modules: Sequence[str]) -> list[str]:
-    """Return the blocks themselves, then the last module of each branch, as 'blocks.*.mlp.down' of its 'mlp'."""
+    """The blocks themselves, then the last module of each branch, as 'blocks.*.mlp.down' of its 'mlp'."""
     names = list(dict.fromkeys(modules))
     last = {name[: name.index("*")] + "*." + _branch(name): name for name in names if _branch(name)}
     return [*(n for n in names if not _branch(n)), *list(last.values())[:BRANCHES]]
 
 
 def _branch(module: str) -> str:
-    """Return the branch of a module: 'blocks.*.mlp.up' → 'mlp', of the block itself ''."""
+    """Branch of a module: 'blocks.*.mlp.up' → 'mlp', of the block itself ''."""
     return module.partition("*")[2].removeprefix(".").partition(".")[0]
 
 
-def _said(module: str) -> str:
-    return module.partition("*")[2].removeprefix(".") or "block"
-
-
 def _view(values: Any) -> tuple[float, float]:
-    """Return the log2 values in view in all panels of a module: at least two octaves, or noise would look like a trend."""
+    """log2 values in view in all panels of a module: at least two octaves, or noise would look like a trend."""
     lo, hi = np.log2(np.min(values)), np.log2(np.max(values))
     half = max((hi - lo) / 2 + 0.15, 1.0)
     return (lo + hi) / 2 - half, (lo + hi) / 2 + half

@@ -1,6 +1,6 @@
-"""The panels that say where the best learning rate lies: losses of every size over lr, and the optimum over size.
+"""The panels of where the best learning rate lies: losses of every size over lr, and the optimum over size.
 
-Functions of points, verdicts and axes that draw and return what they drew; figures.py and summary_figure.py lay them out.
+Functions of points, verdicts and axes that draw and return what they drew; lr_transfer.py and summary.py lay them out.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from spectral_mup.analysis.figures.style import MARKERS, mark, powers_of_two, signed
-from spectral_mup.analysis.optimum import rows
+from spectral_mup.analysis.optimum import Optimum
+from spectral_mup.analysis.stats import rows
 from spectral_mup.analysis.verdict import Verdict
 
-DRAWN = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  # columns of what the panels return
-LOSSES, ROW = 1.5, 0.105  # inches of a panel for the losses in view, and for each row of diverged runs
+LR_COLUMNS = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  # columns of what the panels return
+ROW = 0.105  # inches of a panel for each row of diverged runs, above the losses in view
 # Okabe & Ito 2008 (vermillion, blue, green, orange, purple, black): told apart by colour-blind readers.
 RULES = ["#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#000000"]
 NEAR = 1.5  # octaves around an optimum that must be in view
@@ -50,9 +51,10 @@ def rule_looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: dict[int, dict[str, Any]], inches: float) -> View:
     """Choose the losses in view: every optimum, and the typical rise within 1.5 octaves of one; `inches` for them."""
-    found = [o for v in verdicts for o in v.optima.values() if o is not None]
-    rises = [o.mean_losses[np.abs(o.log2_lrs - o.log2_lr) <= NEAR].max(initial=o.loss) - o.loss for o in found]
-    best = [o.loss for o in found] or [1.0]
+    optima = [o for v in verdicts for o in v.finished.values()]
+    near = [o.curve.mean_L[np.abs(o.curve.log2_lrs - o.log2_lr) <= NEAR] for o in optima]
+    rises = [losses.max(initial=o.loss) - o.loss for o, losses in zip(optima, near, strict=True)]
+    best = [o.loss for o in optima] or [1.0]
     spread = max(best) - min(best)
     hi = max(best) + max(1.25 * float(np.median(rises or [1.0])), 0.25 * spread, 0.002 * max(best))
     lo = min(best) - 0.06 * (hi - min(best))
@@ -65,7 +67,7 @@ def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: dict[int, d
 def loss_panel(
     ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: tuple[float, float], ticks: tuple[int, int] = (7, 6)
 ) -> list[tuple]:
-    """Draw all curves of one rule, and its base's optimum, over log2 lr in `lrs`, with at most so many ticks on x and y."""
+    """Draw all curves of one rule, and its base's optimum, over log2 lr in `lrs`, with about `ticks` ticks on x and y."""
     tuned, drawn = v.optima.get(v.base), []
     if tuned is not None:
         ax.axvline(tuned.log2_lr, color="0.6", lw=0.7, ls="--", zorder=0)
@@ -80,7 +82,7 @@ def loss_panel(
 
 
 def losses_on_y(ax: Axes, view: View, ticks: int) -> None:
-    """Put the losses in view on the y axis, with about so many ticks, none among the diverged runs."""
+    """Put the losses in view on the y axis, with about `ticks` ticks, none among the diverged runs."""
     ax.set_ylim(view.lo, view.top)
     ax.set_yticks([y for y in MaxNLocator(ticks).tick_values(view.lo, view.hi) if view.lo <= y <= view.hi])
 
@@ -88,29 +90,39 @@ def losses_on_y(ax: Axes, view: View, ticks: int) -> None:
 def _curve(ax: Axes, part: pd.DataFrame, v: Verdict, size: int, view: View) -> list[tuple]:
     """Draw one size of one rule: seeds, mean, optimum; above the losses, its row of diverged runs."""
     look, o = view.look[size], v.optima[size]
-    colour, none = look["color"], np.nan
     below = Rectangle((0, 0), 1, (view.hi - view.lo) / (view.top - view.lo), transform=ax.transAxes)
     runs = rows(part, (part[v.axis] == size) & (part["status"] != "missing"))
     seeds = rows(runs, runs["status"] == "done")[["log2_lr", "loss"]].to_numpy(float)
     ax.plot(*seeds.T, ls="", ms=2.6, alpha=0.5, mew=0, **look)[0].set_clip_path(below)
-    drawn: list[tuple] = [(v.rule, size, "seed", x, none, none, y, 1, 1) for x, y in seeds]
+    drawn: list[tuple] = [(v.rule, size, "seed", x, np.nan, np.nan, y, 1, 1) for x, y in seeds]
     if o is not None:
-        ax.plot(o.log2_lrs, o.mean_losses, color=colour)[0].set_clip_path(below)
-        above = o.log2_lrs[o.mean_losses > view.hi]
-        aside = 0.12 * (list(view.look).index(size) - (len(view.look) - 1) / 2)  # or sizes would hide each other
-        ax.plot(above + aside, np.full(len(above), view.hi), ls="", marker=6, ms=4, color=colour, mew=0)
-        edge = {"mec": "k", "mew": 0.7} if o.bracketed else {"mfc": "w", "mew": 1.2}
-        ax.plot(o.log2_lr, o.loss, ms=6, zorder=5, **look | edge)
-        mean = zip(o.log2_lrs, o.mean_losses, strict=True)
-        drawn += [(v.rule, size, "mean", x, none, none, y, o.n_seeds, o.n_seeds) for x, y in mean]
-        what = "optimum" if o.bracketed else "optimum, not bracketed"
-        drawn.append((v.rule, size, what, o.log2_lr, o.lo, o.hi, o.loss, o.n_seeds, o.n_seeds))
+        drawn += _mean_and_optimum(ax, v, size, o, view, below)
+    return drawn + _diverged(ax, v, size, runs, view)
+
+
+def _mean_and_optimum(ax: Axes, v: Verdict, size: int, o: Optimum, view: View, below: Rectangle) -> list[tuple]:
+    look, curve = view.look[size], o.curve
+    ax.plot(curve.log2_lrs, curve.mean_L, color=look["color"])[0].set_clip_path(below)
+    above = curve.log2_lrs[curve.mean_L > view.hi]
+    aside = 0.12 * (list(view.look).index(size) - (len(view.look) - 1) / 2)  # or sizes would hide each other
+    ax.plot(above + aside, np.full(len(above), view.hi), ls="", marker=6, ms=4, color=look["color"], mew=0)
+    edge = {"mec": "k", "mew": 0.7} if o.bracketed else {"mfc": "w", "mew": 1.2}
+    ax.plot(o.log2_lr, o.loss, ms=6, zorder=5, **look | edge)
+    mean = zip(curve.log2_lrs, curve.mean_L, strict=True)
+    drawn: list[tuple] = [(v.rule, size, "mean", x, np.nan, np.nan, y, o.curve.n_seeds, o.curve.n_seeds) for x, y in mean]
+    what = "optimum" if o.bracketed else "optimum, not bracketed"
+    return [*drawn, (v.rule, size, what, o.log2_lr, o.lo, o.hi, o.loss, o.curve.n_seeds, o.curve.n_seeds)]
+
+
+def _diverged(ax: Axes, v: Verdict, size: int, runs: pd.DataFrame, view: View) -> list[tuple]:
+    """Draw a size's row of diverged runs: a cross where all seeds did, else k/n."""
+    drawn, colour = [], view.look[size]["color"]
     lrs = np.unique(runs["log2_lr"].to_numpy(float))
     for x in lrs:
         statuses = list(runs["status"][runs["log2_lr"] == x])
         bad, n = statuses.count("diverged"), len(statuses)
         if bad:
-            drawn.append((v.rule, size, "diverged", x, none, none, none, bad, n))
+            drawn.append((v.rule, size, "diverged", x, np.nan, np.nan, np.nan, bad, n))
         if bad == n:
             ax.plot(x, view.row[size], "x", ms=4, color=colour, mew=1.1)
         elif bad:  # the text ends at its lr where the next lr would run into it
@@ -132,18 +144,18 @@ def optimum_panel(
     level: list[float] = []
     for i, v in enumerate(verdicts):
         look = looks[v.rule]
-        found = {s: o for s, o in v.optima.items() if o is not None}
-        x, best = np.log2(list(found)), np.array([o.log2_lr for o in found.values()])
-        for (size, o), at in zip(found.items(), x + 0.05 * (i - (len(verdicts) - 1) / 2), strict=True):
+        optima = v.finished
+        x, best = np.log2(list(optima)), np.array([o.log2_lr for o in optima.values()])
+        for (size, o), at in zip(optima.items(), x + 0.05 * (i - (len(verdicts) - 1) / 2), strict=True):
             ax.plot([at, at], [o.lo, o.hi], color=look["color"], lw=0.9)
             ax.plot(at, o.log2_lr, mfc=look["color"] if o.bracketed else "w", ms=4.5, **look)
             # one unsure size must not flatten the others: at most two octaves of its bar are in view
             bounds += [max(o.lo, o.log2_lr - 2), min(o.hi, o.log2_lr + 2), o.log2_lr]
-            drawn.append((v.rule, size, "drift", o.log2_lr, o.lo, o.hi, o.loss, o.n_seeds, o.n_seeds))
+            drawn.append((v.rule, size, "drift", o.log2_lr, o.lo, o.hi, o.loss, o.curve.n_seeds, o.curve.n_seeds))
         if np.isfinite(v.slope):
             ax.plot(x, best.mean() + v.slope * (x - x.mean()), color=look["color"])
-        if v.base in found and all(abs(found[v.base].log2_lr - y) > 0.1 for y in level):
-            level.append(found[v.base].log2_lr)
+        if v.base in optima and all(abs(optima[v.base].log2_lr - y) > 0.1 for y in level):
+            level.append(optima[v.base].log2_lr)
             ax.axhline(level[-1], color="0.6", lw=0.7, ls="--", zorder=0)
     return drawn, (min(bounds, default=-1) - 0.3, max(bounds, default=0) + 0.3)
 
@@ -155,7 +167,7 @@ def slope_text(v: Verdict) -> str:
 
 def size_marks(axis: str, look: Mapping[int, dict[str, Any]]) -> list[Line2D]:
     """Legend of the sizes."""
-    return [mark(f"{axis}:"), *(mark(f"{size}", ls="-", ms=3.5, **of) for size, of in look.items())]
+    return [mark(f"{axis}:"), *(mark(f"{size}", **{"ls": "-", "ms": 3.5, **of}) for size, of in look.items())]
 
 
 def point_marks() -> list[Line2D]:

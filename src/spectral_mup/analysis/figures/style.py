@@ -22,6 +22,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from spectral_mup.analysis.stats import write_csv
+
 WIDTH = 6.75  # inches: the text width of a page
 LINE = 0.14  # inches a line of 7 pt text takes
 LETTER = 0.058  # inches a letter of it takes
@@ -63,12 +65,12 @@ def save(fig: Figure, stem: Path | str, data: pd.DataFrame, data_stem: Path | st
             ax.set_position((x, y, w, h))
         for path, metadata in zip(paths, NO_DATES.values(), strict=False):
             fig.savefig(path, dpi=300, metadata=metadata)
-    data.to_csv(paths[-1], index=False, float_format="%.10g", lineterminator="\n")
+    write_csv(data, paths[-1])
     return paths
 
 
 def page(heights: list[float], widths: list[float], note: str, legends: int = 0) -> tuple[Figure, GridSpec]:
-    """Return a figure and its grid of panels (heights in inches, widths relative), the footnote below them."""
+    """A figure and its grid of panels (heights in inches, widths relative), the footnote below them."""
     text = textwrap.wrap(note, 128)
     below = (len(text) + 0.6) * LINE + legends * 1.1 * LINE
     fig = Figure(figsize=(WIDTH, sum(heights) + below))
@@ -84,13 +86,7 @@ def legend(fig: Figure, handles: list[Line2D], line: int) -> None:
     engine = fig.get_layout_engine()
     assert engine is not None
     y = engine.get()["rect"][1] - 1.1 * LINE * (line - 1) / fig.get_figheight()
-    packed = {
-        "borderaxespad": 0,
-        "borderpad": 0,
-        "columnspacing": 1.3,
-        "handletextpad": 0.4,
-        "handlelength": 1.6,
-    }
+    packed = {"borderaxespad": 0, "borderpad": 0, "columnspacing": 1.3, "handletextpad": 0.4, "handlelength": 1.6}
     fig.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, y), ncol=len(handles), **packed)
 
 
@@ -119,27 +115,29 @@ def steps_on_x(ax: Axes, steps: Sequence[int], inches: float, label: bool = True
 
 
 def step_at(steps: Any) -> np.ndarray:
-    """Where a step stands on the axis: log2, and init 1.3 octaves before step 1."""
+    """Position of a step on the axis: log2, and init 1.3 octaves before step 1."""
     steps = np.asarray(steps, float)
     return np.where(steps > 0, np.log2(np.maximum(steps, 1)), -1.3)
 
 
 def letter_of(i: int) -> str:
+    """Letter of the i-th panel: a to z, then aa, ab."""
     return ("" if i < 26 else chr(96 + i // 26)) + chr(97 + i % 26)
 
 
 def signed(x: float) -> str:
+    """Number with its sign and two decimals, as it stands in a figure."""
     return f"{round(x, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(x) else "–"
 
 
 def mark(label: str, **look: Any) -> Line2D:
-    """An entry of a legend; without further looks a grey text."""
+    """Entry of a legend; without further looks a grey text."""
     look = {"color": GREY, "ls": "", **look}
     return Line2D([], [], label=label, **look)
 
 
 def powers_of_two(axis: Any, lo: float, hi: float, most: int) -> None:
-    """Put ticks at whole octaves, labelled 2^k, so that at most `most` steps fit between."""
+    """Put ticks at whole octaves, labelled 2^k, at most about `most` of them."""
     every = max(1, int(np.ceil((hi - lo) / most)))
     ticks = [k for k in range(int(np.ceil(lo)), int(np.floor(hi)) + 1) if k % every == 0]
     axis.set_ticks(ticks, [f"$2^{{{k}}}$" for k in ticks])

@@ -98,4 +98,5 @@ def test_seeds_that_disagree_leave_a_module_undecided():
     check = check_features(table, near=-7)
     row = check.table[(check.table["name"] == "blocks.1.attn") & check.table["judged"]].iloc[0]
     assert abs(row["slope"]) > 0.15 and row["lo"] < 0.15 and row["verdict"] == "undecided"
-    assert check.passed is None and check.failed == () and "1 of 4 undecided: blocks.1.attn" in check.summary
+    assert check.passed is None and check.failed == ()
+    assert check.summary.startswith("undecided: 3 of 4") and "blocks.1.attn" in check.summary

@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support.analysis_data import INSIDE, data, deep, deep_data, flat, judged, recorded
+from support.analysis_data import INSIDE, data, deep, deep_data, flat, recorded, sweep_data
 
 from spectral_mup.analysis.feature_check import check_features, first_and_last, representative
-from spectral_mup.analysis.figures.depth_layers import layers
-from spectral_mup.analysis.figures.diagnostics import DIAGNOSTICS
-from spectral_mup.analysis.figures.lr_transfer import FIGURES
-from spectral_mup.analysis.report import report, text
+from spectral_mup.analysis.figures import FIGURES
+from spectral_mup.analysis.report import format_verdicts, judge_all, report
+
+layers = FIGURES["layers"]
 
 # --- feature check -----------------------------------------------------------------------------------------------------
 
@@ -83,7 +83,7 @@ def test_figures_show_the_last_block():
     shown = representative([check], "feature", most=10)
     assert shown == ["token", *(f"blocks.last.{n}" for n in INSIDE), "blocks.last", "logits"]
     points, norms = recorded(("spectral",), (2, 4, 8), "depth", {})
-    _, drawn = DIAGNOSTICS["trust_ratios"](points, norms, judged(points, norms))
+    _, drawn = FIGURES["trust_ratios"](sweep_data(points, norms, "depth", 2))
     assert set(drawn["name"]) == {"embed.weight", "blocks.last.attn.weight", "readout.weight"}
 
 
@@ -92,18 +92,18 @@ def test_figures_show_the_last_block():
 
 def test_the_screen_says_depth():
     points, norms = deep_data({"spectral": flat})
-    said = text(judged(points, norms))
-    assert "over depth" in said and "lr* d2" in said and "loss d8" in said and "; deeper is better" in said
+    screen = format_verdicts(judge_all(points, norms, "depth", 2))
+    assert "over depth" in screen and "lr* d2" in screen and "loss d8" in screen and "; deeper is better" in screen
     upside = points.assign(loss=points["loss"] + 0.2 * np.log2(points["depth"]))
-    assert "; deeper is NOT always better" in text(judged(upside, norms))
-    over_width = text(judged(*data(("spectral",), (64, 128, 256)), "width", 64))  # the control
+    assert "; deeper is NOT always better" in format_verdicts(judge_all(upside, norms, "depth", 2))
+    over_width = format_verdicts(judge_all(*data(("spectral",), (64, 128, 256)), "width", 64))  # the control
     assert "; wider is better" in over_width and "depth" not in over_width.replace("at depth", "")
 
 
 def test_axes_of_figures_say_layers():
-    points, norms = deep_data({"spectral": flat})
-    labels = {name: {ax.get_xlabel() for ax in f(points, judged(points, norms))[0].axes} for name, f in FIGURES.items()}
-    assert all("depth (layers)" in labels[name] for name in ("lr_transfer", "feature_norms"))
+    sweep = sweep_data(*deep_data({"spectral": flat}), "depth", 2)
+    for name in ("lr_transfer", "feature_norms"):
+        assert "depth (layers)" in {ax.get_xlabel() for ax in FIGURES[name](sweep)[0].axes}
 
 
 # --- layers ------------------------------------------------------------------------------------------------------------
@@ -116,37 +116,37 @@ def spread(drawn, rule, module="blocks.*"):
     return float((logs.max() - logs.min()).max())
 
 
-def said(figure):
-    """The footnote in one line."""
+def footnote(figure):
     return figure.texts[0].get_text().replace("\n", " ")
 
 
 def test_layers_fall_together_if_the_change_depends_on_the_place_alone():
     rules = {"place": lambda n, p, depth: 0.5 + p, "number": lambda n, p, depth: 0.5 + p * depth}
     points, norms = deep_data(rules)
-    figure, drawn = layers(points, norms, judged(points, norms))
+    figure, drawn = layers(sweep_data(points, norms, "depth", 2))
     assert spread(drawn, "place") < 0.1 < 1 < spread(drawn, "number")
     assert list(dict.fromkeys(drawn["module"])) == ["blocks.*.attention.out", "blocks.*.mlp.down", "blocks.*"]
     assert len(drawn) == 2 * 3 * (2 + 4 + 8) * 2 and set(drawn["position"]) == {i / 8 for i in range(1, 9)}
-    assert "at step 20 and log2 lr -9" in said(figure)
+    assert "at step 20 and log2 lr -9" in footnote(figure)
 
 
 def test_the_report_writes_layers_over_depth(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr("spectral_mup.analysis.figures.lr_transfer.save", lambda figure, stem, data: written.append(stem.name))
-    report(*deep_data({"r": flat}, (2, 4)), name="x", out_dir=tmp_path, axis="depth", base_depth=2)
-    assert written == [*FIGURES, "layers"]
+    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda figure, stem, data: written.append(stem.name))
+    drawn = ["lr_transfer", "feature_norms", "feature_steps"]
+    report(*deep_data({"r": flat}, (2, 4)), name="x", out_dir=tmp_path, axis="depth", base={"depth": 2})
+    assert written == [*drawn, "layers"]
     written.clear()
-    report(*data(("r",), (64, 128)), name="x", out_dir=tmp_path, base_width=64)
-    assert written == [*FIGURES]
+    report(*data(("r",), (64, 128)), name="x", out_dir=tmp_path, base={"width": 64})
+    assert written == drawn
 
 
 def test_layers_are_drawn_over_depth_only_and_of_what_was_measured():
     points, norms = data(("spectral",), (64, 128))
-    assert layers(points, norms, judged(points, norms, "width", 64)) is None
+    assert layers(sweep_data(points, norms)) is None
     points, norms = deep_data({"a": flat, "b": flat})
     norms = norms[norms["rule"] == "a"]
-    figure, drawn = layers(points, norms, judged(points, norms))
-    assert set(drawn["rule"]) == {"a"} and "Not measured at all depths of one lr: b" in said(figure)
+    figure, drawn = layers(sweep_data(points, norms, "depth", 2))
+    assert set(drawn["rule"]) == {"a"} and "Not measured at all depths of one lr: b" in footnote(figure)
     outside = norms[~norms["name"].str.startswith("blocks")]
-    assert layers(points, outside, judged(points, outside)) is None
+    assert layers(sweep_data(points, outside, "depth", 2)) is None

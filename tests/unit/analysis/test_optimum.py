@@ -3,59 +3,87 @@
 import numpy as np
 import pandas as pd
 import pytest
-from support.analysis_data import curve, sweep
+from scipy import stats
+from support.analysis_data import sweep
 
-from spectral_mup.analysis.optimum import find_optimum, satterthwaite, t975
+from spectral_mup.analysis import optimum as module
+from spectral_mup.analysis.optimum import find_optimum, tabulate
+from spectral_mup.analysis.stats import fit_line, log_slope, satterthwaite, t975
 from spectral_mup.analysis.verdict import by_rule, judge
+
+
+def optimum(points, **options):
+    curve = tabulate(points)
+    return curve and find_optimum(curve, **options)
 
 
 @pytest.mark.parametrize("seeds", [2, 3])
 @pytest.mark.parametrize(("noise", "tilt"), [(0.004, 0.0), (0.001, 0.1)])
 def test_intervals_cover_the_truth_as_often_as_they_say(seeds, noise, tilt):
     rng = np.random.default_rng(7)
-    optimum, slope = [], []
+    vertex, slope = [], []
     for _ in range(80):
         best, true = -9 + rng.uniform(-0.1, 0.1), rng.uniform(-0.15, 0.15)
         points = sweep(true, sizes=(64, 128, 256), seeds=seeds, noise=noise, tilt=tilt, best=best, rng=rng)
         verdict = judge(points, n_boot=300)
         slope.append(verdict.slope_lo <= true <= verdict.slope_hi)
         at = zip(verdict.optima.values(), (best, best + true, best + 2 * true), strict=True)
-        optimum += [o is not None and o.lo <= vertex <= o.hi for o, vertex in at]
-    assert np.mean(optimum) >= 0.88 and np.mean(slope) >= 0.88
+        vertex += [o is not None and o.lo <= true_vertex <= o.hi for o, true_vertex in at]
+    assert np.mean(vertex) >= 0.88 and np.mean(slope) >= 0.88
 
 
 def test_percentiles_of_two_seeds_would_not_cover():
     """Control: the interval without Student's t misses the truth far too often, so the law above can fail."""
     rng, covered = np.random.default_rng(7), []
     for _ in range(100):
-        o = find_optimum(curve(sweep(sizes=(64,), noise=0.001, tilt=0.1, rng=rng)), n_boot=300)
-        lo, hi = np.quantile(o.samples, [0.025, 0.975])
+        o = optimum(sweep(sizes=(64,), noise=0.001, tilt=0.1, rng=rng), n_boot=300)
+        lo, hi = np.quantile(o.draws.samples, [0.025, 0.975])
         covered.append(lo <= -9 <= hi)
     assert np.mean(covered) < 0.85
 
 
 def test_student_quantiles():
-    for dof, quantile in ((1, 12.706), (1.5, 6.08), (4, 2.776), (6, 2.447), (12, 2.179), (30, 2.042), (np.inf, 1.960)):
-        assert t975(dof) == pytest.approx(quantile, rel=0.03)
+    for dof, quantile in ((1, 12.706), (1.5, 6.017), (4, 2.776), (6, 2.447), (12, 2.179), (30, 2.042), (np.inf, 1.960)):
+        assert t975(dof) == pytest.approx(quantile, rel=1e-3)
     assert np.isnan(t975(0))
     assert satterthwaite([1, 1], [3, 3]) == pytest.approx(6)
     assert satterthwaite([1, 0], [3, 0]) == pytest.approx(3)
 
 
+def test_slopes_have_the_interval_of_a_reference_implementation():
+    rng = np.random.default_rng(0)
+    x = np.repeat([6.0, 7.0, 8.0, 9.0], 2)
+    y = 0.3 * x + rng.normal(0, 0.1, 8)
+    reference = stats.linregress(x, y)
+    slope, variance, dof = fit_line(x, y)
+    assert (slope, variance**0.5, dof) == pytest.approx((reference.slope, reference.stderr, 6))
+    half = stats.t.ppf(0.975, 6) * reference.stderr
+    assert log_slope(2**x, 2**y) == pytest.approx((slope, slope - half, slope + half))
+    assert np.isnan(log_slope([64, 128], [0.0, 1.0])).all() and np.isnan(log_slope([64, 64], [1.0, 2.0])).all()
+    assert np.isnan(log_slope([64, 128], [1.0, 2.0])[1])  # two points have a slope and no interval
+
+
+def test_the_bootstrap_is_drawn_once_a_size(monkeypatch):
+    drawn, bootstrap = [], module._bootstrap
+    monkeypatch.setattr(module, "_bootstrap", lambda curve, *rest: drawn.append(curve) or bootstrap(curve, *rest))
+    judge(sweep(0.0))
+    assert len(drawn) == 3
+
+
 def test_vertex_lies_between_the_points():
-    o = find_optimum(curve(sweep(sizes=(64,), noise=0, best=-9.2, grid=np.arange(-12.0, -6, 1))))
+    o = optimum(sweep(sizes=(64,), noise=0, best=-9.2, grid=np.arange(-12.0, -6, 1)))
     assert o is not None and o.bracketed
-    assert o.log2_lr == pytest.approx(-9.2) and o.grid_log2_lr == -9
+    assert o.log2_lr == pytest.approx(-9.2) and o.curve.grid_log2_lr == -9
     assert o.loss_at(-9.7)[0] == pytest.approx(o.loss + 0.05 * 0.25)
-    assert o.loss_at(-10.5)[0] == pytest.approx(o.mean_losses[1:3].mean())  # outside the window: a straight line
-    assert not o.loss_at(-10.5)[1] and o.loss_at(-13)[1] and o.loss_at(-13)[0] == o.mean_losses[0]
+    assert o.loss_at(-10.5)[0] == pytest.approx(o.curve.mean_L[1:3].mean())  # outside the window: a straight line
+    assert not o.loss_at(-10.5)[1] and o.loss_at(-13)[1] and o.loss_at(-13)[0] == o.curve.mean_L[0]
 
 
 def test_same_seed_same_numbers():
-    points = curve(sweep(sizes=(64,)))
-    one, two, other = (find_optimum(points, seed=s) for s in (0, 0, 1))
+    points = sweep(sizes=(64,))
+    one, two, other = (optimum(points, seed=s) for s in (0, 0, 1))
     assert (one.lo, one.hi) == (two.lo, two.hi) != (other.lo, other.hi)
-    shuffled = find_optimum(points.sample(frac=1, random_state=3))
+    shuffled = optimum(points.sample(frac=1, random_state=3))
     assert (one.lo, one.log2_lr) == (shuffled.lo, shuffled.log2_lr)
 
 
@@ -64,7 +92,7 @@ def test_drift_transfer_and_doubt():
     drifts = judge(sweep(-0.5, grid=np.arange(-12.0, -7.9, 0.5)))
     assert drifts.verdict == "drifts" and drifts.slope == pytest.approx(-0.5, abs=0.05) and drifts.reason == ""
     noisy = judge(sweep(0.0, noise=0.02, rng=np.random.default_rng(3)))
-    assert noisy.verdict == "undecided" and "reaches across the tolerance" in noisy.reason
+    assert noisy.verdict == "undecided" and "crosses the ±0.25 threshold" in noisy.reason
     assert judge(sweep(0.0, sizes=(2, 4, 8), axis="depth"), axis="depth").verdict == "transfers"
 
 
@@ -84,10 +112,10 @@ def test_edge_is_not_bracketed_and_names_the_width():
 
 def test_diverged_neighbour_brackets_and_a_missing_one_does_not():
     points = sweep(sizes=(64,), grid=np.arange(-11.0, -8.9, 0.5), noise=1e-4)  # best at the highest lr, -9
-    assert find_optimum(curve(points)).open_sides == ("higher",)
+    assert optimum(points).open_sides == ("higher",)
     for status, bracketed in (("diverged", True), ("missing", False)):
         wall = pd.DataFrame([{"width": 64, "log2_lr": -8.5, "seed": 0, "status": status, "rule": "r"}])
-        o = find_optimum(curve(pd.concat([points, wall], ignore_index=True)))
+        o = optimum(pd.concat([points, wall], ignore_index=True))
         assert o.bracketed is bracketed
         assert -9.5 <= o.log2_lr <= -8.5
 
@@ -96,19 +124,19 @@ def test_partly_diverged_lr_is_not_averaged():
     points = sweep(sizes=(64,), seeds=3, noise=1e-4)
     best = (points["log2_lr"] == -9) & (points["seed"] == 1)
     points.loc[best, ["status", "loss"]] = ["diverged", np.nan]
-    o = find_optimum(curve(points))
-    assert -9 not in o.log2_lrs and o.n_seeds == 3
+    o = optimum(points)
+    assert -9 not in o.curve.log2_lrs and o.curve.n_seeds == 3
 
 
 def test_one_seed_says_so():
     one, two = judge(sweep(seeds=1)), judge(sweep(seeds=2))
     assert one.basis == "fit" and two.basis == "seeds and fit"
-    assert np.isnan(one.optima[128].loss_sd) and two.optima[128].loss_sd > 0
+    assert np.isnan(one.optima[128].curve.loss_sd) and two.optima[128].curve.loss_sd > 0
 
 
 def test_three_points_of_one_seed_know_only_their_bracket():
     coarse = np.arange(-13.0, -4, 2)
-    o = find_optimum(curve(sweep(sizes=(64,), seeds=1, grid=coarse)))
+    o = optimum(sweep(sizes=(64,), seeds=1, grid=coarse))
     assert (o.basis, o.lo, o.hi) == ("bracket", -11, -7)
     assert judge(sweep(seeds=1, grid=coarse)).verdict == "undecided"
     octaves = pd.concat([sweep(seeds=1, grid=np.arange(-12.0, -6)), sweep(sizes=(1024,), seeds=1)])
@@ -118,15 +146,15 @@ def test_three_points_of_one_seed_know_only_their_bracket():
 def test_wall_is_kept_out_of_the_parabola():
     points = sweep(sizes=(64,), noise=1e-4)
     points.loc[points["log2_lr"] == -8, "loss"] += 1.5
-    o = find_optimum(curve(points))
-    assert o.n_points == 4 and o.log2_lr == pytest.approx(-9, abs=0.02)
+    o = optimum(points)
+    assert o.curve.n_points == 4 and o.log2_lr == pytest.approx(-9, abs=0.02)
 
 
 def test_seeds_that_hardly_ran_are_left_out():
     points = sweep(sizes=(64,), seeds=3)
-    o = find_optimum(curve(points[(points["seed"] < 2) | (points["log2_lr"] == -9)]))
-    assert o.n_seeds == 2 and o.n_points == 5
-    assert find_optimum(curve(points.assign(status="diverged", loss=np.nan))) is None
+    o = optimum(points[(points["seed"] < 2) | (points["log2_lr"] == -9)])
+    assert o.curve.n_seeds == 2 and o.curve.n_points == 5
+    assert optimum(points.assign(status="diverged", loss=np.nan)) is None
 
 
 def test_regret_is_the_cost_of_the_base_optimum():

@@ -4,16 +4,16 @@ import json
 import math
 from pathlib import Path
 
-import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
-from support.analysis_data import deep_data, flat, judged, sweep
+from support.analysis_data import deep_data, flat, sweep, sweep_data
+from support.figures import assert_printable
 
 import analyze
-from spectral_mup.analysis.figures.depth_layers import layers
+from spectral_mup.analysis.figures import FIGURES, SweepData
 from spectral_mup.analysis.figures.style import save
-from spectral_mup.analysis.joint_regret import joint_figure, joint_regret, joint_text
+from spectral_mup.analysis.joint_regret import format_joint_regret, joint_regret
 from spectral_mup.analysis.report import report_joint
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_folder import RunFolder
@@ -38,6 +38,10 @@ def grid_of(drift, rule="r", widths=(64, 128, 256), depths=(2, 4, 8)):
 BASE = {"width": 64, "depth": 2}
 
 
+def joint_figure(points):
+    return FIGURES["joint_regret"](SweepData(points, pd.DataFrame(), [], BASE, "joint"))[0]
+
+
 def test_regret_is_that_of_the_parabola():
     points = pd.concat([grid_of(lambda i, j: i / 4 + j / 2), grid_of(lambda i, j: 0, "stays")], ignore_index=True)
     table = joint_regret(points, BASE).set_index(["rule", "width", "depth"])
@@ -46,7 +50,7 @@ def test_regret_is_that_of_the_parabola():
         octaves = np.log2(width / 64) / 4 + np.log2(depth / 2) / 2 if rule == "r" else 0
         assert row["regret"] == pytest.approx(0.05 * octaves**2 / row["loss"], rel=0.02, abs=1e-5)
         assert row["log2_lr"] == pytest.approx(-9 + octaves, abs=0.01)
-    assert "r: over width and depth together the base's lr costs most, 3.22%, at width 256, depth 8" in joint_text(
+    assert "r: over width and depth together the base's lr costs most, 3.22%, at width 256, depth 8" in format_joint_regret(
         table.reset_index()
     )
 
@@ -64,12 +68,12 @@ def test_what_did_not_finish_or_is_not_bracketed_is_a_lower_bound_and_what_is_mi
     cells = table.set_index(["width", "depth"])
     assert set(cells.index[cells["at_least"]]) == {(256, 8), (256, 2)}
     assert set(cells.index[cells["regret"].isna()]) == {(128, 8), (64, 8)}
-    figure = joint_figure(points, table, BASE)
+    figure = joint_figure(points)
     shown = [t.get_text() for t in figure.axes[0].texts]
     assert len(shown) == 7 and sum(t.startswith("≥") for t in shown) == 2
     table = joint_regret(lost, BASE)  # nothing at the base: no regret anywhere
-    assert table["regret"].isna().all() and "nothing finished at the base" in joint_text(table)
-    assert not joint_figure(lost, table, BASE).axes[0].texts
+    assert table["regret"].isna().all() and "unknown" in format_joint_regret(table)
+    assert not joint_figure(lost).axes[0].texts
 
 
 # --- figures fit for print ---------------------------------------------------------------------------------------------
@@ -79,9 +83,10 @@ def test_the_same_data_give_the_same_bytes_and_other_data_others(tmp_path):
     points, norms = deep_data({"r": flat}, (2, 4))
     grid = grid_of(lambda i, j: j / 2)
     for folder, factor in {"a": 1.0, "b": 1.0, "c": 1.5}.items():
-        report_joint(grid.assign(loss=grid["loss"] * factor + (factor > 1) * 0.1 * grid["log2_lr"]), BASE, tmp_path / folder)
+        other = grid.assign(loss=grid["loss"] * factor + (factor > 1) * 0.1 * grid["log2_lr"])
+        report_joint(other, pd.DataFrame(), [], BASE, tmp_path / folder)
         rows = norms.assign(delta_rms=norms["delta_rms"] * factor)
-        figure, drawn = layers(points, rows, judged(points, rows))
+        figure, drawn = FIGURES["layers"](sweep_data(points, rows, "depth", 2))
         save(figure, tmp_path / folder / "layers", drawn)
     names = [f"{stem}.{kind}" for stem in ("joint_regret", "layers") for kind in ("csv", "pdf", "png", "svg")]
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == names
@@ -94,20 +99,8 @@ def test_figures_of_any_shape_keep_their_texts_apart(rules):
     names = [f"tensor_programs_{i}" for i in range(rules)]
     points, norms = deep_data(dict.fromkeys(names, lambda n, p, depth: 0.2 + p))
     grid = pd.concat([grid_of(lambda i, j: -0.9 * j, name) for name in names], ignore_index=True)
-    for page in (layers(points, norms, judged(points, norms))[0], joint_figure(grid, joint_regret(grid, BASE), BASE)):
-        page.draw_without_rendering()
-        assert page.get_figwidth() <= 6.75
-        texts = [t for t in page.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
-        assert min(t.get_fontsize() for t in texts) >= 7
-        inside = page.bbox.padded(1)
-        written = [t for ax in page.axes for t in (ax._left_title, ax.xaxis.label, ax.yaxis.label, *ax.texts) if t.get_text()]
-        boxes = [t.get_window_extent() for t in [*page.texts, *page.legends, *written]]
-        assert all(inside.x0 <= b.x0 and b.x1 <= inside.x1 and inside.y0 <= b.y0 and b.y1 <= inside.y1 for b in boxes)
-        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-        for ax in page.axes:
-            for ticks in (ax.get_xticklabels(), ax.get_yticklabels()):
-                seen = [t.get_window_extent() for t in ticks if t.get_text() and t.get_visible()]
-                assert not any(a.overlaps(b) for a, b in zip(seen, seen[1:], strict=False))
+    assert_printable(FIGURES["layers"](sweep_data(points, norms, "depth", 2))[0], texts_in_panels=True)
+    assert_printable(joint_figure(grid), texts_in_panels=True)
 
 
 # --- command line ------------------------------------------------------------------------------------------------------
@@ -116,24 +109,23 @@ def test_figures_of_any_shape_keep_their_texts_apart(rules):
 def synthetic(argv, best):
     """Run folders of a finished sweep whose optimum is best(log2 width ratio, log2 depth ratio), without norms."""
     config = load_config(argv)
-    for point in open_sweep(config).plan(lambda p: None).points:
-        at = [math.log2(point.curve.width / 32), math.log2(point.curve.depth)]
-        loss = 3 + 0.01 * (point.log2_lr - best(*at)) ** 2 - 0.1 * sum(at)
-        folder = RunFolder(Path(config.paths.runs), point.run_id)
-        folder.write_config(point.to_json())
-        folder.claim()
-        folder.append("norms.jsonl", [])
-        done = {"status": "done", "diverged_step": None, "steps": 12, "tokens": 768, "epochs": 0.1, "parameters": 1000}
-        folder.finish(done | {"precision": "float32", "val_loss": loss, "corpus": {"sha256": "0"}})
+    for curve, runs in open_sweep(config).plan(lambda run_id: None).curves.items():
+        at = [math.log2(curve.width / 32), math.log2(curve.depth)]
+        for run in runs:
+            folder = RunFolder(Path(config.paths.runs), run.run_id)
+            folder.write_config(run.to_json())
+            folder.claim()
+            folder.append("norms.jsonl", [])
+            loss = 3 + 0.01 * (run.log2_lr - best(*at)) ** 2 - 0.1 * sum(at)
+            done = {"status": "done", "diverged_step": None, "steps": 12, "tokens": 768, "epochs": 0.1, "parameters": 1000}
+            folder.finish(done | {"precision": "float32", "val_loss": loss, "corpus": {"sha256": "0"}})
 
 
 @pytest.fixture
 def both(tiny_overrides, monkeypatch):
-    """Overrides of a sweep over width and depth; of its figures only the data are written, as drawing takes time."""
-    monkeypatch.setattr("spectral_mup.analysis.figures.lr_transfer.FIGURES", {})
-    monkeypatch.setattr(
-        "spectral_mup.analysis.figures.style.save", lambda figure, stem, data, to=None: data.to_csv(f"{to or stem}.csv")
-    )
+    """Overrides of a sweep over width and depth, whose figures are not drawn, as that takes time."""
+    monkeypatch.setattr("spectral_mup.analysis.figures.FIGURES", {})
+    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda *args: [])
     sizes = ["sweep.width=[32,64,128]", "sweep.depth=[1,2,4]", "sweep.base_depth=1", "rule=[spectral]"]
     return [*tiny_overrides, *sizes, "sweep.lr=[-8,-7.5,-7,-6.5,-6,-5.5]", "lr.adaptive=false"]
 
@@ -149,8 +141,8 @@ def both(tiny_overrides, monkeypatch):
 def test_both_axes_are_judged_and_checked(both, tmp_path, capsys, drift, verdicts):
     synthetic(both, lambda i, j: -6.2 + drift[0] * i + drift[1] * j)
     assert analyze.main(both) == 0
-    said = capsys.readouterr().out
-    assert "Over width, at depth 1" in said and "Over depth, at width 32" in said and "costs most" in said
+    screen = capsys.readouterr().out
+    assert "Over width, at depth 1" in screen and "Over depth, at width 32" in screen and "costs most" in screen
     results = tmp_path / "results" / "tiny"
     written = [json.loads((results / below / "verdicts.json").read_text("utf-8")) for below in (".", "depth")]
     assert [(w["axis"], w["verdicts"][0]["verdict"]) for w in written] == list(zip(("width", "depth"), verdicts, strict=True))
@@ -158,8 +150,10 @@ def test_both_axes_are_judged_and_checked(both, tmp_path, capsys, drift, verdict
     assert analyze.main([*both, "--check"]) == (0 if drift == (0, 0) else 5)
     capsys.readouterr()
     assert analyze.main(["--summary", str(results)]) == 0
-    said = capsys.readouterr().out
-    assert "loss w128" in said and "loss d4" in said and f"{verdicts[1]:9}  depth" in said and "adamw (tiny/depth)" in said
+    screen = capsys.readouterr().out
+    assert (
+        "loss w128" in screen and "loss d4" in screen and f"{verdicts[1]:9}  depth" in screen and "adamw (tiny/depth)" in screen
+    )
     assert {"log2_lr_width_128", "log2_lr_depth_4"} <= set(pd.read_csv(results / "summary.csv"))
 
 
@@ -175,6 +169,6 @@ def test_one_axis_is_judged_at_the_size_of_the_other(both, tmp_path, capsys):
 def test_an_axis_whose_base_has_not_begun_is_said(both, capsys):
     """An adaptive search begins at the smallest depth; the base, deeper, is reached later."""
     argv = [*both, "sweep.base_depth=4", "lr.adaptive=true", "sweep.name=begun"]
-    synthetic(argv, lambda i, j: -6.2)  # the points planned while nothing is known
+    synthetic(argv, lambda i, j: -6.2)  # the runs planned while nothing is known
     assert analyze.main([*argv, "--check"]) == 5
-    assert "Over width, at depth 4: nothing begun yet" in capsys.readouterr().out
+    assert "Over width, at depth 4: no runs yet" in capsys.readouterr().out

@@ -1,28 +1,25 @@
 """Laws of the diagnostics: known powers of the width come back as slopes, and what was not recorded is not drawn."""
 
-import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
-from support.analysis_data import OWN, data, recorded
+from support.analysis_data import OWN, data, recorded, sweep_data
+from support.figures import assert_printable
 
-from spectral_mup.analysis.figures.diagnostics import DIAGNOSTICS, init_std, tensor_rows
-from spectral_mup.analysis.figures.lr_transfer import FIGURES, save
-from spectral_mup.analysis.report import judge_all, report
+from spectral_mup.analysis.figures import FIGURES
+from spectral_mup.analysis.figures.diagnostics import init_std, tensor_rows
+from spectral_mup.analysis.figures.style import save
+from spectral_mup.analysis.report import report
 
 EVERYWHERE = ["spectral_norms", "stable_rank", "alignment"]
-
-
-def verdicts_of(points, norms, axis="width", base=64):
-    return judge_all(points, norms, axis, base, 0.25, 0.005)
+DIAGNOSTICS = {name: FIGURES[name] for name in (*EVERYWHERE, *OWN)}
 
 
 @pytest.fixture(scope="module")
 def drawn():
     """{figure: the data drawn}, of tensors with the powers of `recorded`."""
-    points, norms = recorded()
-    verdicts = verdicts_of(points, norms)
-    return {stem: figure(points, norms, verdicts)[1] for stem, figure in DIAGNOSTICS.items()}
+    sweep = sweep_data(*recorded())
+    return {stem: figure(sweep)[1] for stem, figure in DIAGNOSTICS.items()}
 
 
 def slopes(table, quantity, step=20, by="name"):
@@ -42,7 +39,7 @@ def test_a_rule_that_keeps_the_spectral_condition_is_flat_and_another_is_not(dra
 def test_a_slope_outside_the_limit_is_bold_and_no_other(stem):
     for rule, growth, some in (("spectral", {}, False), ("spectral", {"spectral": 0.05}, False), ("standard", None, True)):
         points, norms = recorded((rule,), growth=growth)
-        figure, _ = DIAGNOSTICS[stem](points, norms, verdicts_of(points, norms))
+        figure, _ = DIAGNOSTICS[stem](sweep_data(points, norms))
         bold = [t.get_text() for ax in figure.axes for t in ax.texts if t.get_weight() == "bold"]
         assert bool(bold) is some
 
@@ -52,7 +49,7 @@ def test_spectral_norms_are_in_natural_units(drawn):
     table = drawn["spectral_norms"].query("quantity == 'W' and step == 20 and size == 64")
     assert np.allclose(table["value"], 3, rtol=0.03)
     points, norms = recorded(("spectral",))
-    _, half = DIAGNOSTICS["spectral_norms"](points, norms.assign(multiplier=0.5), verdicts_of(points, norms))
+    _, half = DIAGNOSTICS["spectral_norms"](sweep_data(points, norms.assign(multiplier=0.5)))
     assert np.allclose(half.query("quantity == 'W' and step == 20")["value"], 1.5, rtol=0.03)
 
 
@@ -88,22 +85,21 @@ def test_slopes_over_the_steps(drawn):
 def test_only_what_was_recorded_is_drawn():
     """Each optimizer's figure needs its column, and all of them more than a run folder of old holds."""
     points, norms = recorded(("spectral",), optimizer=())
-    verdicts = verdicts_of(points, norms)
-    assert [stem for stem, figure in DIAGNOSTICS.items() if figure(points, norms, verdicts)] == EVERYWHERE
+    assert [stem for stem, figure in DIAGNOSTICS.items() if figure(sweep_data(points, norms))] == EVERYWHERE
     empty = norms.assign(**dict.fromkeys(OWN.values(), np.nan))
-    assert [stem for stem, figure in DIAGNOSTICS.items() if figure(points, empty, verdicts)] == EVERYWHERE
-    points, old = data(("spectral",), (64, 128, 256))
-    assert not any(figure(points, old, verdicts_of(points, old)) for figure in DIAGNOSTICS.values())
+    assert [stem for stem, figure in DIAGNOSTICS.items() if figure(sweep_data(points, empty))] == EVERYWHERE
+    old = sweep_data(*data(("spectral",), (64, 128, 256)))
+    assert not any(figure(old) for figure in DIAGNOSTICS.values())
 
 
 def test_a_rule_without_its_columns_is_named():
-    points, norms = recorded()
-    verdicts = verdicts_of(points, norms)
-    norms.loc[norms["rule"] == "standard", "clip_fraction"] = np.nan
-    figure, table = DIAGNOSTICS["clip_fraction"](points, norms, verdicts)
+    sweep = sweep_data(*recorded())
+    standard = sweep.norms["rule"] == "standard"
+    sweep.norms.loc[standard, "clip_fraction"] = np.nan
+    figure, table = DIAGNOSTICS["clip_fraction"](sweep)
     assert set(table["rule"]) == {"spectral"} and "standard" in figure.texts[0].get_text()
-    norms.loc[norms["rule"] == "standard", "weight_norm"] = np.nan
-    figure, _ = DIAGNOSTICS["spectral_norms"](points, norms, verdicts)
+    sweep.norms.loc[standard, "weight_norm"] = np.nan
+    figure, _ = DIAGNOSTICS["spectral_norms"](sweep)
     assert "not recorded" in [t.get_text() for ax in figure.axes for t in ax.texts]
 
 
@@ -112,15 +108,14 @@ def test_rows_are_those_of_the_lr_of_the_feature_check():
     other = norms.assign(log2_lr=-8.0, weight_norm=99.0)
     other["run_id"] = other["run_id"].str.replace("-9.0", "-8.0")
     norms = pd.concat([norms, other], ignore_index=True)
-    tensors = tensor_rows(points, norms, verdicts_of(points, norms), ["weight_norm"])
+    tensors = tensor_rows(sweep_data(points, norms), ["weight_norm"])
     assert len(tensors) and not (tensors["weight_norm"] == 99).any()
 
 
 def test_over_depth_the_condition_of_width_is_not_drawn():
-    points, norms = recorded(("spectral",), (2, 4, 8), "depth", {})
-    verdicts = verdicts_of(points, norms, "depth", 2)
-    assert DIAGNOSTICS["spectral_norms"](points, norms, verdicts) is None
-    assert DIAGNOSTICS["stable_rank"](points, norms, verdicts) is not None
+    sweep = sweep_data(*recorded(("spectral",), (2, 4, 8), "depth", {}), "depth", 2)
+    assert DIAGNOSTICS["spectral_norms"](sweep) is None
+    assert DIAGNOSTICS["stable_rank"](sweep) is not None
 
 
 def test_the_same_data_give_the_same_bytes_and_other_data_others(tmp_path):
@@ -128,9 +123,8 @@ def test_the_same_data_give_the_same_bytes_and_other_data_others(tmp_path):
     files = [f"{stem}.{kind}" for stem in ("spectral_norms", "clip_fraction") for kind in ("csv", "pdf", "png", "svg")]
     for folder, rows in {"a": norms, "b": norms.copy(), "c": norms.assign(multiplier=2.0)}.items():
         (tmp_path / folder).mkdir()
-        verdicts = verdicts_of(points, rows)
         for stem in ("spectral_norms", "clip_fraction")[: 1 if folder == "c" else 2]:
-            figure, table = DIAGNOSTICS[stem](points, rows, verdicts)
+            figure, table = DIAGNOSTICS[stem](sweep_data(points, rows))
             save(figure, tmp_path / folder / stem, table)
     same = [(tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files]
     other = [(tmp_path / "a" / f).read_bytes() != (tmp_path / "c" / f).read_bytes() for f in files if f.startswith("spectral")]
@@ -139,33 +133,17 @@ def test_the_same_data_give_the_same_bytes_and_other_data_others(tmp_path):
 
 def test_the_report_saves_what_applies(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr("spectral_mup.analysis.figures.lr_transfer.save", lambda figure, stem, table: saved.append(stem.name))
+    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda figure, stem, table: saved.append(stem.name))
     points, norms = recorded(("spectral",), (64, 128), optimizer=("clip_fraction",))
-    report(points, norms, name="x", out_dir=tmp_path, base_width=64)
-    assert saved == [*FIGURES, *EVERYWHERE, "clip_fraction"]
+    report(points, norms, name="x", out_dir=tmp_path, base={"width": 64})
+    assert saved == ["lr_transfer", "feature_norms", "feature_steps", *EVERYWHERE, "clip_fraction"]
     saved.clear()
-    report(points, pd.DataFrame(), name="x", out_dir=tmp_path, base_width=64)
+    report(points, pd.DataFrame(), name="x", out_dir=tmp_path, base={"width": 64})
     assert saved == ["lr_transfer"]
 
 
 @pytest.mark.parametrize(("rules", "sizes"), [(1, (64, 128)), (4, (64, 128, 256, 512))])
 def test_figures_of_any_shape_keep_their_texts_apart(rules, sizes):
-    points, norms = recorded([f"tensor_programs_{i}" for i in range(rules)], sizes)
-    verdicts = verdicts_of(points, norms)
+    sweep = sweep_data(*recorded([f"tensor_programs_{i}" for i in range(rules)], sizes))
     for stem in DIAGNOSTICS if rules == 1 else ("trust_ratios", "shampoo_spectra"):  # of each layout the fullest
-        page, _ = DIAGNOSTICS[stem](points, norms, verdicts)
-        page.draw_without_rendering()
-        assert page.get_figwidth() <= 6.75
-        texts = [t for t in page.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
-        assert min(t.get_fontsize() for t in texts) >= 7
-        inside = page.bbox.padded(1)
-        boxes = [t.get_window_extent() for t in page.texts] + [legend.get_window_extent() for legend in page.legends]
-        titles = [ax.get_title(loc="left") and ax._left_title.get_window_extent() for ax in page.axes]
-        labels = [ax.yaxis.label.get_window_extent() for ax in page.axes if ax.get_ylabel()]
-        boxes += [box for box in titles if box] + labels
-        assert all(inside.x0 <= b.x0 and b.x1 <= inside.x1 and inside.y0 <= b.y0 and b.y1 <= inside.y1 for b in boxes)
-        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
-        for ax in page.axes:
-            for ticks in (ax.get_xticklabels(), ax.get_yticklabels()):
-                seen = [t.get_window_extent() for t in ticks if t.get_text() and t.get_visible()]
-                assert not any(a.overlaps(b) for a, b in zip(seen, seen[1:], strict=False))
+        assert_printable(DIAGNOSTICS[stem](sweep)[0])
