@@ -72,7 +72,7 @@ def launch(argv: list[str]) -> int:
     if config.action == "derive":
         return derive([a for a in argv if not a.startswith("rule=")])
     if config.action == "doctor":
-        from spectral_mup.cli.status import doctor
+        from spectral_mup.cli.actions.status import doctor
 
         return doctor(config)
     sweep = open_sweep(config)
@@ -81,20 +81,20 @@ def launch(argv: list[str]) -> int:
     if config.action == "explain":
         return explain(config, sweep)
     if config.action in ("status", "why", "logs"):
-        from spectral_mup.cli import status as cli_status
+        from spectral_mup.cli.actions import status as cli_status
 
         return cli_status.ACTIONS[config.action](config, sweep, plan, argv)
     if config.action in ("retry", "cancel", "extend"):
-        from spectral_mup.cli import submit as cli_submit
+        from spectral_mup.cli.actions import _slurm as cli_submit
 
         return cli_submit.ACTIONS[config.action](config, sweep, plan, argv)
     if config.action == "wandb_push":
-        from spectral_mup.cli.wandb_push import wandb_push
+        from spectral_mup.cli.actions.wandb_push import wandb_push
 
         return wandb_push(config, plan.runs)
     print(describe(config, sweep, plan))
     if config.cluster.name == "slurm" and plan.todo:
-        from spectral_mup.cli import submit as cli_submit
+        from spectral_mup.cli.actions import _slurm as cli_submit
 
         return (cli_submit.show if config.action == "plan" else cli_submit.launch)(config, sweep, plan, argv)
     if config.action == "plan" or not plan.todo:

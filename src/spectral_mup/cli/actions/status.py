@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from spectral_mup.cli.main import FAILED, OK, command
-from spectral_mup.cli.submit import format_counts, matching, print_notes
+from spectral_mup.cli.actions._slurm import format_counts, matching, print_notes
 from spectral_mup.cluster.progress import duration, pluralize
 from spectral_mup.cluster.slurm.doctor import WRONG
 from spectral_mup.cluster.slurm.doctor import doctor as examine
