@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from spectral_mup.cluster.progress import pluralize
-from spectral_mup.config.schema import Config
-from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.cli.bars import progress_bars
+from spectral_mup.cli.context import Context
+from spectral_mup.cli.exit_codes import OK
+from spectral_mup.util.text import pluralize
 
-OK = 0
 
-
-def wandb_push(config: Config, points: Sequence[RunConfig]) -> int:
-    """Push what W&B has not got of these runs. Raises PushError. wandb.mode=disabled means online here."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
+def wandb_push(context: Context) -> int:
+    """Push what W&B does not have yet. Raises PushError. wandb.mode=disabled means online here."""
     from spectral_mup.tracking.push import push
 
-    project = config.wandb.project
+    config, runs = context.config, context.plan.runs
     mode = "offline" if config.wandb.mode == "offline" else "online"
-    print(f"W&B: pushing {pluralize(len(points), 'point')} {mode}, project {project}", flush=True)
-    columns = (TextColumn("pushing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task("pushing", total=len(points))
-        counts = push(Path(config.paths.runs), points, project, mode, lambda: bar.advance(task))
+    print(f"W&B: pushing {pluralize(len(runs), 'run')} {mode}, project {config.wandb.project}", flush=True)
+    total, ended = len(runs), itertools.count(1)
+    with progress_bars() as show:
+        counts = push(
+            context.runs, runs, config.wandb.project, mode, lambda: show("pushing", n := next(ended), total, f"{n}/{total}")
+        )
     rest = f"{counts.unchanged} had nothing new, {counts.not_begun} have no row yet"
-    print(f"{counts.pushed} runs pushed ({counts.rows} rows), {rest}")
+    print(f"{pluralize(counts.pushed, 'run')} pushed ({pluralize(counts.rows, 'row')}), {rest}")
     if mode == "offline" and counts.pushed:
         print(f"Next: wandb sync {Path(os.environ.get('WANDB_DIR') or '.') / 'wandb'}/offline-run-*")
     return OK
