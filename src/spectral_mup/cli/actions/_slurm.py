@@ -119,8 +119,9 @@ def _nothing_to_submit(context: Context, report: Report) -> int:
             print(f"{len(submissions)} {name} in {', '.join(sorted({_describe(s) for s in submissions}))}")
     bad = sum(counts.get(name, 0) for name in ("failed", "held", "lost", "cancelled"))
     if bad:
-        why, retry, them = context.launch_command("why"), context.launch_command("retry"), "it" if bad == 1 else "them"
-        print(f"{pluralize(bad, 'run')} ended without a result. To see why: {why}; to run {them} again: {retry}")
+        print(f"{pluralize(bad, 'run')} ended without a result.")
+        print(f"To see why: {context.launch_command('why')}")
+        print(f"To run {'it' if bad == 1 else 'them'} again: {context.launch_command('retry')}")
     print("Nothing to submit.")
     return OK
 

@@ -11,6 +11,7 @@ from spectral_mup.cli.context import Context
 from spectral_mup.cli.exit_codes import OK
 from spectral_mup.cluster.slurm.run_states import NAMES, State
 from spectral_mup.cluster.slurm.snapshot import code_now
+from spectral_mup.config.schema import SlurmConfig
 from spectral_mup.util.text import pluralize, table
 
 LISTED = ("running", "preempted", "failed", "held", "lost", "cancelled")
@@ -70,9 +71,11 @@ def _next(context: Context) -> list[str]:
     if other := sum(code != current for code in jobs):
         lines.append(f"code≠: {pluralize(other, 'unfinished run')} on a snapshot that differs from the current code")
     if any(counts.get(name) for name in ("failed", "lost", "held")):
-        lines.append(f"To see why: {context.launch_command('why')}; to run them again: {context.launch_command('retry')}")
+        lines.append(f"To see why: {context.launch_command('why')}")
+        lines.append(f"To run them again: {context.launch_command('retry')}")
     if counts.get("planned") or counts.get("cancelled"):
-        lines.append(f"To submit what is missing: {context.launch_command()}")
+        do = "submit" if isinstance(context.config.cluster, SlurmConfig) else "train"
+        lines.append(f"To {do} what is missing: {context.launch_command()}")
     if not context.plan.todo and not context.later_curves:
         lines.append(f"All done. Next: {context.analyze_command()}")
     return lines
