@@ -5,5 +5,10 @@ import sys
 from spectral_mup.cli.command_line import SCRIPTS
 from spectral_mup.cli.console import launch_command
 
+
+def main(argv: list[str]) -> int:
+    return launch_command(argv, SCRIPTS)
+
+
 if __name__ == "__main__":
-    sys.exit(launch_command(sys.argv[1:], SCRIPTS))
+    sys.exit(main(sys.argv[1:]))
