@@ -103,7 +103,7 @@ def test_derive_writes_a_rule_that_explain_and_run_accept(conf, capsys):
     derived = load_config(rule).rule["derived_belief"]
     spectral = load_config(["optimizer=adamw", "rule=[spectral]"]).rule["spectral"]
     assert derived.multipliers == spectral.multipliers
-    assert derived.scaling["size"]["other"]["hidden"] == {"m_out": 0.5, "m_in": 0.5}
+    assert derived.scaling["update_norm"]["other"]["hidden"] == {"m_out": 0.5, "m_in": 0.5}
     with pytest.raises(ValueError, match="no size law of optimizer adamw"):
         load_config(["optimizer=adamw", "rule=[derived/belief]"])
 

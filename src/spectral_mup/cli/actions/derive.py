@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from spectral_mup.cli.context import Context
 from spectral_mup.cli.exit_codes import OK
 from spectral_mup.config.compose import load_config
 from spectral_mup.config.schema import Config
-from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.runs.sweep import open_sweep, rule_of
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.util.text import pluralize
 
@@ -51,7 +52,8 @@ def _measure(config: Config) -> list[dict[str, Any]]:
     from spectral_mup.measure.ladder import make_ladder, measure
 
     d, sweep = config.derive, open_sweep(config)
-    run = sweep.run(sweep.curves()[0][0], 0.0, d.seed[0])
+    curve = sweep.curves()[0][0]
+    run = replace(sweep.run(curve, 0.0, d.seed[0]), rule=rule_of(config, curve.rule))  # at the base size it has none
     corpus = load(config.data.source, config.data.path, config.data.vocab_size)
     with progress_bars() as show:
         ladder = make_ladder(run, corpus.vocab_size, d.width)
