@@ -17,7 +17,7 @@ from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Sweep, open_sweep
 from spectral_mup.scaling.forward_multipliers import set_multipliers_
 from spectral_mup.scaling.groups import make_optimizers
-from spectral_mup.scaling.init import init_in_order_
+from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.run_scaling import hyperparameters, scale_on_meta, scale_run
 from spectral_mup.scaling.scale import ModelScaling
 from spectral_mup.scaling.table import tensor_rows
@@ -57,7 +57,7 @@ def build_run(run: RunConfig, vocab_size: int = 256) -> tuple[LanguageModel, Mod
     model = build(run.model, vocab_size, run.width, run.depth)
     scaling = scale_run(run, model, vocab_size)
     set_multipliers_(model, scaling)
-    init_in_order_(model, scaling, run.seed)
+    init_(model, scaling, seed=run.seed)
     return model, scaling
 
 

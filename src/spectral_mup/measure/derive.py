@@ -19,7 +19,7 @@ from spectral_mup.models.build import fixed_mlp
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling.forward_multipliers import set_multipliers_
 from spectral_mup.scaling.groups import make_optimizers
-from spectral_mup.scaling.init import init_, init_in_order_
+from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.run_scaling import scale_on_meta
 from spectral_mup.scaling.scale import scale
 from spectral_mup.theory.growth import KINDS
@@ -133,7 +133,7 @@ def measure_family(
             torch.manual_seed(seed)
             model = build_family(family, corpus.vocab_size, width, run.depth)
             set_multipliers_(model, scaling)
-            init_in_order_(model, scaling, seed)
+            init_(model, scaling, seed=seed)
             batches = text_batches(corpus.train, seed, batch_size, family.context, range(1), 1, torch.device("cpu"))
             scaled = _times(loss_scale, text_loss, sampled_text_loss)
             return Trainer(model, make_optimizers(model, scaling, lr=1.0), batches, scaled[0], sampled_loss=scaled[1])

@@ -41,17 +41,6 @@ def init_(
         p.copy_(shard_like(draw.to(p.device, p.dtype), p))
 
 
-def init_in_order_(model: nn.Module, scaling: ModelScaling, seed: int) -> None:
-    """The same from one generator for all, in the order of the parameters."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            base = scaling.base_std[name]
-            if base is not None:
-                draw = torch.randn(p.shape, generator=generator, dtype=torch.float32)
-                p.copy_(draw.mul_(base * scaling[name].init_std))
-
-
 def _base_std(scaling: ModelScaling, name: str, std: float | Mapping[str, float | None] | None) -> float | None:
     """Init std of the tensor in the base model; None: it stays as built."""
     if isinstance(std, Mapping):

@@ -23,7 +23,7 @@ from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder, read_rows, write_atomic
 from spectral_mup.scaling.forward_multipliers import set_multipliers_
 from spectral_mup.scaling.groups import make_optimizers
-from spectral_mup.scaling.init import init_in_order_
+from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.run_scaling import hyperparameters, scale_run
 from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
@@ -138,7 +138,7 @@ def prepare(
     model = build(run.model, corpus.vocab_size, run.width, run.depth)
     scaling = scale_run(run, model, corpus.vocab_size)
     set_multipliers_(model, scaling)
-    init_in_order_(model, scaling, run.seed)
+    init_(model, scaling, seed=run.seed)
     wrapped = processes.wrap(model, device, shard)
     x_probe, _ = data.probe_batch(corpus.val, count=run.probe.sequences, context=context)
     quantities = resolve_quantities(getattr(run.probe, "quantities", None))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
 from support.runs import build_run, explain_rows, first_point, optimizers_of
@@ -171,9 +173,11 @@ def test_at_base_width_all_is_one_and_steps_equal_plain_torch(tiny, corpus, rule
 
     plain = NanoGPT(vocab_size=256, context=16, width=32, depth=2, heads=2, hidden=128, bias=True, tied=False, dropout=0.0,
                     head_dim=16)  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    for _, q in plain.named_parameters():
+    for name, q in plain.named_parameters():
         if q.ndim == 2:
+            generator = torch.Generator().manual_seed(
+                int(hashlib.blake2b(f"0 {name}".encode(), digest_size=8).hexdigest(), 16) >> 1
+            )
             is_table = any(q is m.weight for m in plain.modules() if isinstance(m, nn.Embedding))
             q.data = torch.randn(q.shape, generator=generator) * (1.0 if is_table else q.shape[1] ** -0.5)
     ours = optimizers_of(model, p, run)

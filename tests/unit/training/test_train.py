@@ -315,7 +315,7 @@ def test_a_full_disk_keeps_the_old_file_and_fails_the_run(tiny, corpus, tmp_path
 def test_probe_measures_what_it_says(tiny, corpus, tmp_path):
     config = tiny("probe.steps=[1]", "train.steps=1", "train.warmup=0", "train.schedule=constant",
                   "optimizer.weight_decay.hidden=0")  # fmt: skip
-    point = first_point(config, width=64)
+    point = first_point(config, width=64, seed=1)
     folder, _ = run_point(point, tmp_path, corpus)
     rows = {(r["step"], r["name"], r["what"]): r for r in read_rows(folder.path / "norms.jsonl")}
     model, p = build_run(point)
@@ -324,7 +324,7 @@ def test_probe_measures_what_it_says(tiny, corpus, tmp_path):
     assert start["weight_norm"] == pytest.approx(float(torch.linalg.matrix_norm(up.detach(), 2)), rel=0.02)
     before = {n: q.detach().clone() for n, q in model.named_parameters()}
 
-    x, y = (torch.from_numpy(a) for a in data.batch(corpus.train, seed=0, step=0, batch_size=4, context=16))
+    x, y = (torch.from_numpy(a) for a in data.batch(corpus.train, seed=1, step=0, batch_size=4, context=16))
     model(x, y).backward()
     for o in optimizers_of(model, p, point):
         o.step()
