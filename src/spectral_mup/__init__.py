@@ -8,19 +8,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spectral_mup.measure.check_features import check_features
     from spectral_mup.measure.derive import derive
-    from spectral_mup.scaling.api import (
-        ModelScaling,
-        explain,
-        init_,
-        make_optimizers,
-        multipliers,
-        param_groups,
-        scale,
-        set_multipliers_,
-    )
+    from spectral_mup.scaling.forward_multipliers import multipliers, set_multipliers_
+    from spectral_mup.scaling.groups import make_optimizers, param_groups
+    from spectral_mup.scaling.init import init_
+    from spectral_mup.scaling.scale import ModelScaling, scale
+    from spectral_mup.scaling.table import explain
+    from spectral_mup.training.trainer import Trainer
 
+PUBLIC = {
+    "ModelScaling": "scaling.scale",
+    "Trainer": "training.trainer",
+    "check_features": "measure.check_features",
+    "derive": "measure.derive",
+    "explain": "scaling.table",
+    "init_": "scaling.init",
+    "make_optimizers": "scaling.groups",
+    "multipliers": "scaling.forward_multipliers",
+    "param_groups": "scaling.groups",
+    "scale": "scaling.scale",
+    "set_multipliers_": "scaling.forward_multipliers",
+}
 __all__ = [
     "ModelScaling",
+    "Trainer",
     "check_features",
     "derive",
     "explain",
@@ -35,7 +45,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import torch when the first function is asked for, and not before: `launch.py action=plan` needs none."""
-    if name not in __all__:
+    if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"check_features": "measure.check_features", "derive": "measure.derive"}.get(name, "scaling.api")
-    return getattr(import_module(f"spectral_mup.{module}"), name)
+    return getattr(import_module(f"spectral_mup.{PUBLIC[name]}"), name)

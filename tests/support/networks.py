@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 from spectral_mup.models.nanogpt import NanoGPT
-from spectral_mup.theory.rules import Multipliers
 
 M = 4
 
@@ -18,7 +17,7 @@ def mlp(width: int) -> nn.Sequential:
 def gpt(width: int, depth: int = 2, tied: bool = False) -> NanoGPT:
     return NanoGPT(
         vocab_size=50, context=16, width=width, depth=depth, heads=width // 8, hidden=4 * width, bias=True, tied=tied,
-        dropout=0.0, forward=Multipliers(attention=8**-0.5),
+        dropout=0.0, head_dim=8,
     )  # fmt: skip
 
 

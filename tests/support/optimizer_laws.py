@@ -14,7 +14,7 @@ from spectral_mup import data
 from spectral_mup.analysis.feature_check import FeatureCheck, check_features
 from spectral_mup.config.compose import ROOT, load_config
 from spectral_mup.config.schema import Config
-from spectral_mup.measure.ladder import make_ladder, measure
+from spectral_mup.measure.derive import measure_family
 from spectral_mup.measure.size_law_fit import Row, SizeLaw, first_log2_lr, size_laws
 from spectral_mup.runs.run_folder import read_rows
 from spectral_mup.runs.sweep import open_sweep
@@ -42,9 +42,8 @@ def blind(
     """Directions of a ladder of widths over 12 steps, the optimizer's size law taken away; measured once a session."""
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
-    science = first_point(small(optimizer, conf, "action=derive", "sweep.width=[64]", "rule=[spectral]"))
-    ladder = make_ladder(science, corpus.vocab_size, widths)
-    return measure(ladder, corpus, seeds=seeds, steps=12, batch_size=16, update=0.05)
+    run = first_point(small(optimizer, conf, "action=derive", "sweep.width=[64]", "rule=[spectral]"))
+    return measure_family(run, corpus, widths=widths, seeds=seeds, steps=12, batch_size=16, update=0.05)
 
 
 def found(optimizer: str, conf: Path | None = None) -> dict[str, SizeLaw]:

@@ -17,12 +17,12 @@ import torch
 
 import spectral_mup.runs.run_folder
 import spectral_mup.training.checkpoint
-import spectral_mup.training.loop
+import spectral_mup.training.run
 from spectral_mup import data
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
-from spectral_mup.training.loop import train
+from spectral_mup.training.run import train_run as train
 from support.runs import TINY, first_point
 
 out, rank = sys.argv[1], int(sys.argv[2])
@@ -47,7 +47,7 @@ def refuse(path: Path, content: bytes) -> None:
 
 
 if rank == 1:
-    for module in (spectral_mup.runs.run_folder, spectral_mup.training.loop, spectral_mup.training.checkpoint):
+    for module in (spectral_mup.runs.run_folder, spectral_mup.training.run, spectral_mup.training.checkpoint):
         module.write_atomic = refuse
 
 

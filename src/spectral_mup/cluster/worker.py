@@ -139,7 +139,7 @@ class Session:
     ) -> dict[str, Any] | None:
         """Train a claimed run, with other processes if they are given; its result, None if stopped before."""
         from spectral_mup.training.distributed import SINGLE_PROCESS
-        from spectral_mup.training.loop import train
+        from spectral_mup.training.run import train_run
 
         processes = processes or SINGLE_PROCESS
         first: dict[str, int] = {}
@@ -155,7 +155,7 @@ class Session:
         cluster = self.config.cluster
         started = time.monotonic()
         with heartbeat(folder) if processes.is_main else nullcontext():
-            result = train(
+            result = train_run(
                 point, folder, self.corpus, device=self.device, log_every=cluster.log_every,
                 checkpoint_seconds=cluster.checkpoint_seconds, should_stop=should_stop, on_rows=on_rows,
                 processes=processes, shard=self.config.train.shard,

@@ -12,20 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from spectral_mup.analysis.feature_check import FeatureCheck
-from spectral_mup.analysis.feature_check import check_features as judge
+from spectral_mup.analysis.feature_check import check_features as check_norms
 from spectral_mup.config.optimizer_spec import OptimizerSpec, resolve_optimizer, resolve_rule
-from spectral_mup.optim.stacked import UsesSampledLabels
-from spectral_mup.scaling.api import init_, make_optimizers, scale, set_multipliers_
+from spectral_mup.scaling.forward_multipliers import set_multipliers_
+from spectral_mup.scaling.groups import make_optimizers
+from spectral_mup.scaling.init import init_
+from spectral_mup.scaling.scale import scale
 from spectral_mup.scaling.table import columns
 from spectral_mup.theory.rules import Rule
 from spectral_mup.training.probe import Probe
+from spectral_mup.training.trainer import Batch, SampledLoss, Trainer
 
 PASSED, CHECK_FAILED = 0, 5  # exit codes, as those of analyze.py --check
-Batch = Mapping[str, Any] | tuple[Any, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Verdict:
+class FeatureVerdict:
     """Slopes of every module's features against width under a rule and under a control that should fail.
 
     passed          all modules within their limit; neither undecided nor failed
@@ -90,64 +92,61 @@ def check_features(
     lr: float,
     batch: Callable[[int, int], Batch],
     loss: Callable[[Any, Any], Tensor] = loss_of,
+    sampled_loss: SampledLoss | None = None,
     rule: str | Rule = "spectral_readout",
     residual_blocks: Sequence[str] = (),
     embeddings: Sequence[str] = (),
     steps: int = 10,
     seeds: Sequence[int] = (0, 1),
     control: str | None = "standard",
-) -> Verdict:
+) -> FeatureVerdict:
     """Train `build(width)` for some steps under the rule and the control, and fit each module's features against width.
 
-    build    a fresh model of a width; the first of `widths` is the base
-    lr       of the base, rather larger than one trains with: small steps show nothing
-    batch    (seed, step) to a dict or tuple for the model: training sees the steps from 0, the features are of step `steps`
-    loss     (model, batch) to a scalar; default: what transformers' models put out
+    build         a fresh model of a width; the first of `widths` is the base
+    lr            of the base, rather larger than one trains with: small steps show nothing
+    batch         (seed, step) to a dict or tuple for the model: training sees the steps from 0, the features are of `steps`
+    loss          (model, batch) to a scalar; default: what transformers' models put out
+    sampled_loss  for optimizers that use sampled labels (Sophia), see Trainer
 
     Features are measured as RMS of the change of a module's output since init (coordinate check, arXiv 2203.03466); limits
-    and intervals as in analysis/features.py. A passed check does not prove that the lr transfers.
+    and intervals as in analysis/feature_check.py. A passed check does not prove that the lr transfers.
     """
     if len(set(widths)) < 2:
         raise ValueError(f"widths={list(widths)}: a slope needs two widths or more, as in widths=[64, 128, 256]")
-    declared, chosen, sizes = resolve_optimizer(optimizer), resolve_rule(rule), sorted(set(widths))
+    spec, sizes = resolve_optimizer(optimizer), sorted(set(widths))
 
-    def run(rule: Rule, width: int, seed: int) -> tuple[list[dict[str, Any]], bool]:
-        """Feature rows of one training, and whether its loss stopped to be finite."""
+    def train(rule: Rule, width: int, seed: int) -> tuple[list[dict[str, Any]], bool]:
+        """Feature rows of one training, and whether its loss stopped being finite."""
         torch.manual_seed(seed)
         model = build(width)
-        scalings = scale(
-            model, base, optimizer=declared, rule=rule, residual_blocks=residual_blocks, embeddings=embeddings, wider=wider
+        scaling = scale(
+            model, base, optimizer=spec, rule=rule, residual_blocks=residual_blocks, embeddings=embeddings, wider=wider
         )
-        set_multipliers_(model, scalings)
-        init_(model, scalings, seed=seed)
-        optimizers = make_optimizers(model, scalings, lr=lr)
-        if any(isinstance(o, UsesSampledLabels) for o in optimizers):
-            raise ValueError(f"optimizer={declared.name!r}: it steps on sampled labels too, which only a sweep gives it")
+        set_multipliers_(model, scaling)
+        init_(model, scaling, seed=seed)
+        optimizers = make_optimizers(model, scaling, lr=lr)
+        trainer = Trainer(model, optimizers, lambda step: [batch(seed, step)], loss, sampled_loss=sampled_loss)
         fixed, rows = batch(seed, steps), []
-        probe = Probe(model, lambda: loss(model, fixed), scalings.growths, scalings.multipliers, [])
-        for step in range(1, steps + 1):
-            value = loss(model, batch(seed, step - 1))
-            if not bool(value.isfinite()):
+        probe = Probe(model, lambda: loss(model, fixed), scaling)
+        while trainer.step_number < steps:
+            if not bool(trainer.step().isfinite()):
                 return rows, True
-            value.backward()
-            for o in optimizers:
-                o.step()
-                o.zero_grad(set_to_none=True)
-            if step in (1, steps):
+            if trainer.step_number in (1, steps):
                 key = {"width": width, "seed": seed, "log2_lr": math.log2(lr)}
-                rows += [key | row for row in probe.feature_rows(step)]
+                rows += [key | row for row in probe.feature_rows(trainer.step_number)]
         return rows, False
 
-    def judged(rule: Rule) -> tuple[FeatureCheck, bool]:
-        runs = [run(rule, width, seed) for width in sizes for seed in seeds]
-        rows = pd.DataFrame([row for mine, _ in runs for row in mine])
-        return judge(rows, math.log2(lr), sizes=sizes), any(diverged for _, diverged in runs)
+    def check(rule: Rule) -> tuple[FeatureCheck, bool]:
+        runs = [train(rule, width, seed) for width in sizes for seed in seeds]
+        rows = pd.DataFrame([row for of_run, _ in runs for row in of_run])
+        return check_norms(rows, math.log2(lr), sizes=sizes), any(diverged for _, diverged in runs)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds[0])
         base, wider = build(sizes[0]), build(sizes[-1])
-        check, _ = judged(chosen)
+        chosen = resolve_rule(rule)
+        of_rule, _ = check(chosen)
         if control is None:
-            return Verdict(chosen.name, check, None, None, False)
-        other, diverged = judged(resolve_rule(control))
-    return Verdict(chosen.name, check, control, other, diverged or bool(other.failed))
+            return FeatureVerdict(chosen.name, of_rule, None, None, False)
+        of_control, diverged = check(resolve_rule(control))
+    return FeatureVerdict(chosen.name, of_rule, control, of_control, diverged or bool(of_control.failed))

@@ -1,23 +1,30 @@
-"""The size law of any optimizer, measured on models of one's own, in the form that `scale` takes."""
+"""The size law of any optimizer, measured on a family of the package or on models of one's own, in the form `scale` takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec
-from spectral_mup.measure.check_features import Batch, loss_of
-from spectral_mup.measure.directions import LadderModel, check_ladder, measure_directions
+from spectral_mup import data
+from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_rule
+from spectral_mup.measure.check_features import loss_of
+from spectral_mup.measure.directions import LadderModel, measure_directions
 from spectral_mup.measure.size_law_fit import SizeLaw, size_laws
-from spectral_mup.scaling.api import init_, make_optimizers, scale, set_multipliers_
-from spectral_mup.scaling.build import Parametrization
-from spectral_mup.scaling.scale import ModelScaling
+from spectral_mup.models.build import build as build_family
+from spectral_mup.models.build import fixed_mlp
+from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.scaling.forward_multipliers import set_multipliers_
+from spectral_mup.scaling.groups import make_optimizers
+from spectral_mup.scaling.init import init_
+from spectral_mup.scaling.run_scaling import scale_on_meta
+from spectral_mup.scaling.scale import scale
 from spectral_mup.theory.growth import KINDS
+from spectral_mup.training.run import sampled_text_loss, text_batches, text_loss
+from spectral_mup.training.trainer import Batch, SampledLoss, Trainer
 
 
 @dataclass(frozen=True)
@@ -44,58 +51,107 @@ def derive(
     *,
     batch: Callable[[int, int], Batch],
     loss: Callable[[Any, Any], Tensor] = loss_of,
+    sampled_loss: SampledLoss | None = None,
     residual_blocks: Sequence[str] = (),
     embeddings: Sequence[str] = (),
     steps: int = 12,
     seeds: Sequence[int] = (0, 1),
     update: float = 0.05,
 ) -> Derived:
-    """Measure how the spectral norm of an optimizer's direction grows with width, told nothing of the optimizer.
+    """Measure how the spectral norm of an optimizer's direction grows with width, without knowing the optimizer.
 
-    optimizer  its class, or any function of (groups, lr=...), as functools.partial(torch.optim.SGD, momentum=0.9)
-    build      a fresh model of a width; the first of `widths` (three or more, better four) is the base
-    batch      (seed, step) to a dict or tuple for the model
-    update     size of every step, as a share of the weight's norm in the base
+    optimizer     its class, or any function of (groups, lr=...), as functools.partial(torch.optim.SGD, momentum=0.9)
+    build         a fresh model of a width; the first of `widths` (three or more, better four) is the base
+    batch         (seed, step) to a dict or tuple for the model
+    sampled_loss  for optimizers that use sampled labels (Sophia), see Trainer
+    update        size of every step, as a share of the weight's norm in the base
 
     Every update is rescaled to what the spectral condition asks (arXiv 2310.17813, directions.py), so no lr need be known.
-    Slopes are of the steps from 8 on. Nothing is known of ε: give `eps` to param_groups where it is not tiny.
-    Raises DeriveError on a ladder from which nothing can be learned and on optimizers that need more than gradients.
+    Slopes are of the steps from 8 on. ε is not measured: give `eps` to param_groups where it is not tiny.
+    Raises DeriveError on a ladder from which nothing can be learned and on an optimizer whose step fails; ValueError where
+    sampled labels are needed and `sampled_loss` is missing.
     """
     name = getattr(optimizer, "__name__", getattr(getattr(optimizer, "func", None), "__name__", type(optimizer).__name__))
-    blind = OptimizerSpec(name, dict.fromkeys(KINDS, Algorithm(name, optimizer)))
+    unknown = OptimizerSpec(name, dict.fromkeys(KINDS, Algorithm(name, optimizer)))
 
-    def trainee(width: int) -> LadderModel:
-        scalings = scale(
-            build(width), base, optimizer=blind, rule="spectral", residual_blocks=residual_blocks,
+    def ladder_model(width: int) -> LadderModel:
+        scaling = scale(
+            build(width), base, optimizer=unknown, rule="spectral", residual_blocks=residual_blocks,
             embeddings=embeddings, wider=wider,
         )  # fmt: skip
-        p = Parametrization(
-            dict(scalings.growths), dict(scalings), scalings.multipliers, {kind: a.update for kind, a in blind.by_kind.items()}
-        )
-        return LadderModel(width, p, partial(_fresh, build, width, scalings), partial(_optimizers, scalings), gradients)
 
-    def gradients(model: nn.Module, _: Any, seed: int, step: int, loss_scale: float) -> Tensor:
-        value = loss_scale * loss(model, batch(seed, step))
-        value.backward()
-        return value
+        def trainer(seed: int, loss_scale: float) -> Trainer:
+            torch.manual_seed(seed)
+            model = build(width)
+            set_multipliers_(model, scaling)
+            init_(model, scaling, seed=seed)
+            optimizers = make_optimizers(model, scaling, lr=1.0)
+            batches, scaled = (lambda step: [batch(seed, step)]), _times(loss_scale, loss, sampled_loss)
+            return Trainer(model, optimizers, batches, scaled[0], sampled_loss=scaled[1])
+
+        return LadderModel(width, scaling, trainer)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds[0])
         base, wider = build(min(widths)), build(max(widths))
-        ladder = [trainee(width) for width in sorted(widths)]
-        check_ladder({run.width: run.p.growths for run in ladder})
+        ladder = [ladder_model(width) for width in sorted(widths)]
         (found,) = size_laws(measure_directions(ladder, seeds=seeds, steps=steps, update=update))
-    of_kind = {str(role): found.exponents.get(role, found.exponents["hidden"]) for role in KINDS}
-    return Derived(name, {kind: Algorithm(name, optimizer, size) for kind, size in of_kind.items()}, measured=found)
+    by_kind = {kind: Algorithm(name, optimizer, found.exponents.get(kind, found.exponents["hidden"])) for kind in KINDS}
+    return Derived(name, by_kind, measured=found)
 
 
-def _fresh(build: Callable[[int], nn.Module], width: int, scalings: ModelScaling, seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    model = build(width)
-    set_multipliers_(model, scalings)
-    init_(model, scalings, seed=seed)
-    return model
+def measure_family(
+    run: RunConfig,
+    corpus: data.Corpus,
+    *,
+    widths: Sequence[int],
+    seeds: Sequence[int],
+    steps: int,
+    batch_size: int,
+    update: float,
+    on_run: Callable[[int, int, float], None] = lambda done, total, seconds: None,
+) -> list[dict[str, Any]]:
+    """Rows of measure_directions for the optimizer of a run config, on its family and text at `widths`, the first the base.
+
+    The hidden side of the MLP stays as wide as in the base model: so some hidden matrices grow in both dims, some in one.
+    """
+    by_kind = {kind: replace(a, update_norm={}, lr=1.0, lr_shape={}) for kind, a in run.optimizer.by_kind.items()}
+    family = fixed_mlp(run.model, widths[0])
+    blind = replace(
+        run,
+        model=family,
+        base_width=widths[0],
+        base_depth=run.depth,
+        optimizer=OptimizerSpec(run.optimizer.name, by_kind),
+        rule=resolve_rule("spectral"),  # whose init and forward pass the ladder has
+    )
+
+    def ladder_model(width: int) -> LadderModel:
+        scaling = scale_on_meta(replace(blind, width=width), corpus.vocab_size)
+
+        def trainer(seed: int, loss_scale: float) -> Trainer:
+            torch.manual_seed(seed)
+            model = build_family(family, corpus.vocab_size, width, run.depth)
+            set_multipliers_(model, scaling)
+            init_(model, scaling, seed=seed)
+            batches = text_batches(corpus.train, seed, batch_size, family.context, range(1), 1, torch.device("cpu"))
+            scaled = _times(loss_scale, text_loss, sampled_text_loss)
+            return Trainer(model, make_optimizers(model, scaling, lr=1.0), batches, scaled[0], sampled_loss=scaled[1])
+
+        return LadderModel(width, scaling, trainer)
+
+    ladder = [ladder_model(width) for width in widths]
+    return measure_directions(ladder, seeds=seeds, steps=steps, update=update, on_run=on_run)
 
 
-def _optimizers(scalings: ModelScaling, model: nn.Module) -> list[torch.optim.Optimizer]:
-    return make_optimizers(model, scalings, lr=1.0)
+def _times(
+    factor: float, loss: Callable[[Any, Any], Tensor], sampled_loss: SampledLoss | None
+) -> tuple[Callable[[Any, Any], Tensor], SampledLoss | None]:
+    """Both losses times a factor."""
+
+    def scaled(model: Any, batch: Batch) -> tuple[Tensor, int]:
+        assert sampled_loss is not None
+        value, labels = sampled_loss(model, batch)
+        return factor * value, labels
+
+    return lambda model, batch: factor * loss(model, batch), None if sampled_loss is None else scaled

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from spectral_mup.optim.linalg import spectral_norms
-from spectral_mup.scaling.apply import for_kind
-from spectral_mup.scaling.build import Parametrization
-from spectral_mup.theory.growth import Growth, named_parameters
+from spectral_mup.scaling.inspect import named_parameters
+from spectral_mup.scaling.scale import ModelScaling
+from spectral_mup.theory.growth import Growth
+from spectral_mup.training.trainer import Trainer
 
 FIRST_LR = 2.0**-10  # of the first step, before any direction is known; it only decides how well the step is rounded
 LOSS_SCALE = 16.0
@@ -30,18 +32,14 @@ class DeriveError(ValueError):
 
 @dataclass(frozen=True)
 class LadderModel:
-    """One width of a ladder: what the formula says of it but for the unknown size law, and how to train it.
+    """One width of a ladder, its scaling but for the unknown size law, and how to train it.
 
-    fresh       seed to an initialised model
-    optimizers  model to its optimizers, weight decay 0
-    gradients   (model, optimizers, seed, step, loss_scale) to the loss of a step, times loss_scale, its gradients in p.grad
+    trainer  (seed, loss_scale) to the Trainer of a freshly initialised model, weight decay 0, its loss times loss_scale
     """
 
     width: int
-    p: Parametrization
-    fresh: Callable[[int], nn.Module]
-    optimizers: Callable[[nn.Module], list[torch.optim.Optimizer]]
-    gradients: Callable[[nn.Module, list[torch.optim.Optimizer], int, int, float], Tensor]
+    scaling: ModelScaling
+    trainer: Callable[[int, float], Trainer]
 
 
 def check_ladder(growths: Mapping[int, Mapping[str, Growth]]) -> None:
@@ -80,22 +78,23 @@ def measure_directions(
     update: float,
     on_run: Callable[[int, int, float], None] = lambda done, total, seconds: None,
 ) -> list[dict[str, Any]]:
-    """Rows {width, seed, loss_scale, step, tensor, kind, label, algorithm, ratios, direction, lr}, one a step and tensor.
+    """Rows {width, seed, loss_scale, step, tensor, kind, label, algorithm, ratios, direction, lr}, one per step and tensor.
 
     direction is ‖U‖₂, lr what makes the wanted update of it; label says how the tensor grows, as 'hidden (m, m)'; ratios are
-    the quantities that size laws are written in. One more run at the base width, its loss × 16, tells whether U follows the
-    size of the gradient. on_run sees (widths done, their sum, seconds so far).
+    the quantities that size laws are written in. One more run at the base width, its loss × 16, shows whether U follows the
+    size of the gradient. on_run sees (widths done, their sum, seconds so far). Raises DeriveError.
     """
-    labels = {name: _label(growth) for name, growth in ladder[-1].p.growths.items()}
-    runs = [(run, seed, 1.0) for seed in seeds for run in ladder] + [(ladder[0], seeds[0], LOSS_SCALE)]
-    total, base_norms, rows, start = sum(r.width for r, *_ in runs), {}, [], time.monotonic()
+    check_ladder({model.width: model.scaling.growths for model in ladder})
+    labels = {name: _label(growth) for name, growth in ladder[-1].scaling.growths.items()}
+    runs = [(model, seed, 1.0) for seed in seeds for model in ladder] + [(ladder[0], seeds[0], LOSS_SCALE)]
+    total, base_norms, rows, start = sum(model.width for model, *_ in runs), {}, [], time.monotonic()
     done = 0
-    for run, seed, loss_scale in runs:
+    for model, seed, loss_scale in runs:
         if seed not in base_norms:  # the base comes first
-            base_norms[seed] = _weight_norms(ladder[0].fresh(seed))
-        wanted = {name: update * norm * _target(run, name) for name, norm in base_norms[seed].items()}
-        rows += [row | {"label": labels[row["tensor"]]} for row in _train(run, seed, steps, wanted, loss_scale)]
-        done += run.width
+            base_norms[seed] = _weight_norms(ladder[0].trainer(seed, 1.0).model)
+        wanted = {name: update * norm * _target(model.scaling, name) for name, norm in base_norms[seed].items()}
+        rows += [row | {"label": labels[row["tensor"]]} for row in _train(model, seed, steps, wanted, loss_scale)]
+        done += model.width
         on_run(done, total, time.monotonic() - start)
     return rows
 
@@ -115,74 +114,74 @@ def _weight_norms(model: nn.Module) -> dict[str, float]:
     return norms
 
 
-def _target(run: LadderModel, name: str) -> float:
+def _target(scaling: ModelScaling, name: str) -> float:
     """Growth of ‖ΔW‖₂ that the spectral condition asks of the parameter: √(m_out/m_in)/c."""
-    growth = run.p.growths[name]
-    return (growth.m_out / growth.m_in) ** 0.5 / _multiplier(run, growth)
+    growth = scaling.growths[name]
+    return (growth.m_out / growth.m_in) ** 0.5 / scaling.multipliers.of(growth)
 
 
-def _multiplier(run: LadderModel, growth: Growth) -> float:
-    return {"readout": run.p.forward.logits, "embedding": run.p.forward.embedding}.get(growth.kind, 1.0)
-
-
-def _train(run: LadderModel, seed: int, steps: int, wanted: Mapping[str, float], loss_scale: float) -> list[dict[str, Any]]:
-    torch.manual_seed(seed)
-    model = run.fresh(seed)
-    optimizers = run.optimizers(model)
-    parameters = {name: p for name, p in named_parameters(model).items() if p.requires_grad}
-    names = {id(p): name for name, p in parameters.items()}
-    groups = [(group, [names[id(p)] for p in group["params"]]) for o in optimizers for group in o.param_groups]
-    for group, _ in groups:
-        group["lr"] = FIRST_LR
+def _train(model: LadderModel, seed: int, steps: int, wanted: Mapping[str, float], loss_scale: float) -> list[dict[str, Any]]:
+    trainer, scaling = model.trainer(seed, loss_scale), model.scaling
+    rescaled = RescaledUpdates(trainer, wanted)
     rows = []
-    for step in range(steps):
-        loss = run.gradients(model, optimizers, seed, step, loss_scale)
-        before = {name: p.detach().clone() for name, p in parameters.items()}
-        for optimizer in optimizers:
-            try:
-                optimizer.step()
-            except Exception as error:
-                raise DeriveError(
-                    f"{type(optimizer).__name__}.step() failed on an ordinary gradient ({type(error).__name__}: {error}); "
-                    "only optimizers that step on p.grad alone can be derived"
-                ) from error
-            optimizer.zero_grad(set_to_none=True)
-        directions = _rescale(parameters, before, groups, wanted)
+    for step in range(1, steps + 1):
+        loss = trainer.step(rescaled)
+        directions = rescaled.directions
         if not all(d < float("inf") for d in directions.values()) or not bool(loss.isfinite()):
-            raise DeriveError(f"width {run.width}, step {step + 1}: the loss or an update is not finite; lower update")
+            raise DeriveError(f"width {model.width}, step {step}: the loss or an update is not finite; lower update")
         for name, norm in directions.items():
-            growth = run.p.growths[name]
+            growth = scaling.growths[name]
             if growth.kind == "fixed":
                 continue
-            c = _multiplier(run, growth)
-            ratios = growth.ratios() | {"c": c, "a": 1.0, "s": run.p.scalings[name].init_std}
-            row = {"width": run.width, "seed": seed, "loss_scale": loss_scale, "step": step + 1, "tensor": name}
-            row |= {"kind": growth.kind, "algorithm": for_kind(growth, run.p.laws).name, "ratios": ratios}
+            ratios = growth.ratios() | {"c": scaling.multipliers.of(growth), "a": 1.0, "s": scaling[name].init_std}
+            row = {"width": model.width, "seed": seed, "loss_scale": loss_scale, "step": step, "tensor": name}
+            row |= {"kind": growth.kind, "algorithm": scaling.algorithm[name], "ratios": ratios}
             rows.append(row | {"direction": norm, "lr": wanted[name] / norm})
     return rows
 
 
-@torch.no_grad()
-def _rescale(
-    parameters: Mapping[str, nn.Parameter],
-    before: Mapping[str, Tensor],
-    groups: Sequence[tuple[dict[str, Any], list[str]]],
-    wanted: Mapping[str, float],
-) -> dict[str, float]:
-    """Give every update its wanted norm, set the lrs to what would have done so, and return ‖U‖₂ by name."""
-    updates = {name: p.detach() - before[name] for name, p in parameters.items()}
-    norms = spectral_norms([_matrix(u) for u in updates.values()])
-    moved = {name: norm for name, norm in zip(updates, norms, strict=True) if norm > 0}
-    directions = {}
-    for group, names in groups:
-        mine = [name for name in names if name in moved]
-        for name in mine:
-            directions[name] = moved[name] / group["lr"]
-            parameters[name].copy_(before[name] + updates[name] * (wanted[name] / moved[name]))
-        if mine:
-            ratios = torch.tensor([wanted[name] / directions[name] for name in mine], dtype=torch.float64)
-            group["lr"] = float(ratios.log().mean().exp())
-    return directions
+class RescaledUpdates(AbstractContextManager["RescaledUpdates"]):
+    """Surround the optimizers' part of a step: give every update its wanted norm, set the lrs to what would have done so, and
+    keep ‖U‖₂ by name in `directions`."""
+
+    def __init__(self, trainer: Trainer, wanted: Mapping[str, float]) -> None:
+        self.trainer, self.wanted = trainer, wanted
+        self.parameters = {name: p for name, p in named_parameters(trainer.model).items() if p.requires_grad}
+        self.directions: dict[str, float] = {}
+        self._before: dict[str, Tensor] = {}
+        names = {p: name for name, p in self.parameters.items()}
+        self._groups = [(g, [names[p] for p in g["params"]]) for o in trainer.optimizers for g in o.param_groups]
+        for group, _ in self._groups:
+            group["base_lr"] = FIRST_LR
+
+    def __enter__(self) -> RescaledUpdates:
+        self._before = {name: p.detach().clone() for name, p in self.parameters.items()}
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, Exception):
+            names = ", ".join(type(optimizer).__name__ for optimizer in self.trainer.optimizers)
+            raise DeriveError(
+                f"{names}.step() failed on an ordinary gradient ({type(error).__name__}: {error}); "
+                "only optimizers that step on gradients alone can be derived"
+            ) from error
+        if error is None:
+            self._rescale()
+
+    @torch.no_grad()
+    def _rescale(self) -> None:
+        updates = {name: p.detach() - self._before[name] for name, p in self.parameters.items()}
+        norms = spectral_norms([_matrix(u) for u in updates.values()])
+        moved = {name: norm for name, norm in zip(updates, norms, strict=True) if norm > 0}
+        self.directions = {}
+        for group, names in self._groups:
+            in_group = [name for name in names if name in moved]
+            for name in in_group:
+                self.directions[name] = moved[name] / group["lr"]
+                self.parameters[name].copy_(self._before[name] + updates[name] * (self.wanted[name] / moved[name]))
+            if in_group:
+                ratios = torch.tensor([self.wanted[n] / self.directions[n] for n in in_group], dtype=torch.float64)
+                group["base_lr"] = float(ratios.log().mean().exp())
 
 
 def _matrix(t: Tensor) -> Tensor:

@@ -27,9 +27,10 @@ class CausalSelfAttention(nn.Module):
     turns queries and keys by their position (see `rotation`).
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, bias: bool, dropout: float, scale: float) -> None:
+    def __init__(self, width: int, heads: int, kv_heads: int, bias: bool, dropout: float, head_dim: float) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.dropout, self.scale = heads, kv_heads, dropout, scale
+        self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
+        self.head_dim, self.scale = head_dim, head_dim**-0.5
         kv_width = max(1, width * kv_heads // heads)  # 1 only where a base model is but a yardstick (base width 1)
         self.query = linear(width, width, bias)
         self.key = linear(width, kv_width, bias)
@@ -101,9 +102,17 @@ class LanguageModel(nn.Module):
     What the families share. The logits multiplier acts in `logits`, so training and inference cannot differ.
     """
 
+    residual_blocks: tuple[str, ...]
     multipliers: Multipliers
     context: int
     readout: nn.Linear
+    blocks: nn.ModuleList
+
+    def set_multipliers(self, multipliers: Multipliers) -> None:
+        """Put a rule's numbers into the forward pass; without it they are 1, and attention is scaled by 1/√head_dim."""
+        self.multipliers = multipliers
+        for block in self.blocks:
+            block.branch, block.attention.scale = multipliers.branch, multipliers.attention  # type: ignore[union-attr]
 
     def features(self, x_BT: Tensor) -> Tensor:
         """Final hidden state (B, T, D), normalised."""

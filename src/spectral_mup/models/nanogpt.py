@@ -13,11 +13,11 @@ from spectral_mup.theory.rules import Multipliers
 class Block(nn.Module):
     """x + a·attention(LN(x)), then x + a·mlp(LN(x)), a the branch multiplier."""
 
-    def __init__(self, width: int, heads: int, hidden: int, bias: bool, dropout: float, forward: Multipliers) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, bias: bool, dropout: float, head_dim: float) -> None:
         super().__init__()
-        self.branch = forward.branch
+        self.branch = 1.0
         self.norm_attention = nn.LayerNorm(width, bias=bias)
-        self.attention = CausalSelfAttention(width, heads, heads, bias, dropout, forward.attention)
+        self.attention = CausalSelfAttention(width, heads, heads, bias, dropout, head_dim)
         self.norm_mlp = nn.LayerNorm(width, bias=bias)
         self.mlp = GeluMLP(width, hidden, bias, dropout)
 
@@ -47,13 +47,13 @@ class NanoGPT(LanguageModel):
         bias: bool,
         tied: bool,
         dropout: float,
-        forward: Multipliers,
+        head_dim: float,
     ) -> None:
         super().__init__()
-        self.multipliers, self.dropout, self.context = forward, dropout, context
+        self.multipliers, self.dropout, self.context = Multipliers(head_dim**-0.5), dropout, context
         self.token = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, bias, dropout, forward) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, bias, dropout, head_dim) for _ in range(depth))
         self.norm = nn.LayerNorm(width, bias=bias)
         self.readout = nn.Linear(width, vocab_size, bias=False)
         if tied:

@@ -7,12 +7,16 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from spectral_mup.theory.growth import Growth, in_first_block, named_modules, named_parameters, owners
+from spectral_mup.scaling.inspect import named_modules, named_parameters, owners, unwrap
+from spectral_mup.theory.growth import Growth, in_first_block
 from spectral_mup.theory.rules import Multipliers
+
+if TYPE_CHECKING:
+    from spectral_mup.scaling.scale import ModelScaling
 
 # Last linear maps of the residual branches in a block, by the name of the list of blocks: GPT-2, and Llama and its like.
 BRANCHES = {"h.": ("attn.c_proj", "mlp.c_proj"), "layers.": ("self_attn.o_proj", "mlp.down_proj")}
@@ -43,10 +47,13 @@ def _scales(module: Any) -> bool:
     return _is_number(module, "head_dim") and _is_number(module, "scaling")
 
 
-def absolute(relative: Multipliers, attention: Attention) -> Multipliers:
-    """The numbers themselves: the attention scale is 1/√head_dim of the base times its multiplier."""
-    base = attention.head_size[1] ** -0.5 if attention.head_size else math.nan
-    return replace(relative, attention=relative.attention * base)
+def multipliers(scaling: ModelScaling) -> Multipliers:
+    """The numbers to put into one's own forward pass: attention is the scale of q·k itself, 1/√head_dim of the base times its
+    multiplier; NaN if no module has a head_dim."""
+    head_size = scaling.attention.head_size
+    return replace(
+        scaling.multipliers, attention=scaling.multipliers.attention / (head_size[1] if head_size else math.nan) ** 0.5
+    )
 
 
 def find_blocks(names: Iterable[str]) -> tuple[str, ...]:
@@ -60,21 +67,24 @@ def find_blocks(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def set_multipliers_(
-    model: nn.Module,
-    relative: Multipliers,
-    growths: Mapping[str, Growth],
-    attention: Attention,
-    residual_blocks: Sequence[str],
-) -> list[str]:
-    """See api.set_multipliers_."""
-    modules = named_modules(model)
+def set_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
+    """Put the multipliers into the forward pass, by hooks and attributes; return what was set and what is left to do.
+
+    Attention: the `scaling` of modules that have a head_dim, as in transformers. Logits: the input of every output layer, in
+    training and in generation. Branches: the last linear map of those of GPT-2 and Llama. A model with a method
+    set_multipliers takes them there. Idempotent. Call it before the first forward pass of a compiled model, and again after
+    loading a state_dict into a new model.
+    """
+    if hasattr(unwrap(model), "set_multipliers"):
+        unwrap(model).set_multipliers(multipliers(scaling))
+        return [f"set by {type(unwrap(model)).__name__}.set_multipliers"]
+    modules, relative = named_modules(model), scaling.multipliers
     for module in modules.values():
         _unhook(module)
     return [
-        *_set_attention(modules, relative.attention, attention, residual_blocks),
-        *_set_logits(model, modules, relative.logits, growths),
-        *_set_branches(modules, relative.branch, residual_blocks),
+        *_set_attention(modules, relative.attention, scaling.attention, scaling.residual_blocks),
+        *_set_logits(model, modules, relative.logits, scaling.growths),
+        *_set_branches(modules, relative.branch, scaling.residual_blocks),
         *_set_embeddings(modules, relative.embedding),
     ]
 

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectral_mup.config.optimizer_spec import OptimizerSpec, resolve_optimizer, resolve_rule
+from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_optimizer, resolve_rule
 from spectral_mup.scaling.forward_multipliers import Attention, find_blocks, read_attention_scaling
-from spectral_mup.theory.growth import Growth, count_blocks, in_first_block, look, measure_growth, named_parameters, owners
+from spectral_mup.scaling.inspect import inspect_parameters, named_parameters, tied_tables
+from spectral_mup.theory.growth import Growth, count_blocks, in_first_block, measure_growth
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
 
@@ -21,6 +22,7 @@ from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 class ModelScaling(Mapping[str, Scaling]):
     """{parameter name: Scaling}, and what they were derived from. Wrappers' prefixes are not part of the names.
 
+    algorithm    which of the optimizer's algorithms trains each tensor
     multipliers  numbers of the forward pass relative to the base, where each is 1 (`multipliers` gives the absolute ones)
     base_std     init std of the base model's tensor, measured; None stays as built (vectors, constants)
     notes        what was not done, and what is left to the user
@@ -69,51 +71,61 @@ def scale(
     wider            any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ
 
     Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer, and
-    ValueError on tied embeddings under a rule without a logits multiplier.
+    ValueError on tied embeddings under a rule without a logits multiplier and on a zero init that LAMB cannot leave.
     """
-    declared, rule = resolve_optimizer(optimizer), resolve_rule(rule)
-    seen, base_seen = look(model, embeddings), look(base, embeddings)
-    blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(seen)
-    growths = measure_growth(model, base, wider, blocks, embeddings)
-    if declared.mixed and not kinds_known(growths):
-        raise ValueError(
-            f"optimizer={declared.name!r} treats kinds of tensors differently, but no dim grows from base to model; "
-            "tell which can by a third instance, as in scale(model, base, wider=build(2 * width))"
-        )
-    tied = _tied_tables(model)
-    if tied and not rule.for_tied:
-        raise ValueError(
-            f"{tied[0]}: tied to the output layer, which rule={rule.name!r} scales by its init and lr; "
-            'use rule="spectral" and set_multipliers_(model, scalings), which puts the factor on the logits'
-        )
-    m_depth, attention = _m_depth(seen, base_seen, blocks), read_attention_scaling(model, base)
-    here, there = attention.head_size or (1, 1)
-    forward = rule.forward(_m_width(growths, tied), m_depth, here / there, 1.0)
+    spec, rule = resolve_optimizer(optimizer), resolve_rule(rule)
+    here, there = inspect_parameters(model, embeddings), inspect_parameters(base, embeddings)
+    blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(here)
+    growths = measure_growth(here, there, here if wider is None else inspect_parameters(wider, embeddings), blocks)
     shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
-    role = {name: _role(growth, len(shapes[name]), declared) for name, growth in growths.items()}
-    algorithm = {name: declared.by_kind[role[name]].name for name in growths}
+    own = {name: spec.by_kind[_trained_as(growth, len(shapes[name]), spec)] for name, growth in growths.items()}
+    tied = tied_tables(model)
     base_std = _base_std(base, growths, tied, blocks)
-    for name in growths:
-        if base_std[name] == 0 and declared.by_kind[role[name]].update.update_norm.get("s"):
-            raise ValueError(
-                f"{name}: starts at zero, but {algorithm[name]} scales its step to the weight's norm; "
-                "give it an init, or another optimizer as in optimizer='adamw'"
-            )
+    _check(spec, rule, growths, own, tied, base_std)
+
+    m_depth, attention = _m_depth(here, there, blocks), read_attention_scaling(model, base)
+    head_dim, base_head_dim = attention.head_size or (1.0, 1.0)
+    forward = rule.forward(_m_width(growths, tied), m_depth, head_dim / base_head_dim, 1.0)
     return ModelScaling(
-        scalings={
-            name: rule.scale(growth, declared.by_kind[role[name]].update, forward, m_depth) for name, growth in growths.items()
-        },
+        scalings={name: rule.scale(growth, own[name].update, forward, m_depth) for name, growth in growths.items()},
         growths=growths,
         shapes=shapes,
-        algorithm=algorithm,
-        optimizer=declared,
+        algorithm={name: algorithm.name for name, algorithm in own.items()},
+        optimizer=spec,
         rule=rule,
         multipliers=forward,
         attention=attention,
         residual_blocks=blocks,
         base_std=base_std,
-        notes=tuple(_notes(forward, attention, blocks, algorithm, growths, declared)),
+        notes=tuple(_notes(forward, attention, blocks, own, growths, spec)),
     )
+
+
+def _check(
+    spec: OptimizerSpec,
+    rule: Rule,
+    growths: Mapping[str, Growth],
+    algorithm: Mapping[str, Algorithm],
+    tied: Sequence[str],
+    base_std: Mapping[str, float | None],
+) -> None:
+    """Refuse what cannot be scaled. Raises ValueError."""
+    if spec.mixed and not kinds_known(growths):
+        raise ValueError(
+            f"optimizer={spec.name!r} treats kinds of tensors differently, but no dim grows from base to model; "
+            "give a third instance to find out which can, as in scale(model, base, wider=build(2 * width))"
+        )
+    if tied and not rule.for_tied:
+        raise ValueError(
+            f"{tied[0]}: tied to the output layer, which rule={rule.name!r} scales by its init and lr; "
+            'use rule="spectral" and set_multipliers_(model, scaling), which puts the factor on the logits'
+        )
+    for name in growths:
+        if base_std[name] == 0 and algorithm[name].update.update_norm.get("s"):
+            raise ValueError(
+                f"{name}: starts at zero, but {algorithm[name].name} scales its step to the weight's norm; "
+                "give it an init, or another optimizer as in optimizer='adamw'"
+            )
 
 
 def kinds_known(growths: Mapping[str, Growth]) -> bool:
@@ -122,25 +134,11 @@ def kinds_known(growths: Mapping[str, Growth]) -> bool:
     return not weights or any(growth.kind != "fixed" for growth in weights)
 
 
-def _role(growth: Growth, dims: int, declared: OptimizerSpec) -> str:
-    """Whose algorithm trains a tensor: its kind's, but the vectors' if its shape is no matrix's and matrices have their own."""
-    kind = "vector" if growth.kind == "fixed" else growth.kind
-    return (
-        "vector"
-        if kind == "hidden" and dims > 2 and declared.by_kind["hidden"].name != declared.by_kind["vector"].name
-        else kind
-    )
-
-
-def _tied_tables(model: nn.Module) -> list[str]:
-    """Names of embedding tables that are the weight of another layer too."""
-    held = owners(model)
-    tables = nn.Embedding | nn.EmbeddingBag
-    return [
-        name
-        for name, p in named_parameters(model).items()
-        if any(isinstance(m, tables) for m in held[id(p)]) and not all(isinstance(m, tables) for m in held[id(p)])
-    ]
+def _trained_as(growth: Growth, dims: int, spec: OptimizerSpec) -> str:
+    """The kind whose algorithm trains a tensor. Hidden weights with more than two dimensions (convolutions) take that of
+    vectors if hidden matrices have one of their own, such as Muon."""
+    own = spec.by_kind["hidden"].name != spec.by_kind["vector"].name
+    return "vector" if growth.trained_as == "hidden" and dims > 2 and own else growth.trained_as
 
 
 def _m_depth(seen: Mapping[str, Any], base: Mapping[str, Any], blocks: Sequence[str]) -> float:
@@ -186,6 +184,14 @@ def _base_std(
     return _pooled(stds, growths, blocks)
 
 
+def base_init_std(growth: Growth, stds: Mapping[str, float | None]) -> float | None:
+    """Init std in the base model by kind: stds[kind], or fan_in^-1/2 where that is None; None: it stays as built."""
+    if growth.kind not in stds or growth.kind == "vector":
+        return None
+    fixed = stds[growth.kind]
+    return growth.base_shape[1] ** -0.5 if fixed is None else fixed
+
+
 def _pooled(stds: Mapping[str, float | None], growths: Mapping[str, Growth], blocks: Sequence[str]) -> dict[str, float | None]:
     """Stds of one tensor over the blocks as one number, where they agree within the error of a sample."""
     alike: dict[str, list[str]] = {}
@@ -206,17 +212,17 @@ def _notes(
     forward: Multipliers,
     attention: Attention,
     blocks: Sequence[str],
-    algorithm: Mapping[str, str],
+    algorithm: Mapping[str, Algorithm],
     growths: Mapping[str, Growth],
-    declared: OptimizerSpec,
+    spec: OptimizerSpec,
 ) -> Iterator[str]:
     if not blocks:
         yield "no residual_blocks given: depth is not scaled, and hidden sides that do not grow count as inputs or outputs"
     if attention.head_size is None and any(re.search("att|query|qkv|q_proj", name.lower()) for name in growths):
         yield "attention: no module tells its head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
     for name, growth in growths.items():
-        if growth.kind == "hidden" and algorithm[name] != declared.by_kind["hidden"].name:
-            yield f"{name}: no matrix by its shape, so {algorithm[name]} trains it"
+        if growth.kind == "hidden" and algorithm[name] != spec.by_kind["hidden"]:
+            yield f"{name}: not a matrix by its shape, so {algorithm[name].name} trains it"
     wanted = {part: x for part, x in asdict(forward).items() if x != 1}
     if wanted:
         said = ", ".join(f"{part} × {x:.4g}" for part, x in wanted.items())

@@ -1,106 +1,148 @@
-"""What each tensor trains with, as text: one rule in full, or several rules side by side. Imports no torch.
-
-A row is a dict a tensor, from `tensor_row`: `X` is the number it trains with, `X ×` what the rule multiplied the base by.
-"""
+"""What each tensor trains with, as text: one rule in full, or several rules side by side."""
 
 from __future__ import annotations
 
 import math
 import string
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from spectral_mup.theory.growth import Growth
-from spectral_mup.theory.rules import Multipliers, Scaling
+from spectral_mup.scaling.forward_multipliers import multipliers
+from spectral_mup.scaling.groups import base_values
+from spectral_mup.scaling.scale import ModelScaling
 
-Row = Mapping[str, Any]
 QUANTITIES = {"init std": "init", "lr": "lr", "λ": "λ", "ε": "ε"}  # and their short headings
 
 
-def tensor_row(
-    name: str,
-    shape: Sequence[int],
-    growth: Growth,
-    scaling: Scaling,
-    base: Mapping[str, float | None],
-    optimizer: str,
-    forward: Multipliers,
-    independent: bool,
-) -> dict[str, Any]:
-    """What one tensor is, how it grew and what it trains with; `base` has the base model's init_std, lr, weight_decay, eps.
+@dataclass(frozen=True)
+class TensorRow:
+    """What one tensor is, how it grew, and the numbers it trains with: base[quantity] · times[quantity].
 
-    With `independent` no rule acts on λ (see theory.apply.param_groups).
+    base        value in the base model of each of QUANTITIES; None where it has none
+    times       what the rule multiplies it by
+    multiplier  of the tensor's own output in the forward pass
     """
 
-    def times(value: float | None, multiplier: float) -> float | None:
-        return None if value is None else value * multiplier
+    tensor: str
+    shape: str
+    kind: str
+    m_out: float
+    m_in: float
+    optimizer: str
+    base: Mapping[str, float | None]
+    times: Mapping[str, float]
+    multiplier: float
 
-    decay = 1.0 if independent else scaling.weight_decay
-    multiplier = {"readout": forward.logits, "embedding": forward.embedding}.get(growth.kind, 1.0)
-    return {
-        "tensor": name,
-        "shape": "×".join(str(n) for n in shape),
-        "kind": growth.kind,
-        "m_out": growth.m_out,
-        "m_in": growth.m_in,
-        "init std": times(base["init_std"], scaling.init_std),
-        "init std ×": scaling.init_std,
-        "optimizer": optimizer,
-        "lr": times(base["lr"], scaling.lr),
-        "lr ×": scaling.lr,
-        "λ": times(base["weight_decay"], decay),
-        "λ ×": decay,
-        "ε": times(base["eps"], scaling.eps),
-        "ε ×": scaling.eps,
-        "multiplier": multiplier * (forward.branch if growth.in_block else 1.0),
-    }
+    def value(self, quantity: str) -> float | None:
+        """What it trains with."""
+        base = self.base[quantity]
+        return None if base is None else base * self.times[quantity]
+
+    def cells(self) -> dict[str, Any]:
+        """The row of `one_rule`."""
+        row: dict[str, Any] = {"tensor": self.tensor, "shape": self.shape, "kind": self.kind, "m_out": self.m_out}
+        row |= {"m_in": self.m_in, "init std": self.value("init std"), "optimizer": self.optimizer}
+        for quantity in ("lr", "λ", "ε"):
+            row |= {quantity: self.value(quantity), f"{quantity} ×": self.times[quantity]}
+        return row | {"multiplier": self.multiplier}
 
 
-def merge(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """One row for all tensors that differ in a number of their name alone: blocks.0.mlp.up.weight, … as blocks.*.mlp.up.weight.
+def explain(
+    scaling: ModelScaling,
+    *,
+    lr: float = 1.0,
+    weight_decay: float | Mapping[str, float] = 0.0,
+    eps: float | None = None,
+    independent: bool = False,
+) -> str:
+    """Return a table: each tensor's kind, growth, init std, lr, λ, ε and multiplier, and the numbers of the forward pass.
 
-    Tensors whose other entries are not all equal keep a row each.
+    Arguments as those of param_groups.
     """
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        label = ".".join("*" if part.isdigit() else part for part in row["tensor"].split("."))
-        groups.setdefault(label, []).append(row)
-    merged = []
+    rows = tensor_rows(scaling, lr=lr, weight_decay=weight_decay, eps=eps, independent=independent)
+    if not rows:
+        return "no parameters"
+    rule = scaling.rule
+    text = one_rule(f"{rule.name}, {scaling.optimizer.name}", rule.source, rows, asdict(multipliers(scaling)))
+    return "\n".join([text, *(f"note: {note}" for note in scaling.notes)])
+
+
+def tensor_rows(
+    scaling: ModelScaling,
+    *,
+    lr: float,
+    weight_decay: float | Mapping[str, float] = 0.0,
+    eps: float | None = None,
+    independent: bool = False,
+) -> list[TensorRow]:
+    """One row per tensor; with `independent` no rule acts on λ (see groups.param_groups)."""
+    base, forward, rows = base_values(scaling, lr, weight_decay, eps), scaling.multipliers, []
+    for name, s in scaling.items():
+        growth, own = scaling.growths[name], base[name]
+        rows.append(
+            TensorRow(
+                tensor=name,
+                shape="×".join(map(str, scaling.shapes[name])),
+                kind=growth.kind,
+                m_out=growth.m_out,
+                m_in=growth.m_in,
+                optimizer=scaling.algorithm[name],
+                base={"init std": scaling.base_std[name], "lr": own["lr"], "λ": own["weight_decay"], "ε": own["eps"]},
+                times={"init std": s.init_std, "lr": s.lr, "λ": 1.0 if independent else s.weight_decay, "ε": s.eps},
+                multiplier=forward.of(growth) * (forward.branch if growth.in_block else 1.0),
+            )
+        )
+    return rows
+
+
+def merge(tensors: Sequence[Sequence[TensorRow]]) -> dict[str, Sequence[TensorRow]]:
+    """{label: rows of a tensor, one per rule}. Tensors that differ in a number of their name alone are one entry if all their
+    other values are equal: blocks.0.mlp.up.weight, … as blocks.*.mlp.up.weight."""
+    groups: dict[str, list[Sequence[TensorRow]]] = {}
+    for tensor in tensors:
+        label = ".".join("*" if part.isdigit() else part for part in tensor[0].tensor.split("."))
+        groups.setdefault(label, []).append(tensor)
+    merged: dict[str, Sequence[TensorRow]] = {}
     for label, group in groups.items():
-        same = len(group) > 1 and all({**row, "tensor": ""} == {**group[0], "tensor": ""} for row in group)
-        merged += [{**group[0], "tensor": label}] if same else [dict(row) for row in group]
+        unnamed = [[replace(row, tensor="") for row in tensor] for tensor in group]
+        same = len(group) > 1 and all(rows == unnamed[0] for rows in unnamed)
+        merged |= {label: group[0]} if same else {tensor[0].tensor: tensor for tensor in group}
     return merged
 
 
-def one_rule(name: str, source: str, rows: Sequence[Row], forward: Mapping[str, float]) -> str:
+def one_rule(name: str, source: str, rows: Sequence[TensorRow], forward: Mapping[str, float]) -> str:
     """Every tensor with its shape, growth, values and multipliers."""
-    table = merge([{k: v for k, v in row.items() if k != "init std ×"} for row in rows])
+    table = [row.cells() | {"tensor": label} for label, (row,) in merge([[row] for row in rows]).items()]
     numeric = [all(isinstance(row[key], float | int | None) for row in table) for key in table[0]]
     lines = columns([list(table[0])] + [[decimal(v, 4) for v in row.values()] for row in table], right=numeric)
     passes = ", ".join(f"{part} {decimal(x, 4)}" for part, x in forward.items())
     return "\n".join([f"{name} ({source})", f"forward pass: {passes}", "", *(line.rstrip() for line in lines)])
 
 
-def side_by_side(sources: Mapping[str, str], rows: Sequence[Sequence[Row]], forward: Sequence[Mapping[str, float]]) -> str:
+def side_by_side(
+    sources: Mapping[str, str], rows: Sequence[Sequence[TensorRow]], forward: Sequence[Mapping[str, float]]
+) -> str:
     """The base's values, what each rule multiplies them by, and ≠ where rules disagree; `fwd`: the tensor's own multiplier.
 
     sources  {rule: where it was published}
     rows     of each rule, the same tensors in the same order
     forward  of each rule: {attention, branch, logits, embedding: number in the forward pass}
-    A value that the base has not (no ε, no init) or that is 0 shows as –, and no rule can disagree on it.
+    Values that are absent or zero in the base are shown as – and never count as a disagreement.
     """
     letters = string.ascii_lowercase[: len(sources)]
     times = [f"×{letter}" for letter in letters]
-    lines = merge([_compare(tensor) for tensor in zip(*rows, strict=True)])
-    groups = [columns([["tensor"]] + [[line["tensor"]] for line in lines])]
-    groups += [columns([["kind"]] + [[line["kind"]] for line in lines])]
+    lines = merge(list(zip(*rows, strict=True)))
+    groups = [columns([["tensor"]] + [[label] for label in lines])]
+    groups += [columns([["kind"]] + [[line[0].kind] for line in lines.values()])]
     for quantity, heading in QUANTITIES.items():
-        values = [[short(line[quantity][0]), *marked(line[quantity][1])] for line in lines]
+        values = [[short(line[0].base[quantity] or None), *marked(_times(line, quantity))] for line in lines.values()]
         groups.append(columns([[heading, *times]] + values, " "))
-    groups.append(columns([["fwd a", *letters[1:]]] + [marked(line["multiplier"]) for line in lines], " "))
+    multiplier = [[row.multiplier for row in line] for line in lines.values()]
+    groups.append(columns([["fwd a", *letters[1:]]] + [marked(line) for line in multiplier], " "))
 
-    counts = {quantity: sum(not agree(line[quantity][1]) for line in lines) for quantity in QUANTITIES}
-    counts["multiplier"] = sum(not agree(line["multiplier"]) for line in lines)
+    counts = {quantity: sum(not agree(_times(line, quantity)) for line in lines.values()) for quantity in QUANTITIES}
+    counts["multiplier"] = sum(not agree(line) for line in multiplier)
     differ = ", ".join(f"{quantity} in {n}" for quantity, n in counts.items() if n)
     parts = [[part, *marked([numbers[part] for numbers in forward])] for part in forward[0]]
     text = columns([[letter, name, source] for letter, (name, source) in zip(letters, sources.items(), strict=True)])
@@ -111,14 +153,9 @@ def side_by_side(sources: Mapping[str, str], rows: Sequence[Sequence[Row]], forw
     return "\n".join(line.rstrip() for line in text)
 
 
-def _compare(tensor: Sequence[Row]) -> dict[str, Any]:
-    """One tensor under every rule: {quantity: (base value, multipliers)}."""
-    line: dict[str, Any] = {"tensor": tensor[0]["tensor"], "kind": tensor[0]["kind"]}
-    for quantity in QUANTITIES:
-        value = tensor[0][quantity]
-        base = value / tensor[0][f"{quantity} ×"] if value else None
-        line[quantity] = (base, [None if base is None else row[f"{quantity} ×"] for row in tensor])
-    return line | {"multiplier": [row["multiplier"] for row in tensor]}
+def _times(line: Sequence[TensorRow], quantity: str) -> list[float | None]:
+    """Multipliers under each rule; None where the base has no value or 0, on which rules cannot disagree."""
+    return [row.times[quantity] if row.base[quantity] else None for row in line]
 
 
 def agree(values: Sequence[float | None]) -> bool:

@@ -6,14 +6,12 @@ Models are compared by shape alone, so the base may live on the meta device and 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-KINDS = ("hidden", "embedding", "readout", "vector")  # of tensors that grow; any other is `fixed`
-WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+KINDS: tuple[str, ...] = ("hidden", "embedding", "readout", "vector")  # of tensors that grow; any other is `fixed`
 
 
 class GrowthError(ValueError):
@@ -44,6 +42,11 @@ class Growth:
     def m_in(self) -> float:
         return self.shape[1] / self.base_shape[1]
 
+    @property
+    def trained_as(self) -> str:
+        """The kind whose optimizer and decay it takes: its own, but a tensor that does not grow is trained as a vector."""
+        return "vector" if self.kind == "fixed" else self.kind
+
     def ratios(self) -> dict[str, float]:
         """The quantities a size law or a published table may take powers of (theory of the Muon scales: arXiv 2502.16982)."""
         (out, fan_in), (base_out, base_in) = self.shape, self.base_shape
@@ -55,7 +58,7 @@ class Growth:
         }
 
 
-class Seen(NamedTuple):
+class ParameterInfo(NamedTuple):
     """What growth needs of a tensor: its shape, (fan_out, fan_in) of the linear map it is, and whether it is a table."""
 
     shape: tuple[int, ...]
@@ -64,62 +67,31 @@ class Seen(NamedTuple):
 
 
 def measure_growth(
-    model: Any, base: Any, wider: Any | None = None, residual_blocks: Sequence[str] = (), embeddings: Sequence[str] = ()
+    model: Mapping[str, ParameterInfo],
+    base: Mapping[str, ParameterInfo],
+    wider: Mapping[str, ParameterInfo],
+    residual_blocks: Sequence[str] = (),
 ) -> dict[str, Growth]:
-    """{parameter name: Growth} of `model` against `base`, two instances of one architecture.
+    """{parameter name: Growth} of a model against its base, two instances of one architecture.
 
-    wider            a third instance that tells which dimensions *can* grow; without it `model` itself is asked, and at base
-                     width every tensor is then `fixed`
+    wider            an instance that tells which dimensions *can* grow; if it is the model itself, every tensor is `fixed`
+                     at the base width
     residual_blocks  name prefixes of the modules whose output is added to a residual stream; at another depth than the
                      base's, a block that the base lacks is compared with its block 0
-    embeddings       names of bare parameters that are looked up or added like an embedding (positions, class tokens)
 
-    Linear maps count as (fan_out, fan_in) however they are stored: a convolution's fan_in is in/groups · its kernel's size.
     A tied tensor appears once, under its first name; it is an embedding if any of its owners is one.
     Raises GrowthError on a tensor that has no counterpart or whose way of growing no kind describes.
     """
-    here, small, large = (look(m, embeddings) for m in (model, base, wider if wider is not None else model))
-    missing = [name for name in embeddings if name not in here]
-    if missing:
-        raise GrowthError(f"{missing[0]}: no parameter of this name to count as an embedding; check embeddings=")
     growths = {}
-    for name, seen in here.items():
-        others = [known.get(name) or known.get(in_first_block(name, residual_blocks)) for known in (small, large)]
+    for name, info in model.items():
+        others = [known.get(name) or known.get(in_first_block(name, residual_blocks)) for known in (base, wider)]
         if others[0] is None or others[1] is None:
             raise GrowthError(
                 f"{name}: the base model has no such parameter; build it with the same options, and at the same depth unless "
                 "residual_blocks names the blocks, as in residual_blocks=('layers.',)"
             )
-        growths[name] = _classify(name, seen, others[0], others[1], any(name.startswith(p) for p in residual_blocks))
+        growths[name] = _classify(name, info, others[0], others[1], any(name.startswith(p) for p in residual_blocks))
     return growths
-
-
-def unwrap(model: Any) -> Any:
-    """The model inside torch.compile, DistributedDataParallel and their like."""
-    while [name for name, _ in model.named_children()] in (["module"], ["_orig_mod"], ["_fsdp_wrapped_module"]):
-        if next(model.parameters(recurse=False), None) is not None:
-            break
-        model = next(model.children())
-    return model
-
-
-def named_parameters(model: Any) -> dict[str, Any]:
-    """Parameters by name, tied ones once, whatever the model or a part of it is wrapped in."""
-    return {WRAPPERS.sub("", name): p for name, p in unwrap(model).named_parameters()}
-
-
-def named_modules(model: Any) -> dict[str, Any]:
-    """Modules by name, named as the parameters are."""
-    return {WRAPPERS.sub("", f"{name}.").rstrip("."): module for name, module in unwrap(model).named_modules()}
-
-
-def owners(model: Any) -> dict[int, list[Any]]:
-    """{id of a parameter: the modules that hold it}; more than one where it is tied."""
-    held: dict[int, list[Any]] = {}
-    for module in model.modules():
-        for p in module.parameters(recurse=False):
-            held.setdefault(id(p), []).append(module)
-    return held
 
 
 def count_blocks(names: Iterable[str], prefix: str) -> int:
@@ -135,42 +107,8 @@ def in_first_block(name: str, residual_blocks: Sequence[str]) -> str:
     return name
 
 
-def look(model: Any, embeddings: Sequence[str] = ()) -> dict[str, Seen]:
-    """{parameter name: Seen}, whatever device the model is on."""
-    import torch
-
-    held = owners(model)
-    seen = {}
-    for name, p in named_parameters(model).items():
-        modules, shape = held[id(p)], tuple(p.shape)
-        if name in embeddings:
-            seen[name] = Seen((1, math.prod(shape)), None, True)
-        else:
-            table = any(isinstance(m, torch.nn.Embedding | torch.nn.EmbeddingBag) for m in modules)
-            seen[name] = Seen(shape, _fans(shape, modules[0]), table)
-    return seen
-
-
-def _fans(shape: tuple[int, ...], module: Any) -> tuple[int, int] | None:
-    """(fan_out, fan_in) of a weight; None where the number of its dimensions tells nothing."""
-    from torch.nn.modules.conv import _ConvNd
-
-    if len(shape) < 2:
-        return None
-    if isinstance(module, _ConvNd):  # (out, in/groups, *kernel), or transposed (in, out/groups, *kernel)
-        return module.out_channels, module.in_channels // module.groups * math.prod(shape[2:])
-    if is_conv1d(module):
-        return shape[1], shape[0]
-    return (shape[0], shape[1]) if len(shape) == 2 else None
-
-
-def is_conv1d(module: Any) -> bool:
-    """Whether it is the linear map of GPT-2 in transformers, whose weight is stored (in, out)."""
-    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
-
-
-def _classify(name: str, seen: Seen, base: Seen, wider: Seen, in_block: bool) -> Growth:
-    shape = seen.shape
+def _classify(name: str, info: ParameterInfo, base: ParameterInfo, wider: ParameterInfo, in_block: bool) -> Growth:
+    shape = info.shape
     if not len(shape) == len(base.shape) == len(wider.shape):
         raise GrowthError(f"{name}: {len(shape)} dimensions here, {len(base.shape)} in the base model")
     grows = tuple(w != b for w, b in zip(wider.shape, base.shape, strict=True))
@@ -180,21 +118,21 @@ def _classify(name: str, seen: Seen, base: Seen, wider: Seen, in_block: bool) ->
             f"{name}: shape {shape} against {base.shape} in the base model, but dimension {stray[0]} does not grow with width; "
             "build model and base with the same vocabulary, context and options"
         )
-    if seen.table:
+    if info.table:
         if grows[0]:
             raise GrowthError(f"{name}: the number of embedding entries grows with width ({base.shape[0]} to {wider.shape[0]})")
         return Growth("embedding" if grows[1] else "fixed", (shape[1], 1), (base.shape[1], 1), in_block)
     if len(shape) <= 1:
         n, n_base = (shape[0], base.shape[0]) if shape else (1, 1)
         return Growth("vector" if any(grows) else "fixed", (n, 1), (n_base, 1), in_block)
-    if seen.fans is None or base.fans is None or wider.fans is None:
+    if info.fans is None or base.fans is None or wider.fans is None:
         raise GrowthError(
             f"{name}: no kind describes a tensor of {len(shape)} dimensions {shape}; vectors, matrices, convolutions and "
             f"tables are understood: reshape it, or name it in embeddings=('{name}',) if it is looked up or added as one"
         )
     grows_out, grows_in = (w != b for w, b in zip(wider.fans, base.fans, strict=True))
     kind = {(True, True): "hidden", (True, False): "embedding", (False, True): "readout"}.get((grows_out, grows_in), "fixed")
-    return Growth("hidden" if in_block and kind != "fixed" else kind, seen.fans, base.fans, in_block)
+    return Growth("hidden" if in_block and kind != "fixed" else kind, info.fans, base.fans, in_block)
 
 
 def monomial(exponents: Mapping[str, float], ratios: Mapping[str, float]) -> float:

@@ -53,6 +53,10 @@ class Multipliers:
     logits: float = 1.0
     embedding: float = 1.0
 
+    def of(self, growth: Growth) -> float:
+        """What multiplies the output of this tensor's own layer (the branch it may lie in apart)."""
+        return {"readout": self.logits, "embedding": self.embedding}.get(growth.kind, 1.0)
+
 
 @dataclass(frozen=True)
 class UpdateScaling:
@@ -128,7 +132,7 @@ class Rule:
     def scale(self, growth: Growth, law: UpdateScaling, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
         """Scaling of one tensor under the optimizer that `law` describes."""
         if self.derived:
-            return spectral_scaling(growth, self.law(growth.kind, law), forward, m_depth)
+            return spectral_scaling(growth, self.law(growth.trained_as, law), forward, m_depth)
         assert not isinstance(self.scaling, str)
         ratios = growth.ratios() | {"m_depth": m_depth if growth.in_block else 1.0}
         kinds = (f"block_{growth.kind}", growth.kind) if growth.in_block else (growth.kind,)
@@ -147,7 +151,6 @@ class Rule:
         """The law with the size that this rule says it has. Raises RuleError if the rule says none."""
         if isinstance(self.scaling, str) or "update_norm" not in self.scaling:
             return law
-        kind = "vector" if kind == "fixed" else kind
         sizes = self.scaling["update_norm"]
         if kind not in sizes.get(law.name, {}):
             listed = ", ".join(f"{name} ({', '.join(kinds)})" for name, kinds in sizes.items())
@@ -167,7 +170,7 @@ class Rule:
 
 def spectral_scaling(growth: Growth, law: UpdateScaling, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
     """The one formula (module docstring) for one tensor."""
-    c = {"readout": forward.logits, "embedding": forward.embedding}.get(growth.kind, 1.0)
+    c = forward.of(growth)
     a = forward.branch if growth.in_block else 1.0
     d = 1.0 / m_depth if growth.in_block else 1.0
     s = _init_std(growth) / c

@@ -1,8 +1,14 @@
-"""What is measured while a run trains: features on a fixed batch, and the tensors of a step. Changes nothing of the run."""
+"""What is measured while a run trains: features on a fixed batch, and the tensors of a step. Changes nothing of the run.
+
+A quantity is a function of a TensorStep that returns a number, or None where it does not apply. QUANTITIES has those of
+norms.jsonl, a column each; `probe.quantities` chooses among them, or names a function of one's own by its import path.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,33 +17,84 @@ from torch.nn.modules.conv import _ConvNd
 
 from spectral_mup.optim.linalg import spectral_norms
 from spectral_mup.optim.stacked import whole
-from spectral_mup.theory.growth import Growth, is_conv1d, named_modules, named_parameters, owners
-from spectral_mup.theory.rules import Multipliers
+from spectral_mup.scaling.inspect import is_conv1d, named_modules, named_parameters, owners
+from spectral_mup.scaling.scale import ModelScaling
+from spectral_mup.theory.growth import Growth
+from spectral_mup.training.trainer import Trainer
+from spectral_mup.util.registry import lookup
+
+
+@dataclass(frozen=True)
+class TensorStep:
+    """One tensor in a step, as matrices (fan_out, fan_in) in float32, with their spectral norms; at step 0 the weight alone.
+
+    inputs  what its linear map reads on the fixed batch (tokens, fan_in); None for other tensors
+    lr      that it trained with in the step
+    """
+
+    weight: Tensor
+    weight_norm: float
+    inputs: Tensor | None
+    update: Tensor | None = None
+    update_norm: float | None = None
+    gradient: Tensor | None = None
+    gradient_norm: float | None = None
+    lr: float | None = None
+
+
+def stable_rank(matrix: Tensor | None, norm: float | None) -> float | None:
+    """‖M‖_F²/‖M‖₂², 0 for M = 0."""
+    if matrix is None or norm is None:
+        return None
+    return float(matrix.square().sum()) / norm**2 if norm > 0 else 0.0
+
+
+def alignment(matrix: Tensor | None, norm: float | None, inputs: Tensor | None) -> float | None:
+    """‖M·x‖/(‖M‖₂·‖x‖) with norms over the whole fixed batch: 1 where the inputs lie along the top singular direction."""
+    if matrix is None or inputs is None or norm is None or not norm > 0:
+        return None
+    return float((inputs @ matrix.mT).norm() / (norm * inputs.norm()))
+
+
+Quantity = Callable[[TensorStep], float | None]
+QUANTITIES: dict[str, Quantity] = {
+    "weight_norm": lambda s: s.weight_norm,
+    "weight_alignment": lambda s: alignment(s.weight, s.weight_norm, s.inputs),
+    "lr": lambda s: s.lr,
+    "update_norm": lambda s: s.update_norm,
+    "update_stable_rank": lambda s: stable_rank(s.update, s.update_norm),
+    "grad_norm": lambda s: None if s.gradient is None else float(s.gradient.norm()),
+    "grad_stable_rank": lambda s: stable_rank(s.gradient, s.gradient_norm),
+    "update_alignment": lambda s: alignment(s.update, s.update_norm, s.inputs),
+}
+
+
+def resolve_quantities(names: Sequence[str] | None) -> dict[str, Quantity]:
+    """{column: quantity} of names or import paths; all of QUANTITIES if None. Raises ConfigError."""
+    if names is None:
+        return QUANTITIES
+    return {name.rpartition(".")[2]: lookup(QUANTITIES, name, "probe.quantities") for name in names}
 
 
 class Probe:
     """Measures at chosen steps. Build it right after init: the features of step 0 are its reference.
 
-    Feature rows: RMS of each module's output and of its change since step 0. Tensor rows: spectral norms ‖W‖₂ and ‖ΔW‖₂ of
-    the step (power iteration), stable rank ‖·‖_F²/‖·‖₂² of ΔW and of the gradient, its Frobenius norm, the step's lr; of the
-    weight of a linear map the alignments ‖W·x‖/(‖W‖₂·‖x‖) and ‖ΔW·x‖/(‖ΔW‖₂·‖x‖) with its inputs x on the fixed batch, all
-    norms over the batch; and what the optimizer has to say of its own (StackedOptimizer.diagnostics).
+    Feature rows: RMS of each module's output and of its change since step 0. Tensor rows: the quantities of each tensor, and
+    what the optimizer reports of its own (StackedOptimizer.diagnostics).
     The fixed batch is a tensor, or a function that runs the model on one.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        x_BT: Tensor | Callable[[], Any],
-        growths: Mapping[str, Growth],
-        forward: Multipliers,
-        steps: list[int],
+        batch: Tensor | Callable[[], Any],
+        scaling: ModelScaling,
+        steps: Sequence[int] = (),
+        quantities: Mapping[str, Quantity] = QUANTITIES,
     ) -> None:
-        self.model, self.x_BT, self.growths, self.forward = model, x_BT, growths, forward
-        self.steps = frozenset(steps)
+        self.model, self.scaling, self.quantities, self.steps = model, scaling, quantities, frozenset(steps)
+        self.run_batch = batch if callable(batch) else lambda: model(batch)
         self.reference, self._inputs = self._forward()
-        self._before: dict[str, Tensor] = {}
-        self._gradients: dict[str, Tensor] = {}
 
     def feature_rows(self, step: int) -> list[dict[str, Any]]:
         """The feature rows of a step just taken, alone."""
@@ -48,131 +105,103 @@ class Probe:
         rows = self._feature_rows(0, self.reference)
         named = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         for names in _parts(named):
-            matrices = [_matrix(whole(named[name])) for name in names]
-            for name, matrix, norm in zip(names, matrices, spectral_norms(matrices), strict=True):
-                rows.append(self._tensor_row(0, name, matrix, norm))
+            weights = [_matrix(whole(named[name])) for name in names]
+            for name, weight, norm in zip(names, weights, spectral_norms(weights), strict=True):
+                rows.append(self._tensor_row(0, name, TensorStep(weight, norm, self._inputs.get(name))))
         return rows
 
+    @contextmanager
     @torch.no_grad()
-    def before_step(self) -> None:
-        """Keep weights and gradients of the step that is about to be taken."""
-        self._before = {name: p.detach().clone() for name, p in self.model.named_parameters() if p.grad is not None}
-        self._gradients = {n: p.grad.detach().clone() for n, p in self.model.named_parameters() if p.grad is not None}
-
-    @torch.no_grad()
-    def after_step(
-        self, step: int, lrs: Mapping[str, float], diagnostics: Mapping[str, Mapping[str, float]] | None = None
-    ) -> list[dict[str, Any]]:
-        """Rows of the step just taken; `lrs` is the lr each parameter trained with in it, `diagnostics` more of its row."""
-        features, self._inputs = self._forward()
-        rows = self._feature_rows(step, features)
+    def measure(self, trainer: Trainer, rows: list[dict[str, Any]]) -> Iterator[None]:
+        """Surround the optimizers' part of a step (Trainer.step(around=…)) and append the rows of that step."""
+        having = {name: p for name, p in self.model.named_parameters() if p.grad is not None}
+        before = {name: p.detach().clone() for name, p in having.items()}
+        gradients = {name: p.grad.detach().clone() for name, p in having.items()}  # type: ignore[union-attr]
+        yield
+        step, lrs, diagnostics = trainer.step_number + 1, trainer.lrs(), trainer.diagnostics()
+        features, inputs = self._forward()
+        rows += self._feature_rows(step, features)
         now = dict(self.model.named_parameters())
-        for names in _parts(self._before):
-            rows += self._step_rows(step, names, now, lrs, diagnostics or {})
-        self._before, self._gradients, self._inputs = {}, {}, {}
-        return rows
+        for names in _parts(before):
+            weights = [_matrix(whole(now[name].detach())) for name in names]
+            updates = [_matrix(whole(now[name] - before[name])) for name in names]
+            grads = [_matrix(whole(gradients[name])) for name in names]
+            norms = spectral_norms([*weights, *updates, *grads])
+            n = len(names)
+            for i, name in enumerate(names):
+                tensor = TensorStep(
+                    weights[i], norms[i], inputs.get(name), updates[i], norms[n + i], grads[i], norms[2 * n + i], lrs[name]
+                )
+                rows.append(self._tensor_row(step, name, tensor) | diagnostics.get(name, {}))
 
-    def _step_rows(
-        self,
-        step: int,
-        names: list[str],
-        now: Mapping[str, Tensor],
-        lrs: Mapping[str, float],
-        diagnostics: Mapping[str, Mapping[str, float]],
-    ) -> list[dict[str, Any]]:
-        rows = []
-        weights = [_matrix(whole(now[name].detach())) for name in names]
-        updates = [_matrix(whole(now[name] - self._before[name])) for name in names]
-        gradients = [_matrix(whole(self._gradients[name])) for name in names]
-        norms = iter(spectral_norms([*weights, *updates, *gradients]))
-        weight_norms, update_norms, grad_norms = ([next(norms) for _ in names] for _ in range(3))
-        for i, name in enumerate(names):
-            rows.append(
-                self._tensor_row(step, name, weights[i], weight_norms[i])
-                | {
-                    "lr": lrs[name],
-                    "update_norm": update_norms[i],
-                    "update_stable_rank": _stable_rank(updates[i], update_norms[i]),
-                    "grad_norm": float(gradients[i].norm()),
-                    "grad_stable_rank": _stable_rank(gradients[i], grad_norms[i]),
-                }
-                | self._alignment("update", name, updates[i], update_norms[i])
-                | dict(diagnostics.get(name, {}))
-            )
-        return rows
-
-    def _tensor_row(self, step: int, name: str, weight: Tensor, weight_norm: float) -> dict[str, Any]:
-        growth = self.growths[name]
-        c = {"readout": self.forward.logits, "embedding": self.forward.embedding}.get(growth.kind, 1.0)
-        return {
-            "step": step,
-            "name": name,
-            "what": "tensor",
-            "kind": growth.kind,
-            "fan_out": growth.shape[0],
-            "fan_in": growth.shape[1],
-            "multiplier": c * (self.forward.branch if growth.in_block else 1.0),
-            "weight_norm": weight_norm,
-        } | self._alignment("weight", name, weight, weight_norm)
-
-    def _alignment(self, of: str, name: str, matrix: Tensor, norm: float) -> dict[str, float]:
-        x = self._inputs.get(name)
-        if x is None or not norm > 0:
-            return {}
-        return {f"{of}_alignment": float((x @ matrix.float().mT).norm() / (norm * x.norm()))}
+    def _tensor_row(self, step: int, name: str, tensor: TensorStep) -> dict[str, Any]:
+        growth, forward = self.scaling.growths[name], self.scaling.multipliers
+        row: dict[str, Any] = {"step": step, "name": name, "what": "tensor", "kind": growth.kind}
+        row |= {"fan_out": growth.shape[0], "fan_in": growth.shape[1]}
+        row["multiplier"] = forward.of(growth) * (forward.branch if growth.in_block else 1.0)
+        values = {column: quantity(tensor) for column, quantity in self.quantities.items()}
+        return row | {column: value for column, value in values.items() if value is not None}
 
     def _feature_rows(self, step: int, features: Mapping[str, tuple[str, Tensor]]) -> list[dict[str, Any]]:
         rows = []
         for name, (kind, h) in features.items():
-            change = h - self.reference[name][1]
-            row = {"step": step, "name": name, "what": "feature", "kind": kind}
-            rows.append(row | {"rms": _rms(h), "delta_rms": _rms(change)})
+            row = {"step": step, "name": name, "what": "feature", "kind": kind, "rms": _rms(h)}
+            rows.append(row | {"delta_rms": _rms(h - self.reference[name][1])})
         return rows
 
     @torch.no_grad()
     def _forward(self) -> tuple[dict[str, tuple[str, Tensor]], dict[str, Tensor]]:
-        """{module: (kind, output)} on the probe batch: embeddings, linear maps, residual blocks, and what the model puts out;
-        and {weight: input (tokens, fan_in)} of linear maps."""
-        found: dict[str, tuple[str, Tensor]] = {}
-        inputs: dict[str, Tensor] = {}
-        hooks = []
-        names = {id(p): n for n, p in named_parameters(self.model).items()}
-        held = owners(self.model)
-
-        def keep(name: str, kind: str, out: Any) -> None:
-            if (h := _tensor(out)) is not None and h.ndim:
-                found[name] = (kind, h.float())
-
-        def watch(name: str, kind: str, module: nn.Module) -> None:
-            hooks.append(module.register_forward_hook(lambda _m, _i, out: keep(name, kind, out)))
-
-        def watch_input(weight: str, module: nn.Module) -> None:
-            hooks.append(module.register_forward_pre_hook(lambda _m, x: inputs.update({weight: x[0].flatten(0, -2).float()})))
-
-        for name, module in named_modules(self.model).items():
-            if isinstance(module, nn.Linear):
-                watch_input(names[id(module.weight)], module)
-            if isinstance(module, nn.Embedding):
-                watch(name, "embedding", module)
-            elif isinstance(module, nn.Linear | _ConvNd) or is_conv1d(module):
-                kind = self.growths[names[id(module.weight)]].kind
-                if kind not in ("readout", "embedding"):
-                    watch(name, "hidden", module)
-                elif kind == "embedding" and len(held[id(module.weight)]) == 1:  # an input layer, and no tied readout
-                    watch(name, "embedding", module)
-            elif isinstance(module, nn.ModuleList):
-                for index, block in enumerate(module):
-                    watch(f"{name}.{index}", "hidden", block)
-        watch("logits", "readout", self.model)
+        """{module: (kind, output)} on the fixed batch, and {weight: input (tokens, fan_in)} of linear maps."""
         training = self.model.training
         self.model.eval()
         try:
-            self.x_BT() if callable(self.x_BT) else self.model(self.x_BT)
+            with FeatureHooks(self.model, self.scaling.growths) as hooks:
+                self.run_batch()
         finally:
             self.model.train(training)
-            for hook in hooks:
-                hook.remove()
-        return found, inputs
+        return hooks.outputs, hooks.inputs
+
+
+class FeatureHooks(AbstractContextManager["FeatureHooks"]):
+    """Keep what embeddings, linear maps, residual blocks and the model put out, and what linear maps read, while it is open."""
+
+    def __init__(self, model: nn.Module, growths: Mapping[str, Growth]) -> None:
+        self.outputs: dict[str, tuple[str, Tensor]] = {}
+        self.inputs: dict[str, Tensor] = {}
+        self._handles = []
+        names, held = {id(p): n for n, p in named_parameters(model).items()}, owners(model)
+        for name, module in named_modules(model).items():
+            if isinstance(module, nn.Linear):
+                self._keep_input(names[id(module.weight)], module)
+            if isinstance(module, nn.Embedding):
+                self._keep_output(name, "embedding", module)
+            elif isinstance(module, nn.Linear | _ConvNd) or is_conv1d(module):
+                kind = growths[names[id(module.weight)]].kind
+                if kind not in ("readout", "embedding"):
+                    self._keep_output(name, "hidden", module)
+                elif kind == "embedding" and len(held[id(module.weight)]) == 1:  # an input layer, and no tied readout
+                    self._keep_output(name, "embedding", module)
+            elif isinstance(module, nn.ModuleList):
+                for index, block in enumerate(module):
+                    self._keep_output(f"{name}.{index}", "hidden", block)
+        self._keep_output("logits", "readout", model)
+
+    def _keep_output(self, name: str, kind: str, module: nn.Module) -> None:
+        def hook(_module: nn.Module, _inputs: Any, out: Any) -> None:
+            if (h := _tensor(out)) is not None and h.ndim:
+                self.outputs[name] = (kind, h.float())
+
+        self._handles.append(module.register_forward_hook(hook))
+
+    def _keep_input(self, weight: str, module: nn.Module) -> None:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            self.inputs[weight] = inputs[0].flatten(0, -2).float()
+
+        self._handles.append(module.register_forward_pre_hook(hook))
+
+    def __exit__(self, *_error: object) -> None:
+        for handle in self._handles:
+            handle.remove()
 
 
 def _tensor(out: Any) -> Tensor | None:
@@ -195,7 +224,3 @@ def _matrix(t: Tensor) -> Tensor:
 
 def _rms(t: Tensor) -> float:
     return float(t.square().mean().sqrt())
-
-
-def _stable_rank(t: Tensor, norm: float) -> float:
-    return float(t.square().sum()) / norm**2 if norm > 0 else 0.0

@@ -120,8 +120,7 @@ def test_derive(argv, tmp_path, monkeypatch):
         row = {"width": width, "seed": 0, "loss_scale": scale, "tensor": label, "kind": kind, "label": label}
         row |= {"algorithm": "adamw", "ratios": ratios, "direction": m ** ((out + fan_in) / 2), "lr": 0.01}
         rows += [row | {"step": step} for step in range(1, 13) if scale == 1 or width == 64]
-    monkeypatch.setattr("spectral_mup.measure.ladder.make_ladder", lambda *_: [])
-    monkeypatch.setattr("spectral_mup.measure.ladder.measure", lambda *_, **__: rows)
+    monkeypatch.setattr("spectral_mup.measure.derive.measure_family", lambda *_, **__: rows)
     monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda *_: None)
     check_golden("derive", transcript("launch", *argv, "action=derive"), tmp_path)
     assert (tmp_path / "conf/rule/derived/adamw.yaml").read_text().startswith(("#", "source"))

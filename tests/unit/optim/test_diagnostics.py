@@ -7,15 +7,15 @@ from functools import partial
 import pytest
 import torch
 from support.optimizers import MATRICES, descend, gradients, parameters
-from support.runs import first_point, run_point
+from support.runs import build_run, first_point, optimizers_of, run_point
 
 from spectral_mup.optim.adopt import ADOPT
 from spectral_mup.optim.lamb import LAMB
 from spectral_mup.optim.shampoo import Shampoo
 from spectral_mup.optim.sophia import Sophia
 from spectral_mup.runs.run_folder import read_rows
-from spectral_mup.scaling.build import init_model, parametrize
 from spectral_mup.training.probe import Probe
+from spectral_mup.training.trainer import Trainer
 
 LR = 0.01
 
@@ -80,10 +80,10 @@ def test_rows_of_a_run_hold_them(tiny, tmp_path, corpus):
 def test_alignment_is_that_of_the_update_with_the_inputs_of_the_probe_batch(tiny, corpus):
     """‖X·ΔWᵀ‖_F/(‖ΔW‖₂·‖X‖_F) by hand, of an update along the inputs and of a random one; with ‖ΔW‖_F it is another."""
     point = first_point(tiny("probe.steps=[1,2]"), width=64)
-    model, p = parametrize(point, corpus.vocab_size)
-    model = init_model(model, point, p, torch.device("cpu"))
+    model, p = build_run(point)
     tokens = torch.arange(32).reshape(2, 16)
-    probe = Probe(model, tokens, p.growths, p.forward, [1, 2])
+    probe = Probe(model, tokens, p, [1, 2])
+    trainer = Trainer(model, optimizers_of(model, p, point), lambda step: [], lambda model, batch: model(batch))
     weight, inputs = model.readout.weight, []
     hook = model.readout.register_forward_pre_hook(lambda _m, x: inputs.append(x[0].detach().flatten(0, -2)))
     model(tokens)
@@ -91,11 +91,11 @@ def test_alignment_is_that_of_the_update_with_the_inputs_of_the_probe_batch(tiny
     top = torch.linalg.svd(inputs[0], full_matrices=False)[2][0]
 
     def alignment(update: torch.Tensor, step: int, norm: int | str = 2) -> tuple[float, float]:
-        weight.grad = torch.ones_like(weight)
-        probe.before_step()
-        with torch.no_grad():
+        weight.grad, rows = torch.ones_like(weight), []
+        trainer.step_number = step - 1
+        with probe.measure(trainer, rows), torch.no_grad():
             weight.add_(update)
-        row = next(r for r in probe.after_step(step, dict.fromkeys(p.growths, 1.0)) if r["name"] == "readout.weight")
+        row = next(r for r in rows if r["name"] == "readout.weight" and r["what"] == "tensor")
         expected = (inputs[0] @ update.T).norm() / (torch.linalg.matrix_norm(update, norm) * inputs[0].norm())
         return row["update_alignment"], float(expected)
 

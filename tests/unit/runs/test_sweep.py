@@ -6,15 +6,16 @@ import functools
 import json
 import math
 import random
-from dataclasses import asdict
+from dataclasses import replace
 
 import pytest
 import rfc8785
 from support.runs import first_point
 
-from spectral_mup.runs.run_config import Curve
-from spectral_mup.runs.run_folder import run_id
-from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader, search_lrs
+from spectral_mup.config.compose import load_config
+from spectral_mup.runs.lr_search import search_lrs
+from spectral_mup.runs.run_config import Curve, hash_of
+from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
 
 
 def bowl(best: float, wall: float = math.inf):
@@ -52,12 +53,12 @@ def test_plan_does_not_depend_on_the_order_of_results(tiny):
         outcome = functools.partial(lambda known, p: known.get(p.run_id), known)
         while todo := sweep.plan(outcome).todo:
             point = rng.choice(todo)
-            best = -6.3 - (math.log2(point.curve.width / 32) if point.curve.rule == "standard" else 0)
+            best = -6.3 - (math.log2(point.width / 32) if point.rule.name == "standard" else 0)
             known[point.run_id] = bowl(best, wall=-2)(point.log2_lr) + 0.01 * point.seed
-        ends.append({p.run_id for p in sweep.plan(outcome).points})
+        ends.append({p.run_id for p in sweep.plan(outcome).runs})
         assert ends[-1] == set(known) and not sweep.plan(outcome).open
     assert all(end == ends[0] for end in ends)
-    base_best = [p.log2_lr for p in sweep.plan(outcome).points if p.curve == Curve("standard", 128, 2)]
+    base_best = [p.log2_lr for p in sweep.plan(outcome).curves[Curve("standard", 128, 2)]]
     assert -6.5 in base_best  # the base's optimum is run at every width: what regret is measured by
 
 
@@ -66,25 +67,27 @@ def test_largest_first_and_nothing_twice(tiny):
     sweep = open_sweep(config)
     todo = sweep.plan(lambda p: None).todo
     assert [p.curve.width for p in todo] == sorted((p.curve.width for p in todo), reverse=True)
-    assert len({p.run_id for p in todo}) == len(todo) == 2 * 3 * 3
+    assert len({p.run_id for p in todo}) == len(todo) == 3 + 2 * 2 * 3  # the base is no rule's own
 
 
-def test_identity_is_science_and_nothing_else(tiny):
+def test_identity_is_what_decides_the_numbers_and_nothing_else(tiny):
     base = first_point(tiny())
     same = ["cluster.workers=7", "cluster.threads=2", "wandb.mode=offline", "sweep.name=other", "paths.runs=elsewhere",
             "sweep.width=[32,64,128]", "sweep.lr=[-6,-4,-2]", "sweep.seed=[1,0]", "rule=[spectral]", "lr.budget=20",
             "cluster.checkpoint_seconds=1", "train.steps=12", "optimizer.algorithms.adamw.lr=1"]  # fmt: skip
     for override in same:
         assert first_point(tiny(override), width=32).run_id == base.run_id, override
-    together = tiny()
-    together.train.devices, together.train.shard = 2, True
+    config = tiny()
+    together = replace(config, train=replace(config.train, devices=2, shard=True))
     assert first_point(together, width=32).run_id == base.run_id
     other = ["train.steps=13", "model.dropout=0.1", "sweep.base_width=1", "probe.steps=[1]", "model.tied=true",
-             "optimizer.weight_decay.hidden=0.2", "rule.spectral.multipliers.attention.d_head=-0.5", "train.precision=bfloat16",
+             "optimizer.weight_decay.hidden=0.2", "train.precision=bfloat16",
              "optimizer.algorithms.adamw.eps=1e-9", "train.eval_sequences=9"]  # fmt: skip
     ids = {first_point(tiny(*([override] + ["model.head_size=null", "model.heads=2"] * (override == "sweep.base_width=1"))),
                        width=32).run_id for override in other}  # fmt: skip
     assert len(ids) == len(other) and base.run_id not in ids
+    rule = "rule.spectral.multipliers.attention.d_head=-0.5"
+    assert first_point(tiny(rule), width=64).run_id != first_point(tiny(), width=64).run_id
     assert first_point(tiny(), seed=1).run_id != base.run_id != first_point(tiny(), log2_lr=-5.75).run_id
 
 
@@ -99,18 +102,18 @@ def test_identity_does_not_depend_on_the_corpus_path(tiny, tmp_path):
 
 def test_golden_id():
     """An id must not change between versions, Pythons or hash seeds: old results would be lost."""
-    science = {"schema_version": 1, "width": 64, "log2_lr": -6.5, "train": {"steps": 200, "clip": None}, "name": "μ"}
-    assert run_id(science) == run_id(json.loads(json.dumps(science))) == "e5144d1c5be3bda4"
-    assert run_id(science | {"log2_lr": -6.25}) != run_id(science)
-    assert run_id(science | {"width": 64.0}) == run_id(science)  # one number in JSON; the typed config tells them apart
+    config = {"schema_version": 1, "width": 64, "log2_lr": -6.5, "train": {"steps": 200, "clip": None}, "name": "μ"}
+    assert hash_of(config) == hash_of(json.loads(json.dumps(config))) == "e5144d1c5be3bda4"
+    assert hash_of(config | {"log2_lr": -6.25}) != hash_of(config)
+    assert hash_of(config | {"width": 64.0}) == hash_of(config)  # one number in JSON; the typed config tells them apart
     with pytest.raises(rfc8785.CanonicalizationError):
-        run_id(science | {"log2_lr": math.nan})
+        hash_of(config | {"log2_lr": math.nan})
 
 
 def test_overlapping_sweeps_share_runs(tiny):
     small, large = open_sweep(tiny("lr.adaptive=false")), open_sweep(tiny("lr.adaptive=false", "sweep.width=[32,64,128]"))
-    first = {p.run_id for p in small.plan(lambda p: None).points}
-    second = {p.run_id for p in large.plan(lambda p: None).points}
+    first = {p.run_id for p in small.plan(lambda p: None).runs}
+    second = {p.run_id for p in large.plan(lambda p: None).runs}
     assert first < second and len(second - first) == 2 * 3
 
 
@@ -138,6 +141,31 @@ def test_plan_of_many_points_is_quick(tiny):
     config = tiny("lr.adaptive=false", f"sweep.seed={list(range(500))}", f"sweep.lr={[-8, -7, -6, -5, -4]}")
     start = time.process_time()  # of this process alone: the machine may have other work
     plan = Sweep(config, "x").plan(lambda p: None)
-    assert len(plan.runs) == 2 * 2 * 5 * 500
+    assert len(plan.runs) == (1 + 2) * 5 * 500
     assert time.process_time() - start < 10
-    assert asdict(plan.runs[0].curve) == {"rule": "spectral", "width": 32, "depth": 2}
+    assert plan.runs[0].curve == Curve("base", 32, 2)
+
+
+def test_runs_of_the_base_size_belong_to_no_rule_and_are_trained_once(tiny):
+    """At the base every rule is the same model to the bit (unit/theory); away from it in width or depth it is not."""
+    config = tiny("lr.adaptive=false", "sweep.depth=[2,3]", "rule=[spectral,standard,zheng]")
+    sweep = open_sweep(config)
+    ids = {size: {sweep.run(Curve(rule, *size), -6, 0).run_id for rule in config.rule} for size in ((32, 2), (64, 2), (32, 3))}
+    assert [len(of_size) for of_size in ids.values()] == [1, 3, 3]
+    base = sweep.run(Curve("standard", 32, 2), -6, 0)
+    assert base.to_json()["rule"] is None and base.curve == Curve("base", 32, 2)
+    plan = sweep.plan(lambda run: None)
+    assert len(plan.runs) == 3 + 3 * 3 * 3 and all(len(runs) == 3 for runs in plan.curves.values())
+    assert plan.curves[Curve("spectral", 32, 2)] == plan.curves[Curve("zheng", 32, 2)]
+
+
+def test_the_default_sweep_trains_58_runs_where_72_would_be_trained_by_rule():
+    sweep = Sweep(load_config([]), "text")
+    done: dict[str, float] = {}
+    while todo := sweep.plan(lambda run: done.get(run.run_id)).todo:
+        for run in todo:
+            drift = math.log2(run.width / 64) if run.rule.name == "standard" else 0
+            done[run.run_id] = bowl(-6 - drift, wall=-2)(run.log2_lr)
+    plan = sweep.plan(lambda run: done.get(run.run_id))
+    by_rule = sum(len(runs) for runs in plan.curves.values())
+    assert by_rule - len(plan.runs) == len(plan.curves[Curve("spectral", 64, 2)]) == 14

@@ -13,8 +13,8 @@ from support.runs import first_point
 from torch import nn
 
 from spectral_mup import explain, make_optimizers, param_groups, scale, set_multipliers_
-from spectral_mup.models.nanogpt import NanoGPT
-from spectral_mup.scaling.build import base_values, parametrize
+from spectral_mup.models.build import build
+from spectral_mup.scaling.run_scaling import hyperparameters, scale_on_meta
 from spectral_mup.theory.rules import Multipliers, RuleError, UpdateScaling
 
 
@@ -65,28 +65,23 @@ def test_multipliers_are_those_of_the_mup_package(build, optimizer):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lamb", "muon", "shampoo", "lion"])
 def test_scalings_and_lrs_are_those_of_a_sweep(tiny, optimizer):
     """The family's own model through both ways: optimizer and rule from Hydra, and from their files."""
-    config = tiny(f"optimizer={optimizer}", "model.bias=true")
-    science = first_point(config, "spectral", 64, log2_lr=-6)
-    _, p = parametrize(science, 256)
-
-    def build(width: int) -> NanoGPT:
-        with torch.device("meta"):
-            return NanoGPT(vocab_size=256, context=16, width=width, depth=2, heads=width // 16, hidden=4 * width, bias=True,
-                           tied=False, dropout=0.0, forward=p.forward)  # fmt: skip
-
-    model = build(64)
-    scalings = scale(model, build(32), optimizer=optimizer, rule="spectral", residual_blocks=["blocks."])
-    assert dict(scalings) == p.scalings
-    plans = base_values(science, p)
-    kinds = science["optimizer"]["weight_decay"]
-    for algorithm in {plan.algorithm for plan in plans.values()}:
-        groups = param_groups(model, scalings, lr=2.0**-6, weight_decay=kinds, algorithm=algorithm)
-        mine = {name: plan for name, plan in plans.items() if plan.algorithm == algorithm}
-        assert groups_of(groups) == {name: plan.lr * p.scalings[name].lr for name, plan in mine.items()}
-        assert groups_of(groups, "weight_decay") == {
-            name: plan.weight_decay * p.scalings[name].weight_decay for name, plan in mine.items()
-        }
-    assert "muon" != optimizer or set(scalings.algorithm.values()) == {"muon", "adamw"}
+    run = first_point(tiny(f"optimizer={optimizer}", "model.bias=true"), "spectral", 64, log2_lr=-6)
+    with torch.device("meta"):
+        model, base = (build(run.model, 256, width, 2) for width in (64, 32))
+    of_sweep = scale_on_meta(run, 256)
+    assert dict(scale(model, base, optimizer=optimizer, rule="standard")) != dict(of_sweep)  # the control
+    scaling = scale(model, base, optimizer=optimizer, rule="spectral", residual_blocks=["blocks."])
+    assert dict(scaling) == dict(of_sweep) and scaling.algorithm == of_sweep.algorithm
+    theirs = [group for o in make_optimizers(model, of_sweep, **hyperparameters(run)) for group in o.param_groups]
+    kinds = run.optimizer.weight_decay
+    ours = [
+        group
+        for name in scaling.optimizer.algorithms
+        for group in param_groups(model, scaling, lr=2.0**-6, weight_decay=kinds, algorithm=name)
+    ]
+    for key in ("lr", "weight_decay"):
+        assert groups_of(ours, key) == groups_of(theirs, key)
+    assert "muon" != optimizer or set(scaling.algorithm.values()) == {"muon", "adamw"}
 
 
 @pytest.mark.parametrize("width, equal", [(16, True), (64, False)])
@@ -124,7 +119,7 @@ def test_several_optimizers_take_each_tensor_once():
     names = [n for a in ("muon", "adamw") for n in groups_of(param_groups(model, scalings, lr=0.1, algorithm=a))]
     assert sorted(names) == sorted(n for n, _ in model.named_parameters())
     optimizers = make_optimizers(model, scalings, lr=0.1)
-    assert [type(o).__name__ for o in optimizers] == ["AdamW", "Muon"]
+    assert [type(o).__name__ for o in optimizers] == ["Muon", "AdamW"]
     assert sorted(n for o in optimizers for g in o.param_groups for n in g["names"]) == sorted(names)
     lrs = groups_of([g for o in optimizers for g in o.param_groups])
     assert lrs["blocks.0.mlp.up.weight"] == pytest.approx(0.1 * 2)  # √(fan_out/fan_in)
@@ -157,7 +152,7 @@ def test_laws_instead_of_names():
     assert scale(model, base, optimizer=laws)["2.weight"].lr == 1
     with pytest.raises(ValueError, match="^optimizer: no UpdateScaling for vector"):
         scale(model, base, optimizer={kind: adam for kind in ("hidden", "embedding", "readout")})
-    with pytest.raises(ValueError, match="^optimizer mine: only its law is known"):
+    with pytest.raises(ValueError, match="^optimizer mine: only its scaling is known"):
         make_optimizers(model, scale(model, base, optimizer=adam), lr=0.1)
 
 

@@ -68,7 +68,7 @@ def test_a_control_that_diverges_has_failed():
     "settings, message",
     [
         ({"widths": [64]}, "^widths=.*a slope needs two widths"),
-        ({"optimizer": "sophia"}, "^optimizer='sophia': it steps on sampled labels"),
+        ({"optimizer": "sophia"}, "^optimizer Sophia: it uses sampled labels; give sampled_loss="),
     ],
 )
 def test_what_cannot_be_checked_is_refused(settings, message):

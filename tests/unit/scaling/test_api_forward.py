@@ -12,9 +12,10 @@ from support.networks import M, gpt, groups_of, mlp, train
 from torch import nn
 
 from spectral_mup import init_, make_optimizers, multipliers, param_groups, scale, set_multipliers_
+from spectral_mup.models.layers import LanguageModel
 
 
-def test_tied_embeddings_need_the_multiplier_on_the_logits():
+def test_tied_embeddings_need_the_multiplier_on_the_logits(monkeypatch):
     with pytest.raises(ValueError, match=r'^token.weight: tied .* use rule="spectral" and set_multipliers_'):
         scale(gpt(64, tied=True), gpt(16, tied=True))
     model = gpt(64, tied=True)
@@ -23,15 +24,24 @@ def test_tied_embeddings_need_the_multiplier_on_the_logits():
     x = torch.randint(0, 50, (2, 16), generator=torch.Generator().manual_seed(0))
     before = model(x)
     for _ in range(2):
-        said = set_multipliers_(model, scalings)
-    assert "logits × 0.25 at readout" in said
+        done = set_multipliers_(model, scalings)
+    assert done == ["set by NanoGPT.set_multipliers"]
+    torch.testing.assert_close(model(x), before / M)
+    monkeypatch.delattr(LanguageModel, "set_multipliers")  # a model that has no such method gets hooks
+    model = gpt(64, tied=True)
+    before = model(x)
+    for _ in range(2):
+        done = set_multipliers_(model, scalings)
+    assert "logits × 0.25 at readout" in done
     torch.testing.assert_close(model(x), before / M)
     assert multipliers(scalings).logits == 1 / M
 
 
-def test_multipliers_for_a_forward_pass_of_ones_own():
+def test_multipliers_for_a_forward_pass_of_ones_own(monkeypatch):
     scalings = scale(gpt(64, depth=4), gpt(16), rule="spectral", residual_blocks=["blocks."])
-    assert math.isnan(multipliers(scalings).attention) and multipliers(scalings).branch == 0.5
+    assert multipliers(scalings).attention == 1 / 8**0.5 and multipliers(scalings).branch == 0.5
+    assert math.isnan(multipliers(scale(mlp(64), mlp(16))).attention)
+    monkeypatch.delattr(LanguageModel, "set_multipliers")
     assert "to do: multiply the output of every residual branch in blocks. by 0.5" in set_multipliers_(gpt(64, 4), scalings)
 
     def attention(width: int, heads: int) -> nn.Module:

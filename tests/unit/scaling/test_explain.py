@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from support.runs import first_point
+from support.runs import build_run, explain_rows, first_point, optimizers_of
 
 from spectral_mup.cli import main as cli
 from spectral_mup.config.compose import load_config
-from spectral_mup.scaling.build import explain, init_model, make_optimizers, parametrize
-from spectral_mup.scaling.table import agree, merge, short
+from spectral_mup.scaling.table import TensorRow, agree, merge, short
 
 
 @pytest.fixture
@@ -87,11 +85,10 @@ def test_numbers_are_those_of_the_run(tiny):
     """init std, lr, λ and ε of every row equal what the model is drawn with and the optimizer's groups hold."""
     for decay in ("coupled", "independent"):
         config = tiny("rule=[qiu]", "optimizer=muon", f"train.weight_decay={decay}", "sweep.depth=[4]", "model.bias=true")
-        science = first_point(config, "qiu", 64)
-        meta, p = parametrize(science, 256)
-        model = init_model(meta, science, p, torch.device("cpu"))
-        groups = {n: g for o in make_optimizers(model, science, p) for g in o.param_groups for n in g["names"]}
-        for row in explain(science, 256):
+        run = first_point(config, "qiu", 64)
+        model, p = build_run(run)
+        groups = {n: g for o in optimizers_of(model, p, run) for g in o.param_groups for n in g["names"]}
+        for row in explain_rows(run):
             group = groups[row["tensor"]]
             lam = group["weight_decay"] * (group["lr"] if decay == "independent" else 1)
             assert (row["lr"], row["λ"], row["ε"]) == pytest.approx((group["lr"], lam, group["eps"]))
@@ -101,11 +98,14 @@ def test_numbers_are_those_of_the_run(tiny):
 
 
 def test_only_tensors_with_equal_numbers_merge():
-    rows = [{"tensor": f"h.{i}.{part}", "lr": 1.0} for i in range(3) for part in ("q", "k")]
-    assert [row["tensor"] for row in merge(rows)] == ["h.*.q", "h.*.k"]
-    rows[-1] = {"tensor": "h.2.k", "lr": 2.0}
-    assert [row["tensor"] for row in merge(rows)] == ["h.*.q", "h.0.k", "h.1.k", "h.2.k"]
-    assert merge([{"tensor": "layers.0.weight", "lr": 1.0}])[0]["tensor"] == "layers.0.weight"
+    def row(tensor: str, lr: float = 1.0) -> list[TensorRow]:
+        return [TensorRow(tensor, "4×4", "hidden", 1, 1, "adamw", {"lr": 1.0}, {"lr": lr}, 1.0)]
+
+    rows = [row(f"h.{i}.{part}") for i in range(3) for part in ("q", "k")]
+    assert list(merge(rows)) == ["h.*.q", "h.*.k"]
+    rows[-1] = row("h.2.k", lr=2.0)
+    assert list(merge(rows)) == ["h.*.q", "h.0.k", "h.1.k", "h.2.k"]
+    assert list(merge([row("layers.0.weight")])) == ["layers.0.weight"]
 
 
 def test_numbers_are_short_and_exact_where_they_can_be():

@@ -14,7 +14,7 @@ from spectral_mup import data
 from spectral_mup.analysis.feature_check import FeatureCheck
 from spectral_mup.runs.run_folder import read_rows
 from spectral_mup.runs.sweep import open_sweep
-from spectral_mup.scaling.build import parametrize
+from spectral_mup.scaling.run_scaling import scale_on_meta
 
 ALPHA = {"spectral": 1.0, "spectral_depth_half": 0.5, "spectral_depth_0": 0.0}
 DEPTHS = [2, 4, 8]
@@ -34,10 +34,10 @@ def test_lr_epsilon_and_decay_of_branches(optimizer, model):
     sweep = open_sweep(small(optimizer, None, f"model={model}", *grid))
     for chain in sweep.curves():
         alpha, deep = ALPHA[chain[-1].rule], chain[-1]
-        _, p = parametrize(sweep.run(deep, -6, 0), 256)
+        p = scale_on_meta(sweep.run(deep, -6, 0), 256)
         lr = m ** (2 * alpha - 1) if optimizer == "sgd" else m ** (alpha - 1)
         no_eps = optimizer in ("shampoo", "sgd", "lion")
-        assert deep.depth == 32 and p.forward.branch == pytest.approx(m**-alpha)
+        assert deep.depth == 32 and p.multipliers.branch == pytest.approx(m**-alpha)
         assert p.scalings[BLOCK].init_std == 1.0
         assert p.scalings[BLOCK].lr == pytest.approx(lr)
         assert p.scalings[BLOCK].weight_decay == pytest.approx(1 / lr)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
+from support.runs import explain_rows
 
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import Curve
-from spectral_mup.runs.sweep import Sweep
-from spectral_mup.scaling.build import explain, forward_of
+from spectral_mup.runs.sweep import Sweep, rule_of
+from spectral_mup.scaling.forward_multipliers import multipliers
+from spectral_mup.scaling.run_scaling import scale_on_meta
 
 SIZES = ["sweep=lamb", "sweep.width=[64,256]", "sweep.depth=[1,2]", "sweep.base_depth=1", "model.bias=true"]
 M = 4  # in width; 2 in depth
@@ -19,17 +22,17 @@ HIDDEN, READOUT = "hidden", "readout"
 
 
 def point(rule: str, width: int = 256, depth: int = 2, overrides=SIZES):
-    return Sweep(load_config(list(overrides)), "text").point(Curve(rule, width, depth), -7, 0)
+    return Sweep(load_config(list(overrides)), "text").run(Curve(rule, width, depth), -7, 0)
 
 
-def numbers(science) -> dict[str, dict[str, float]]:
-    return {row["tensor"]: {q: row[q] for q in ("kind", *NUMBERS)} for row in explain(science, 256)}
+def numbers(run) -> dict[str, dict[str, float]]:
+    return {row["tensor"]: {q: row[q] for q in ("kind", *NUMBERS)} for row in explain_rows(run)}
 
 
-def differences(science, theirs: dict[str, dict[str, float]]) -> set[tuple]:
+def differences(run, theirs: dict[str, dict[str, float]]) -> set[tuple]:
     """{(kind, quantity, here, there)} over all tensors of the model, `theirs` being numbers of another rule."""
     found = set()
-    for tensor, row in numbers(science).items():
+    for tensor, row in numbers(run).items():
         for q in NUMBERS:
             if abs(row[q] - theirs[tensor][q]) > 1e-9:
                 found.add((row["kind"], q, round(row[q], 9), round(theirs[tensor][q], 9)))
@@ -39,7 +42,7 @@ def differences(science, theirs: dict[str, dict[str, float]]) -> set[tuple]:
 def test_hidden_0_differs_from_spectral_in_the_hidden_lr_and_the_decay_that_goes_with_it():
     ours, theirs = point("lamb_hidden_0"), point("spectral")
     assert differences(ours, numbers(theirs)) == {(HIDDEN, "lr ×", 1, M**-0.5), (HIDDEN, "λ ×", 1, M**0.5)}
-    assert forward_of(ours) == forward_of(theirs)
+    assert multipliers(scale_on_meta(ours, 256)) == multipliers(scale_on_meta(theirs, 256))
     products = [{t: row["lr ×"] * row["λ ×"] for t, row in numbers(s).items()} for s in (ours, theirs)]
     assert products[0] == pytest.approx(products[1])
 
@@ -53,21 +56,21 @@ def test_the_paper_differs_from_hidden_0_in_decay_and_in_where_the_readout_has_i
 
 def test_every_number_of_hidden_0_is_held():
     """The control: a quarter more in any exponent of any of its rows is seen."""
-    science = point("lamb_hidden_0")
+    run = point("lamb_hidden_0")
     spectral, unseen = numbers(point("spectral")), []
-    expected = differences(science, spectral)
+    expected = differences(run, spectral)
     rows = [("init_std",)] + [(q, name) for q in ("lr", "weight_decay", "eps") for name in ("lamb", "lamb_vector")]
     kinds = {"embedding": "m_out", "hidden": "m_in", "readout": "m_in"}, {"vector": "m_out"}
     for path in rows:
         for kind, ratio in kinds[path[-1] == "lamb_vector"].items():
             for quantity in (ratio, "m_depth") if kind in ("hidden", "vector") else (ratio,):
-                changed = copy.deepcopy(dict(science))
-                row = changed["rule"]["scaling"]
+                rule = copy.deepcopy(run.rule)
+                row: Any = rule.scaling
                 for key in path:
                     row = row[key]
                 row[kind] = {**row.get(kind, {})}
                 row[kind][quantity] = row[kind].get(quantity, 0) + 0.25
-                if differences(changed, spectral) == expected:
+                if differences(replace(run, rule=rule), spectral) == expected:
                     unseen.append((*path, kind, quantity))
     assert unseen == []
 
@@ -85,14 +88,14 @@ def test_sweeps_share_what_is_the_same_and_nothing_else():
 @pytest.mark.parametrize("name", ["lamb", "lamb_inside"])
 def test_rules_agree_at_the_base_and_all_else_is_equal(name):
     config = load_config([f"sweep={name}"])
-    sciences = [point(rule, 64, 2, [f"sweep={name}"]) for rule in config.rule]
-    for science in sciences[1:]:
-        assert differences(science, numbers(sciences[0])) == set()
-        assert {k: v for k, v in science.items() if k != "rule"} == {k: v for k, v in sciences[0].items() if k != "rule"}
+    base = point("spectral", 64, 2, [f"sweep={name}"])
+    for rule in config.rule:
+        assert point(rule, 64, 2, [f"sweep={name}"]) == base
+        assert differences(replace(base, rule=rule_of(config, rule)), numbers(base)) == set()
     assert asdict(config)["optimizer"]["algorithms"]["lamb"]["args"]["decoupled"] is (name == "lamb")
 
 
 def test_the_decay_inside_is_a_tenth_of_the_width():
-    rows = explain(point("paper_2602_20937", 256, 2, ["sweep=lamb_inside"]), 256)
+    rows = explain_rows(point("paper_2602_20937", 256, 2, ["sweep=lamb_inside"]))
     expected = {"hidden": 0.1 * 256, "readout": 0.1 * 256, "embedding": 0.1, "vector": 0.0}
     assert {(row["kind"], round(row["λ"], 9)) for row in rows} == set(expected.items())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 import torch
-from support.runs import first_point
+from support.runs import build_run, explain_rows, first_point, optimizers_of
 from torch import nn
 
 from spectral_mup.config.compose import load_config
-from spectral_mup.scaling.build import explain, init_model, make_optimizers, parametrize
+from spectral_mup.scaling.forward_multipliers import multipliers
+from spectral_mup.scaling.inspect import inspect_parameters
+from spectral_mup.scaling.run_scaling import scale_on_meta
 from spectral_mup.theory.growth import Growth, GrowthError, measure_growth, monomial
 from spectral_mup.theory.rules import Multipliers, Rule, RuleError, UpdateScaling, spectral_scaling
 
@@ -79,7 +83,7 @@ def test_formula_equals_tensor_programs_v(table, form, optimizer):
     """Tables 3 and 8 of arXiv 2203.03466, every tensor of a NanoGPT with biases: init and lr; a control must differ."""
     rules = [table, form, "standard"]
     config = load_config([f"rule=[{','.join(rules)}]", f"optimizer={optimizer}", "sweep.width=[64,256]", "model.bias=true"])
-    scalings = [parametrize(first_point(config, rule, 256), 256)[1].scalings for rule in rules]
+    scalings = [scale_on_meta(first_point(config, rule, 256), 256).scalings for rule in rules]
     for name in scalings[0]:
         theirs, ours = scalings[0][name], scalings[1][name]
         assert (ours.init_std, ours.lr) == pytest.approx((theirs.init_std, theirs.lr)), name
@@ -95,21 +99,25 @@ def test_kinds_of_nanogpt(tiny):
         ("model.tied=true",): {"token.weight": "embedding", "position.weight": "embedding"},
     }.items():  # fmt: skip
         for width in (32, 64):
-            growths = parametrize(first_point(tiny(*overrides), width=width), 256)[1].growths
+            growths = scale_on_meta(first_point(tiny(*overrides), width=width), 256).growths
             assert {name: growths[name].kind for name in expected} == expected
             assert growths["blocks.1.attention.query.weight"].in_block and not growths["token.weight"].in_block
             assert ("readout.weight" in growths) == (not overrides)
+
+
+def growths_of(model: nn.Module, base: nn.Module, wider: nn.Module | None = None) -> dict[str, Growth]:
+    return measure_growth(*(inspect_parameters(m) for m in (model, base, wider or model)))
 
 
 def test_growth_of_any_module():
     def net(width: int, inputs: int = 8) -> nn.Module:
         return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.Linear(width, 3, bias=False))
 
-    growths = measure_growth(net(64), net(16))
+    growths = growths_of(net(64), net(16))
     assert [g.kind for g in growths.values()] == ["embedding", "vector", "hidden", "vector", "readout"]
     assert (growths["2.weight"].m_out, growths["3.weight"].m_in, growths["3.weight"].m_out) == (4, 4, 1)
-    assert {g.kind for g in measure_growth(net(16), net(16)).values()} == {"fixed"}
-    assert measure_growth(net(16), net(16), wider=net(32))["2.weight"].kind == "hidden"
+    assert {g.kind for g in growths_of(net(16), net(16)).values()} == {"fixed"}
+    assert growths_of(net(16), net(16), net(32))["2.weight"].kind == "hidden"
 
 
 @pytest.mark.parametrize(
@@ -122,12 +130,12 @@ def test_growth_of_any_module():
 )
 def test_unclassifiable_tensor_is_named(model, base, message):
     with pytest.raises(GrowthError, match=message):
-        measure_growth(model(), base())
+        growths_of(model(), base())
 
 
 def test_a_dimension_that_cannot_grow_is_named():
     with pytest.raises(GrowthError, match="weight: shape .* dimension 0 does not grow"):
-        measure_growth(nn.Linear(8, 5), nn.Linear(4, 3), wider=nn.Linear(8, 3))
+        growths_of(nn.Linear(8, 5), nn.Linear(4, 3), nn.Linear(8, 3))
 
 
 def test_bad_rules_are_errors():
@@ -142,13 +150,13 @@ def test_bad_rules_are_errors():
 def test_standard_is_the_control(tiny):
     """Every lr, λ and ε × 1, init std ∝ fan_in^-1/2, attention 1/√d_head, no multipliers."""
     config = tiny("model.heads=2", "model.head_size=null")
-    _, p = parametrize(first_point(config, "standard", 64), 256)
+    p = scale_on_meta(first_point(config, "standard", 64), 256)
     assert {(s.lr, s.weight_decay, s.eps) for s in p.scalings.values()} == {(1, 1, 1)}
     for name, growth in p.growths.items():
         expected = growth.m_in**-0.5 if growth.kind in ("hidden", "readout") else 1
         assert p.scalings[name].init_std == pytest.approx(expected)
-    assert (p.forward.attention, p.forward.logits, p.forward.branch) == (pytest.approx(32**-0.5), 1, 1)
-    spectral = parametrize(first_point(config, "spectral", 64), 256)[1].forward
+    assert (multipliers(p).attention, p.multipliers.logits, p.multipliers.branch) == (pytest.approx(32**-0.5), 1, 1)
+    spectral = multipliers(scale_on_meta(first_point(config, "spectral", 64), 256))
     assert spectral.attention == pytest.approx(16**0.5 / 32)
 
 
@@ -159,19 +167,20 @@ def test_at_base_width_all_is_one_and_steps_equal_plain_torch(tiny, corpus, rule
     from spectral_mup.models.nanogpt import NanoGPT
 
     config = tiny(f"rule=[{rule}]", "model.bias=true", "optimizer.weight_decay.vector=0.1")
-    science = first_point(config, rule, 32)
-    meta, p = parametrize(science, 256)
+    run = first_point(config, rule, 32)
+    model, p = build_run(run)
     assert {(s.init_std, s.lr, s.weight_decay, s.eps) for s in p.scalings.values()} == {(1.0, 1.0, 1.0, 1.0)}
-    model = init_model(meta, science, p, torch.device("cpu"))
 
     plain = NanoGPT(vocab_size=256, context=16, width=32, depth=2, heads=2, hidden=128, bias=True, tied=False, dropout=0.0,
-                    forward=Multipliers(attention=1 / 16**0.5))  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-    for _, q in plain.named_parameters():
+                    head_dim=16)  # fmt: skip
+    for name, q in plain.named_parameters():
         if q.ndim == 2:
+            generator = torch.Generator().manual_seed(
+                int(hashlib.blake2b(f"0 {name}".encode(), digest_size=8).hexdigest(), 16) >> 1
+            )
             is_table = any(q is m.weight for m in plain.modules() if isinstance(m, nn.Embedding))
             q.data = torch.randn(q.shape, generator=generator) * (1.0 if is_table else q.shape[1] ** -0.5)
-    ours = make_optimizers(model, science, p)
+    ours = optimizers_of(model, p, run)
     theirs = torch.optim.AdamW(plain.parameters(), lr=2.0**-6, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1, fused=True)
     for step in range(5):
         x, y = (torch.from_numpy(a) for a in data.batch(corpus.train, seed=0, step=step, batch_size=4, context=16))
@@ -186,17 +195,16 @@ def test_at_base_width_all_is_one_and_steps_equal_plain_torch(tiny, corpus, rule
             assert a.equal(b), name
 
     wide = first_point(config, rule, 64)
-    _, p = parametrize(wide, 256)
+    p = scale_on_meta(wide, 256)
     assert any(s.init_std != 1 for s in p.scalings.values())
 
 
 @pytest.mark.parametrize("tied", ["true", "false"])
 def test_logits_are_scaled_alike_in_training_and_inference(tiny, corpus, tied):
     config = tiny(f"model.tied={tied}", "rule=[spectral]")
-    science = first_point(config, "spectral", 64)
-    meta, p = parametrize(science, 256)
-    model = init_model(meta, science, p, torch.device("cpu"))
-    assert p.forward.logits == 0.5
+    run = first_point(config, "spectral", 64)
+    model, p = build_run(run)
+    assert p.multipliers.logits == 0.5
     x = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(1))
     logits = model(x)
     unscaled = model.readout(model.features(x))
@@ -219,15 +227,14 @@ def test_a_tied_table_is_initialised_as_a_readout(tiny):
         (["model.tied=true", "model.init_std.embedding=0.1"], 0.1),
     ):
         for width in (32, 64):
-            science = first_point(tiny(*overrides), "spectral", width)
-            meta, p = parametrize(science, 256)
-            table = init_model(meta, science, p, torch.device("cpu")).token.weight
+            run = first_point(tiny(*overrides), "spectral", width)
+            table = build_run(run)[0].token.weight
             assert float(table.detach().std()) == pytest.approx(expected, rel=0.05)
 
 
 def test_explain_shows_every_tensor_with_its_numbers(tiny):
     config = tiny("optimizer=muon")
-    rows = explain(first_point(config, "spectral", 64, log2_lr=-4), 256)
+    rows = explain_rows(first_point(config, "spectral", 64, log2_lr=-4))
     by_name = {row["tensor"]: row for row in rows}
     up = by_name["blocks.0.mlp.up.weight"]
     assert (up["optimizer"], up["kind"], up["m_in"], up["lr ×"]) == ("muon", "hidden", 2, 1)

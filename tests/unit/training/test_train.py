@@ -10,13 +10,12 @@ import os
 import numpy as np
 import pytest
 import torch
-from support.runs import first_point, run_point
+from support.runs import build_run, first_point, optimizers_of, run_point
 
 from spectral_mup import data
 from spectral_mup.optim.sophia import Sophia
 from spectral_mup.runs.run_folder import ClaimedError, RecordError, RunFolder, read_rows, write_atomic
-from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
-from spectral_mup.training.loop import divergence, sampled_loss, schedule_factor
+from spectral_mup.training.run import divergence, sampled_label_loss, schedule_factor
 
 FILES = ("result.json", "metrics.jsonl", "norms.jsonl")
 
@@ -149,10 +148,9 @@ def test_schedules():
 
 
 def test_schedule_keeps_the_ratios_of_groups(tiny):
-    science = first_point(tiny("optimizer=muon"), width=64)
-    meta, p = parametrize(science, 256)
-    model = init_model(meta, science, p, torch.device("cpu"))
-    groups = [g for o in make_optimizers(model, science, p) for g in o.param_groups]
+    run = first_point(tiny("optimizer=muon"), width=64)
+    model, p = build_run(run)
+    groups = [g for o in optimizers_of(model, p, run) for g in o.param_groups]
     assert len({g["base_lr"] for g in groups}) > 2 and all(g["base_lr"] == g["lr"] for g in groups)
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
 
@@ -160,10 +158,9 @@ def test_schedule_keeps_the_ratios_of_groups(tiny):
 def test_independent_weight_decay_shrinks_by_lambda_whatever_the_lr(tiny):
     def shrink(log2_lr, mode):
         overrides = ["optimizer.weight_decay.hidden=0.1", f"train.weight_decay={mode}", "rule=[spectral]"]
-        science = first_point(tiny(*overrides), width=64, log2_lr=log2_lr)
-        meta, p = parametrize(science, 256)
-        model = init_model(meta, science, p, torch.device("cpu"))
-        groups = [g for o in make_optimizers(model, science, p) for g in o.param_groups]
+        run = first_point(tiny(*overrides), width=64, log2_lr=log2_lr)
+        model, p = build_run(run)
+        groups = [g for o in optimizers_of(model, p, run) for g in o.param_groups]
         return next(g["lr"] * g["weight_decay"] for g in groups if "blocks.0.mlp.up.weight" in g["names"])
 
     assert shrink(-6, "independent") == pytest.approx(shrink(-3, "independent")) == pytest.approx(0.1)
@@ -183,7 +180,7 @@ def test_labels_are_drawn_from_the_softmax():
     n, p = 40_000, torch.tensor([0.5, 0.2, 0.0, 0.25, 0.05])
     logits = p.log().clamp_min(-1e4).repeat(1, n, 1).requires_grad_()
     draws = data.label_draws(seed=3, step=7, batch_size=1, context=n)
-    sampled_loss(logits, torch.from_numpy(draws)).backward()
+    sampled_label_loss(logits, torch.from_numpy(draws)).backward()
     labels = (p - n * logits.grad[0]).argmax(-1)
     counts = torch.bincount(labels, minlength=5) / n
     assert (counts - p).abs().max() < 0.01 and counts[2] == 0
@@ -318,19 +315,18 @@ def test_a_full_disk_keeps_the_old_file_and_fails_the_run(tiny, corpus, tmp_path
 def test_probe_measures_what_it_says(tiny, corpus, tmp_path):
     config = tiny("probe.steps=[1]", "train.steps=1", "train.warmup=0", "train.schedule=constant",
                   "optimizer.weight_decay.hidden=0")  # fmt: skip
-    point = first_point(config, width=64)
+    point = first_point(config, width=64, seed=1)
     folder, _ = run_point(point, tmp_path, corpus)
     rows = {(r["step"], r["name"], r["what"]): r for r in read_rows(folder.path / "norms.jsonl")}
-    meta, p = parametrize(point, 256)
-    model = init_model(meta, point, p, torch.device("cpu"))
+    model, p = build_run(point)
     up = model.blocks[0].mlp.up.weight
     start = rows[0, "blocks.0.mlp.up.weight", "tensor"]
     assert start["weight_norm"] == pytest.approx(float(torch.linalg.matrix_norm(up.detach(), 2)), rel=0.02)
     before = {n: q.detach().clone() for n, q in model.named_parameters()}
 
-    x, y = (torch.from_numpy(a) for a in data.batch(corpus.train, seed=0, step=0, batch_size=4, context=16))
+    x, y = (torch.from_numpy(a) for a in data.batch(corpus.train, seed=1, step=0, batch_size=4, context=16))
     model(x, y).backward()
-    for o in make_optimizers(model, point, p):
+    for o in optimizers_of(model, p, point):
         o.step()
     for name, q in model.named_parameters():
         row, update = rows[1, name, "tensor"], (q - before[name]).detach()
@@ -362,27 +358,27 @@ def test_result_records_tokens_epochs_and_corpus(tiny, corpus, tmp_path):
 
 
 def test_auto_depends_on_the_device_and_is_kept_by_a_resumed_run(tiny, corpus, tmp_path, monkeypatch):
-    from spectral_mup.training import loop as module
-    from spectral_mup.training.precision import resolve
+    from spectral_mup.training import run as module
+    from spectral_mup.training.precision import resolve_auto
 
-    science = {"width": 256, "train": {"precision": "auto", "compile": "auto", "steps": 100}}
+    t = tiny("train.precision=auto", "train.compile=auto", "train.steps=100").train
     none, avx, amx = frozenset(), frozenset({"avx512_bf16"}), frozenset({"avx512_bf16", "amx_bf16"})
-    found = {f: [resolve(science | {"width": w}, "cpu", f)["precision"] for w in (64, 128, 256)] for f in (none, avx, amx)}
+    found = {f: [resolve_auto(t, w, "cpu", f)["precision"] for w in (64, 128, 256)] for f in (none, avx, amx)}
     assert found == {
         none: ["float32"] * 3,
         avx: ["float32", "float32", "bfloat16"],
         amx: ["float32", "bfloat16", "bfloat16"],
     }
-    assert resolve(science | {"width": 64}, "cuda", none)["precision"] == "bfloat16"
-    assert resolve(science, "cpu", none)["compile"] == "false"
-    long = {"width": 64, "train": {"precision": "float32", "compile": "auto", "steps": 5000}}
-    assert resolve(long, "cpu", amx) == {"precision": "float32", "compile": "true"}
+    assert resolve_auto(t, 64, "cuda", none)["precision"] == "bfloat16"
+    assert resolve_auto(t, 256, "cpu", none)["compile"] == "false"
+    long = tiny("train.precision=float32", "train.compile=auto", "train.steps=5000").train
+    assert resolve_auto(long, 64, "cpu", amx) == {"precision": "float32", "compile": "true"}
 
     point = first_point(tiny("train.precision=auto", "train.compile=auto"))
     runs, stops = tmp_path / "runs", iter(range(100))
-    monkeypatch.setattr(module, "resolve", lambda *_: {"precision": "bfloat16", "compile": "false"})
+    monkeypatch.setattr(module, "resolve_auto", lambda *_: {"precision": "bfloat16", "compile": "false"})
     run_point(point, runs, corpus, should_stop=lambda: next(stops) >= 5)
-    monkeypatch.setattr(module, "resolve", lambda *_: {"precision": "float32", "compile": "false"})
+    monkeypatch.setattr(module, "resolve_auto", lambda *_: {"precision": "float32", "compile": "false"})
     bury(RunFolder(runs, point.run_id))
     assert run_point(point, runs, corpus)[1]["precision"] == "bfloat16"
     assert run_point(point, tmp_path / "other", corpus)[1]["precision"] == "float32"

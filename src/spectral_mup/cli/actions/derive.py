@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from spectral_mup.cli.context import Context
 from spectral_mup.cli.exit_codes import OK
 from spectral_mup.config.compose import load_config
 from spectral_mup.config.schema import Config
-from spectral_mup.runs.sweep import open_sweep, rule_of
+from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.util.text import pluralize
 
@@ -49,16 +48,14 @@ def derive(context: Context) -> int:
 def _measure(config: Config) -> list[dict[str, Any]]:
     """Norms of the optimizer's directions on a ladder of models of the config's family."""
     from spectral_mup.data import load
-    from spectral_mup.measure.ladder import make_ladder, measure
+    from spectral_mup.measure.derive import measure_family
 
     d, sweep = config.derive, open_sweep(config)
-    curve = sweep.curves()[0][0]
-    run = replace(sweep.run(curve, 0.0, d.seed[0]), rule=rule_of(config, curve.rule))  # at the base size it has none
+    run = sweep.run(sweep.curves()[0][0], 0.0, d.seed[0])
     corpus = load(config.data.source, config.data.path, config.data.vocab_size)
     with progress_bars() as show:
-        ladder = make_ladder(run, corpus.vocab_size, d.width)
-        return measure(
-            ladder, corpus, seeds=d.seed, steps=d.steps, batch_size=d.batch_size, update=d.update,
+        return measure_family(
+            run, corpus, widths=d.width, seeds=d.seed, steps=d.steps, batch_size=d.batch_size, update=d.update,
             on_run=lambda done, total, _seconds: show("measuring", done, total, f"{done / total:.0%}"),
         )  # fmt: skip
 

@@ -12,17 +12,18 @@ from spectral_mup.theory.growth import KINDS
 def explain(context: Context) -> int:
     """Print what each tensor trains with at the largest size: one rule in full, several side by side."""
     from spectral_mup.data import load
-    from spectral_mup.scaling.build import explain as rows_of
-    from spectral_mup.scaling.build import forward_of
-    from spectral_mup.scaling.table import one_rule, side_by_side
+    from spectral_mup.scaling.forward_multipliers import multipliers
+    from spectral_mup.scaling.run_scaling import hyperparameters, scale_on_meta
+    from spectral_mup.scaling.table import one_rule, side_by_side, tensor_rows
 
     config, sweep = context.config, context.sweep
     vocab_size = load(config.data.source, config.data.path, config.data.vocab_size).vocab_size
     largest = {curves[-1].rule: curves[-1] for curves in sweep.curves()}
     runs = {rule: sweep.run(curve, max(config.sweep.lr), min(config.sweep.seed)) for rule, curve in largest.items()}
     sources = {rule: config.rule[rule].source for rule in runs}
-    rows = [rows_of(run, vocab_size) for run in runs.values()]
-    forward = [asdict(forward_of(run)) for run in runs.values()]
+    scalings = {rule: scale_on_meta(run, vocab_size) for rule, run in runs.items()}
+    rows = [tensor_rows(scalings[rule], **hyperparameters(run)) for rule, run in runs.items()]
+    forward = [asdict(multipliers(scaling)) for scaling in scalings.values()]
     print(_heading(context, max(config.sweep.width), max(config.sweep.depth)))
     print(
         one_rule(*next(iter(sources.items())), rows[0], forward[0]) if len(rows) == 1 else side_by_side(sources, rows, forward)

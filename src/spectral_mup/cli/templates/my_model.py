@@ -20,7 +20,7 @@ class MyConfig(FamilyConfig):
 
 
 class MyModel(LanguageModel):
-    """Token ids (B, T) to logits (B, T, V). Weights are initialised, and multipliers set, by the rule of a run."""
+    """Token ids (B, T) to logits (B, T, V). Weights and multipliers are set by the rule of a run."""
 
     def __init__(self, vocab_size, context, width, depth, hidden):
         super().__init__()
@@ -30,23 +30,16 @@ class MyModel(LanguageModel):
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Linear(width, vocab_size, bias=False)
 
-    def set_multipliers(self, multipliers):
-        super().set_multipliers(multipliers)
-        for block in self.blocks:
-            block.branch = multipliers.branch
-
     def features(self, x_BT):
         """Final hidden state (B, T, D), normalised."""
         h_BTD = self.multipliers.embedding * self.token(x_BT)
         for block in self.blocks:
-            h_BTD = block(h_BTD)
+            h_BTD = h_BTD + self.multipliers.branch * block(h_BTD)
         return self.norm(h_BTD)
 
 
 class Block(nn.Module):
-    """x + a·mlp(LN(x), mean of LN(x) so far), a the branch multiplier."""
-
-    branch = 1.0
+    """mlp(h, mean of h so far) with h = LN(x): what is added to the residual stream."""
 
     def __init__(self, width, hidden):
         super().__init__()
@@ -59,4 +52,4 @@ class Block(nn.Module):
         h_BTD = self.norm(x_BTD)
         counts_T1 = torch.arange(1, x_BTD.size(1) + 1, device=x_BTD.device).unsqueeze(-1)
         mean_BTD = h_BTD.cumsum(1) / counts_T1
-        return x_BTD + self.branch * self.down(F.gelu(self.present(h_BTD) + self.past(mean_BTD)))
+        return self.down(F.gelu(self.present(h_BTD) + self.past(mean_BTD)))

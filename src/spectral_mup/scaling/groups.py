@@ -1,0 +1,137 @@
+"""From a scaling to torch's parameter groups and optimizers."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from spectral_mup.scaling.inspect import named_parameters
+from spectral_mup.scaling.scale import ModelScaling, kinds_known
+from spectral_mup.theory.growth import KINDS, monomial
+
+Group = dict[str, Any]
+
+
+def param_groups(
+    model: nn.Module,
+    scaling: ModelScaling,
+    *,
+    lr: float,
+    weight_decay: float | Mapping[str, float] = 0.0,
+    eps: float | None = None,
+    independent: bool = False,
+    algorithm: str | None = None,
+) -> list[Group]:
+    """Groups for one torch optimizer: the base model's lr, λ and ε times each tensor's multipliers.
+
+    lr            as tuned on the base; where an optimizer leaves some kinds to a partner (Muon to AdamW), in units of the
+                  first, the partner's share is declared in conf/optimizer
+    weight_decay  λ of the base, coupled to the lr as in torch; a number, or {kind: number} for every kind
+    eps           of the base; default: as conf/optimizer declares
+    independent   λ is the shrink per step at the peak of the schedule, whatever the lr (arXiv 1711.05101)
+    algorithm     which tensors, where the optimizer is several ("muon", "adamw"); `make_optimizers` does all at once
+
+    A group keeps its peak lr in `base_lr`: a schedule must multiply it. Frozen parameters are in no group.
+    Raises ValueError where groups of several algorithms would be one list.
+    """
+    groups = _groups(model, scaling, base_values(scaling, lr, weight_decay, eps), independent)
+    if algorithm is not None and algorithm not in groups:
+        raise ValueError(f"algorithm={algorithm!r}: it trains no tensor here; known: {', '.join(groups)}")
+    if algorithm is None and len(groups) > 1:
+        raise ValueError(
+            f"optimizer {scaling.optimizer.name} is several, {', '.join(groups)}: use make_optimizers(model, scaling, "
+            f"lr=...), or a list for each, as in param_groups(..., algorithm={next(iter(groups))!r})"
+        )
+    return groups[algorithm] if algorithm else [group for of_algorithm in groups.values() for group in of_algorithm]
+
+
+def make_optimizers(
+    model: nn.Module,
+    scaling: ModelScaling,
+    *,
+    lr: float,
+    weight_decay: float | Mapping[str, float] = 0.0,
+    eps: float | None = None,
+    independent: bool = False,
+) -> list[torch.optim.Optimizer]:
+    """One torch optimizer per algorithm, of the class and with the arguments that conf/optimizer declares; see param_groups.
+
+    Raises ValueError where only an algorithm's scaling is known, not its class.
+    """
+    optimizers = []
+    groups = _groups(model, scaling, base_values(scaling, lr, weight_decay, eps), independent)
+    for name, algorithm in scaling.optimizer.algorithms.items():
+        if name in groups:
+            make = pkgutil.resolve_name(algorithm.target) if isinstance(algorithm.target, str) else algorithm.target
+            if make is None:
+                raise ValueError(
+                    f"optimizer {name}: only its scaling is known, not its class; build it from param_groups(model, scaling)"
+                )
+            args = {key: tuple(value) if isinstance(value, list) else value for key, value in algorithm.args.items()}
+            optimizers.append(make(groups[name], lr=1.0, **args))
+    return optimizers
+
+
+def check_shapes(model: nn.Module, scaling: ModelScaling) -> dict[str, nn.Parameter]:
+    """Parameters by name. Raises ValueError unless they are those that `scale` saw."""
+    parameters = named_parameters(model)
+    for name, p in parameters.items():
+        shape = scaling.shapes.get(name)
+        if shape != tuple(p.shape):
+            raise ValueError(
+                f"{name}: of shape {tuple(p.shape)}, but this scaling is for {shape or 'no such parameter'}; "
+                "call scale(model, base) on this model"
+            )
+    return parameters
+
+
+def base_values(
+    scaling: ModelScaling, lr: float, weight_decay: float | Mapping[str, float], eps: float | None
+) -> dict[str, dict[str, Any]]:
+    """{parameter name: {lr, weight_decay, eps} in the base model}. Raises ValueError on a λ that misses a kind."""
+    decay = weight_decay if isinstance(weight_decay, Mapping) else dict.fromkeys(KINDS, weight_decay)
+    if set(decay) != set(KINDS):
+        raise ValueError(f"weight_decay={dict(decay)}: give a number, or one for each of {', '.join(KINDS)}")
+    if len(set(decay.values())) > 1 and not kinds_known(scaling.growths):
+        raise ValueError(
+            "weight_decay: differs by kind, but no dim grows from base to model, so kinds are unknown; "
+            "give a third instance, as in scale(model, base, wider=build(2 * width))"
+        )
+    values = {}
+    for name, growth in scaling.growths.items():
+        algorithm = scaling.optimizer.algorithms[scaling.algorithm[name]]
+        shape = {"fan_out": growth.base_shape[0], "fan_in": growth.base_shape[1]}
+        values[name] = {
+            "lr": lr * algorithm.lr * monomial(algorithm.lr_shape, shape),
+            "weight_decay": decay[growth.trained_as],
+            "eps": algorithm.eps if eps is None else eps,
+        }
+    return values
+
+
+def _groups(
+    model: nn.Module, scaling: ModelScaling, base: Mapping[str, Mapping[str, Any]], independent: bool
+) -> dict[str, list[Group]]:
+    """{algorithm: groups}, one group per distinct (lr, weight decay, ε), in the order of the parameters.
+
+    `base_lr` is the peak lr, `eps_scale` the multiplier that the ε of the group carries.
+    """
+    groups: dict[str, dict[tuple, Group]] = {}
+    for name, p in check_shapes(model, scaling).items():
+        if not p.requires_grad:
+            continue
+        s, own = scaling[name], base[name]
+        peak = own["lr"] * s.lr
+        decay = own["weight_decay"] / peak if independent else own["weight_decay"] * s.weight_decay
+        values = {"lr": peak, "base_lr": peak, "weight_decay": decay}
+        if own["eps"] is not None:
+            values |= {"eps": own["eps"] * s.eps, "eps_scale": s.eps}
+        of_algorithm = groups.setdefault(scaling.algorithm[name], {})
+        group = of_algorithm.setdefault(tuple(values.values()), {"params": [], "names": []} | values)
+        group["params"].append(p)
+        group["names"].append(name)
+    return {algorithm: list(by_value.values()) for algorithm, by_value in groups.items()}

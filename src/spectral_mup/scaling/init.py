@@ -1,0 +1,50 @@
+"""Draw the weights of a model: one draw for sweeps, derive, check_features and models of one's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from spectral_mup.optim.stacked import shard_like
+from spectral_mup.scaling.groups import check_shapes
+from spectral_mup.scaling.inspect import owners
+from spectral_mup.scaling.scale import ModelScaling, base_init_std
+
+
+@torch.no_grad()
+def init_(
+    model: nn.Module, scaling: ModelScaling, *, std: float | Mapping[str, float | None] | None = None, seed: int | None = None
+) -> None:
+    """Re-initialise every weight from a zero-mean normal with std base_std · Scaling.init_std. Idempotent for a given seed.
+
+    std   of the base model: a number, or {kind: number, or None for fan_in^-1/2}; by default as measured in `base`, or on the
+          meta device config.initializer_range, or fan_in^-1/2 (1 for embeddings)
+    seed  default: that of torch.manual_seed
+
+    Biases, gains, constants and frozen parameters stay as built; a padding_idx row is 0. A draw depends on the seed, the
+    tensor's name and shape alone, so it is the same on every device, in whatever order and however the tensor is sharded.
+    """
+    seed, held = torch.initial_seed() if seed is None else seed, owners(model)
+    for name, p in check_shapes(model, scaling).items():
+        base = _base_std(scaling, name, std)
+        if base is None or not p.requires_grad:
+            continue
+        digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        draw = torch.randn(p.shape, generator=generator).mul_(base * scaling[name].init_std)
+        for module in held[id(p)]:
+            if getattr(module, "padding_idx", None) is not None:
+                draw[module.padding_idx] = 0.0
+        p.copy_(shard_like(draw.to(p.device, p.dtype), p))
+
+
+def _base_std(scaling: ModelScaling, name: str, std: float | Mapping[str, float | None] | None) -> float | None:
+    """Init std of the tensor in the base model; None: it stays as built."""
+    if isinstance(std, Mapping):
+        return base_init_std(scaling.growths[name], std)
+    if std is not None:
+        return None if len(scaling.shapes[name]) < 2 else std
+    return scaling.base_std[name]

@@ -1,0 +1,266 @@
+"""Train one run of a sweep into its folder, with probes, checkpoints and a check for divergence.
+
+Every number depends on the run config alone, so on a CPU a run that was killed and resumed equals an unbroken one bit for bit
+(with precision `auto`, in the precision it began with). Over several devices, or another number of them, it is equal but for
+rounding, and for what dropout draws.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spectral_mup import data
+from spectral_mup.models.build import build
+from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.runs.run_folder import RunFolder, read_rows, write_atomic
+from spectral_mup.scaling.forward_multipliers import set_multipliers_
+from spectral_mup.scaling.groups import make_optimizers
+from spectral_mup.scaling.init import init_
+from spectral_mup.scaling.run_scaling import hyperparameters, scale_run
+from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
+from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
+from spectral_mup.training.precision import resolve_auto
+from spectral_mup.training.probe import Probe, resolve_quantities
+from spectral_mup.training.schedule import divergence, schedule_factor
+from spectral_mup.training.trainer import Trainer, sampled_label_loss
+
+TRAIN_LOSS_STEPS = 20  # steps whose mean is the result's train_loss
+LOGS = ("metrics.jsonl", "norms.jsonl")
+
+
+def train_run(
+    run: RunConfig,
+    folder: RunFolder,
+    corpus: data.Corpus,
+    *,
+    device: torch.device,
+    log_every: int = 10,
+    checkpoint_seconds: float = 30.0,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_rows: Callable[[list[dict[str, Any]]], None] = lambda rows: None,
+    processes: ProcessGroup = SINGLE_PROCESS,
+    shard: bool = False,
+) -> dict[str, Any] | None:
+    """Train a run into its claimed folder and return its result; None if stopped before the end.
+
+    Resumes from the newest checkpoint that can be read. `should_stop` is asked before every step; `on_rows` sees the metrics
+    rows as they are written. Raises ClaimedError if the folder was taken over, OSError if it cannot be written.
+
+    All `processes` of a group call it with the same run, each with its device: a step's batch is cut over them by
+    micro-batches, with `shard` the parameters too. One asked to stop stops all; files and `on_rows` are the main one's alone.
+    Raises ValueError if the batch cannot be cut so.
+    """
+    t = run.train
+    trainer, probe, auto = prepare(run, folder, corpus, device, processes, shard)
+    log = RunLog(run, folder, processes, on_rows)
+    log.resume(trainer.step_number, probe)
+    validation = partial(validate, trainer, run, corpus, device)
+    saved_at = time.monotonic()
+    trainer.model.train()
+    while (step := trainer.step_number + 1) <= t.steps:
+        if processes.any(should_stop()):
+            if log.write() is None:
+                save_checkpoint(folder, trainer, auto)
+            return None
+        rows: list[dict[str, Any]] = []
+        log.losses_pending.append(trainer.step(probe.measure(trainer, rows) if step in probe.steps else None))
+        if rows:
+            log.write_norms(rows)
+        if t.eval_every and step % t.eval_every == 0 and step < t.steps:
+            log.evaluations[step] = validation()
+        if step % log_every == 0 or step == t.steps:
+            diverged = log.write()
+            if diverged is not None:
+                return log.finish(trainer, corpus, auto, diverged, math.nan)
+            due = processes.is_main and time.monotonic() - saved_at > checkpoint_seconds
+            if step < t.steps and processes.any(due):
+                save_checkpoint(folder, trainer, auto)
+                saved_at = time.monotonic()
+    val_loss = validation()
+    return log.finish(trainer, corpus, auto, None if math.isfinite(val_loss) else t.steps, val_loss)
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """A micro-batch of token ids (sequences, context), and uniform draws that choose sampled labels for it."""
+
+    x: Tensor
+    y: Tensor
+    draws: Callable[[], Tensor]
+
+
+def text_loss(model: Any, batch: TextBatch) -> Tensor:
+    """Mean cross entropy in nats per token."""
+    return model(batch.x, batch.y)
+
+
+def sampled_text_loss(model: Any, batch: TextBatch) -> tuple[Tensor, int]:
+    """The same on labels drawn from the model's own softmax, and their number."""
+    return sampled_label_loss(model(batch.x), batch.draws()), batch.x.numel()
+
+
+def text_batches(
+    tokens: data.Tokens, seed: int, batch_size: int, context: int, parts: range, of: int, device: torch.device
+) -> Callable[[int], list[TextBatch]]:
+    """Step to micro-batches `parts`, out of `of`, of its batch: a pure function of (seed, step)."""
+
+    def batches(step: int) -> list[TextBatch]:
+        found = []
+        for part in parts:
+            where: dict[str, int] = {"seed": seed, "step": step, "batch_size": batch_size, "context": context}
+            where |= {"microbatch": part, "microbatches": of}
+            x, y = (torch.from_numpy(a).to(device) for a in data.batch(tokens, **where))
+            found.append(TextBatch(x, y, lambda where=where: torch.from_numpy(data.label_draws(**where)).to(device)))
+        return found
+
+    return batches
+
+
+def prepare(
+    run: RunConfig, folder: RunFolder, corpus: data.Corpus, device: torch.device, processes: ProcessGroup, shard: bool
+) -> tuple[Trainer, Probe, dict[str, str]]:
+    """Build the run's model, once, scale and initialise it, and resume it: (trainer, probe, what `auto` means)."""
+    t, context = run.train, run.model.context
+    microbatches = processes.size * t.accumulate
+    if t.batch_size % microbatches:
+        raise ValueError(
+            f"train.batch_size={t.batch_size}: not a multiple of train.accumulate={t.accumulate} "
+            f"times {processes.size} processes; change one"
+        )
+    model = build(run.model, corpus.vocab_size, run.width, run.depth)
+    scaling = scale_run(run, model, corpus.vocab_size)
+    set_multipliers_(model, scaling)
+    init_(model, scaling, seed=run.seed)
+    wrapped = processes.wrap(model, device, shard)
+    x_probe, _ = data.probe_batch(corpus.val, count=run.probe.sequences, context=context)
+    quantities = resolve_quantities(getattr(run.probe, "quantities", None))
+    probe = Probe(model, torch.from_numpy(x_probe).to(device), scaling, run.probe.steps, quantities)
+    torch.manual_seed(run.seed)  # dropout; init has used generators of its own
+    parts = range(processes.rank * t.accumulate, (processes.rank + 1) * t.accumulate)
+    schedule = partial(schedule_factor, steps=t.steps, warmup=t.warmup, schedule=t.schedule, final_lr=t.final_lr)
+    trainer = Trainer(
+        model,
+        make_optimizers(model, scaling, **hyperparameters(run)),
+        text_batches(corpus.train, run.seed, t.batch_size, context, parts, microbatches, device),
+        text_loss,
+        schedule=schedule,
+        clip=t.clip,
+        sampled_loss=sampled_text_loss,
+        forward=wrapped,
+        processes=processes,
+    )
+    auto = load_checkpoint(folder, trainer, resolve_auto(t, run.width, device.type))
+    processes.seed(run.seed, trainer.step_number)
+    trainer.bfloat16 = auto["precision"] == "bfloat16"
+    if auto["compile"] == "true":
+        trainer.forward = torch.compile(wrapped)
+    return trainer, probe, auto
+
+
+def validate(trainer: Trainer, run: RunConfig, corpus: data.Corpus, device: torch.device) -> float:
+    """Mean cross entropy in nats per token on the fixed, evenly spaced validation sequences."""
+    t = run.train
+    x, y = (torch.from_numpy(a) for a in data.eval_batch(corpus.val, count=t.eval_sequences, context=run.model.context))
+    size = t.batch_size // (trainer.processes.size * t.accumulate)
+
+    def batches() -> Iterator[tuple[TextBatch, int]]:
+        for xs, ys in zip(x.split(size), y.split(size), strict=True):
+            yield TextBatch(xs.to(device), ys.to(device), lambda: torch.empty(0)), len(xs)
+
+    return trainer.evaluate(batches())
+
+
+class RunLog:
+    """The losses of a run: those written, those still on the device, and what becomes of them in the end."""
+
+    def __init__(
+        self, run: RunConfig, folder: RunFolder, processes: ProcessGroup, on_rows: Callable[[list[dict[str, Any]]], None]
+    ) -> None:
+        self.run, self.folder, self.processes, self.on_rows = run, folder, processes, on_rows
+        self.losses: list[float] = []
+        self.losses_pending: list[Tensor] = []
+        self.evaluations: dict[int, float] = {}
+        self.since: dict[str, float] = {}
+
+    def resume(self, step: int, probe: Probe) -> None:
+        """Drop what the files have beyond a checkpoint's step; at step 0 begin them with the probe's first rows."""
+        self.since = {"began": step, "started": time.time()}
+        first = probe.first_rows() if step == 0 else []
+        if self.processes.is_main and step:
+            for name in LOGS:
+                self.folder.cut(name, step)
+            rows = read_rows(self.folder.path / LOGS[0])
+            self.losses = [math.nan if row["loss"] is None else row["loss"] for row in rows]
+        elif self.processes.is_main:
+            for name in LOGS:
+                write_atomic(self.folder.path / name, b"")
+            self.write_norms(first)
+        self.losses = self.processes.broadcast(self.losses)
+
+    def write(self) -> int | None:
+        """Write what is pending; return the step at which the run diverged, if it has."""
+        known, t = len(self.losses), self.run.train
+        if self.losses_pending:
+            self.losses += self.processes.mean(torch.stack(self.losses_pending)).tolist()
+            if self.processes.is_main:
+                rows = self._rows(known)
+                self.folder.append(LOGS[0], rows)
+                self.on_rows(rows)
+                last = {"step": len(self.losses), "steps": t.steps, "loss": self.losses[-1], "time": time.time()}
+                self.folder.write_status(last | self.since)
+            self.losses_pending, self.evaluations = [], {}
+        return divergence(self.losses, t.diverge_factor, t.diverge_patience, known)
+
+    def write_norms(self, rows: list[dict[str, Any]]) -> None:
+        if self.processes.is_main:
+            self.folder.append(LOGS[1], rows)
+
+    def _rows(self, known: int) -> list[dict[str, Any]]:
+        rows = []
+        for step, loss in enumerate(self.losses[known:], known + 1):
+            rows.append(
+                {"step": step, "loss": loss} | ({"val_loss": x} if (x := self.evaluations.get(step)) is not None else {})
+            )
+        return rows
+
+    def finish(
+        self, trainer: Trainer, corpus: data.Corpus, auto: Mapping[str, str], diverged: int | None, val_loss: float
+    ) -> dict[str, Any]:
+        """Write and return the result."""
+        t, context = self.run.train, self.run.model.context
+        losses = self.losses[:diverged]  # what came after depends on when the loop noticed
+        tail = losses[-TRAIN_LOSS_STEPS:]
+        result = {
+            "status": "done" if diverged is None else "diverged",
+            "diverged_step": diverged,
+            "steps": len(losses),
+            "val_loss": val_loss if diverged is None else None,
+            "train_loss": sum(tail) / len(tail) if diverged is None else None,
+            "tokens": len(losses) * t.batch_size * context,
+            "epochs": data.epochs_seen(corpus.train, len(losses), t.batch_size, context),
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "precision": auto["precision"],
+            "compile": auto["compile"],
+            "corpus": {
+                "name": corpus.name,
+                "sha256": corpus.sha256,
+                "train_tokens": len(corpus.train),
+                "val_tokens": len(corpus.val),
+            },
+        }
+        if self.processes.is_main:
+            if diverged is not None:
+                for name in LOGS:
+                    self.folder.cut(name, diverged)
+            self.folder.finish(result)
+            for old in sorted(self.folder.checkpoints.glob("*.pt")):
+                old.unlink()
+        return self.processes.broadcast(result)  # no rank continues before it is written

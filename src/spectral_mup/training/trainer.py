@@ -1,0 +1,206 @@
+"""The one training step, for sweeps, derive, check_features and models of one's own: gradients, clip, lr, optimizers.
+
+trainer = Trainer(model, optimizers, batches, loss)
+while trainer.step_number < steps:
+    loss = trainer.step()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spectral_mup.optim.stacked import StackedOptimizer, UsesSampledLabels, shard_like, whole
+from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
+
+Batch = Any
+Loss = Callable[[Any, Batch], Tensor]
+SampledLoss = Callable[[Any, Batch], tuple[Tensor, int]]
+
+
+def sampled_label_loss(logits: Tensor, draws: Tensor) -> Tensor:
+    """Mean cross entropy on labels drawn from softmax(logits): each where the cumulative softmax passes its uniform draw.
+
+    logits (..., vocabulary), draws (...) in [0, 1).
+    """
+    logits = logits.flatten(0, -2).float()
+    cumulative = logits.detach().softmax(-1).cumsum(-1)
+    labels = torch.searchsorted(cumulative, draws.reshape(-1, 1), right=True).squeeze(-1)
+    return nn.functional.cross_entropy(logits, labels.clamp_max(logits.size(-1) - 1))
+
+
+class Trainer:
+    """What changes from step to step: the model, its optimizers, the step number and torch's generators.
+
+    model         the module whose parameters are trained
+    optimizers    torch optimizers; a group's peak lr is its `base_lr` (else the lr it was built with)
+    batches       step (from 0) to the micro-batches of it that this process trains on
+    loss          (model, micro-batch) to its mean loss, a scalar
+    schedule      step to the lr as a fraction of the peak
+    clip          largest norm of the gradient, None: unlimited
+    sampled_loss  (model, micro-batch) to the mean loss on labels drawn from the model's own softmax, and their number; for
+                  optimizers that use them (Sophia), see UsesSampledLabels
+    forward       what `loss` calls as the model: its compiled, DDP-wrapped or FSDP2-sharded self
+    bfloat16      compute losses under torch.autocast
+    processes     those that train together, each on its own micro-batches
+
+    Raises ValueError where an optimizer uses sampled labels and `sampled_loss` is missing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        batches: Callable[[int], Sequence[Batch]],
+        loss: Loss,
+        *,
+        schedule: Callable[[int], float] = lambda step: 1.0,
+        clip: float | None = None,
+        sampled_loss: SampledLoss | None = None,
+        forward: Any = None,
+        bfloat16: bool = False,
+        processes: ProcessGroup = SINGLE_PROCESS,
+    ) -> None:
+        self.model, self.optimizers, self.batches, self.loss = model, list(optimizers), batches, loss
+        self.schedule, self.clip, self.sampled_loss, self.processes = schedule, clip, sampled_loss, processes
+        self.forward = model if forward is None else forward
+        self.device_type = next(model.parameters()).device.type
+        self.bfloat16 = bfloat16
+        self.step_number = 0
+        self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
+        self._curved = [o for o in self.optimizers if isinstance(o, UsesSampledLabels)]
+        if self._curved and sampled_loss is None:
+            raise ValueError(
+                f"optimizer {type(self._curved[0]).__name__}: it uses sampled labels; give sampled_loss=, a function of "
+                "(model, batch) that returns the mean loss on labels drawn from the model's softmax, and their number"
+            )
+        for group in self._groups():
+            group.setdefault("base_lr", group["lr"])
+
+    def step(self, around: AbstractContextManager[Any] | None = None) -> Tensor:
+        """Take one step and return the mean loss of this process's micro-batches.
+
+        `around` is entered when the gradients are there and left when the optimizers have stepped.
+        """
+        for group in self._groups():
+            group["lr"] = group["base_lr"] * self.schedule(self.step_number)
+        if due := [o for o in self._curved if self.step_number % o.hessian_interval == 0]:
+            labels = self._backward_sampled()
+            for optimizer in due:
+                optimizer.update_hessian(labels)
+            self.model.zero_grad(set_to_none=True)
+        loss = self._backward(lambda batch: self.loss(self.forward, batch))
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        with around or nullcontext():
+            for optimizer in self.optimizers:
+                optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.step_number += 1
+        return loss
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[tuple[Batch, int]]) -> float:
+        """Mean loss over (batch, number of sequences) pairs, weighted by these numbers, without dropout."""
+        total, count = 0.0, 0
+        self.model.eval()
+        for batch, size in batches:
+            with self._autocast():
+                total += float(self.loss(self.model, batch)) * size
+            count += size
+        self.model.train()
+        return total / count
+
+    def lrs(self) -> dict[str, float]:
+        """{parameter: lr of the latest step}."""
+        return {self.names[p]: group["lr"] for group in self._groups() for p in group["params"]}
+
+    def diagnostics(self) -> dict[str, dict[str, float]]:
+        """{parameter: {quantity: value}} that optimizers report of the step just taken, before its gradients are cleared."""
+        stacked = [o for o in self.optimizers if isinstance(o, StackedOptimizer)]
+        return {self.names[p]: values for o in stacked for p, values in o.diagnostics().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that resuming needs, with each sharded tensor whole in main memory. A collective: all processes call it,
+        but only the main one receives the tensors."""
+        keep = self.processes.is_main
+        return {
+            "step": self.step_number,
+            "model": _gathered(self.model.state_dict(), keep),
+            "optimizers": [_gathered(o.state_dict(), keep) for o in self.optimizers],
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Resume from a state_dict, whatever number of processes saved it; torch's generators only where one trains alone."""
+        like = self.model.state_dict()
+        whole_model = {name: w.to(like[name].device) for name, w in state["model"].items()}
+        self.model.load_state_dict({name: shard_like(w, like[name]) for name, w in whole_model.items()})
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            if not isinstance(optimizer, StackedOptimizer):  # those keep the whole state on every rank
+                _shard_state(saved, optimizer)
+            optimizer.load_state_dict(saved)
+        self.step_number = state["step"]
+        if self.processes.size == 1:
+            torch.set_rng_state(state["rng"].cpu())
+            if state["cuda_rng"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device_type, torch.bfloat16) if self.bfloat16 else nullcontext()
+
+    def _backward(self, loss_of: Callable[[Batch], Tensor]) -> Tensor:
+        """Add the gradient of the mean loss over the step's micro-batches; return that mean."""
+        batches = self.batches(self.step_number)
+        total = torch.zeros((), device=next(self.model.parameters()).device)
+        unsynced = getattr(self.forward, "no_sync", nullcontext)  # DDP averages gradients once a step, at the last micro-batch
+        for i, batch in enumerate(batches):
+            with self._autocast(), nullcontext() if i == len(batches) - 1 else unsynced():
+                part = loss_of(batch) / len(batches)
+            part.backward()
+            total = total + part.detach()
+        return total
+
+    def _backward_sampled(self) -> int:
+        """The same on sampled labels; return their number over all micro-batches and processes."""
+        assert self.sampled_loss is not None
+        labels = []
+
+        def loss_of(batch: Batch) -> Tensor:
+            loss, count = self.sampled_loss(self.forward, batch)  # type: ignore[misc]
+            labels.append(count)
+            return loss
+
+        self._backward(loss_of)
+        return sum(labels) * self.processes.size
+
+
+def _gathered(value: Any, keep: bool) -> Any:
+    """A state_dict with every DTensor whole in main memory, and None for it where it is not to be kept."""
+    if isinstance(value, dict):
+        return {key: _gathered(v, keep) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_gathered(v, keep) for v in value]
+    if hasattr(value, "device_mesh"):
+        full = whole(value)
+        return full.cpu() if keep else None
+    return value
+
+
+def _shard_state(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Cut what an optimizer's saved state holds entry by entry as the parameters are."""
+    for own, theirs in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        for p, index in zip(own["params"], theirs["params"], strict=True):
+            state = saved["state"].get(index, {})
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.shape == p.shape:
+                    state[name] = shard_like(value.to(p.device), p)
