@@ -26,7 +26,7 @@ def test_a_new_project_is_trained_and_judged(tmp_path):
     demo = tmp_path / "demo"
     shown = run("launch", "--help", cwd=demo)
     assert all(name in shown for name in ("my_rule", "my_optimizer", "my_model", "mine"))
-    assert "present.weight" in run("launch", "sweep=mine", "action=explain", cwd=demo)
+    assert "blocks.*.mlp.up.weight" in run("launch", "sweep=mine", "action=explain", cwd=demo)
     run("launch", "sweep=mine", cwd=demo)
     run("analyze", "sweep=mine", cwd=demo)
     verdicts = json.loads((demo / "results" / "mine" / "verdicts.json").read_text())["verdicts"]

@@ -1,55 +1,57 @@
-"""A model family of my own: residual MLPs over a causal mean of the past. Shapes: B batch, T time, D width, H hidden."""
+"""A model family of my own: a transformer whose attention and MLP act side by side (as in GPT-J), or one after the other."""
 
-import torch
-import torch.nn.functional as F
-from spectral_mup.models.configs import FamilyConfig
 from torch import nn
 
-from spectral_mup.models.layers import LanguageModel
+from spectral_mup.models.configs import FamilyConfig
+from spectral_mup.models.layers import CausalSelfAttention, GeluMLP, LanguageModel
+from spectral_mup.theory.rules import Multipliers
 
 
 class MyConfig(FamilyConfig):
-    """The keys of conf/model/my_model.yaml beyond those that every family has."""
+    """The keys of conf/model/my_model.yaml: those that every family has, and one of its own."""
 
-    mlp_ratio: float = 2.0
+    parallel: bool
 
-    residual_blocks = ("blocks.",)  # their updates are divided among the depth
-
-    def build(self, vocab_size, width, depth):
-        return MyModel(vocab_size, self.context, width, depth, int(self.mlp_ratio * width))
+    def build(self, vocab_size: int, width: int, depth: int) -> LanguageModel:
+        return MyModel(self, vocab_size, width, depth)
 
 
 class MyModel(LanguageModel):
-    """Token ids (B, T) to logits (B, T, V). Weights and multipliers are set by the rule of a run."""
+    """Token ids (B, T) to logits (B, T, V). B batch, T time, D width, V vocabulary.
 
-    def __init__(self, vocab_size, context, width, depth, hidden):
+    A run's rule initialises the weights and calls set_multipliers, which fills in multipliers, branch and attention's scale.
+    """
+
+    def __init__(self, config: MyConfig, vocab_size: int, width: int, depth: int) -> None:
         super().__init__()
-        self.context = context
+        self.context, self.multipliers = config.context, Multipliers(attention=config.head_dim(width) ** -0.5)
         self.token = nn.Embedding(vocab_size, width)
-        self.blocks = nn.ModuleList(Block(width, hidden) for _ in range(depth))
+        self.position = nn.Embedding(config.context, width)
+        self.blocks = nn.ModuleList(Block(config, width) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Linear(width, vocab_size, bias=False)
 
     def features(self, x_BT):
         """Final hidden state (B, T, D), normalised."""
-        h_BTD = self.multipliers.embedding * self.token(x_BT)
+        h_BTD = self.multipliers.embedding * (self.token(x_BT) + self.position.weight[: x_BT.size(1)])
         for block in self.blocks:
-            h_BTD = h_BTD + self.multipliers.branch * block(h_BTD)
+            h_BTD = block(h_BTD)
         return self.norm(h_BTD)
 
 
 class Block(nn.Module):
-    """mlp(h, mean of h so far) with h = LN(x): what is added to the residual stream."""
+    """x + a·(attention(h) + mlp(h)) with h = LN(x) and the branch multiplier a."""
 
-    def __init__(self, width, hidden):
+    def __init__(self, config: MyConfig, width: int) -> None:
         super().__init__()
+        heads, self.branch, self.parallel = config.head_count(width), 1.0, config.parallel
         self.norm = nn.LayerNorm(width)
-        self.present = nn.Linear(width, hidden, bias=False)
-        self.past = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
+        self.attention = CausalSelfAttention(width, heads, heads, config.head_dim(width), False, config.dropout)
+        self.mlp = GeluMLP(width, config.mlp_width(width), False, config.dropout)
 
     def forward(self, x_BTD):
         h_BTD = self.norm(x_BTD)
-        counts_T1 = torch.arange(1, x_BTD.size(1) + 1, device=x_BTD.device).unsqueeze(-1)
-        mean_BTD = h_BTD.cumsum(1) / counts_T1
-        return self.down(F.gelu(self.present(h_BTD) + self.past(mean_BTD)))
+        if self.parallel:
+            return x_BTD + self.branch * (self.attention(h_BTD) + self.mlp(h_BTD))
+        x_BTD = x_BTD + self.branch * self.attention(h_BTD)
+        return x_BTD + self.branch * self.mlp(self.norm(x_BTD))
