@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spectral_mup.cluster.slurm.run_states import State, tail
+from spectral_mup.cluster.slurm.run_states import State
 from spectral_mup.util.text import format_duration
 
 WATCH_SECONDS = 10.0
@@ -38,9 +38,3 @@ def log_name(state: State) -> str:
     assert state.submission is not None
     logs = state.submission.log(state.index)
     return str(logs[0]) if logs else f"{state.submission.logs}/"
-
-
-def log_end(state: State, lines: int) -> list[str]:
-    """The last lines that a run's task printed."""
-    assert state.submission is not None
-    return tail(state.submission, state.index).splitlines()[-lines:]

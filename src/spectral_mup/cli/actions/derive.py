@@ -16,8 +16,6 @@ from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.util.text import pluralize
 
-RULES = Path("conf", "rule", "derived")  # of the working directory
-
 
 def derive(context: Context) -> int:
     """Measure the size law of an optimizer, print it, write the rule that follows; nothing is written if that fails."""
@@ -29,19 +27,19 @@ def derive(context: Context) -> int:
 
     measured = _measure(config)
     laws = size_laws(measured)
-    name = config.optimizer.name
-    print(f"{name} ({', '.join(f'{a}: {t}' for a, t in _targets(config).items())}) on {_ladder(config)}")
+    d, o = config.derive, config.optimizer
+    targets = {a: o.algorithms[a].target for a in dict.fromkeys(getattr(o, kind) for kind in KINDS)}
+    ladder = f"{config.model.family} at widths {', '.join(map(str, d.width))}, {d.steps} steps, "
+    ladder += f"{pluralize(len(d.seed), 'seed')}, {config.data.source}"
+    print(f"{o.name} ({', '.join(f'{a}: {target}' for a, target in targets.items())}) on {ladder}")
     print(text(laws))
-    folder = _write_slopes(config, measured, laws)
-    path = _write_rule(config, laws)
-    print(
-        f"At lr 2^{first_log2_lr(measured):.1f}, no hidden weight of the base model changes by more than "
-        f"{config.derive.update:.0%} of its norm per step."
-    )
-    print(f"Slopes and figure: {folder}/. Rule: {path} ({package_name(name)})")
-    optimizer = [override for override in overrides if override.startswith("optimizer")]
-    use = shlex.join(["sweep=mini/width", *optimizer, f"rule=[derived/{name},standard]"])
-    print(f"To use it: {context.program.launch} {use}")
+    folder = _write_slopes(config, measured, laws, f"{o.name} on {ladder}.")
+    path = _write_rule(o.name, laws, f"{ladder}; {', '.join(targets.values())}")
+    moved = f"by more than {d.update:.0%} of its norm per step"
+    print(f"At lr 2^{first_log2_lr(measured):.1f}, no hidden weight of the base model changes {moved}.")
+    print(f"Slopes and figure: {folder}/. Rule: {path} ({package_name(o.name)})")
+    use = [*(override for override in overrides if override.startswith("optimizer")), f"rule=[derived/{o.name},standard]"]
+    print(f"To use it: {context.program.launch} {shlex.join(['sweep=mini/width', *use])}")
     return OK
 
 
@@ -60,41 +58,26 @@ def _measure(config: Config) -> list[dict[str, Any]]:
         )  # fmt: skip
 
 
-def _targets(config: Config) -> dict[str, str]:
-    """{algorithm: class} of those in use."""
-    used = dict.fromkeys(getattr(config.optimizer, kind) for kind in KINDS)
-    return {algorithm: config.optimizer.algorithms[algorithm].target for algorithm in used}
-
-
-def _ladder(config: Config) -> str:
-    d = config.derive
-    widths = ", ".join(map(str, d.width))
-    return f"{config.model.family} at widths {widths}, {d.steps} steps, {pluralize(len(d.seed), 'seed')}, {config.data.source}"
-
-
-def _write_slopes(config: Config, measured: Sequence[Any], laws: Sequence[Any]) -> Path:
+def _write_slopes(config: Config, measured: Sequence[Any], laws: Sequence[Any], note: str) -> Path:
     """Figure and table of what was measured, below the results."""
     from spectral_mup.analysis.figures.style import save
     from spectral_mup.measure.size_law_fit import table
     from spectral_mup.measure.size_law_report import directions
 
-    name = config.optimizer.name
-    folder = Path(config.paths.results) / "derive" / name
+    folder = Path(config.paths.results) / "derive" / config.optimizer.name
     folder.mkdir(parents=True, exist_ok=True)
-    drawing, data = directions(measured, laws, f"{name} on {_ladder(config)}.")
+    drawing, data = directions(measured, laws, note)
     save(drawing, folder / "directions", data)
     table(laws).to_csv(folder / "slopes.csv", index=False, float_format="%.6g", lineterminator="\n")
     return folder
 
 
-def _write_rule(config: Config, laws: Sequence[Any]) -> Path:
+def _write_rule(name: str, laws: Sequence[Any], origin: str) -> Path:
     """The rule as a preset of the working directory."""
     from spectral_mup.measure.size_law_report import rule_yaml
     from spectral_mup.runs.provenance import commit, machine
 
-    name = config.optimizer.name
-    origin = f"{_ladder(config)}; {', '.join(_targets(config).values())}; commit {commit()}, {machine()}"
-    path = RULES / f"{name}.yaml"
+    path = Path("conf", "rule", "derived", f"{name}.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(rule_yaml(name, laws, origin), "utf-8")
+    path.write_text(rule_yaml(name, laws, f"{origin}; commit {commit()}, {machine()}"), "utf-8")
     return path

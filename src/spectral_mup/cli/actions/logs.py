@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from spectral_mup.cli.actions._slurm import format_counts, matching, print_notes
-from spectral_mup.cli.actions._states import WATCH_SECONDS, log_end, log_name, run_line
+from spectral_mup.cli.actions._states import WATCH_SECONDS, log_name, run_line
 from spectral_mup.cli.context import Context
 from spectral_mup.cli.exit_codes import OK
-from spectral_mup.cluster.slurm.run_states import State, reconcile
+from spectral_mup.cluster.slurm.run_states import State, reconcile, tail
 from spectral_mup.errors import ConfigError
 
 FOLLOW_SECONDS = 1.0
@@ -24,8 +24,9 @@ def logs(context: Context) -> int:
         which = "run" if context.config.run else "sweep"
         raise ConfigError(f"no logs yet for this {which}; {format_counts(context.report)}")
     state = min(states, key=lambda s: ["running", "failed"].index(s.name) if s.name in ("running", "failed") else 2)
+    assert state.submission is not None
     print(f"{run_line(state)}, {state.name}\n{log_name(state)}:")
-    print("\n".join(log_end(state, LAST_LINES)), flush=True)
+    print("\n".join(tail(state.submission, state.index).splitlines()[-LAST_LINES:]), flush=True)
     if context.config.watch:
         _follow(context, state)
     return OK

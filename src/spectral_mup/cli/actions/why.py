@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from spectral_mup.cli.actions._slurm import format_counts, matching, print_notes
-from spectral_mup.cli.actions._states import SHOWN, log_end, log_name, run_line
+from spectral_mup.cli.actions._states import SHOWN, log_name, run_line
 from spectral_mup.cli.context import Context
 from spectral_mup.cli.exit_codes import OK
-from spectral_mup.cluster.slurm.run_states import State
+from spectral_mup.cluster.slurm.run_states import State, tail
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.text import pluralize
 
@@ -52,5 +52,5 @@ def last_lines(context: Context, state: State) -> list[str]:
         return [f"{folder.path}/error.txt:", *error.splitlines()[-LAST_LINES:]]
     if state.submission is None or not state.job:
         return []
-    lines = log_end(state, LAST_LINES)
+    lines = tail(state.submission, state.index).splitlines()[-LAST_LINES:]
     return [f"{log_name(state)}:", *lines] if lines else [f"{log_name(state)}: empty or missing"]
