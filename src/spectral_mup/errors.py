@@ -6,10 +6,16 @@ from __future__ import annotations
 class ConfigError(ValueError):
     """Bad input, found before anything was started or written. The message is one line: key, what is wrong, fix."""
 
+    exit_code = 2
+
 
 class Refusal(RuntimeError):
     """Not done because a rule forbids it, as with a sweep whose first runs all failed. The message says what allows it."""
 
+    exit_code = 3
+
 
 class Unanswered(RuntimeError):
     """A service that was needed (SLURM, W&B) said no or nothing. The message says what was done until then."""
+
+    exit_code = 4

@@ -117,7 +117,7 @@ def test_an_unbroken_sweep_says_how_far_it_is_and_how_to_go_on(unbroken):
     assert len(lines) == total > 12
     assert all(int(done) < int(of) <= total for done, of in lines)
     assert re.search(r"^\[\d+/\d+ .*done, about \d+ (s|min) left", unbroken.out, re.M)
-    assert f"All {total} points done. Next: python analyze.py data=pydoc" in unbroken.out
+    assert f"All {total} runs done. Next: python analyze.py data=pydoc" in unbroken.out
     assert "\x1b" not in unbroken.out and "Traceback" not in unbroken.out
     assert [attempts(p) for p in ended(unbroken.runs)] == [1] * total
     assert not list(unbroken.runs.rglob(".*")) and not list(unbroken.runs.rglob("new.*"))
@@ -128,9 +128,7 @@ def test_launching_again_trains_nothing_and_a_new_width_only_its_own_points(unbr
     before, total = snapshot(runs), len(ended(runs))
     again = Launch(tmp_path, SWEEP)
     assert again.wait() == 0, again.err
-    assert (
-        f"{total} points so far: {total} done, 0 to do" in again.out and "Nothing to do. Next: python analyze.py" in again.out
-    )
+    assert f"{total} runs so far: {total} done, 0 to do" in again.out and "Next: python analyze.py data=pydoc" in again.out
     assert snapshot(runs) == before == snapshot(unbroken.runs)
 
     more = Launch(tmp_path, [*SWEEP, "sweep.width=[32,64,96]"])
@@ -222,7 +220,7 @@ def test_two_launches_at_once_share_the_work(unbroken, tmp_path):
     assert [launch.wait() for launch in both] == [0, 0], [launch.err for launch in both]
     assert contents(runs) == contents(unbroken.runs)
     assert {attempts(p) for p in ended(runs)} == {1} and len(owners()) == 2
-    assert all(f"All {len(ended(runs))} points done" in launch.out for launch in both)
+    assert all(f"All {len(ended(runs))} runs done" in launch.out for launch in both)
 
 
 # --- 4: Ctrl-C --------------------------------------------------------------------------------------------------------
@@ -246,7 +244,7 @@ def test_ctrl_c_stops_at_the_next_step_and_the_same_command_goes_on(slow, tmp_pa
         assert launch.wait() == 130
         assert not [pid for pid in workers if process_start(pid)], "the launch ended before its workers"
         said = launch.out.rstrip().splitlines()[-1].removeprefix(SHOW_CURSOR)
-        assert said.startswith("Stopped: 0 points done. To go on: python launch.py data=pydoc")
+        assert said.startswith("Stopped with 0 runs done. ") and "python launch.py data=pydoc" in said
         assert "Traceback" not in launch.out + launch.err and "died" not in launch.out
         assert not ended(runs) and all(newest_checkpoint(p) == steps_done(p) for p in runs.iterdir()), "stopped without saving"
         past = max(newest_checkpoint(p) for p in runs.iterdir())
@@ -254,7 +252,7 @@ def test_ctrl_c_stops_at_the_next_step_and_the_same_command_goes_on(slow, tmp_pa
     assert launch.out.rindex(SHOW_CURSOR) > launch.out.rindex(HIDE_CURSOR), "the cursor is not back"
     last = OnTerminal(tmp_path, SLOW)
     assert last.wait() == 0
-    assert "1/1 done" in last.out and "All 1 point done. Next: python analyze.py" in last.out and "Traceback" not in last.out
+    assert "1/1 done" in last.out and "All 1 run done. Next: python analyze.py" in last.out and "Traceback" not in last.out
     assert contents(runs) == slow and [attempts(p) for p in ended(runs)] == [4]
 
 
@@ -296,7 +294,7 @@ def test_a_point_that_kills_its_workers_is_given_up(tmp_path):
             killed.add(pid)
         time.sleep(0.003)
     assert launch.wait() == 1 and len(killed) == 3
-    assert "1 of 1 points failed" in launch.err and "its worker died 3 times, last with exit code -9" in launch.err
+    assert "1 of 1 run failed" in launch.err and "its worker died 3 times, last with exit code -9" in launch.err
 
 
 # --- 6: what cannot be trained ----------------------------------------------------------------------------------------
@@ -312,7 +310,7 @@ def test_a_point_that_fails_is_named_and_harms_no_other(unbroken, tmp_path):
     obstacle.mkdir(parents=True)
     launch = Launch(tmp_path, SHORT)
     assert launch.wait() == 1
-    assert "1 of 2 points failed:" in launch.err and f"{runs}/{bad.run_id}: IsADirectoryError" in launch.err
+    assert "1 of 2 runs failed:" in launch.err and f"{runs}/{bad.run_id}: IsADirectoryError" in launch.err
     assert "FAILED, IsADirectoryError" in launch.out
     assert "Traceback" not in launch.out + launch.err and "Traceback" in (runs / bad.run_id / "error.txt").read_text()
     assert [p.name for p in ended(runs)] == [good.run_id]
@@ -523,7 +521,7 @@ def test_check_is_5_unless_all_but_the_controls_transfer(unbroken, tmp_path, cal
     }
     next(iter((tmp_path / "runs").glob("*/result.json"))).unlink()
     status, out, _ = call("analyze.py", argv, "--check")
-    assert status == 5 and "Not finished: 1 run left" in out and "python launch.py" in out
+    assert status == 5 and "1 run to do" in out and "python launch.py data=pydoc" in out
 
 
 def test_analyze_of_nothing_names_the_command_that_trains(tmp_path, call):

@@ -318,7 +318,7 @@ def test_a_server_has_each_step_once(service, points, tmp_path):
     (tmp_path / "runs" / points[0].run_id / "wandb.json").unlink()
     again = pushed(tmp_path, url=service.url)
     assert again.process.returncode == 0 and again.err == ""
-    assert "pushing 2 points online" in again.out and "2 runs pushed (16 rows)" in again.out
+    assert "pushing 2 runs online" in again.out and "2 runs pushed (16 rows)" in again.out
     for point in points:
         have = service.answers.history[point.run_id]
         assert [row["train_step"] for row in have] == [row["_step"] for row in have] == list(range(1, 13))

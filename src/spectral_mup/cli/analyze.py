@@ -1,70 +1,86 @@
-"""What analyze.py does: gather the runs of a sweep and judge them. Imports pandas only when it is needed."""
+"""What `analyze` does: collect the runs of a sweep and judge them. Imports pandas only when it is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spectral_mup.cli.main import CHECK_FAILED, OK, command
-from spectral_mup.cluster.progress import pluralize
-from spectral_mup.config.compose import ConfigError, load_config
-from spectral_mup.runs.sweep import open_sweep, result_reader
+from spectral_mup.cli.command_line import SCRIPTS, Program
+from spectral_mup.cli.context import Context
+from spectral_mup.cli.exit_codes import CHECK_FAILED, OK
+from spectral_mup.config.compose import load_config
+from spectral_mup.errors import ConfigError
+from spectral_mup.util.text import pluralize
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OTHER = {"width": "depth", "depth": "width"}
 
 
-def analyze(argv: list[str], check: bool) -> int:
-    """Gather, judge, draw; with `check`, CHECK_FAILED unless every rule but the controls transfers and no feature fails.
+def analyze(argv: list[str], check: bool, program: Program = SCRIPTS) -> int:
+    """Collect, judge, draw; with `check`, CHECK_FAILED unless every rule but the controls transfers and no feature fails.
 
     Where width and depth vary, each is judged at the other's base: width into the sweep's folder, depth into depth/ below it.
     """
-    config = load_config(argv)
-    sweep = open_sweep(config)
-    runs = Path(config.paths.runs)
-    plan = sweep.plan(result_reader(runs))
+    context = Context(load_config(argv), argv, program)
+    plan, s = context.plan, context.config.sweep
 
     from spectral_mup.analysis.collect import collect
-    from spectral_mup.analysis.report import along, format_verdicts, report, report_joint
-    from spectral_mup.runs.provenance import commit
+    from spectral_mup.analysis.report import along, format_verdicts, report_joint
 
-    s = config.sweep
     sizes, base = {"width": s.width, "depth": s.depth}, {"width": s.base_width, "depth": s.base_depth}
     base = {axis: size if size in sizes[axis] else min(sizes[axis]) for axis, size in base.items()}
     axes = [axis for axis in sizes if len(sizes[axis]) > 1] or ["width"]
-    points, norms = collect(plan.curves, runs)
-    if list(points["status"]).count("missing") == len(points):
-        raise ConfigError(f"sweep={s.name}: no run is done under {runs}/; train first: {command('launch.py', argv)}")
-    folder, figures = Path(config.paths.results) / s.name, getattr(config, "figures", None)
+    points, norms = collect(plan.curves, context.runs)
+    if set(points["status"]) == {"missing"}:
+        raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
+    folder, figures = Path(context.config.paths.results) / s.name, context.config.figures
     verdicts: list[Any] = []
     for axis in axes:
-        other, below = "depth" if axis == "width" else "width", "/depth" if axis != axes[0] else ""
-        part = along(points, axis, base)
+        below = "" if axis == axes[0] else f"/{axis}"
+        on_axis = along(points, axis, base)
         if len(axes) > 1:
-            print(f"Over {axis}, at {other} {base[other]}{': no runs yet' if part.empty else ''}")
-        if part.empty:
-            continue
-        own = report(
-            part,
-            norms,
-            name=s.name + below,
-            out_dir=f"{folder}{below}",
-            axis=axis,
-            base=base,
-            command=command("analyze.py", argv),
-            commit=commit(),
-            figures=figures,
-        )
-        print(format_verdicts(own) + "\n" * (len(axes) > 1))
-        verdicts += own
+            print(f"Over {axis}, at {OTHER[axis]} {base[OTHER[axis]]}{': no runs yet' if on_axis.empty else ''}")
+        if not on_axis.empty:
+            found = _judge(context, on_axis, norms, base, axis, below)
+            print(format_verdicts(found) + "\n" * (len(axes) > 1))
+            verdicts += found
     if len(axes) > 1:
         print(report_joint(points, norms, verdicts, base, folder, figures))
-    later = sweep.remaining_curves(plan)
-    if plan.todo or later:
-        left = ", ".join(pluralize(n, what) for n, what in ((len(plan.todo), "run"), (later, "curve")) if n)
-        print(f"Not finished: {left} left; resume with {command('launch.py', argv)}")
+    missing = _missing(context)
+    if missing:
+        print(f"Not finished: {missing}. Resume with: {context.launch_command()}")
     print(f"Figures and tables: {folder}/")
-    if not check:
-        return OK
-    return OK if as_claimed(verdicts) and not plan.todo and not later else CHECK_FAILED
+    return OK if not check or as_claimed(verdicts) and not missing else CHECK_FAILED
+
+
+def _judge(
+    context: Context, points: pd.DataFrame, norms: pd.DataFrame, base: dict[str, int], axis: str, below: str
+) -> list[Any]:
+    """The verdicts over one axis, with their figures and tables written."""
+    from spectral_mup.analysis.report import report
+    from spectral_mup.runs.provenance import commit
+
+    name = context.config.sweep.name + below
+    return report(
+        points,
+        norms,
+        name=name,
+        out_dir=Path(context.config.paths.results) / name,
+        base=base,
+        figures=context.config.figures,
+        command=context.analyze_command(),
+        commit=commit(),
+        axis=axis,
+    )
+
+
+def _missing(context: Context) -> str:
+    """'2 runs to do, 1 curve still to be planned', or nothing."""
+    parts = {"run": (len(context.plan.todo), "to do"), "curve": (context.later_curves, "still to be planned")}
+    return ", ".join(f"{pluralize(n, noun)} {state}" for noun, (n, state) in parts.items() if n)
 
 
 def as_claimed(verdicts: Sequence[Any]) -> bool:
@@ -84,7 +100,7 @@ def summarize(argv: list[str], check: bool) -> int:
     from spectral_mup.analysis import summary
 
     sweeps, absent = summary.summarize(argv[0], argv[1:])
-    print(summary.format_summary(sweeps, absent))
+    print(summary.text(sweeps, absent))
     print(f"Figure and tables: {Path(argv[0])}/summary.*")
     held = not absent and all(as_claimed(r.verdicts) and not sum(v.counts["missing"] for v in r.verdicts) for r in sweeps)
     return OK if held or not check else CHECK_FAILED

@@ -24,9 +24,6 @@ from spectral_mup.models import FAMILIES
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.theory.rules import Rule, UpdateScaling
 
-ACTIONS = (
-    "run", "plan", "explain", "status", "why", "logs", "retry", "extend", "cancel", "doctor", "wandb_push", "derive", "prepare"
-)  # fmt: skip
 TOKENIZERS = ("bytes", "gpt2", "bpe", "sentencepiece")
 
 # What exponents may stand for: in forward multipliers, in published tables, in an optimizer's size and ε laws.
@@ -38,7 +35,6 @@ LAW_QUANTITIES = ("m_out", "m_in", "m_max", "m_aspect", "c", "a", "s")
 def check(config: Config) -> None:
     """Everything that can be known wrong before a run. Raises ConfigError."""
     m, s, t, o, c, d = config.model, config.sweep, config.train, config.optimizer, config.cluster, config.derive
-    _one_of("action", config.action, ACTIONS)
     _one_of("model.family", m.family, tuple(FAMILIES))
     _one_of("train.schedule", t.schedule, ("linear", "cosine", "constant"))
     _one_of("train.weight_decay", t.weight_decay, ("coupled", "independent"))

@@ -25,7 +25,7 @@ from support.slurm_sweeps import HELD, ON_SLURM, Site
 
 from spectral_mup import data
 from spectral_mup.cli import main as cli
-from spectral_mup.cli import status as cli_status
+from spectral_mup.cli.actions import status as cli_status
 from spectral_mup.cluster.liveness import lives
 from spectral_mup.cluster.slurm import commands
 from spectral_mup.cluster.slurm import failure_causes as causes

@@ -51,7 +51,6 @@ BAD = {
     ("train.warmup=5000",): "train.warmup=5000: not below train.steps",
     ("train.schedule=step",): "train.schedule=step: must be one of linear, cosine, constant",
     ("train.precision=fp16",): "train.precision=fp16: must be one of",
-    ("action=go",): "action=go: must be one of run, plan, explain",
     ("optimizer.hidden=lion",): "optimizer.hidden=lion: no such algorithm",
     ("optimizer.algorithms.adamw.update_norm.m_out=big",): "optimizer.algorithms.adamw.update_norm.m_out=big: an exponent",
     ("+rule.standard.multipliers.logits.m_widht=-1",): "rule.standard.multipliers.logits.m_widht: unknown quantity; known",

@@ -61,8 +61,7 @@ algorithms:
 def conf(tmp_path, monkeypatch):
     """A copy of conf/ that a test may write to, and a place for modules."""
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    for module in (cli, config):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(config, "ROOT", tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "conf"

@@ -1,0 +1,100 @@
+"""What --help prints."""
+
+from __future__ import annotations
+
+from spectral_mup.cli.actions import ACTIONS
+from spectral_mup.cli.command_line import Program
+from spectral_mup.config.compose import ROOT, options
+from spectral_mup.util.text import table
+
+CONSOLE_HELP = """\
+Tune on small models, train large ones: learning rates that transfer across width and depth.
+
+  spectral-mup launch sweep=NAME [KEY=VALUE ...]   plan and train a sweep, here or on SLURM; launch --help
+  spectral-mup analyze sweep=NAME [KEY=VALUE ...]  judge it: does the best learning rate transfer? analyze --help
+  spectral-mup init FOLDER                         write a small project: a sweep, a rule, an optimizer and a model to edit
+  spectral-mup --version
+"""
+
+LAUNCH_HELP = """\
+Tune on small models, train large ones: run a width × learning-rate sweep and see whether the optimum transfers.
+
+  {launch} sweep=NAME [KEY=VALUE ...]                train what the sweep still lacks, on this machine
+  {launch} sweep=NAME cluster=slurm [KEY=VALUE ...]  on SLURM: submit it as job arrays (slurm/README.md)
+  {launch} sweep=NAME action=ACTION [KEY=VALUE ...]  something else:
+{actions}
+  An action of your own: action=my_module.my_action, a function (context: spectral_mup.cli.context.Context) -> exit code.
+
+Presets (files under conf/ and sweeps/):
+{presets}
+
+Examples:
+  {launch} sweep=default 'sweep.width=[64,128,256,512]'     add a width; only its runs are trained
+  {launch} sweep=default optimizer=muon sweep.name=muon     another optimizer
+  {launch} 'sweep.lr=[-9,-8,-7,-6,-5,-4]' lr.adaptive=false sweep.name=grid
+  {launch} data=text data.path=/path/to/book.txt sweep.name=book
+  {launch} action=prepare prepare.input=stories.jsonl prepare.out=tokens prepare.tokenizer=bpe
+  {launch} action=prepare prepare.input=hf:Skylion007/openwebtext prepare.out=owt prepare.tokenizer=gpt2
+  {launch} data=prepared data.path=/path/to/tokens sweep.name=stories
+  {launch} action=derive optimizer=other optimizer.name=mine optimizer.algorithms.other.target=package.Class
+  {launch} sweep=default cluster=slurm cluster.partition=gpu cluster.time=480
+  {launch} sweep=mini/width optimizer=muon 'rule=[spectral,zheng,standard]'
+  {launch} action=explain 'rule=[spectral,tensor_programs_v]' 'sweep.width=[256]'
+
+Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates are log2. `watch` and `yes` are short for
+watch=true and yes=true. A launch may be stopped or killed at any moment: the same command resumes, and no run is trained twice.
+Then: {analyze} sweep=NAME for verdicts on screen, and figures and tables under results/NAME.
+Exit codes: 0 all done, or submitted · 1 some runs failed · 2 bad input, nothing started · 3 refused: held back,
+or not confirmed · 4 SLURM or W&B refused or gave no answer, what was submitted stays · 130 interrupted.
+"""
+
+ANALYZE_HELP = """\
+Collect a sweep's runs and judge whether the best learning rate transfers.
+
+  {analyze} sweep=NAME [KEY=VALUE ...] [--check]       judge one sweep
+  {analyze} --summary FOLDER [NAME ...] [--check]      set the sweeps judged so far side by side
+
+Give it the overrides the sweep was launched with. It trains nothing, reads the run folders, and works while a sweep still runs.
+On screen, one line per rule: transfers | drifts | undecided, the slope of log2 optimal lr against log2 width and its 95 %
+interval, the regret at the largest width when the base's optimum is used there, and whether feature norms are flat over width.
+Where only sweep.depth varies, the same over depth (layers). Where both vary, each is judged at the base of the other, and one
+line per rule says where in the grid of width and depth the base's lr costs most.
+
+Under results/NAME:
+  lr_transfer.pdf .svg .png      loss against lr, one line per size; optimum against size
+  feature_norms.pdf .svg .png    change of modules' features and of weights against size (all of them: features.csv); over
+                                 depth in the first and last block, updates inside blocks multiplied by the depth
+  feature_steps.pdf .svg .png    their slopes at every probed step
+  layers.pdf .svg .png           over depth: change of every block's and branch's output against its place in the model
+  joint_regret.pdf .svg .png     over width and depth: what the lr tuned on the base model costs at every size (and .csv)
+  spectral_norms stable_rank alignment, and trust_ratios clip_fraction shampoo_spectra for LAMB, Sophia, Shampoo: .pdf .svg .png
+                                 what single tensors did, where the runs recorded it
+  curves.csv optima.csv features.csv verdicts.json
+  depth/                         where both vary: all of it over depth, while the rest above is over width
+
+--summary reads the results of every sweep below FOLDER, as in --summary results/mini/width, and no run. Rows: in alphabetical
+order of optimizer, or those of the NAMEs (optimizers or folders) in their order. Into FOLDER:
+  summary.csv                    one row per sweep and rule: verdict, slope, regret, features, optimum and loss at every size
+  summary.pdf .svg .png          one row per sweep: losses under each rule, optimum against width, slope, verdict, regret
+  summary_figure.csv             what is drawn
+
+--check turns the verdicts into the exit code: 0 if every rule but the controls (standard*) transfers, no feature fails and
+no run is missing, over every axis that varies, else 5. Other exit codes: 0 written · 2 bad input.
+"""
+
+
+def launch_help(program: Program) -> str:
+    actions = table([[f"action={name}", action.help] for name, action in ACTIONS.items()], indent=4)
+    rows = [[f"{group}=", ", ".join(names)] for group, names in presets().items()]
+    return LAUNCH_HELP.format(
+        launch=program.launch, analyze=program.analyze, actions="\n".join(actions), presets="\n".join(table(rows, indent=2))
+    )
+
+
+def analyze_help(program: Program) -> str:
+    return ANALYZE_HELP.format(analyze=program.analyze)
+
+
+def presets() -> dict[str, list[str]]:
+    """{config group: its presets}."""
+    return {folder.name: options(folder) for folder in sorted(ROOT.glob("conf/*/"))}

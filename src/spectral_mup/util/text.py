@@ -1,0 +1,49 @@
+"""Numbers, durations and tables as a person reads them. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from io import StringIO
+
+UNLIMITED = 1_000_000  # columns, so that rich wraps nothing
+
+
+def pluralize(n: int, noun: str) -> str:
+    """'1 run', '2 runs'."""
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds in the unit a person would use."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def table(
+    rows: Sequence[Sequence[str]],
+    *,
+    header: Sequence[str] | None = None,
+    right: Collection[int] = (),
+    indent: int = 0,
+) -> list[str]:
+    """Lines of a table: cells padded to columns of equal width with two spaces between, never wrapped or cut.
+
+    right   indices of the columns that are aligned to the right
+    Plain text, but for a bold header where stdout is a terminal.
+    """
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    lines = Table(box=None, padding=(0, 2, 0, 0), show_header=header is not None, header_style="bold")
+    for i, title in enumerate(header or (rows[0] if rows else ())):
+        lines.add_column(Text(title), justify="right" if i in right else "left", no_wrap=True)
+    for row in rows:
+        lines.add_row(*[Text(cell) for cell in row])
+    shown = StringIO()
+    console = Console(file=shown, width=UNLIMITED, force_terminal=sys.stdout.isatty(), highlight=False)
+    console.print(Padding(lines, (0, 0, 0, indent), expand=False))
+    return [line.rstrip() for line in shown.getvalue().splitlines()]

@@ -1,0 +1,89 @@
+"""One dict of actions: help, validation and dispatch follow it, and a user's own function needs no entry."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pkgutil
+from pathlib import Path
+
+import pytest
+from support.cli import call
+from support.runs import TINY
+
+import spectral_mup.cli
+from spectral_mup.cli.actions import ACTIONS, Action
+from spectral_mup.cli.context import Context
+
+FOLDER = Path(spectral_mup.cli.__file__).parent
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+def test_every_action_is_a_function_of_a_context_in_a_file_of_its_name(name):
+    function = pkgutil.resolve_name(ACTIONS[name].run)
+    assert list(inspect.signature(function).parameters) == ["context"]
+    assert function.__module__ == f"spectral_mup.cli.actions.{name}" and function.__name__ == name
+
+
+def test_every_file_of_an_action_is_registered_and_in_the_help():
+    files = {path.stem for path in (FOLDER / "actions").glob("[!_]*.py")}
+    shown = call("launch", "--help")[1]
+    assert files == set(ACTIONS) and all(f"action={name} " in shown for name in files)
+
+
+def test_only_the_dispatch_imports_actions():
+    """So that no action knows another, and no circle can form."""
+    for path in [*FOLDER.glob("*.py"), *FOLDER.glob("actions/*.py")]:
+        modules = [n.module or "" for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+        actions = [m for m in modules if m.startswith("spectral_mup.cli.actions.") and not m.split(".")[-1].startswith("_")]
+        assert not actions, f"{path} imports {actions}"
+        assert "spectral_mup.cli.main" not in modules or path.name == "console.py"
+
+
+def test_an_unknown_action_is_one_line_with_the_nearest_name():
+    code, out, err = call("launch", *TINY, "action=plam")
+    assert (code, out) == (2, "") and err.startswith("error: action=plam: ") and err.count("\n") == 1
+    assert "plan" in err and all(name in err for name in ACTIONS)
+
+
+OWN = """
+from spectral_mup.cli.context import Context
+
+def count(context: Context) -> int:
+    print(len(context.plan.todo), context.config.sweep.name, context.launch_command("plan"))
+    return 7
+"""
+
+
+def test_an_action_of_ones_own_by_its_import_path(tmp_path, monkeypatch):
+    (tmp_path / "my_actions.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, out, err = call("launch", *TINY, f"paths.runs={tmp_path / 'runs'}", "action=my_actions.count")
+    assert (code, err) == (7, "") and out.startswith("3 tiny spectral-mup launch data=pydoc") and "action=plan\n" in out
+    code, _, err = call("launch", *TINY, "action=my_actions.missing")
+    assert code == 2 and "action=my_actions.missing: cannot be imported" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [name for name, action in ACTIONS.items() if action.needs == "slurm"])
+def test_actions_that_need_slurm_are_refused_without(name):
+    code, out, err = call("launch", *TINY, f"action={name}")
+    assert (code, out) == (2, "") and "cluster=local" in err and "cluster=slurm" in err
+
+
+def test_a_missing_corpus_stops_the_actions_that_need_a_sweep_before_they_print(tmp_path, monkeypatch):
+    missing = ["data=text", f"data.path={tmp_path / 'none.txt'}"]
+    for name, action in ACTIONS.items():
+        if action.needs == "sweep":
+            code, out, err = call("launch", *TINY[1:], *missing, f"action={name}")
+            assert (code, out) == (2, "") and "none.txt" in err, name
+    monkeypatch.setitem(ACTIONS, "doctor", Action("support.cli.planned", "", "config"))  # the control: called without a corpus
+    with pytest.raises(TypeError):
+        call("launch", *TINY[1:], *missing, "action=doctor")
+
+
+def test_a_context_plans_anew_only_when_refreshed(tiny):
+    context = Context(tiny(), TINY)
+    plan, report = context.plan, context.report
+    assert context.plan is plan and context.report is report
+    context.refresh()
+    assert context.plan is not plan and context.report is not report and context.plan.runs == plan.runs
