@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-
-from spectral_mup.config.compose import ROOT
+from support import ROOT
 
 
 def snippet(heading: str) -> str:

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.cluster.progress import pluralize
-from spectral_mup.config.compose import ROOT, ConfigError, load_config, options
+from spectral_mup.config.compose import ConfigError, load_config
+from spectral_mup.config.presets import GROUPS, options
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
 from spectral_mup.runs.run_folder import RecordError
 from spectral_mup.runs.sweep import Plan, Sweep, open_sweep, result_reader
 from spectral_mup.theory.growth import KINDS
 
+ACTIONS = (
+    "run", "plan", "explain", "status", "why", "logs", "retry", "extend", "cancel", "doctor", "wandb_push", "derive", "prepare"
+)  # fmt: skip
 OK, FAILED, BAD_INPUT, REFUSED, NO_ANSWER, CHECK_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 
@@ -58,15 +62,14 @@ def command(script: str, argv: list[str], action: str | None = None) -> str:
 
 def groups() -> str:
     """The config groups and their options, a line each."""
-    lines = []
-    for folder in sorted(p for p in (ROOT / "conf").iterdir() if p.is_dir()):
-        lines.append(f"  {folder.name + '=':11s}{', '.join(options(folder))}")
-    return "\n".join(lines)
+    return "\n".join(f"  {group + '=':11s}{', '.join(options(group))}" for group in GROUPS)
 
 
 def launch(argv: list[str]) -> int:
     """Plan, explain or run a sweep on this machine, derive a rule, or prepare a text."""
     config = load_config(argv)
+    if config.action not in ACTIONS:
+        raise ConfigError(f"action={config.action}: must be one of {', '.join(ACTIONS)}")
     if config.action == "prepare":
         return prepare(config)
     if config.action == "derive":
@@ -93,7 +96,7 @@ def launch(argv: list[str]) -> int:
 
         return wandb_push(config, plan.runs)
     print(describe(config, sweep, plan))
-    if config.cluster.name == "slurm" and plan.todo:
+    if config.cluster.scheduler == "slurm" and plan.todo:
         from spectral_mup.cli import submit as cli_submit
 
         return (cli_submit.show if config.action == "plan" else cli_submit.launch)(config, sweep, plan, argv)
@@ -206,7 +209,7 @@ def derive(argv: list[str]) -> int:
     from spectral_mup.data import load
     from spectral_mup.measure.ladder import make_ladder, measure
     from spectral_mup.measure.size_law_fit import first_log2_lr, size_laws, table
-    from spectral_mup.measure.size_law_report import directions, package_name, rule_yaml, text
+    from spectral_mup.measure.size_law_report import directions, rule_yaml, text
     from spectral_mup.runs.provenance import commit, machine
 
     sweep = open_sweep(config)
@@ -226,12 +229,12 @@ def derive(argv: list[str]) -> int:
     drawing, data = directions(measured, laws, f"{name} on {where}.")
     save(drawing, folder / "directions", data)
     table(laws).to_csv(folder / "slopes.csv", index=False, float_format="%.6g", lineterminator="\n")
-    path = ROOT / "conf" / "rule" / "derived" / f"{name}.yaml"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(rule_yaml(name, laws, f"{where}; {', '.join(targets.values())}; commit {commit()}, {machine()}"), "utf-8")
+    path = Path("conf/rule/derived") / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(rule_yaml(laws, f"{where}; {', '.join(targets.values())}; commit {commit()}, {machine()}"), "utf-8")
     lr = first_log2_lr(measured)
     print(f"In the base model lr 2^{lr:.1f} moves no hidden matrix by more than {d.update:.0%} of its norm a step.")
-    print(f"Slopes and figure: {folder}/. Rule: {path} ({package_name(name)})")
+    print(f"Slopes and figure: {folder}/. Rule: {path}")
     mine = [a for a in argv if a.startswith("optimizer")]
     print("To use it: " + shlex.join(["python", "launch.py", "sweep=mini/width", *mine, f"rule=[derived/{name},standard]"]))
     return OK

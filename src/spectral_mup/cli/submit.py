@@ -194,7 +194,7 @@ def retry(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         print_notes(report)
         print(f"{format_counts(report)}\nNothing to retry{f' with cause={config.cause}' if config.cause else ''}.")
         return OK
-    if config.cluster.name == "local":
+    if config.cluster.scheduler == "local":
         for run_id in chosen:
             RunFolder(Path(config.paths.runs), run_id).archive_error()
         from spectral_mup.cli.main import run

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from spectral_mup import data
-from spectral_mup.config.compose import mlp_hidden
 from spectral_mup.config.optimizer_spec import OptimizerSpec
 from spectral_mup.measure.directions import LadderModel, check_ladder, measure_directions
 from spectral_mup.optim.stacked import UsesSampledLabels
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling.apply import init_, scale_all
-from spectral_mup.scaling.build import Parametrization, base_stds, forward_of, growths_of, make_model, make_optimizers
+from spectral_mup.scaling.build import Parametrization, forward_of, growths_of, make_optimizers
 from spectral_mup.training.loop import sampled_loss
 
 
@@ -36,7 +35,7 @@ class Rung:
 def make_ladder(run: RunConfig, vocab_size: int, widths: Sequence[int]) -> list[Rung]:
     """One Rung a width, the first the base. Raises DeriveError if a tensor that should grow does not."""
     base_width = widths[0]
-    model = replace(run.model, mlp_hidden=mlp_hidden(run.model, base_width))
+    model = run.model.model_copy(update={"mlp_hidden": run.model.mlp_width(base_width)})
     blind = replace(
         run, model=model, base_width=base_width, base_depth=run.depth, optimizer=without_size_laws(run.optimizer), log2_lr=0.0
     )
@@ -82,8 +81,9 @@ def measure(
 
 
 def _fresh(rung: Rung, corpus: data.Corpus, seed: int) -> nn.Module:
-    model = make_model(rung.run.model, corpus.vocab_size, rung.width, rung.run.depth, rung.p.forward)
-    init_(model, rung.p.scalings, rung.p.growths, base_stds(rung.run), seed)
+    model = rung.run.model.build(corpus.vocab_size, rung.width, rung.run.depth)
+    model.set_multipliers(rung.p.forward)
+    init_(model, rung.p.scalings, rung.p.growths, rung.run.model.init_stds(rung.run.base_width), seed)
     return model
 
 

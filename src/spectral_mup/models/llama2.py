@@ -14,11 +14,11 @@ NORM_EPS = 1e-5  # the published models'
 class Block(nn.Module):
     """x + a·attention(RMSNorm(x)), then x + a·mlp(RMSNorm(x)), a the branch multiplier."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, dropout: float, forward: Multipliers) -> None:
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: float, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.branch = forward.branch
+        self.branch = 1.0
         self.norm_attention = nn.RMSNorm(width, eps=NORM_EPS)
-        self.attention = CausalSelfAttention(width, heads, kv_heads, False, dropout, forward.attention)
+        self.attention = CausalSelfAttention(width, heads, kv_heads, head_dim, False, dropout)
         self.norm_mlp = nn.RMSNorm(width, eps=NORM_EPS)
         self.mlp = SwigluMLP(width, hidden, False, dropout)
 
@@ -31,10 +31,8 @@ class Llama2(LanguageModel):
     """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
 
     `hidden` is the width of the SwiGLU, `kv_heads` the number of key and value heads; `tied` shares the token table with the
-    readout. Weights are for theory.apply.init_ to set.
+    readout. A rule initialises the weights.
     """
-
-    residual_blocks = ("blocks.",)
 
     def __init__(
         self,
@@ -45,17 +43,17 @@ class Llama2(LanguageModel):
         depth: int,
         heads: int,
         kv_heads: int,
+        head_dim: float,
         hidden: int,
         rope_base: float,
         tied: bool,
         dropout: float,
-        forward: Multipliers,
     ) -> None:
         super().__init__()
-        self.multipliers, self.dropout, self.context = forward, dropout, context
+        self.multipliers, self.dropout, self.context = Multipliers(attention=head_dim**-0.5), dropout, context
         self.head_size, self.rope_base = width // heads, rope_base
         self.token = nn.Embedding(vocab_size, width)
-        self.blocks = nn.ModuleList(Block(width, heads, kv_heads, hidden, dropout, forward) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, kv_heads, head_dim, hidden, dropout) for _ in range(depth))
         self.norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.readout = nn.Linear(width, vocab_size, bias=False)
         if tied:

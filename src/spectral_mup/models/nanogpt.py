@@ -13,11 +13,11 @@ from spectral_mup.theory.rules import Multipliers
 class Block(nn.Module):
     """x + a·attention(LN(x)), then x + a·mlp(LN(x)), a the branch multiplier."""
 
-    def __init__(self, width: int, heads: int, hidden: int, bias: bool, dropout: float, forward: Multipliers) -> None:
+    def __init__(self, width: int, heads: int, head_dim: float, hidden: int, bias: bool, dropout: float) -> None:
         super().__init__()
-        self.branch = forward.branch
+        self.branch = 1.0
         self.norm_attention = nn.LayerNorm(width, bias=bias)
-        self.attention = CausalSelfAttention(width, heads, heads, bias, dropout, forward.attention)
+        self.attention = CausalSelfAttention(width, heads, heads, head_dim, bias, dropout)
         self.norm_mlp = nn.LayerNorm(width, bias=bias)
         self.mlp = GeluMLP(width, hidden, bias, dropout)
 
@@ -29,11 +29,9 @@ class Block(nn.Module):
 class NanoGPT(LanguageModel):
     """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
 
-    Learned positions, GELU MLP, pre-LN; `tied` shares the token table with the readout. Weights are for theory.apply.init_ to
-    set.
+    Learned positions, GELU MLP, pre-LN; `tied` shares the token table with the readout. A rule initialises the
+    weights.
     """
-
-    residual_blocks = ("blocks.",)
 
     def __init__(
         self,
@@ -43,17 +41,17 @@ class NanoGPT(LanguageModel):
         width: int,
         depth: int,
         heads: int,
+        head_dim: float,
         hidden: int,
         bias: bool,
         tied: bool,
         dropout: float,
-        forward: Multipliers,
     ) -> None:
         super().__init__()
-        self.multipliers, self.dropout, self.context = forward, dropout, context
+        self.multipliers, self.dropout, self.context = Multipliers(attention=head_dim**-0.5), dropout, context
         self.token = nn.Embedding(vocab_size, width)
         self.position = nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, bias, dropout, forward) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, head_dim, hidden, bias, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width, bias=bias)
         self.readout = nn.Linear(width, vocab_size, bias=False)
         if tied:

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from spectral_mup.config.compose import head_count, head_size, kv_head_count, mlp_hidden
-from spectral_mup.config.schema import ModelConfig
-from spectral_mup.models import family
+from spectral_mup.models.configs import FamilyConfig
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling import apply
 from spectral_mup.scaling.apply import base_lr, base_std, for_kind, init_, param_groups, scale_all
@@ -33,33 +31,11 @@ class Parametrization:
     laws: dict[str, UpdateScaling]
 
 
-def make_model(model: ModelConfig, vocab_size: int, width: int, depth: int, forward: Multipliers) -> nn.Module:
-    """A model of the family at this width and depth, weights not yet set by a rule."""
-    own: dict[str, Any] = {"bias": model.bias}
-    if model.family == "llama2":
-        own = {"kv_heads": max(1, kv_head_count(model, width)), "rope_base": model.rope_base}
-    return family(model.family)(
-        vocab_size=vocab_size,
-        context=model.context,
-        width=width,
-        depth=depth,
-        heads=max(1, head_count(model, width)),
-        hidden=mlp_hidden(model, width),
-        tied=model.tied,
-        dropout=model.dropout,
-        forward=forward,
-        **own,
-    )
-
-
-def growths_of(model: ModelConfig, vocab_size: int, width: int, base_width: int, depth: int) -> dict[str, Growth]:
+def growths_of(model: FamilyConfig, vocab_size: int, width: int, base_width: int, depth: int) -> dict[str, Growth]:
     """{parameter name: Growth} of a model of the family against its base, from shapes alone."""
     with torch.device("meta"):
-        mine, base, wider = (
-            make_model(model, vocab_size, w, depth, Multipliers(attention=1.0))
-            for w in (width, base_width, REFERENCE_WIDTH_RATIO * base_width)
-        )
-    return measure_growth(mine, base, wider, family(model.family).residual_blocks)
+        mine, base, wider = (model.build(vocab_size, w, depth) for w in (width, base_width, REFERENCE_WIDTH_RATIO * base_width))
+    return measure_growth(mine, base, wider, model.residual_blocks)
 
 
 def parametrize(run: RunConfig, vocab_size: int) -> tuple[nn.Module, Parametrization]:
@@ -67,7 +43,8 @@ def parametrize(run: RunConfig, vocab_size: int) -> tuple[nn.Module, Parametriza
     config, width, depth = run.model, run.width, run.depth
     forward = forward_of(run)
     with torch.device("meta"):
-        model = make_model(config, vocab_size, width, depth, forward)
+        model = config.build(vocab_size, width, depth)
+    model.set_multipliers(forward)
     growths = growths_of(config, vocab_size, width, run.base_width, depth)
     laws = {kind: run.optimizer.by_kind[kind].update for kind in KINDS}
     scalings = scale_all(growths, run.rule, laws, forward, depth / run.base_depth)
@@ -78,23 +55,15 @@ def forward_of(run: RunConfig) -> Multipliers:
     """The numbers that a run's rule puts into its forward pass."""
     config, width, base_width = run.model, run.width, run.base_width
     m_depth = run.depth / run.base_depth
-    heads = head_size(config, width), head_size(config, base_width)
-    return run.rule.forward(width / base_width, m_depth, *heads)
+    return run.rule.forward(width / base_width, m_depth, config.head_dim(width), config.head_dim(base_width))
 
 
 def init_model(model: nn.Module, run: RunConfig, p: Parametrization, device: torch.device) -> nn.Module:
     """The model on a device, initialised by its rule from the run's seed."""
-    real = make_model(run.model, model.token.num_embeddings, run.width, run.depth, p.forward)  # type: ignore[union-attr]
-    init_(real, p.scalings, p.growths, base_stds(run), run.seed)
+    real = run.model.build(model.token.num_embeddings, run.width, run.depth)  # type: ignore[union-attr]
+    real.set_multipliers(p.forward)
+    init_(real, p.scalings, p.growths, run.model.init_stds(run.base_width), run.seed)
     return real.to(device)
-
-
-def base_stds(run: RunConfig) -> dict[str, float | None]:
-    """Init std of the base model by kind, None for fan_in^-1/2; a tied table is initialised as the readout it also is."""
-    std = dict(run.model.init_std)
-    if run.model.tied and std.get("embedding") is None:
-        std["embedding"] = std["readout"] if std.get("readout") is not None else run.base_width**-0.5
-    return std
 
 
 @dataclass(frozen=True)
@@ -137,7 +106,7 @@ def explain(run: RunConfig, vocab_size: int) -> list[dict[str, Any]]:
     """One row a tensor: what it is, how it grew, and the numbers it will train with under the run's rule."""
     model, p = parametrize(run, vocab_size)
     plans = base_values(run, p)
-    std = base_stds(run)
+    std = run.model.init_stds(run.base_width)
     independent = run.train.weight_decay == "independent"  # then no rule acts on λ, see param_groups
     rows = []
     for name, parameter in model.named_parameters():

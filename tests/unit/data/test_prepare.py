@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import ROOT
 from support.runs import first_point, run_point
 
 from spectral_mup import data
 from spectral_mup.cli import main as cli
-from spectral_mup.config.compose import ROOT, ConfigError, load_config
+from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.config.schema import PrepareConfig
 from spectral_mup.data import DataError, corpus, split
 from spectral_mup.data.prepare import documents
@@ -346,7 +347,8 @@ def show(work, done, total, tokens):
         waited = True
         print("in the middle", flush=True)
         sys.stdin.readline()
-print(prepare(PrepareConfig(*sys.argv[1:4], None, 300, None, int(sys.argv[4])), show)[1])
+given = dict(zip(("input", "out", "tokenizer", "shard_tokens"), sys.argv[1:], strict=True))
+print(prepare(PrepareConfig(**given, model=None, vocab_size=300, field=None), show)[1])
 """
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[2])}
 

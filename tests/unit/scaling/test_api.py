@@ -164,9 +164,9 @@ def test_laws_instead_of_names():
 @pytest.mark.parametrize(
     "choice, message",
     [
-        ({"optimizer": "adam"}, "^optimizer='adam': no such file; optimizer can be adamw, "),
-        ({"optimizer": "other"}, "^optimizer='other': it declares no size law"),
-        ({"rule": "mup"}, "^rule='mup': no such file; rule can be completep, "),
+        ({"optimizer": "adam"}, "^optimizer=adam: no such file; .*optimizer can be adamw, "),
+        ({"optimizer": "other"}, "^optimizer.*: a value is missing"),
+        ({"rule": "mup"}, "^rule=mup: no such file; .*rule can be completep, "),
     ],
 )
 def test_unknown_names_are_refused_with_those_known(choice, message):
@@ -177,14 +177,6 @@ def test_unknown_names_are_refused_with_those_known(choice, message):
 def test_a_rule_that_does_not_cover_the_optimizer():
     with pytest.raises(RuleError, match="completep has no lr for optimizer sgd"):
         scale(mlp(64), mlp(16), optimizer="sgd", rule="completep")
-
-
-def test_an_installation_without_conf_says_so(monkeypatch, tmp_path):
-    from spectral_mup.config import presets as declared
-
-    monkeypatch.setattr(declared, "ROOT", tmp_path)
-    with pytest.raises(ValueError, match="^optimizer='adamw': .*does not exist; install from a clone"):
-        scale(mlp(64), mlp(16))
 
 
 def test_explain_shows_what_a_group_trains_with():

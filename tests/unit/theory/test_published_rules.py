@@ -8,14 +8,15 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from spectral_mup.config.compose import ROOT, load_config, options
+from spectral_mup.config.compose import load_config
+from spectral_mup.config.presets import options
 from spectral_mup.theory.growth import Growth
 from spectral_mup.theory.rules import Rule, UpdateScaling
 
 NOT_TABLES = {"spectral", "spectral_readout", "spectral_depth_half", "spectral_depth_0", "standard", "standard_fixed"}
 OF_ONE_OPTIMIZER = {"lamb_hidden_0"}  # no published table and nothing for AdamW: test_lamb_rules.py
-NAMES = [n for n in options(ROOT / "conf" / "rule") if n not in OF_ONE_OPTIMIZER and not n.startswith("derived/")]
-RULES = {name: Rule(name, **asdict(rule)) for name, rule in load_config([f"rule=[{','.join(NAMES)}]"]).rule.items()}
+NAMES = [n for n in options("rule") if n not in OF_ONE_OPTIMIZER and not n.startswith("derived/")]
+RULES = {name: Rule(name, **dict(rule)) for name, rule in load_config([f"rule=[{','.join(NAMES)}]"]).rule.items()}
 
 # Where each table has the readout's 1/m (A: in its init, B: in the logits), and α of its branch multiplier m_depth^-α
 FORM = {
@@ -212,7 +213,7 @@ def test_every_table_is_held_against_the_formula():
 
 def test_laws_are_those_of_the_optimizers():
     """But for SOAP: the tables have its limit for gradients of one fixed direction, the YAML has what was measured."""
-    for optimizer in set(options(ROOT / "conf" / "optimizer")) - {"other"}:
+    for optimizer in set(options("optimizer")) - {"other"}:
         for name, algorithm in load_config([f"optimizer={optimizer}"]).optimizer.algorithms.items():
             if name in LAWS:
                 size = ENTRYWISE if name == "soap" else LAWS[name].update_norm
