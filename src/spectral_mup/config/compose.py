@@ -6,7 +6,6 @@ A mistake is one line that names key and fix. Nothing in this module imports tor
 from __future__ import annotations
 
 import re
-import sys
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -14,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spectral_mup.config.credentials import refuse_credentials, refuse_in_overrides
 from spectral_mup.config.parse import key_of, keys, typed, unknown_key, variants
-from spectral_mup.config.presets import GROUPS, folders, unknown_preset
+from spectral_mup.config.presets import GROUPS, unknown_preset
 from spectral_mup.config.schema import Config
 from spectral_mup.config.validate import check
 from spectral_mup.errors import ConfigError
@@ -23,12 +22,8 @@ __all__ = ["ConfigError", "check", "load_config", "typed"]
 
 
 def load_config(overrides: list[str]) -> Config:
-    """Compose the presets with the overrides of a command line and check the result. Raises ConfigError.
-
-    Modules of the user's project folders can be imported from then on, as for `target: my_module.MyOptimizer`.
-    """
+    """Compose the presets with the overrides of a command line and check the result. Raises ConfigError."""
     refuse_in_overrides(overrides)
-    sys.path += [str(folder) for folder in folders()[:-1] if str(folder) not in sys.path]
     composed, loaded = _compose(overrides)
     refuse_credentials(OmegaConf.to_container(composed))
     try:
@@ -65,7 +60,7 @@ def _explain(error: Exception, overrides: list[str]) -> str:
     from hydra.errors import OverrideParseException
 
     text = str(error)
-    preset = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    preset = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text)
     if preset and preset[1] in GROUPS:
         return str(unknown_preset(preset[1], preset[2]))
     for override in overrides:
@@ -79,7 +74,7 @@ def _explain(error: Exception, overrides: list[str]) -> str:
 
 
 def _not_in_config(key: str) -> str:
-    """Why a key cannot be set: no config has it, another family's or scheduler's has it, or it must be added with a plus."""
+    """Why a key cannot be set: no config has it, another family or scheduler has it, or the chosen file leaves it out."""
     group = key.partition(".")[0]
     classes = variants(group)
     owners = [name for name, cls in classes.items() if key in keys(cls, group)]
@@ -87,7 +82,10 @@ def _not_in_config(key: str) -> str:
         return f"{key}: prefix with + to add to it, as in '+cluster.extra={{name: value}}', with cluster=slurm or a site's file"
     if owners and len(owners) < len(classes):
         return f"{key}: only with {group}={' or '.join(owners)}{', or a site of it' if group == 'cluster' else ''}"
-    return unknown_key(key, [*keys(Config), *(k for cls in classes.values() for k in keys(cls, group))])
+    known = [*keys(Config), *(k for cls in classes.values() for k in keys(cls, group))]
+    if key in known:
+        return f"{key}: the chosen file of conf/{group} leaves it out; give it there, or here as +{key}=VALUE"
+    return unknown_key(key, known)
 
 
 def _where(message: str, loaded: list[tuple[str, str, dict[str, Any]]], overrides: list[str]) -> str:

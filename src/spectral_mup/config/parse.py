@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from spectral_mup.config.schema import SCHEDULERS, Config
+from spectral_mup.config.presets import folders
+from spectral_mup.config.schema import SCHEDULERS, ClusterConfig, Config
 from spectral_mup.errors import ConfigError
 from spectral_mup.models import FAMILIES
 from spectral_mup.models.configs import FamilyConfig
@@ -35,15 +37,17 @@ MESSAGES = {  # by the beginning of pydantic's error types
 
 
 def typed(plain: Any) -> Config:
-    """A Config of plain dicts and lists, as schema.to_plain makes them. Raises ConfigError; checks single values only."""
+    """A Config of plain dicts and lists, as schema.to_plain makes them. Raises ConfigError; checks single values only.
+
+    Modules of the user's project folders can be imported from then on, as for `family: my_module.MyConfig`.
+    """
+    sys.path += [str(folder) for folder in folders()[:-1] if str(folder) not in sys.path]
     parts = dict(plain)
     model, cluster = parts.get("model"), parts.get("cluster")
     if isinstance(model, dict):
         parts["model"] = parse(_family(model.get("family")), model, "model")
     if isinstance(cluster, dict):
-        parts["cluster"] = parse(
-            SCHEDULERS.get(str(cluster.get("scheduler")), next(iter(SCHEDULERS.values()))), cluster, "cluster"
-        )
+        parts["cluster"] = parse(SCHEDULERS.get(str(cluster.get("scheduler")), ClusterConfig), cluster, "cluster")
     return parse(Config, parts, "")
 
 
@@ -55,15 +59,21 @@ def _family(name: Any) -> type[FamilyConfig]:
 
 
 def parse(cls: type[M], node: Any, key: str) -> M:
-    """One part of the config, which lies at `key`. Raises ConfigError about its first mistake, unknown keys before others."""
+    """One part of the config, which lies at `key`. Raises ConfigError about its first mistake.
+
+    What chooses the class comes first, then unknown keys: a misspelt one is missing as well.
+    """
     missing = next(_missing(node, key), None)
     if missing is not None:
         raise ConfigError(f"{missing}: a value is missing; give one, as in {missing}=VALUE")
     try:
         return cls.model_validate(node)
     except ValidationError as error:
-        mistakes = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
-        raise ConfigError(_describe(dict(mistakes[0]), key, cls)) from None
+        mistakes = error.errors(include_url=False)
+        first = min(
+            mistakes, key=lambda e: (e["loc"][-1:] not in (("family",), ("scheduler",)), e["type"] != "extra_forbidden")
+        )
+        raise ConfigError(_describe(dict(first), key, cls)) from None
 
 
 def _missing(node: Any, key: str) -> Iterator[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
 from support import ROOT
 
-from spectral_mup.config.compose import ConfigError, check, load_config
+from spectral_mup.config.compose import ConfigError, check, load_config, typed
 from spectral_mup.config.presets import options
-from spectral_mup.config.schema import Config
+from spectral_mup.config.schema import Config, to_plain
 
 BAD = {
     ("model.widht=3",): "model.widht: unknown key; .*known: .*head_size",
@@ -71,6 +73,35 @@ BAD = {
     ("optimizer=lamb", "model.init_std.readout=0"): "rescales its step to the weight's norm.*optimizer.readout=lamb_vector",
 }  # fmt: skip
 
+BAD |= {  # values that would train, or fail one run after the other
+    ("optimizer.weight_decay.hidden=-1",): "optimizer.weight_decay.hidden=-1: must be at least 0",
+    ("optimizer=adopt", "optimizer.algorithms.adopt.eps=-1"): "optimizer.algorithms.adopt.eps=-1: must be positive",
+    ("optimizer=adopt", "optimizer.algorithms.adopt.eps=0"): "optimizer.algorithms.adopt.eps=0: must be positive",
+    ("optimizer=adopt", "+optimizer.algorithms.adopt.args.eps=-1"): "adopt.args=.*eps=-1 must be positive",
+    ("optimizer=muon", "optimizer.algorithms.muon.args.momentum=1.5"): "muon.args=.*momentum=1.5 must be in",
+    ("optimizer=muon", "optimizer.algorithms.muon.args.momentum=fast"): "muon.args=.*momentum=fast must be in",
+    ("optimizer.algorithms.adamw.args.betas=[0.9,1.0]",): r"adamw.args=.*betas=\[0.9, 1.0\] must be numbers in",
+    ("optimizer.algorithms.adamw.args.betas=0.9",): "adamw.args=.*betas=0.9 must be numbers in",
+    ("+optimizer.algorithms.adamw.args.lr=1",): "adamw.args=.*lr: is set by the sweep",
+    ("optimizer.algorithms.adamw.lr=0",): "optimizer.algorithms.adamw.lr=0: must be positive",
+    ("optimizer.algorithms.adamw.lr=true",): "optimizer.algorithms.adamw.lr=true: must be a number",
+    ("+optimizer.weight_decay.hiden=1",): "optimizer.weight_decay.hiden: unknown key; did you mean .*hidden",
+    ("train.clip=0",): "train.clip=0: must be positive",
+    ("train.final_lr=-1",): "train.final_lr=-1: must be at least 0",
+    ("train.diverge_factor=inf",): "train.diverge_factor=inf: must be a finite number",
+    ("model.dropout=1",): "model.dropout=1: must be below 1",
+    ("model.init_std.hidden=-0.1",): "model.init_std.hidden=-0.1: must be at least 0",
+    ("train.shard=maybe",): "train.shard=maybe: must be true or false",
+    ("cluster.threads=true",): "cluster.threads=true: must be a number",
+    ("sweep.width=64",): "sweep.width=64: must be a list",
+    ("probe=null",): "probe=null: must be a table",
+    ("derive.steps=7",): "derive.steps=7: must be at least 8",
+    ("cluster=slurm", "cluster.retries=-1"): "cluster.retries=-1: must be at least 0",
+    ("cluster.scheduler=pbs",): "cluster.scheduler=pbs: must be one of local, slurm",
+    ("modl=llama2",): "modl: unknown key; did you mean model",
+    ("optimizer.algorithms.adamw.epss=1",): "optimizer.algorithms.adamw.epss: unknown key; did you mean .*eps",
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("overrides", BAD, ids=" ".join)
 def test_bad_input_names_key_and_fix(overrides):
@@ -89,6 +120,20 @@ def test_good_input_passes():
     ):
         load_config(overrides)
     assert load_config(["train.compile=true"]).train.compile == "true"
+    assert load_config(["sweep.name=16", "train.clip=1"]).sweep.name == "16"
+    chosen = load_config(["figures=[lr_transfer,my_module.mine]", "probe.quantities=[stable_rank]"])
+    assert chosen.figures == ["lr_transfer", "my_module.mine"] and chosen.probe.quantities == ["stable_rank"]
+
+
+def test_plain_dicts_and_back():
+    """What a submission keeps is the same config; every number has the type that the run ids are made of."""
+    for overrides in ([], ["cluster=slurm", "model=llama2", "optimizer=muon", "rule=[zheng,standard_fixed]", "train.clip=1"]):
+        config = load_config(overrides)
+        plain = json.loads(json.dumps(to_plain(config)))
+        assert typed(plain) == config and type(typed(plain).cluster) is type(config.cluster)
+    assert type(config.train.clip) is float and config.rule["standard_fixed"].scaling == {}
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.steps = 1  # type: ignore[misc]
 
 
 def test_several_devices_share_a_batch_evenly():
