@@ -97,6 +97,8 @@ RULE = """
       init_std: {hidden: {m_in: -0.5}}
       lr:
         adamw: {hidden: {m_in: -1}, readout: {m_in: -1}}
+    differences:
+      - [eps, width, adamw, embedding hidden bias norm, 0, -1, "not given by the source, so × 1"]
 """
 
 

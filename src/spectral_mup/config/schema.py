@@ -78,6 +78,13 @@ class ScalingTable(TypedDict, total=False):
     eps: dict[str, dict[TableKind, TableExponents]]
 
 
+# How a published table differs from the formula: quantity, axis, optimizers and tensors (names with spaces between), exponent
+# in the table, exponent of the formula, why.
+Difference = tuple[
+    Literal["init_std", "lr", "weight_decay", "eps"], Literal["width", "depth"], str, str, Float, Float, str
+]  # fmt: skip
+
+
 class RuleConfig(Part):
     source: str
     multipliers: dict[Annotated[str, one_of("attention", "branch", "logits", "embedding")], ForwardExponents]
@@ -85,6 +92,7 @@ class RuleConfig(Part):
         Annotated[Literal["derived"], Tag("<word>")] | Annotated[ScalingTable, Tag("<table>")],
         Discriminator(lambda x: "<table>" if isinstance(x, dict) else "<word>"),
     ]
+    differences: list[Difference] | None = None  # of a published table alone; no run depends on them
 
 
 class DataConfig(Part):
