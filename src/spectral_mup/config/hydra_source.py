@@ -12,7 +12,7 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
-from spectral_mup.config.presets import candidates, files_of, package_root, read_preset, read_sweep, shown
+from spectral_mup.config.presets import candidates, files_of, options, package_root, read_preset, read_sweep, shown
 
 Loaded = list[tuple[str, str, dict[str, Any]]]
 """Of each preset that was composed: its file, its place in the config ("" for the root), its content."""
@@ -48,11 +48,7 @@ class PresetSource(ConfigSource):
         return True
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        found: list[str] = []
-        for folder in candidates(config_path):
-            for path in folder.iterdir() if folder.is_dir() else []:
-                self._list_add_result(found, f"{config_path}/{path.name}", path.name, results_filter)
-        return sorted(set(found))
+        return options(config_path)
 
 
 class PresetSearchPath(SearchPathPlugin):

@@ -22,7 +22,7 @@ ShapeExponents = dict[Annotated[str, one_of("fan_out", "fan_in")], Float]
 
 ARGUMENTS = {  # of optimizers, by the names that they commonly have: (what it must be, whether it is)
     "eps": ("positive", lambda x: x > 0),
-    "gamma": ("positive", lambda x: x > 0),
+    "gamma": ("at least 0", lambda x: x >= 0),
     "weight_decay": ("at least 0", lambda x: x >= 0),
     "momentum": ("in [0, 1)", lambda x: 0 <= x < 1),
     "betas": ("numbers in [0, 1)", lambda x: all(0 <= beta < 1 for beta in x)),

@@ -103,10 +103,7 @@ class NanoGPTConfig(FamilyConfig):
     def build(self, vocab_size: int, width: int, depth: int) -> LanguageModel:
         from spectral_mup.models.nanogpt import NanoGPT
 
-        return NanoGPT(
-            vocab_size=vocab_size, context=self.context, width=width, depth=depth, heads=self.head_count(width),
-            head_dim=self.head_dim(width), hidden=self.mlp_width(width), bias=self.bias, tied=self.tied, dropout=self.dropout,
-        )  # fmt: skip
+        return NanoGPT(self, vocab_size, width, depth)
 
 
 class Llama2Config(FamilyConfig):
@@ -146,8 +143,4 @@ class Llama2Config(FamilyConfig):
     def build(self, vocab_size: int, width: int, depth: int) -> LanguageModel:
         from spectral_mup.models.llama2 import Llama2
 
-        return Llama2(
-            vocab_size=vocab_size, context=self.context, width=width, depth=depth, heads=self.head_count(width),
-            kv_heads=self.kv_head_count(width), head_dim=self.head_dim(width), hidden=self.mlp_width(width),
-            rope_base=self.rope_base, tied=self.tied, dropout=self.dropout,
-        )  # fmt: skip
+        return Llama2(self, vocab_size, width, depth)

@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from support import networks
 from torch import nn
 
 from spectral_mup.models.llama2 import NORM_EPS, Llama2
@@ -20,13 +21,12 @@ def transformers():
 
 
 def nanogpt(tied: bool) -> NanoGPT:
-    return NanoGPT(vocab_size=V, context=T, width=D, depth=L, heads=H, head_dim=D / H, hidden=4 * D, bias=True, tied=tied,
-                   dropout=0.0)  # fmt: skip
+    return NanoGPT(networks.nanogpt(context=T, heads=H, tied=tied), V, D, L)
 
 
 def llama2(tied: bool, kv_heads: int, multipliers: Multipliers | None = None, **other) -> Llama2:
-    model = Llama2(**dict(vocab_size=V, context=T, width=D, depth=L, heads=H, kv_heads=kv_heads, head_dim=D / H, hidden=88,
-                          rope_base=10000.0, tied=tied, dropout=0.0) | other)  # fmt: skip
+    keys = {"context": T, "heads": H, "kv_heads": kv_heads, "mlp_hidden": 88, "tied": tied} | other
+    model = Llama2(networks.llama2(**keys), V, D, L)
     if multipliers is not None:
         model.set_multipliers(multipliers)
     return model
@@ -160,8 +160,7 @@ def millions(n: int, digits: int) -> str:
 def test_nanogpt_has_the_published_number_of_parameters(width, depth, printed):
     """arXiv 2602.20937: 1.59 M to 403 M over width, 1.6 M to 50.56 M over depth; biases, tied, positions not counted."""
     with torch.device("meta"):
-        model = NanoGPT(vocab_size=65, context=1024, width=width, depth=depth, heads=2, head_dim=width / 2, hidden=4 * width,
-                        bias=True, tied=True, dropout=0.0)  # fmt: skip
+        model = NanoGPT(networks.nanogpt(context=1024, heads=2, tied=True), 65, width, depth)
     assert millions(parameters(model, without="position"), len(printed.partition(".")[2])) == printed
 
 
@@ -169,8 +168,9 @@ def test_nanogpt_has_the_published_number_of_parameters(width, depth, printed):
 def test_llama2_has_the_published_number_of_parameters(width, printed):
     """arXiv 2602.20937: 154 M at width 256 to 1.38 B at 2048, with 32 heads on 8 and an MLP of 11008 at every width."""
     with torch.device("meta"):
-        model = llama2(False, 8, vocab_size=32000, width=width, depth=16, heads=32, hidden=11008)
-        ungrouped = llama2(False, 32, vocab_size=32000, width=width, depth=16, heads=32, hidden=11008)
+        model, ungrouped = (
+            Llama2(networks.llama2(heads=32, kv_heads=kv_heads, mlp_hidden=11008), 32000, width, 16) for kv_heads in (8, 32)
+        )
     digits = len(printed.partition(".")[2])
     assert millions(parameters(model), digits) == printed != millions(parameters(ungrouped), digits)
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from support.networks import M, gpt, groups_of, mlp, train
+from support.networks import M, gpt, groups_of, mlp, nanogpt, train
 from support.runs import first_point
 from torch import nn
 
@@ -51,7 +51,7 @@ def lr_and_std(scalings) -> list[float]:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_multipliers_are_those_of_the_mup_package(build, optimizer):
     model, base = build(16 * M), build(16)
-    scalings = scale(model, base, optimizer=optimizer, rule="spectral", residual_blocks=getattr(model, "residual_blocks", ()))
+    scalings = scale(model, base, optimizer=optimizer, rule="spectral", residual_blocks=["blocks."] if build is gpt else [])
     wrong = scale(model, base, optimizer=optimizer, rule="standard")
     shapes = dict(base.named_parameters())
     expected = {name: mup_package(p, shapes[name], optimizer) for name, p in model.named_parameters()}
@@ -71,14 +71,13 @@ def test_scalings_and_lrs_are_those_of_a_sweep(tiny, optimizer):
 
     def build(width: int) -> NanoGPT:
         with torch.device("meta"):
-            return NanoGPT(vocab_size=256, context=16, width=width, depth=2, heads=width // 16, hidden=4 * width, bias=True,
-                           tied=False, dropout=0.0, forward=p.forward)  # fmt: skip
+            return NanoGPT(nanogpt(head_size=16), 256, width, 2)
 
     model = build(64)
     scalings = scale(model, build(32), optimizer=optimizer, rule="spectral", residual_blocks=["blocks."])
     assert dict(scalings) == p.scalings
     plans = base_values(science, p)
-    kinds = science["optimizer"]["weight_decay"]
+    kinds = science.optimizer.weight_decay
     for algorithm in {plan.algorithm for plan in plans.values()}:
         groups = param_groups(model, scalings, lr=2.0**-6, weight_decay=kinds, algorithm=algorithm)
         mine = {name: plan for name, plan in plans.items() if plan.algorithm == algorithm}

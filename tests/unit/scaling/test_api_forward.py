@@ -31,7 +31,8 @@ def test_tied_embeddings_need_the_multiplier_on_the_logits():
 
 def test_multipliers_for_a_forward_pass_of_ones_own():
     scalings = scale(gpt(64, depth=4), gpt(16), rule="spectral", residual_blocks=["blocks."])
-    assert math.isnan(multipliers(scalings).attention) and multipliers(scalings).branch == 0.5
+    assert multipliers(scalings).attention == 8**-0.5 and multipliers(scalings).branch == 0.5
+    assert math.isnan(multipliers(scale(mlp(64), mlp(16), rule="spectral")).attention)  # without a head_dim to read
     assert "to do: multiply the output of every residual branch in blocks. by 0.5" in set_multipliers_(gpt(64, 4), scalings)
 
     def attention(width: int, heads: int) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.networks import nanogpt
 from support.runs import first_point
 from torch import nn
 
@@ -164,8 +165,7 @@ def test_at_base_width_all_is_one_and_steps_equal_plain_torch(tiny, corpus, rule
     assert {(s.init_std, s.lr, s.weight_decay, s.eps) for s in p.scalings.values()} == {(1.0, 1.0, 1.0, 1.0)}
     model = init_model(meta, science, p, torch.device("cpu"))
 
-    plain = NanoGPT(vocab_size=256, context=16, width=32, depth=2, heads=2, head_dim=16, hidden=128, bias=True,
-                    tied=False, dropout=0.0)  # fmt: skip
+    plain = NanoGPT(nanogpt(head_size=16), 256, 32, 2)
     generator = torch.Generator().manual_seed(0)
     for _, q in plain.named_parameters():
         if q.ndim == 2:
