@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import adopt
 import pytorch_optimizer
 import torch
+from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
 from torch import nn
 
 from spectral_mup.cluster.local import MALLOC
@@ -36,7 +37,6 @@ from spectral_mup.optim.stacked import StackedOptimizer
 from spectral_mup.runs.provenance import commit, machine
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.sweep import open_sweep
-from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
 
 VOCAB, BATCH, DECAY = 256, 8, 0.1
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]

@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from spectral_mup.training.loop import train
 
 from spectral_mup import data
 from spectral_mup.config.compose import load_config
@@ -19,7 +20,6 @@ from spectral_mup.runs.provenance import commit, machine
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
-from spectral_mup.training.loop import train
 
 
 def main() -> None:

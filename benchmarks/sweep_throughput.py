@@ -49,10 +49,10 @@ def block(sweep: Sweep) -> list[RunConfig]:
 def train_alone(science_file: str, runs: str) -> None:
     """What a fresh process of the usual way does."""
     import torch
+    from spectral_mup.training.loop import train
 
     from spectral_mup import data
     from spectral_mup.runs.run_folder import run_id
-    from spectral_mup.training.loop import train
 
     science = json.loads(Path(science_file).read_text())
     folder = RunFolder(Path(runs), run_id(science))

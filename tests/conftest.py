@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import os
 import shutil
 import tempfile
@@ -41,9 +40,9 @@ def tiny(tmp_path):
     """Function of overrides to a checked tiny config whose folders lie under tmp_path."""
 
     def make(*overrides: str) -> Config:
-        config = copy.deepcopy(composed(*TINY, *overrides))
-        config.paths.runs, config.paths.results = str(tmp_path / "runs"), str(tmp_path / "results")
-        return config
+        config = composed(*TINY, *overrides)
+        paths = config.paths.model_copy(update={"runs": str(tmp_path / "runs"), "results": str(tmp_path / "results")})
+        return config.model_copy(update={"paths": paths})
 
     return make
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import ROOT
 from support.launches import (
     HIDE_CURSOR,
     MARK,
@@ -37,7 +38,7 @@ from support.launches import (
 from support.runs import TINY, run_point
 
 from spectral_mup import data
-from spectral_mup.config.compose import ROOT, load_config
+from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.util.processes import process_start

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import matplotlib
 
-from spectral_mup.config.compose import ROOT
 from spectral_mup.util.processes import process_start
+from support import ROOT
 
 FILES = ("result.json", "metrics.jsonl", "norms.jsonl")
 PATIENCE = 120  # seconds until a test gives up; never a measure of speed

@@ -5,9 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from spectral_mup.models.configs import Llama2Config, NanoGPTConfig
 from spectral_mup.models.nanogpt import NanoGPT
 
 M = 4
+OF_ANY_FAMILY = {
+    "context": 16, "heads": None, "head_size": None, "mlp_ratio": None, "mlp_hidden": None, "mlp_multiple": None,
+    "tied": False, "dropout": 0.0, "init_std": {"embedding": None, "hidden": None, "readout": None},
+}  # fmt: skip
 
 
 def mlp(width: int) -> nn.Sequential:
@@ -15,10 +20,16 @@ def mlp(width: int) -> nn.Sequential:
 
 
 def gpt(width: int, depth: int = 2, tied: bool = False) -> NanoGPT:
-    return NanoGPT(
-        vocab_size=50, context=16, width=width, depth=depth, heads=width // 8, hidden=4 * width, bias=True, tied=tied,
-        dropout=0.0, head_dim=8,
-    )  # fmt: skip
+    return NanoGPT(nanogpt(head_size=8, tied=tied), 50, width, depth)
+
+
+def nanogpt(**keys) -> NanoGPTConfig:
+    """NanoGPT with biases and an MLP of four times the width."""
+    return NanoGPTConfig(**OF_ANY_FAMILY | {"family": "nanogpt", "mlp_ratio": 4.0, "bias": True} | keys)
+
+
+def llama2(**keys) -> Llama2Config:
+    return Llama2Config(**OF_ANY_FAMILY | {"family": "llama2", "kv_heads": None, "kv_ratio": None, "rope_base": 10000.0} | keys)
 
 
 def groups_of(groups, key: str = "lr") -> dict[str, float]:

@@ -12,7 +12,8 @@ import torch
 
 from spectral_mup import data
 from spectral_mup.analysis.feature_check import FeatureCheck, check_features
-from spectral_mup.config.compose import ROOT, load_config
+from spectral_mup.config.compose import load_config
+from spectral_mup.config.presets import options
 from spectral_mup.config.schema import Config
 from spectral_mup.measure.derive import measure_family
 from spectral_mup.measure.size_law_fit import Row, SizeLaw, first_log2_lr, size_laws
@@ -31,37 +32,35 @@ LARGER = 3  # octaves above the lr that moves no hidden matrix by more than 5 % 
 
 
 @functools.cache
-def small(optimizer: str, conf: Path | None = None, *overrides: str) -> Config:
-    return load_config([*SMALL, f"optimizer={optimizer}", *overrides], conf)
+def small(optimizer: str, *overrides: str) -> Config:
+    return load_config([*SMALL, f"optimizer={optimizer}", *overrides])
 
 
 @functools.cache
-def blind(
-    optimizer: str, conf: Path | None = None, seeds: tuple[int, ...] = (0, 1), widths: tuple[int, ...] = (64, 128, 256, 512)
-) -> list[Row]:
+def blind(optimizer: str, seeds: tuple[int, ...] = (0, 1), widths: tuple[int, ...] = (64, 128, 256, 512)) -> list[Row]:
     """Directions of a ladder of widths over 12 steps, the optimizer's size law taken away; measured once a session."""
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
-    run = first_point(small(optimizer, conf, "action=derive", "sweep.width=[64]", "rule=[spectral]"))
+    run = first_point(small(optimizer, "action=derive", "sweep.width=[64]", "rule=[spectral]"))
     return measure_family(run, corpus, widths=widths, seeds=seeds, steps=12, batch_size=16, update=0.05)
 
 
-def found(optimizer: str, conf: Path | None = None) -> dict[str, SizeLaw]:
-    return {law.algorithm: law for law in size_laws(blind(optimizer, conf))}
+def found(optimizer: str) -> dict[str, SizeLaw]:
+    return {law.algorithm: law for law in size_laws(blind(optimizer))}
 
 
-def declared(optimizer: str, conf: Path | None = None) -> dict[str, dict[str, float] | None]:
+def declared(optimizer: str) -> dict[str, dict[str, float] | None]:
     """{algorithm in use: its size law as conf/optimizer has it}."""
-    o = small(optimizer, conf, "rule=[standard]").optimizer
+    o = small(optimizer, "rule=[standard]").optimizer
     return {name: o.algorithms[name].update_norm for name in dict.fromkeys((o.hidden, o.embedding, o.readout, o.vector))}
 
 
 @functools.cache
-def large_lr(optimizer: str, conf: Path | None = None) -> int:
+def large_lr(optimizer: str) -> int:
     """log2 of a base lr larger than one trains with, and stable: LARGER octaves above a step of 5 % of the weight's norm."""
-    directions, algorithms = blind(optimizer, conf, (0,), (64, 80, 96)), small(optimizer, conf).optimizer.algorithms
+    directions, algorithms = blind(optimizer, (0,), (64, 80, 96)), small(optimizer).optimizer.algorithms
     lrs = []
-    for name in declared(optimizer, conf):
+    for name in declared(optimizer):
         mine = [row | {"kind": "hidden"} for row in directions if row["algorithm"] == name]
         lrs.append(first_log2_lr(mine) - np.log2(algorithms[name].lr))
     return round(min(lrs) + LARGER)
@@ -73,7 +72,6 @@ def features(
     rule: str,
     model: str = "nanogpt",
     axis: str = "width",
-    conf: Path | None = None,
     extra: tuple[str, ...] = (),
 ) -> FeatureCheck:
     """The feature check of training runs over `axis`, two seeds, ten steps at a large but stable base lr.
@@ -91,8 +89,8 @@ def features(
     fixed = "sweep.depth=[2]" if axis == "width" else "sweep.width=[64]"
     grid = [f"sweep.{axis}={sizes}", fixed, f"train.steps={STEPS}", f"probe.steps=[{STEPS}]"]
     config, log2_lr, rows = (
-        small(optimizer, conf, f"model={model}", f"rule=[{rule}]", *grid, *extra),
-        large_lr(optimizer, conf),
+        small(optimizer, f"model={model}", f"rule=[{rule}]", *grid, *extra),
+        large_lr(optimizer),
         [],
     )
     sweep = open_sweep(config)
@@ -112,5 +110,5 @@ def slopes(check: FeatureCheck, quantity: str = "feature") -> dict[str, float]:
     return dict(zip(rows["name"], rows["slope"], strict=True))
 
 
-OPTIMIZERS = sorted(p.stem for p in (ROOT / "conf" / "optimizer").glob("*.yaml") if p.stem != "other")  # that has no law
+OPTIMIZERS = [name for name in options("optimizer") if name != "other"]  # that has no law
 SIX = ("adamw", "adopt", "lamb", "sophia", "shampoo", "muon")

@@ -10,7 +10,6 @@ import torch
 
 from spectral_mup.config.compose import load_config
 from spectral_mup.config.schema import Config
-from spectral_mup.models.build import build
 from spectral_mup.models.layers import LanguageModel
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
@@ -54,7 +53,7 @@ def run_point(point: RunConfig, runs: Path, corpus, **kwargs):
 
 def build_run(run: RunConfig, vocab_size: int = 256) -> tuple[LanguageModel, ModelScaling]:
     """The run's model, scaled and initialised as it is for training, and its scaling."""
-    model = build(run.model, vocab_size, run.width, run.depth)
+    model = run.model.build(vocab_size, run.width, run.depth)
     scaling = scale_run(run, model, vocab_size)
     set_multipliers_(model, scaling)
     init_(model, scaling, seed=run.seed)

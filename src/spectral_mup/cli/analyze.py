@@ -100,7 +100,7 @@ def summarize(argv: list[str], check: bool) -> int:
     from spectral_mup.analysis import summary
 
     sweeps, absent = summary.summarize(argv[0], argv[1:])
-    print(summary.text(sweeps, absent))
+    print(summary.format_summary(sweeps, absent))
     print(f"Figure and tables: {Path(argv[0])}/summary.*")
     held = not absent and all(as_claimed(r.verdicts) and not sum(v.counts["missing"] for v in r.verdicts) for r in sweeps)
     return OK if held or not check else CHECK_FAILED

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from spectral_mup.analysis.figures import figure_help
 from spectral_mup.cli.actions import ACTIONS
 from spectral_mup.cli.command_line import Program
-from spectral_mup.config.compose import ROOT, options
+from spectral_mup.config.presets import GROUPS, options
 from spectral_mup.util.text import table
 
 CONSOLE_HELP = """\
@@ -60,15 +61,10 @@ interval, the regret at the largest width when the base's optimum is used there,
 Where only sweep.depth varies, the same over depth (layers). Where both vary, each is judged at the base of the other, and one
 line per rule says where in the grid of width and depth the base's lr costs most.
 
-Under results/NAME:
-  lr_transfer.pdf .svg .png      loss against lr, one line per size; optimum against size
-  feature_norms.pdf .svg .png    change of modules' features and of weights against size (all of them: features.csv); over
-                                 depth in the first and last block, updates inside blocks multiplied by the depth
-  feature_steps.pdf .svg .png    their slopes at every probed step
-  layers.pdf .svg .png           over depth: change of every block's and branch's output against its place in the model
-  joint_regret.pdf .svg .png     over width and depth: what the lr tuned on the base model costs at every size (and .csv)
-  spectral_norms stable_rank alignment, and trust_ratios clip_fraction shampoo_spectra for LAMB, Sophia, Shampoo: .pdf .svg .png
-                                 what single tensors did, where the runs recorded it
+Under results/NAME, each as .pdf .svg .png, with the data drawn as .csv:
+{figures}
+  figures=[NAME,my_module.my_figure] chooses among them, or adds one of your own (spectral_mup.analysis.figures).
+and
   curves.csv optima.csv features.csv verdicts.json
   depth/                         where both vary: all of it over depth, while the rest above is over width
 
@@ -92,9 +88,10 @@ def launch_help(program: Program) -> str:
 
 
 def analyze_help(program: Program) -> str:
-    return ANALYZE_HELP.format(analyze=program.analyze)
+    figures = "\n".join(f"  {line}" for line in figure_help().splitlines())
+    return ANALYZE_HELP.format(analyze=program.analyze, figures=figures)
 
 
 def presets() -> dict[str, list[str]]:
     """{config group: its presets}."""
-    return {folder.name: options(folder) for folder in sorted(ROOT.glob("conf/*/"))}
+    return {group: options(group) for group in GROUPS}

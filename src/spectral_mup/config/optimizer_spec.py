@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from spectral_mup.config.parse import parse
 from spectral_mup.config.presets import read_preset
-from spectral_mup.config.schema import OptimizerConfig
+from spectral_mup.config.schema import OptimizerConfig, RuleConfig
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.theory.rules import Exponents, Rule, UpdateScaling
 
@@ -62,7 +63,7 @@ class OptimizerSpec:
 
 def spec_of(config: OptimizerConfig) -> OptimizerSpec:
     """The optimizer of a config."""
-    algorithms = {name: Algorithm(name, **vars(a)) for name, a in config.algorithms.items()}
+    algorithms = {name: Algorithm(name, **dict(a)) for name, a in config.algorithms.items()}
     return OptimizerSpec(config.name, {kind: algorithms[getattr(config, kind)] for kind in KINDS}, config.weight_decay)
 
 
@@ -74,9 +75,7 @@ def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScalin
     if isinstance(optimizer, OptimizerSpec):
         return optimizer
     if isinstance(optimizer, str):
-        preset = read_preset("optimizer", optimizer)
-        algorithms = {name: Algorithm(name, **a) for name, a in preset["algorithms"].items()}
-        spec = OptimizerSpec(optimizer, {kind: algorithms[preset[kind]] for kind in KINDS}, preset["weight_decay"])
+        spec = spec_of(parse(OptimizerConfig, read_preset("optimizer", optimizer), "optimizer"))
         if any(algorithm.update_norm is None for algorithm in spec.by_kind.values()):
             raise ValueError(
                 f"optimizer={optimizer!r}: it declares no size law; measure one with spectral_mup.derive and pass that"
@@ -96,5 +95,9 @@ def resolve_rule(rule: str | Rule) -> Rule:
     """From a name of conf/rule; a Rule stays as it is. Raises ValueError on an unknown name."""
     if isinstance(rule, Rule):
         return rule
-    preset = read_preset("rule", rule)
-    return Rule(rule, preset["multipliers"], preset["scaling"], preset["source"])
+    return rule_of(rule, parse(RuleConfig, read_preset("rule", rule), f"rule.{rule}"))
+
+
+def rule_of(name: str, config: RuleConfig) -> Rule:
+    """A rule of a config."""
+    return Rule(name, config.multipliers, config.scaling, config.source)

@@ -1,26 +1,114 @@
-"""Presets: the YAML files of conf/, read without Hydra. Imports no torch."""
+"""Presets: the YAML files of conf/ and sweeps/, a user's own first. The name of a preset is that of its file.
+
+They are looked for in ./conf and ./sweeps of the working directory, then in the project folders of $SPECTRAL_MUP_PATH, then in
+the package. Imports neither torch nor Hydra.
+"""
 
 from __future__ import annotations
 
+import difflib
+import os
+from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from spectral_mup.config.compose import ROOT, options
+from spectral_mup.errors import ConfigError
+
+GROUPS = ("cluster", "data", "model", "optimizer", "rule", "sweep", "train")
+NAMED_BY_FILE = {"model": "family", "data": "source"}  # what the name of a file stands for if no YAML gives it
+
+
+def package_root() -> Path:
+    """Folder of the package's own conf/ and sweeps/: beside its modules when installed, else the root of the source tree."""
+    package = Path(__file__).resolve().parents[1]
+    return package if (package / "conf").is_dir() else package.parents[1]
+
+
+def folders() -> list[Path]:
+    """Folders that hold conf/ and sweeps/, in the order in which presets are looked for."""
+    listed = filter(None, os.environ.get("SPECTRAL_MUP_PATH", "").split(os.pathsep))
+    return list(dict.fromkeys(p.resolve() for p in (Path.cwd(), *[Path(x).expanduser() for x in listed], package_root())))
+
+
+def candidates(path: str) -> list[Path]:
+    """Where group/name may lie, without .yaml: conf/group/name, but sweeps/name for the group sweep."""
+    group, _, name = path.partition("/")
+    return [(folder / "sweeps" if group == "sweep" else folder / "conf" / group) / name for folder in folders()]
+
+
+def options(group: str) -> list[str]:
+    """Names that a config group offers, nested ones as folder/name."""
+    found = {str(p.relative_to(top).with_suffix("")) for top in candidates(group) for p in top.rglob("*.yaml")}
+    return sorted(name for name in found if not name.startswith("results/"))  # of sweeps: what they left, not presets
+
+
+def files_of(group: str, name: str) -> list[Path]:
+    """Files of a preset, the one that counts first; empty if there is none."""
+    return [path for path in (p.with_name(f"{p.name}.yaml") for p in candidates(f"{group}/{name}")) if path.is_file()]
+
+
+def unknown_preset(group: str, name: str) -> ConfigError:
+    """The error for a preset that does not exist, with those that do."""
+    known = options(group)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return ConfigError(f"{group}={name}: no such file; {hint}{group} can be {', '.join(known)}")
 
 
 def read_preset(group: str, name: str) -> dict[str, Any]:
-    """A YAML of conf/ and below it those of its `defaults`, in their order."""
-    folder = ROOT / "conf" / group
-    if not folder.is_dir():
-        raise ValueError(
-            f"{group}={name!r}: {folder} does not exist; install from a clone with pip install -e, "
-            "or pass an UpdateScaling (a Rule) instead of a name"
-        )
-    if name not in options(folder):
-        raise ValueError(f"{group}={name!r}: no such file; {group} can be {', '.join(options(folder))}")
-    own = OmegaConf.load(folder / f"{name}.yaml")
-    inherited = [read_preset(group, other) for other in OmegaConf.select(own, "defaults", default=[]) if other != "_self_"]
-    merged = OmegaConf.to_container(OmegaConf.merge(*inherited, own))
+    """A preset of conf/ over those that its `defaults` name, which are of the same group. Raises ConfigError."""
+    return _read(group, name, ())
+
+
+def _read(group: str, name: str, inside: tuple[Path, ...]) -> dict[str, Any]:
+    """`inside` are the files that inherit this one; a file may extend one of its own name in a later folder."""
+    files = files_of(group, name)
+    path = next((p for p in files if p not in inside), None)
+    if path is None:
+        raise ConfigError(f"{shown(inside[-1])}: its defaults lead back to itself") if files else unknown_preset(group, name)
+    own = load_yaml(path)
+    defaults = own.pop("defaults", [])
+    if not isinstance(defaults, list) or not all(isinstance(x, str) for x in defaults):
+        raise ConfigError(f"{shown(path)}: defaults must list names of conf/{group}, as in [{options(group)[0]}]")
+    if group == "optimizer":
+        own.setdefault("name", name)
+    parts = [own if x == "_self_" else _read(group, x.removeprefix(f"/{group}/"), (*inside, path)) for x in defaults]
+    merged = OmegaConf.to_container(OmegaConf.merge(*parts, *([] if "_self_" in defaults else [own])))
     assert isinstance(merged, dict)
-    return {str(key): value for key, value in merged.items() if key != "defaults"}
+    if group in NAMED_BY_FILE:
+        merged.setdefault(NAMED_BY_FILE[group], name)
+    return {str(key): value for key, value in merged.items()}
+
+
+def read_sweep(name: str) -> dict[str, Any]:
+    """A sweep as its file has it, `defaults` included, which Hydra reads; its sweep.name is that of the file unless given."""
+    files = files_of("sweep", name)
+    if not files:
+        raise unknown_preset("sweep", name)
+    own = load_yaml(files[0])
+    own["sweep"] = {"name": name} | (own.get("sweep") or {})
+    return own
+
+
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file, not interpolated. Raises ConfigError, which names the file."""
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = str(getattr(error, "problem", None) or error).splitlines()[0]
+        raise ConfigError(f"{shown(path)}{where}: not valid YAML: {problem}") from None
+    if not isinstance(loaded, DictConfig):
+        raise ConfigError(f"{shown(path)}: must hold lines of the form key: value")
+    plain = OmegaConf.to_container(loaded)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,197 +1,229 @@
-"""Types of the whole config. Defaults live in conf/, not here: every field must be given in YAML, which says what it means."""
+"""Types, choices and bounds of the whole config. Defaults live in conf/, whose YAML gives every value with its meaning."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, Optional
+from typing import Annotated, Any, Literal
 
-from omegaconf import MISSING
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag, field_validator
+from typing_extensions import TypedDict
 
+from spectral_mup.data.prepare.settings import PrepareConfig
+from spectral_mup.models.configs import FamilyConfig
+from spectral_mup.theory.growth import KINDS
+from spectral_mup.util.fields import AtLeastOne, AtLeastZero, Float, Int, NotNegative, Part, Positive, one_of
 
-@dataclass
-class ModelConfig:
-    family: str = MISSING
-    context: int = MISSING
-    heads: Optional[int] = MISSING
-    head_size: Optional[int] = MISSING
-    kv_heads: Optional[int] = MISSING
-    kv_ratio: Optional[float] = MISSING
-    mlp_ratio: Optional[float] = MISSING
-    mlp_hidden: Optional[int] = MISSING
-    mlp_multiple: Optional[int] = MISSING
-    rope_base: Optional[float] = MISSING
-    bias: bool = MISSING
-    tied: bool = MISSING
-    dropout: float = MISSING
-    init_std: dict[str, Optional[float]] = MISSING
+Kind = Annotated[str, one_of(*KINDS)]
+TableKind = Annotated[str, one_of(*KINDS, "fixed", *(f"block_{kind}" for kind in (*KINDS, "fixed")))]
 
+# Exponents of: forward multipliers; published tables; an optimizer's size and ε laws; its base lr.
+ForwardExponents = dict[Annotated[str, one_of("m_width", "m_depth", "d_head")], Float]
+TableExponents = dict[Annotated[str, one_of("m_out", "m_in", "m_max", "m_aspect", "m_depth")], Float]
+LawExponents = dict[Annotated[str, one_of("m_out", "m_in", "m_max", "m_aspect", "c", "a", "s")], Float]
+ShapeExponents = dict[Annotated[str, one_of("fan_out", "fan_in")], Float]
 
-@dataclass
-class AlgorithmConfig:
-    target: str = MISSING
-    update_norm: Optional[dict[str, float]] = MISSING
-    eps_law: dict[str, float] = MISSING
-    eps: Optional[float] = MISSING
-    lr: float = MISSING
-    lr_shape: dict[str, float] = MISSING
-    args: dict[str, Any] = MISSING
+ARGUMENTS = {  # of optimizers, by the names that they commonly have: (what it must be, whether it is)
+    "eps": ("positive", lambda x: x > 0),
+    "gamma": ("at least 0", lambda x: x >= 0),
+    "weight_decay": ("at least 0", lambda x: x >= 0),
+    "momentum": ("in [0, 1)", lambda x: 0 <= x < 1),
+    "betas": ("numbers in [0, 1)", lambda x: all(0 <= beta < 1 for beta in x)),
+    **dict.fromkeys(("beta1", "beta2", "beta3", "shampoo_beta", "dampening"), ("in [0, 1)", lambda x: 0 <= x < 1)),
+    **dict.fromkeys(("interval", "hessian_interval", "precondition_frequency"), ("at least 1", lambda x: x >= 1)),
+    "ns_steps": ("at least 1", lambda x: x >= 1),
+}
 
 
-@dataclass
-class OptimizerConfig:
-    name: str = MISSING
-    hidden: str = MISSING
-    embedding: str = MISSING
-    readout: str = MISSING
-    vector: str = MISSING
-    weight_decay: dict[str, float] = MISSING
-    algorithms: dict[str, AlgorithmConfig] = MISSING
+class AlgorithmConfig(Part):
+    target: str
+    update_norm: LawExponents | None
+    eps_law: LawExponents
+    eps: Positive | None
+    lr: Positive
+    lr_shape: ShapeExponents
+    args: dict[str, Any]
+
+    @field_validator("args")
+    @classmethod
+    def _check_args(cls, args: dict[str, Any]) -> dict[str, Any]:
+        for name, value in args.items():
+            if name in ("lr", "params"):
+                raise ValueError(f"{name}: is set by the sweep; leave it out")
+            said, holds = ARGUMENTS.get(name, ("", lambda x: True))
+            try:
+                if value is not None and not holds(value):
+                    raise ValueError(f"{name}={value} must be {said}")
+            except TypeError:
+                raise ValueError(f"{name}={value} must be {said}") from None
+        return args
 
 
-@dataclass
-class RuleConfig:
-    source: str = MISSING
-    multipliers: dict[str, dict[str, float]] = MISSING
-    scaling: Any = MISSING
+class OptimizerConfig(Part):
+    name: str
+    hidden: str
+    embedding: str
+    readout: str
+    vector: str
+    weight_decay: dict[Kind, NotNegative]
+    algorithms: dict[str, AlgorithmConfig]
 
 
-@dataclass
-class DataConfig:
-    source: str = MISSING
-    path: Optional[str] = MISSING
-    vocab_size: Optional[int] = MISSING
+class ScalingTable(TypedDict, total=False):
+    """See theory.rules.Rule: a quantity that is not given differs from one that is empty."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+
+    update_norm: dict[str, dict[TableKind, LawExponents]]
+    init_std: dict[TableKind, TableExponents]
+    lr: dict[str, dict[TableKind, TableExponents]]
+    weight_decay: dict[str, dict[TableKind, TableExponents]]
+    eps: dict[str, dict[TableKind, TableExponents]]
 
 
-@dataclass
-class TrainConfig:
-    steps: int = MISSING
-    batch_size: int = MISSING
-    accumulate: int = MISSING
-    warmup: int = MISSING
-    schedule: str = MISSING
-    final_lr: float = MISSING
-    clip: Optional[float] = MISSING
-    weight_decay: str = MISSING
-    eval_every: int = MISSING
-    eval_sequences: int = MISSING
-    diverge_factor: float = MISSING
-    diverge_patience: int = MISSING
-    precision: str = MISSING
-    compile: str = MISSING
-    devices: int = MISSING
-    shard: bool = MISSING
+# How a published table differs from the formula: quantity, axis, optimizers and tensors (names with spaces between), exponent
+# in the table, exponent of the formula, why.
+Difference = tuple[
+    Literal["init_std", "lr", "weight_decay", "eps"], Literal["width", "depth"], str, str, Float, Float, str
+]  # fmt: skip
 
 
-@dataclass
-class ProbeConfig:
-    steps: list[int] = MISSING
-    sequences: int = MISSING
+class RuleConfig(Part):
+    source: str
+    multipliers: dict[Annotated[str, one_of("attention", "branch", "logits", "embedding")], ForwardExponents]
+    scaling: Annotated[
+        Annotated[Literal["derived"], Tag("<word>")] | Annotated[ScalingTable, Tag("<table>")],
+        Discriminator(lambda x: "<table>" if isinstance(x, dict) else "<word>"),
+    ]
+    differences: list[Difference] | None = None  # of a published table alone; no run depends on them
 
 
-@dataclass
-class LrConfig:
-    adaptive: bool = MISSING
-    resolution: float = MISSING
-    budget: int = MISSING
+class DataConfig(Part):
+    source: str
+    path: str | None
+    vocab_size: AtLeastOne | None
 
 
-@dataclass
-class SweepConfig:
-    name: str = MISSING
-    width: list[int] = MISSING
-    depth: list[int] = MISSING
-    base_width: int = MISSING
-    base_depth: int = MISSING
-    lr: list[float] = MISSING
-    seed: list[int] = MISSING
+class TrainConfig(Part):
+    steps: AtLeastOne
+    batch_size: AtLeastOne
+    accumulate: AtLeastOne
+    warmup: AtLeastZero
+    schedule: Literal["linear", "cosine", "constant"]
+    final_lr: NotNegative
+    clip: Positive | None
+    weight_decay: Literal["coupled", "independent"]
+    eval_every: AtLeastZero
+    eval_sequences: AtLeastOne
+    diverge_factor: Positive
+    diverge_patience: AtLeastOne
+    precision: Literal["auto", "float32", "bfloat16"]
+    # `true` on the command line is a bool to YAML
+    compile: Annotated[Literal["auto", "true", "false"], BeforeValidator(lambda x: str(x).lower())]
+    devices: AtLeastOne
+    shard: bool
 
 
-@dataclass
-class DeriveConfig:
-    width: list[int] = MISSING
-    steps: int = MISSING
-    seed: list[int] = MISSING
-    batch_size: int = MISSING
-    update: float = MISSING
+class ProbeConfig(Part):
+    steps: list[AtLeastOne]
+    sequences: AtLeastOne
+    quantities: list[str] | None
 
 
-@dataclass
-class PrepareConfig:
-    input: Optional[str] = MISSING
-    out: Optional[str] = MISSING
-    tokenizer: str = MISSING
-    model: Optional[str] = MISSING
-    vocab_size: int = MISSING
-    field: Optional[str] = MISSING
-    shard_tokens: int = MISSING
+class LrConfig(Part):
+    adaptive: bool
+    resolution: Positive
+    budget: AtLeastOne
 
 
-@dataclass
-class ClusterConfig:
-    name: str = MISSING
-    workers: Optional[int] = MISSING
-    threads: int = MISSING
-    device: str = MISSING
-    log_every: int = MISSING
-    checkpoint_seconds: float = MISSING
+class SweepConfig(Part):
+    name: str
+    width: list[AtLeastOne]
+    depth: list[AtLeastOne]
+    base_width: AtLeastOne
+    base_depth: AtLeastOne
+    lr: list[Float]
+    seed: list[AtLeastZero]
 
 
-@dataclass
+class DeriveConfig(Part):
+    width: list[AtLeastOne]
+    steps: Annotated[Int, Field(ge=8)]
+    seed: Annotated[list[AtLeastZero], Field(min_length=1)]
+    batch_size: AtLeastOne
+    update: Annotated[Float, Field(gt=0, lt=1)]
+
+
+class ClusterConfig(Part):
+    """What every scheduler has."""
+
+    scheduler: Literal["local", "slurm"]
+    workers: AtLeastOne | None
+    threads: AtLeastOne
+    device: Literal["auto", "cpu", "cuda"]
+    log_every: AtLeastOne
+    checkpoint_seconds: NotNegative
+
+
+class LocalConfig(ClusterConfig):
+    scheduler: Literal["local"]
+
+
 class SlurmConfig(ClusterConfig):
-    partition: Optional[str] = MISSING
-    account: Optional[str] = MISSING
-    qos: Optional[str] = MISSING
-    nodes: int = MISSING
-    gpus: int = MISSING
-    cpus: int = MISSING
-    memory: Optional[str] = MISSING
-    time: int = MISSING
-    signal_seconds: int = MISSING
-    constraint: Optional[str] = MISSING
-    exclude: Optional[str] = MISSING
-    nice: Optional[int] = MISSING
-    array_parallelism: Optional[int] = MISSING
-    pack_minutes: float = MISSING
-    preamble: Optional[str] = MISSING
-    extra: dict[str, Any] = MISSING
-    retries: int = MISSING
+    scheduler: Literal["slurm"]
+    partition: str | None
+    account: str | None
+    qos: str | None
+    nodes: AtLeastOne
+    gpus: AtLeastZero
+    cpus: AtLeastOne
+    memory: str | None
+    time: AtLeastOne
+    signal_seconds: AtLeastOne
+    constraint: str | None
+    exclude: str | None
+    nice: Int | None
+    array_parallelism: AtLeastOne | None
+    pack_minutes: Positive
+    preamble: str | None
+    extra: dict[str, Any]
+    retries: AtLeastZero
 
 
-@dataclass
-class WandbConfig:
-    mode: str = MISSING
-    project: str = MISSING
+class WandbConfig(Part):
+    mode: Literal["disabled", "offline", "online"]
+    project: str
 
 
-@dataclass
-class PathsConfig:
-    runs: str = MISSING
-    results: str = MISSING
-    jobs: str = MISSING
+class PathsConfig(Part):
+    runs: str
+    results: str
+    jobs: str
 
 
-@dataclass
-class Config:
-    action: str = MISSING
-    model: ModelConfig = MISSING
-    optimizer: OptimizerConfig = MISSING
-    rule: dict[str, RuleConfig] = MISSING
-    data: DataConfig = MISSING
-    train: TrainConfig = MISSING
-    probe: ProbeConfig = MISSING
-    lr: LrConfig = MISSING
-    sweep: SweepConfig = MISSING
-    derive: DeriveConfig = MISSING
-    prepare: PrepareConfig = MISSING
-    cluster: ClusterConfig = MISSING
-    wandb: WandbConfig = MISSING
-    paths: PathsConfig = MISSING
-    yes: bool = MISSING
-    watch: bool = MISSING
-    run: Optional[str] = MISSING
-    cause: Optional[str] = MISSING
+class Config(Part):
+    action: str
+    model: SerializeAsAny[FamilyConfig]
+    optimizer: OptimizerConfig
+    rule: dict[str, RuleConfig]
+    data: DataConfig
+    train: TrainConfig
+    probe: ProbeConfig
+    lr: LrConfig
+    sweep: SweepConfig
+    derive: DeriveConfig
+    prepare: PrepareConfig
+    cluster: SerializeAsAny[ClusterConfig]
+    wandb: WandbConfig
+    paths: PathsConfig
+    yes: bool
+    watch: bool
+    run: str | None
+    cause: str | None
+    figures: list[str] | None
 
 
-def to_plain(config: Any) -> Any:
+SCHEDULERS: dict[str, type[ClusterConfig]] = {"local": LocalConfig, "slurm": SlurmConfig}
+
+
+def to_plain(config: BaseModel) -> dict[str, Any]:
     """A part of the config as plain dicts, lists and numbers."""
-    return asdict(config)
+    return config.model_dump()

@@ -14,8 +14,6 @@ from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve
 from spectral_mup.measure.check_features import loss_of
 from spectral_mup.measure.directions import LadderModel, measure_directions
 from spectral_mup.measure.size_law_fit import SizeLaw, size_laws
-from spectral_mup.models.build import build as build_family
-from spectral_mup.models.build import fixed_mlp
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling.forward_multipliers import set_multipliers_
 from spectral_mup.scaling.groups import make_optimizers
@@ -116,7 +114,7 @@ def measure_family(
     The hidden side of the MLP stays as wide as in the base model: so some hidden matrices grow in both dims, some in one.
     """
     by_kind = {kind: replace(a, update_norm={}, lr=1.0, lr_shape={}) for kind, a in run.optimizer.by_kind.items()}
-    family = fixed_mlp(run.model, widths[0])
+    family = run.model.model_copy(update={"mlp_hidden": run.model.mlp_width(widths[0]), "mlp_ratio": None})
     blind = replace(
         run,
         model=family,
@@ -131,7 +129,7 @@ def measure_family(
 
         def trainer(seed: int, loss_scale: float) -> Trainer:
             torch.manual_seed(seed)
-            model = build_family(family, corpus.vocab_size, width, run.depth)
+            model = family.build(corpus.vocab_size, width, run.depth)
             set_multipliers_(model, scaling)
             init_(model, scaling, seed=seed)
             batches = text_batches(corpus.train, seed, batch_size, family.context, range(1), 1, torch.device("cpu"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 
 import matplotlib.style
@@ -56,17 +55,9 @@ def _power(exponent: float) -> str:
     return "1" if exponent == 0 else f"m^{exponent:g}"
 
 
-def package_name(name: str) -> str:
-    """Name of the rule derived/NAME inside a config."""
-    return "derived_" + re.sub(r"\W", "_", name)
-
-
-def rule_yaml(name: str, laws: Sequence[SizeLaw], measured_on: str) -> str:
-    """conf/rule/derived/NAME.yaml: rule `spectral` with the measured size laws in place of declared ones."""
-    lines = [
-        f"# @package rule.{package_name(name)}",
-        "# `spectral` with size laws that action=derive measured, by kind of tensor.",
-    ]
+def rule_yaml(laws: Sequence[SizeLaw], measured_on: str) -> str:
+    """Text of a rule file: rule `spectral` with the measured size laws in place of declared ones."""
+    lines = ["# `spectral` with size laws that action=derive measured, by kind of tensor."]
     for law in laws:
         slopes = ", ".join(f"{c.label} {c.slope:+.2f} ± {(c.hi - c.lo) / 2:.2f}" for c in law.classes)
         lines += [f"# {law.algorithm}: {law.law or 'no named law fits'}; {slopes}."]

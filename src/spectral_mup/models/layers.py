@@ -13,7 +13,7 @@ from spectral_mup.theory.rules import Multipliers
 
 
 def linear(fan_in: int, fan_out: int, bias: bool) -> nn.Linear:
-    """nn.Linear with its bias at zero; the weight is for theory.apply.init_ to set."""
+    """nn.Linear with its bias at zero; a rule initialises the weight."""
     layer = nn.Linear(fan_in, fan_out, bias=bias)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -21,17 +21,17 @@ def linear(fan_in: int, fan_out: int, bias: bool) -> nn.Linear:
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention with softmax(scale · q·kᵀ); q, k, v and out each a matrix of its own, as rules see them.
+    """Multi-head attention with softmax(scaling · q·kᵀ); q, k, v and out each have a weight of their own, as rules see them.
 
     With fewer key and value heads than query heads, each serves heads/kv_heads query heads (arXiv 2305.13245). A rotation
-    turns queries and keys by their position (see `rotation`).
+    turns queries and keys by their position (see `rotation`). `head_dim` is what rules count a head by: features per head.
     """
 
-    def __init__(self, width: int, heads: int, kv_heads: int, bias: bool, dropout: float, head_dim: float) -> None:
+    def __init__(self, width: int, heads: int, kv_heads: int, head_dim: float, bias: bool, dropout: float) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
-        self.head_dim, self.scale = head_dim, head_dim**-0.5
-        kv_width = max(1, width * kv_heads // heads)  # 1 only where a base model is but a yardstick (base width 1)
+        self.head_dim, self.scaling = head_dim, head_dim**-0.5
+        kv_width = max(1, width * kv_heads // heads)  # 1 only where a base model is no more than a reference (base width 1)
         self.query = linear(width, width, bias)
         self.key = linear(width, kv_width, bias)
         self.value = linear(width, kv_width, bias)
@@ -49,7 +49,7 @@ class CausalSelfAttention(nn.Module):
             v_BGTE,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=True,
-            scale=self.scale,
+            scale=self.scaling,
             enable_gqa=self.kv_heads < self.heads,
         )
         return F.dropout(self.out(y_BHTE.transpose(1, 2).flatten(-2)), self.dropout, self.training)
@@ -99,20 +99,19 @@ class SwigluMLP(nn.Module):
 class LanguageModel(nn.Module):
     """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
 
-    What the families share. The logits multiplier acts in `logits`, so training and inference cannot differ.
+    The logits multiplier acts in `logits`, so training and inference cannot differ.
     """
 
-    residual_blocks: tuple[str, ...]
     multipliers: Multipliers
     context: int
-    readout: nn.Linear
     blocks: nn.ModuleList
+    readout: nn.Linear
 
     def set_multipliers(self, multipliers: Multipliers) -> None:
-        """Put a rule's numbers into the forward pass; without it they are 1, and attention is scaled by 1/√head_dim."""
+        """Set the numbers of the forward pass, whatever they were before."""
         self.multipliers = multipliers
         for block in self.blocks:
-            block.branch, block.attention.scale = multipliers.branch, multipliers.attention  # type: ignore[union-attr]
+            block.branch, block.attention.scaling = multipliers.branch, multipliers.attention  # type: ignore[union-attr]
 
     def features(self, x_BT: Tensor) -> Tensor:
         """Final hidden state (B, T, D), normalised."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spectral_mup.models.configs import Llama2Config
 from spectral_mup.models.layers import CausalSelfAttention, LanguageModel, SwigluMLP, rotation
 from spectral_mup.theory.rules import Multipliers
 
@@ -14,13 +15,13 @@ NORM_EPS = 1e-5  # the published models'
 class Block(nn.Module):
     """x + a·attention(RMSNorm(x)), then x + a·mlp(RMSNorm(x)), a the branch multiplier."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int, hidden: int, dropout: float, head_dim: float) -> None:
+    def __init__(self, config: Llama2Config, width: int) -> None:
         super().__init__()
-        self.branch = 1.0
+        heads, kv_heads, self.branch = config.head_count(width), config.kv_head_count(width), 1.0
         self.norm_attention = nn.RMSNorm(width, eps=NORM_EPS)
-        self.attention = CausalSelfAttention(width, heads, kv_heads, False, dropout, head_dim)
+        self.attention = CausalSelfAttention(width, heads, kv_heads, config.head_dim(width), False, config.dropout)
         self.norm_mlp = nn.RMSNorm(width, eps=NORM_EPS)
-        self.mlp = SwigluMLP(width, hidden, False, dropout)
+        self.mlp = SwigluMLP(width, config.mlp_width(width), False, config.dropout)
 
     def forward(self, x_BTD: Tensor, rotation_TE: tuple[Tensor, Tensor]) -> Tensor:
         x_BTD = x_BTD + self.branch * self.attention(self.norm_attention(x_BTD), rotation_TE)
@@ -30,35 +31,19 @@ class Block(nn.Module):
 class Llama2(LanguageModel):
     """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
 
-    `hidden` is the width of the SwiGLU, `kv_heads` the number of key and value heads; `tied` shares the token table with the
-    readout. Weights are for theory.apply.init_ to set.
+    `tied` shares the token table with the readout. A rule initialises the weights.
     """
 
-    residual_blocks = ("blocks.",)
-
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        context: int,
-        width: int,
-        depth: int,
-        heads: int,
-        kv_heads: int,
-        hidden: int,
-        rope_base: float,
-        tied: bool,
-        dropout: float,
-        head_dim: float,
-    ) -> None:
+    def __init__(self, config: Llama2Config, vocab_size: int, width: int, depth: int) -> None:
         super().__init__()
-        self.multipliers, self.dropout, self.context = Multipliers(head_dim**-0.5), dropout, context
-        self.head_size, self.rope_base = width // heads, rope_base
+        self.context, self.dropout = config.context, config.dropout
+        self.head_size, self.rope_base = width // config.head_count(width), config.rope_base
+        self.multipliers = Multipliers(attention=config.head_dim(width) ** -0.5)
         self.token = nn.Embedding(vocab_size, width)
-        self.blocks = nn.ModuleList(Block(width, heads, kv_heads, hidden, dropout, head_dim) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(config, width) for _ in range(depth))
         self.norm = nn.RMSNorm(width, eps=NORM_EPS)
         self.readout = nn.Linear(width, vocab_size, bias=False)
-        if tied:
+        if config.tied:
             self.readout.weight = self.token.weight
 
     def features(self, x_BT: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spectral_mup.models.configs import NanoGPTConfig
 from spectral_mup.models.layers import CausalSelfAttention, GeluMLP, LanguageModel
 from spectral_mup.theory.rules import Multipliers
 
@@ -13,13 +14,13 @@ from spectral_mup.theory.rules import Multipliers
 class Block(nn.Module):
     """x + a·attention(LN(x)), then x + a·mlp(LN(x)), a the branch multiplier."""
 
-    def __init__(self, width: int, heads: int, hidden: int, bias: bool, dropout: float, head_dim: float) -> None:
+    def __init__(self, config: NanoGPTConfig, width: int) -> None:
         super().__init__()
-        self.branch = 1.0
-        self.norm_attention = nn.LayerNorm(width, bias=bias)
-        self.attention = CausalSelfAttention(width, heads, heads, bias, dropout, head_dim)
-        self.norm_mlp = nn.LayerNorm(width, bias=bias)
-        self.mlp = GeluMLP(width, hidden, bias, dropout)
+        heads, self.branch = config.head_count(width), 1.0
+        self.norm_attention = nn.LayerNorm(width, bias=config.bias)
+        self.attention = CausalSelfAttention(width, heads, heads, config.head_dim(width), config.bias, config.dropout)
+        self.norm_mlp = nn.LayerNorm(width, bias=config.bias)
+        self.mlp = GeluMLP(width, config.mlp_width(width), config.bias, config.dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         x_BTD = x_BTD + self.branch * self.attention(self.norm_attention(x_BTD))
@@ -29,34 +30,20 @@ class Block(nn.Module):
 class NanoGPT(LanguageModel):
     """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
 
-    Learned positions, GELU MLP, pre-LN; `tied` shares the token table with the readout. Weights are for theory.apply.init_ to
-    set.
+    Learned positions, GELU MLP, pre-LN; `tied` shares the token table with the readout. A rule initialises the
+    weights.
     """
 
-    residual_blocks = ("blocks.",)
-
-    def __init__(
-        self,
-        *,
-        vocab_size: int,
-        context: int,
-        width: int,
-        depth: int,
-        heads: int,
-        hidden: int,
-        bias: bool,
-        tied: bool,
-        dropout: float,
-        head_dim: float,
-    ) -> None:
+    def __init__(self, config: NanoGPTConfig, vocab_size: int, width: int, depth: int) -> None:
         super().__init__()
-        self.multipliers, self.dropout, self.context = Multipliers(head_dim**-0.5), dropout, context
+        self.context, self.dropout = config.context, config.dropout
+        self.multipliers = Multipliers(attention=config.head_dim(width) ** -0.5)
         self.token = nn.Embedding(vocab_size, width)
-        self.position = nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, bias, dropout, head_dim) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, bias=bias)
+        self.position = nn.Embedding(config.context, width)
+        self.blocks = nn.ModuleList(Block(config, width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, bias=config.bias)
         self.readout = nn.Linear(width, vocab_size, bias=False)
-        if tied:
+        if config.tied:
             self.readout.weight = self.token.weight
 
     def features(self, x_BT: Tensor) -> Tensor:

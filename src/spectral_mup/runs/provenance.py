@@ -9,7 +9,7 @@ import subprocess
 from importlib import metadata
 from typing import Any
 
-from spectral_mup.config.compose import ROOT
+from spectral_mup.config.presets import package_root
 
 COMMIT_FILE = "COMMIT"  # in a copy of the source tree: the commit it was made from
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "spectral-mup")
@@ -18,10 +18,13 @@ PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "spectral-mup")
 @functools.cache
 def commit() -> str:
     """Commit of the source tree, with `+` if it has changes; 'unknown' outside a git checkout."""
-    if (ROOT / COMMIT_FILE).exists():  # a copy that a job runs from
-        return (ROOT / COMMIT_FILE).read_text().strip()
+    root = package_root()
+    if (root / COMMIT_FILE).exists():  # a copy that a job runs from
+        return (root / COMMIT_FILE).read_text().strip()
+    if not (root / "pyproject.toml").exists():  # installed: a git checkout around it is somebody else's
+        return "unknown"
     try:
-        run = functools.partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=10, check=True)
+        run = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, timeout=10, check=True)
         sha = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
         return sha + ("+" if run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip() else "")
     except (OSError, subprocess.SubprocessError):

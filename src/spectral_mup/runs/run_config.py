@@ -10,7 +10,8 @@ from typing import Any
 import rfc8785
 
 from spectral_mup.config.optimizer_spec import OptimizerSpec
-from spectral_mup.config.schema import ModelConfig, ProbeConfig, TrainConfig, to_plain
+from spectral_mup.config.schema import ProbeConfig, TrainConfig, to_plain
+from spectral_mup.models.configs import FamilyConfig
 from spectral_mup.theory.rules import Rule
 
 SCHEMA_VERSION = 2
@@ -43,7 +44,7 @@ class RunConfig:
     At the base width and depth every rule gives the same model to the bit, so such a run belongs to no rule: `rule` is BASE.
     """
 
-    model: ModelConfig
+    model: FamilyConfig
     width: int
     depth: int
     base_width: int
@@ -86,9 +87,10 @@ class RunConfig:
 
     @property
     def cost(self) -> float:
-        """Relative cost, about its parameter count times tokens: only ratios between runs mean anything."""
-        per_token = 12 * self.depth * self.width**2 + 2 * 256 * self.width + 20_000 * self.depth
-        return per_token * self.train.steps * self.train.batch_size * self.model.context
+        """Relative cost, that of a token times tokens: only ratios between runs mean anything."""
+        return (
+            self.model.flops_per_token(self.width, self.depth) * self.train.steps * self.train.batch_size * self.model.context
+        )
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunConfig) and self.run_id == other.run_id

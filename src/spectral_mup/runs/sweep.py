@@ -11,12 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectral_mup.config.optimizer_spec import spec_of
+from spectral_mup.config.optimizer_spec import rule_of, spec_of
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.lr_search import search_lrs
 from spectral_mup.runs.run_config import BASE, Corpus, Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.theory.rules import Rule
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Sweep:
                 base_width=s.base_width,
                 base_depth=s.base_depth,
                 optimizer=self._optimizer,
-                rule=BASE if at_base else rule_of(c, curve.rule),
+                rule=BASE if at_base else rule_of(curve.rule, c.rule[curve.rule]),
                 data=Corpus(c.data.source, c.data.vocab_size, self.fingerprint),
                 train=c.train,
                 probe=c.probe,
@@ -110,12 +109,6 @@ class Sweep:
     def remaining_curves(self, plan: Plan) -> int:
         """Curves that the plan has not reached yet."""
         return sum(curve not in plan.curves for chain in self.curves() for curve in chain)
-
-
-def rule_of(config: Config, name: str) -> Rule:
-    """A rule of a config by its name."""
-    rule = config.rule[name]
-    return Rule(name, rule.multipliers, rule.scaling, rule.source)
 
 
 def result_reader(runs: Path) -> Outcome:

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from spectral_mup.models.build import build, init_stds
 from spectral_mup.models.layers import LanguageModel
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling.scale import ModelScaling, base_init_std, scale
@@ -19,7 +18,7 @@ def scale_run(run: RunConfig, model: LanguageModel, vocab_size: int) -> ModelSca
     """The scaling of the run's `model` against the sweep's base, with the init stds that the config gives."""
     with torch.device("meta"):
         base, wider = (
-            build(run.model, vocab_size, width, run.base_depth)
+            run.model.build(vocab_size, width, run.base_depth)
             for width in (run.base_width, REFERENCE_WIDTH_RATIO * run.base_width)
         )
     scaling = scale(
@@ -27,17 +26,17 @@ def scale_run(run: RunConfig, model: LanguageModel, vocab_size: int) -> ModelSca
         base,
         optimizer=run.optimizer,
         rule=run.rule,
-        residual_blocks=model.residual_blocks,
+        residual_blocks=run.model.residual_blocks,
         wider=wider,  # type: ignore
     )
-    stds = init_stds(run.model, run.base_width)
+    stds = run.model.init_stds(run.base_width)
     return replace(scaling, base_std={name: base_init_std(growth, stds) for name, growth in scaling.growths.items()})
 
 
 def scale_on_meta(run: RunConfig, vocab_size: int) -> ModelScaling:
     """The same without memory for the model."""
     with torch.device("meta"):
-        model = build(run.model, vocab_size, run.width, run.depth)
+        model = run.model.build(vocab_size, run.width, run.depth)
     return scale_run(run, model, vocab_size)
 
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from spectral_mup import data
-from spectral_mup.models.build import build
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder, read_rows, write_atomic
 from spectral_mup.scaling.forward_multipliers import set_multipliers_
@@ -135,13 +134,13 @@ def prepare(
             f"train.batch_size={t.batch_size}: not a multiple of train.accumulate={t.accumulate} "
             f"times {processes.size} processes; change one"
         )
-    model = build(run.model, corpus.vocab_size, run.width, run.depth)
+    model = run.model.build(corpus.vocab_size, run.width, run.depth)
     scaling = scale_run(run, model, corpus.vocab_size)
     set_multipliers_(model, scaling)
     init_(model, scaling, seed=run.seed)
     wrapped = processes.wrap(model, device, shard)
     x_probe, _ = data.probe_batch(corpus.val, count=run.probe.sequences, context=context)
-    quantities = resolve_quantities(getattr(run.probe, "quantities", None))
+    quantities = resolve_quantities(run.probe.quantities)
     probe = Probe(model, torch.from_numpy(x_probe).to(device), scaling, run.probe.steps, quantities)
     torch.manual_seed(run.seed)  # dropout; init has used generators of its own
     parts = range(processes.rank * t.accumulate, (processes.rank + 1) * t.accumulate)

@@ -16,12 +16,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from support import ROOT
 from support.launches import Launch, contents, ended, leftovers, until
 from support.runs import run_point
 from support.slurm_sweeps import FIXED, HELD, ON_SLURM, Site
 
 from spectral_mup.cluster.slurm.snapshot import PARTS
-from spectral_mup.config.compose import ROOT, load_config
+from spectral_mup.config.compose import load_config
 from spectral_mup.runs.sweep import open_sweep
 
 PAIR = [*FIXED, "rule=[spectral]", "sweep.lr=[-6]"]  # widths 32 and 64: two tasks

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from support import ROOT
 from support.cli import call
 from support.runs import TINY
 
@@ -14,7 +15,6 @@ import spectral_mup
 from spectral_mup.cli.command_line import CONSOLE, MODULE, SCRIPTS, command
 from spectral_mup.cli.main import guard
 from spectral_mup.cluster.slurm.commands import NoAnswer
-from spectral_mup.config.compose import ROOT
 from spectral_mup.data.shards import DataError
 from spectral_mup.errors import ConfigError, Refusal, Unanswered
 from spectral_mup.runs.run_folder import RecordError

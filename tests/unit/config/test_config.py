@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
 
 import pytest
+from pydantic import ValidationError
+from support import ROOT
 
-from spectral_mup.config.compose import ROOT, ConfigError, check, load_config, options
+from spectral_mup.config.compose import ConfigError, check, load_config, typed
+from spectral_mup.config.presets import options
+from spectral_mup.config.schema import Config, to_plain
 
 BAD = {
     ("model.widht=3",): "model.widht: unknown key; .*known: .*head_size",
-    ("cluster=slurm", "cluster.extra={hold: true}"): "cluster.extra: .* as in '\\+cluster.extra=",
+    ("cluster=slurm", "cluster.extra={hold: true}"): "cluster.extra: .*as in '\\+cluster.extra=",
     ("cluster=slurm", "cluster.pack_minute=3"): "cluster.pack_minute: unknown key; did you mean cluster.pack_minutes",
-    ("cluster.memory=3G",): "cluster.memory: known with cluster=slurm",
+    ("cluster.memory=3G",): "cluster.memory: only with cluster=slurm",
     ("sweep.widths=[64]",): "sweep.widths: unknown key; did you mean sweep.width",
     ("+train.momentum=0.9",): "train.momentum: unknown key",
     ("sweep=nope",): "sweep=nope: no such file; sweep can be .*default",
-    ("optimizer=adam",): "optimizer=adam: no such file; optimizer can be adamw, adopt, lamb, lion, muon",
+    ("optimizer=adam",): "optimizer=adam: no such file; did you mean adamw.* optimizer can be adamw, adopt, lamb, lion, muon",
     ("optimizer.algorithms.adamw.target=tochr.optim.AdamW",): "target=tochr.optim.AdamW: no package 'tochr' is installed",
-    ("train.steps=many",): "train.steps: Value 'many' .*could not be converted to Integer",
-    ("train.steps=1.5",): "train.steps: Value '1.5' .*could not be converted to Integer",
+    ("train.steps=many",): "train.steps=many: must be a whole number",
+    ("train.steps=1.5",): "train.steps=1.5: must be a whole number",
     ("train.steps=???",): "train.steps: a value is missing; give one",
     ("data=text",): "data.path: a value is missing; give one",
     ("sweep.width=[]",): "sweep.width: the grid is empty",
     ("sweep.lr=[]",): "sweep.lr: the grid is empty",
     ("sweep.seed=[]",): "sweep.seed: the grid is empty",
     ("sweep.width=[64,64]",): "sweep.width=.*listed twice",
-    ("sweep.width=[64,100]",): "sweep.width: 100 is no multiple of model.head_size=32",
-    ("model.heads=3", "model.head_size=null"): "sweep.width: 64 is no multiple of model.heads=3",
+    ("sweep.width=[64,100]",): "sweep.width: 100 is not a multiple of model.head_size=32",
+    ("model.heads=3", "model.head_size=null"): "sweep.width: 64 is not a multiple of model.heads=3",
     ("model.heads=2",): "model.heads, model.head_size: give exactly one",
-    ("model=llama2", "model.head_size=1"): "heads of 1 features at width 64 cannot be rotated",
-    ("model=llama2", "model.kv_ratio=0.3"): "kv_ratio=0.3: 1.2 key and value heads cannot share 4 query heads at width 64",
-    ("model=llama2", "model.kv_ratio=null", "model.kv_heads=3"): "model.kv_heads=3: 3 key and value heads cannot share 4",
-    ("model=llama2", "model.kv_heads=2"): "model.kv_heads, model.kv_ratio: give one at most",
-    ("model=llama2", "model.bias=true"): "model.bias=true: llama2 has no biases",
-    ("model=llama2", "model.rope_base=null"): "model.rope_base: llama2 needs it",
-    ("model.kv_heads=1",): "model.kv_heads=1: nanogpt has none; .*model=llama2",
+    ("model=llama2", "model.head_size=1"): "sweep.width: .*even head size, but width 64 gives 1",
+    ("model=llama2", "model.kv_ratio=0.3"): "model.kv_ratio=0.3: .*1.2 .* 4 query heads at width 64",
+    ("model=llama2", "model.kv_ratio=null", "model.kv_heads=3"): "model.kv_heads=3: .*divides 4",
+    ("model=llama2", "model.kv_heads=2"): "model.kv_heads, model.kv_ratio: give at most one",
+    ("model=llama2", "model.bias=true"): "model.bias: only with model=nanogpt",
+    ("model=llama2", "model.rope_base=null"): "model.rope_base=null: must be a number",
+    ("model.kv_heads=1",): "model.kv_heads: only with model=llama2",
     ("model.mlp_hidden=100",): "model.mlp_ratio, model.mlp_hidden: give exactly one",
-    ("model.mlp_ratio=-1",): "model.mlp_ratio=-1.0: must be positive",
-    ("sweep.base_width=96",): "sweep.base_width=96: no point of .* can be compared with it",
-    ("sweep.base_width=512",): "sweep.base_width=512: no point of",
-    ("sweep.lr=[0.001]",): "sweep.lr: 0.001 is no multiple of 1/4; learning rates are log2",
-    ("sweep.lr=[1.e-3,-2]",): "sweep.lr: 0.001 is no multiple",
+    ("model.mlp_ratio=-1",): "model.mlp_ratio=-1: must be positive",
+    ("sweep.base_width=96",): "sweep.base_width=96: no run of .* can be compared with it",
+    ("sweep.base_width=512",): "sweep.base_width=512: no run of",
+    ("sweep.lr=[0.001]",): "sweep.lr: 0.001 is not a multiple of 1/4; learning rates are log2",
+    ("sweep.lr=[1.e-3,-2]",): "sweep.lr: 0.001 is not a multiple",
     ("train.accumulate=3",): "train.accumulate=3: train.batch_size=.* is not a multiple",
     ("train.devices=0",): "train.devices=0: must be at least 1",
     ("train.devices=2",): "train.devices=2: needs cluster=slurm, which starts one process a device",
@@ -52,20 +57,49 @@ BAD = {
     ("train.schedule=step",): "train.schedule=step: must be one of linear, cosine, constant",
     ("train.precision=fp16",): "train.precision=fp16: must be one of",
     ("optimizer.hidden=lion",): "optimizer.hidden=lion: no such algorithm",
-    ("optimizer.algorithms.adamw.update_norm.m_out=big",): "optimizer.algorithms.adamw.update_norm.m_out=big: an exponent",
-    ("+rule.standard.multipliers.logits.m_widht=-1",): "rule.standard.multipliers.logits.m_widht: unknown quantity; known",
-    ("+rule.standard.scaling.init_std.hidden.fan_in=-1",): "rule.standard.scaling.init_std.hidden.fan_in: unknown quantity",
-    ("+optimizer.algorithms.adamw.update_norm.width=1",): "optimizer.algorithms.adamw.update_norm.width: unknown quantity",
-    ("+optimizer.algorithms.adamw.lr_shape.m_in=1",): "optimizer.algorithms.adamw.lr_shape.m_in: unknown quantity",
-    ("lr.resolution=0.3",): "lr.resolution=0.3: no multiple of 1/4",
+    ("optimizer.algorithms.adamw.update_norm.m_out=big",): "optimizer.algorithms.adamw.update_norm.m_out=big: must be a number",
+    ("+rule.standard.multipliers.logits.m_widht=-1",): "multipliers.logits.m_widht: unknown key; did you mean .*m_width",
+    ("+rule.standard.scaling.init_std.hidden.fan_in=-1",): "rule.standard.scaling.init_std.hidden.fan_in: unknown key; .*m_in",
+    ("+optimizer.algorithms.adamw.update_norm.width=1",): "optimizer.algorithms.adamw.update_norm.width: unknown key",
+    ("+optimizer.algorithms.adamw.lr_shape.m_in=1",): "optimizer.algorithms.adamw.lr_shape.m_in: unknown key",
+    ("lr.resolution=0.3",): "lr.resolution=0.3: not a multiple of 1/4",
     ("train.steps=0",): "train.steps=0: must be at least 1",
-    ("model.tied=true", "rule=[spectral_readout]"): "rule=spectral_readout: scales the readout by its init and lr",
+    ("model.tied=true", "rule=[spectral_readout]"): "rule=spectral_readout: scales the readout",
     ("model.tied=true", "rule=[tensor_programs_v]"): "rule=tensor_programs_v: scales the readout",
     ("+model.init_std.vector=1",): "model.init_std.vector: unknown key",
-    ("probe.steps=[0]",): "probe.steps=.0.: steps count from 1",
+    ("probe.steps=[0]",): "probe.steps=0: must be at least 1",
     ("sweep.name=../up",): "sweep.name=../up: must be a relative path",
     ("sweep.width=[64",): "cannot read the command line",
-    ("optimizer=lamb", "model.init_std.readout=0"): "scales its step to the weight's norm.*optimizer.readout=lamb_vector",
+    ("optimizer=lamb", "model.init_std.readout=0"): "rescales its step to the weight's norm.*optimizer.readout=lamb_vector",
+}  # fmt: skip
+
+BAD |= {  # values that would train, or fail one run after the other
+    ("optimizer.weight_decay.hidden=-1",): "optimizer.weight_decay.hidden=-1: must be at least 0",
+    ("optimizer=adopt", "optimizer.algorithms.adopt.eps=-1"): "optimizer.algorithms.adopt.eps=-1: must be positive",
+    ("optimizer=adopt", "optimizer.algorithms.adopt.eps=0"): "optimizer.algorithms.adopt.eps=0: must be positive",
+    ("optimizer=adopt", "+optimizer.algorithms.adopt.args.eps=-1"): "adopt.args=.*eps=-1 must be positive",
+    ("optimizer=muon", "optimizer.algorithms.muon.args.momentum=1.5"): "muon.args=.*momentum=1.5 must be in",
+    ("optimizer=muon", "optimizer.algorithms.muon.args.momentum=fast"): "muon.args=.*momentum=fast must be in",
+    ("optimizer.algorithms.adamw.args.betas=[0.9,1.0]",): r"adamw.args=.*betas=\[0.9, 1.0\] must be numbers in",
+    ("optimizer.algorithms.adamw.args.betas=0.9",): "adamw.args=.*betas=0.9 must be numbers in",
+    ("+optimizer.algorithms.adamw.args.lr=1",): "adamw.args=.*lr: is set by the sweep",
+    ("optimizer.algorithms.adamw.lr=0",): "optimizer.algorithms.adamw.lr=0: must be positive",
+    ("optimizer.algorithms.adamw.lr=true",): "optimizer.algorithms.adamw.lr=true: must be a number",
+    ("+optimizer.weight_decay.hiden=1",): "optimizer.weight_decay.hiden: unknown key; did you mean .*hidden",
+    ("train.clip=0",): "train.clip=0: must be positive",
+    ("train.final_lr=-1",): "train.final_lr=-1: must be at least 0",
+    ("train.diverge_factor=inf",): "train.diverge_factor=inf: must be a finite number",
+    ("model.dropout=1",): "model.dropout=1: must be below 1",
+    ("model.init_std.hidden=-0.1",): "model.init_std.hidden=-0.1: must be at least 0",
+    ("train.shard=maybe",): "train.shard=maybe: must be true or false",
+    ("cluster.threads=true",): "cluster.threads=true: must be a number",
+    ("sweep.width=64",): "sweep.width=64: must be a list",
+    ("probe=null",): "probe=null: must be a table",
+    ("derive.steps=7",): "derive.steps=7: must be at least 8",
+    ("cluster=slurm", "cluster.retries=-1"): "cluster.retries=-1: must be at least 0",
+    ("cluster.scheduler=pbs",): "cluster.scheduler=pbs: must be one of local, slurm",
+    ("modl=llama2",): "modl: unknown key; did you mean model",
+    ("optimizer.algorithms.adamw.epss=1",): "optimizer.algorithms.adamw.epss: unknown key; did you mean .*eps",
 }  # fmt: skip
 
 
@@ -79,33 +113,49 @@ def test_bad_input_names_key_and_fix(overrides):
 def test_good_input_passes():
     for overrides in (
         [],
-        *[[f"optimizer={name}"] for name in options(ROOT / "conf" / "optimizer") if name != "other"],
+        *[[f"optimizer={name}"] for name in options("optimizer") if name != "other"],
         ["train.compile=true"],
         ["optimizer=lamb", "model.init_std.readout=0", "optimizer.readout=lamb_vector"],
         ["sweep.base_width=1", "model.heads=2", "model.head_size=null"],
     ):
         load_config(overrides)
     assert load_config(["train.compile=true"]).train.compile == "true"
+    assert load_config(["sweep.name=16", "train.clip=1"]).sweep.name == "16"
+    chosen = load_config(["figures=[lr_transfer,my_module.mine]", "probe.quantities=[stable_rank]"])
+    assert chosen.figures == ["lr_transfer", "my_module.mine"] and chosen.probe.quantities == ["stable_rank"]
+
+
+def test_plain_dicts_and_back():
+    """What a submission keeps is the same config; every number has the type that the run ids are made of."""
+    for overrides in ([], ["cluster=slurm", "model=llama2", "optimizer=muon", "rule=[zheng,standard_fixed]", "train.clip=1"]):
+        config = load_config(overrides)
+        plain = json.loads(json.dumps(to_plain(config)))
+        assert typed(plain) == config and type(typed(plain).cluster) is type(config.cluster)
+    assert type(config.train.clip) is float and config.rule["standard_fixed"].scaling == {}
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.steps = 1  # type: ignore[misc]
 
 
 def test_several_devices_share_a_batch_evenly():
     config = load_config(["train.batch_size=12", "train.accumulate=2"])
-    config.cluster.name = "slurm"
+    cluster = config.cluster.model_copy(update={"scheduler": "slurm"})
+
+    def shared(devices: int, shard: bool) -> Config:
+        return config.model_copy(
+            update={"cluster": cluster, "train": config.train.model_copy(update={"devices": devices, "shard": shard})}
+        )
+
     for devices, shard in ((1, False), (2, True), (3, False), (6, True)):
-        config.train.devices, config.train.shard = devices, shard
-        check(config)
-    config.train.devices = 4
+        check(shared(devices, shard))
     with pytest.raises(ConfigError, match="train.devices=4: train.batch_size=12 is not a multiple of it times .*accumulate=2"):
-        check(config)
-    config = load_config(["cluster=slurm", "cluster.gpus=2", "train.devices=2", "optimizer=sgd"])
-    config.train.shard = True
+        check(shared(4, False))
+    on_slurm = ["cluster=slurm", "cluster.gpus=2", "train.devices=2", "train.shard=true", "optimizer=sgd"]
     with pytest.raises(ConfigError, match="train.shard=true: not with the fused sgd; set optimizer.algorithms.sgd.args.fused"):
-        check(config)
-    config.optimizer.algorithms["sgd"].args["fused"] = False
-    check(config)
+        load_config(on_slurm)
+    load_config([*on_slurm, "optimizer.algorithms.sgd.args.fused=false"])
 
 
-@pytest.mark.parametrize("sweep", options(ROOT / "sweeps"))
+@pytest.mark.parametrize("sweep", options("sweep"))
 def test_every_sweep_takes_every_optimizer_and_rule(sweep):
     """But for those of one optimizer alone. Sophia stands for the entrywise, Muon for those with a partner."""
     own = sweep.startswith("lamb")

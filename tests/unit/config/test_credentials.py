@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 
 import pytest
+from support import ROOT
 from support.launches import environment
 
-from spectral_mup.config.compose import ROOT, ConfigError, _keys, load_config
+from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.config.credentials import NAME
+from spectral_mup.config.parse import keys
 from spectral_mup.config.schema import Config
 
 CANARY = "c0ffee" * 6 + "abcd"
@@ -38,18 +39,19 @@ def test_a_credential_on_the_command_line_is_refused_and_not_repeated(override, 
 @pytest.mark.parametrize(
     "text", ["wandb:\n  api_key: {}", "optimizer:\n  algorithms:\n    adamw:\n      args:\n        deep: [{{my_secret: {}}}]"]
 )
-def test_a_credential_in_a_yaml_file_is_refused(tmp_path, text):
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "conf" / "sweep" / "mine.yaml").write_text("# @package _global_\n" + text.format(CANARY) + "\n")
+def test_a_credential_in_a_yaml_file_is_refused(tmp_path, monkeypatch, text):
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "mine.yaml").write_text(text.format(CANARY) + "\n")
+    monkeypatch.setenv("SPECTRAL_MUP_PATH", str(tmp_path))
     with pytest.raises(ConfigError, match=r"(wandb\.api_key|args\.deep\.my_secret): a credential must not") as error:
-        load_config(["sweep=mine"], tmp_path / "conf")
+        load_config(["sweep=mine"])
     assert CANARY not in str(error.value)
-    assert load_config([], tmp_path / "conf").sweep.name == "default"
+    assert load_config([]).sweep.name == "default"
 
 
 def test_our_own_keys_and_ordinary_values_pass():
     """Of the config's keys none looks like a credential, and a commit's hash is one in wandb.* alone."""
-    assert "prepare.shard_tokens" in list(_keys(Config)) and not [k for k in _keys(Config) if NAME.search(k)]
+    assert "prepare.shard_tokens" in list(keys(Config)) and not [k for k in keys(Config) if NAME.search(k)]
     config = load_config([
         "prepare.shard_tokens=5", "prepare.tokenizer=bpe", f"prepare.input=hf:someone/texts@{CANARY}", "wandb.project=secrets",
         "+optimizer.algorithms.adamw.args.keys=2", "+optimizer.algorithms.adamw.args.tokens_per_step={max_tokens: 3}",

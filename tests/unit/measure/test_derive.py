@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import textwrap
 
@@ -10,8 +9,7 @@ import pytest
 from support.optimizer_laws import TOLERANCE, declared, features, found
 
 from spectral_mup.cli import main as cli
-from spectral_mup.config import compose as config
-from spectral_mup.config.compose import ROOT, ConfigError, load_config
+from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.theory.size_laws import law_name
 
 QUICK = [
@@ -43,8 +41,7 @@ class ColumnSign(StackedOptimizer):
         return sign * weight.size(-1) ** -0.5 if weight.ndim > 2 else sign
 """
 TOY_YAML = """
-name: toy
-matrix: toy
+hidden: toy
 embedding: sign
 readout: toy
 vector: sign
@@ -59,11 +56,11 @@ algorithms:
 
 @pytest.fixture
 def conf(tmp_path, monkeypatch):
-    """A copy of conf/ that a test may write to, and a place for modules."""
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    monkeypatch.setattr(config, "ROOT", tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    """conf/ of a user's working directory, which is a place for modules too."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
+    for group in ("optimizer", "rule"):
+        (tmp_path / "conf" / group).mkdir(parents=True)
     return tmp_path / "conf"
 
 
@@ -79,14 +76,14 @@ def toy(conf):
 @pytest.mark.slow
 def test_an_optimizer_of_one_file_and_one_yaml_obeys_every_law(toy):
     """Its law is none of the named ones; it is measured within ±0.15, a wrong one in the YAML fails at the features."""
-    laws = found("toy", toy)
-    assert law_name(declared("toy", toy)["toy"] or {}) is None and laws["toy"].law is None
+    laws = found("toy")
+    assert law_name(declared("toy")["toy"] or {}) is None and laws["toy"].law is None
     assert laws["toy"].exponents["hidden"]["m_out"] == pytest.approx(0.5, abs=TOLERANCE)
     assert laws["toy"].exponents["hidden"]["m_in"] == pytest.approx(0.0, abs=TOLERANCE)
-    assert features("toy", "spectral", conf=toy).passed is not False
+    assert features("toy", "spectral").passed is not False
     wrong = TOY_YAML.replace("update_norm: {m_out: 0.5}", "update_norm: {}")
     (toy / "optimizer" / "wrong.yaml").write_text(wrong)
-    assert features("wrong", "spectral", conf=toy).failed
+    assert features("wrong", "spectral").failed
 
 
 def test_derive_writes_a_rule_that_explain_and_run_accept(conf, capsys):
@@ -99,8 +96,8 @@ def test_derive_writes_a_rule_that_explain_and_run_accept(conf, capsys):
 
     rule = ["data=pydoc", "rule=[derived/belief,standard]", *other, "sweep.width=[64,128]", "model.head_size=16"]
     assert cli.guard(lambda: cli.launch([*rule, "action=explain"])) == cli.OK
-    assert "derived_belief" in capsys.readouterr().out
-    derived = load_config(rule).rule["derived_belief"]
+    assert "derived/belief" in capsys.readouterr().out
+    derived = load_config(rule).rule["derived/belief"]
     spectral = load_config(["optimizer=adamw", "rule=[spectral]"]).rule["spectral"]
     assert derived.multipliers == spectral.multipliers
     assert derived.scaling["update_norm"]["other"]["hidden"] == {"m_out": 0.5, "m_in": 0.5}
@@ -120,9 +117,9 @@ def test_an_undeclared_size_law_needs_derive():
     [
         ("derive.width=[64,128]", "three different widths"),
         ("derive.width=[64,64,128]", "three different widths"),
-        ("derive.width=[64,100,128]", "no multiple"),
+        ("derive.width=[64,100,128]", "not a multiple"),
         ("derive.steps=7", "at least 8"),
-        ("derive.update=0", "fraction"),
+        ("derive.update=0", "must be positive"),
         ("derive.seed=[]", "derive.seed"),
     ],
 )

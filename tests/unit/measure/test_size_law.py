@@ -106,7 +106,7 @@ def test_a_ladder_that_does_not_grow_is_refused():
 def test_rule_and_figure_are_the_same_bytes_each_time(tmp_path):
     rows = measured(SIZE_LAWS["orthogonal (Muon, Shampoo)"])
     laws = size_laws(rows)
-    assert rule_yaml("toy", laws, "x") == rule_yaml("toy", size_laws(rows), "x")
+    assert rule_yaml(laws, "x") == rule_yaml(size_laws(rows), "x")
     for stem in ("a", "b"):
         figure, data = directions(rows, laws, "Toy.")
         save(figure, tmp_path / stem, data)

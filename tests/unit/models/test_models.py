@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from support import networks
 from torch import nn
 
 from spectral_mup.models.llama2 import NORM_EPS, Llama2
@@ -20,13 +21,15 @@ def transformers():
 
 
 def nanogpt(tied: bool) -> NanoGPT:
-    return NanoGPT(vocab_size=V, context=T, width=D, depth=L, heads=H, hidden=4 * D, bias=True, tied=tied, dropout=0.0,
-                   forward=Multipliers(attention=(D // H) ** -0.5))  # fmt: skip
+    return NanoGPT(networks.nanogpt(context=T, heads=H, tied=tied), V, D, L)
 
 
-def llama2(tied: bool, kv_heads: int, **other) -> Llama2:
-    return Llama2(**dict(vocab_size=V, context=T, width=D, depth=L, heads=H, kv_heads=kv_heads, hidden=88, rope_base=10000.0,
-                         tied=tied, dropout=0.0, forward=Multipliers(attention=(D // H) ** -0.5)) | other)  # fmt: skip
+def llama2(tied: bool, kv_heads: int, multipliers: Multipliers | None = None, **other) -> Llama2:
+    keys = {"context": T, "heads": H, "kv_heads": kv_heads, "mlp_hidden": 88, "tied": tied} | other
+    model = Llama2(networks.llama2(**keys), V, D, L)
+    if multipliers is not None:
+        model.set_multipliers(multipliers)
+    return model
 
 
 def gpt2(tied: bool) -> nn.Module:
@@ -122,8 +125,8 @@ def test_logits_and_gradients_are_those_of_transformers(case):
     assert logits < 1e-5 and gradients < 1e-5, (logits, gradients)
 
 
-@pytest.mark.parametrize("wrong", [{"rope_base": 9000.0}, {"forward": Multipliers(attention=0.3)},
-                                   {"forward": Multipliers(attention=8**-0.5, branch=0.99)}])  # fmt: skip
+@pytest.mark.parametrize("wrong", [{"rope_base": 9000.0}, {"multipliers": Multipliers(attention=0.3)},
+                                   {"multipliers": Multipliers(attention=8**-0.5, branch=0.99)}])  # fmt: skip
 def test_a_wrong_model_differs(wrong):
     torch.manual_seed(0)
     logits, gradients = compare(llama2(False, 2, **wrong), llama(False, 2), llama_names())
@@ -155,10 +158,9 @@ def millions(n: int, digits: int) -> str:
     "width, depth, printed", [(128, 8, "1.595"), (2048, 8, "403.0"), (256, 2, "1.597"), (256, 64, "50.56")]
 )
 def test_nanogpt_has_the_published_number_of_parameters(width, depth, printed):
-    """arXiv 2602.20937: 1.59 M to 403 M over width, 1.6 M to 50.56 M over depth; biases, tied, positions not pluralize."""
+    """arXiv 2602.20937: 1.59 M to 403 M over width, 1.6 M to 50.56 M over depth; biases, tied, positions not counted."""
     with torch.device("meta"):
-        model = NanoGPT(vocab_size=65, context=1024, width=width, depth=depth, heads=2, hidden=4 * width, bias=True, tied=True,
-                        dropout=0.0, forward=Multipliers(attention=1.0))  # fmt: skip
+        model = NanoGPT(networks.nanogpt(context=1024, heads=2, tied=True), 65, width, depth)
     assert millions(parameters(model, without="position"), len(printed.partition(".")[2])) == printed
 
 
@@ -166,15 +168,16 @@ def test_nanogpt_has_the_published_number_of_parameters(width, depth, printed):
 def test_llama2_has_the_published_number_of_parameters(width, printed):
     """arXiv 2602.20937: 154 M at width 256 to 1.38 B at 2048, with 32 heads on 8 and an MLP of 11008 at every width."""
     with torch.device("meta"):
-        model = llama2(False, 8, vocab_size=32000, width=width, depth=16, heads=32, hidden=11008)
-        ungrouped = llama2(False, 32, vocab_size=32000, width=width, depth=16, heads=32, hidden=11008)
+        model, ungrouped = (
+            Llama2(networks.llama2(heads=32, kv_heads=kv_heads, mlp_hidden=11008), 32000, width, 16) for kv_heads in (8, 32)
+        )
     digits = len(printed.partition(".")[2])
     assert millions(parameters(model), digits) == printed != millions(parameters(ungrouped), digits)
 
 
 def test_generating_sees_the_training_logits():
     """A token drawn at temperature 1 follows the logits of training, their multiplier and the cut context included."""
-    model = llama2(False, 2, forward=Multipliers(attention=0.3, logits=50.0)).eval()
+    model = llama2(False, 2, multipliers=Multipliers(attention=0.3, logits=50.0)).eval()
     x = torch.randint(V, (2, T + 3))
     drawn = model.generate(x, 1, torch.Generator().manual_seed(0))[:, -1]
     assert drawn.tolist() == model(x[:, 3:])[:, -1].argmax(-1).tolist()  # × 50 all but decides the draw

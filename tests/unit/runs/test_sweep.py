@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import random
-from dataclasses import replace
 
 import pytest
 import rfc8785
@@ -77,8 +76,8 @@ def test_identity_is_what_decides_the_numbers_and_nothing_else(tiny):
             "cluster.checkpoint_seconds=1", "train.steps=12", "optimizer.algorithms.adamw.lr=1"]  # fmt: skip
     for override in same:
         assert first_point(tiny(override), width=32).run_id == base.run_id, override
-    config = tiny()
-    together = replace(config, train=replace(config.train, devices=2, shard=True))
+    alone = tiny()
+    together = alone.model_copy(update={"train": alone.train.model_copy(update={"devices": 2, "shard": True})})
     assert first_point(together, width=32).run_id == base.run_id
     other = ["train.steps=13", "model.dropout=0.1", "sweep.base_width=1", "probe.steps=[1]", "model.tied=true",
              "optimizer.weight_decay.hidden=0.2", "train.precision=bfloat16",

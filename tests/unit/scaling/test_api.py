@@ -13,7 +13,6 @@ from support.runs import first_point
 from torch import nn
 
 from spectral_mup import explain, make_optimizers, param_groups, scale, set_multipliers_
-from spectral_mup.models.build import build
 from spectral_mup.scaling.run_scaling import hyperparameters, scale_on_meta
 from spectral_mup.theory.rules import Multipliers, RuleError, UpdateScaling
 
@@ -51,7 +50,7 @@ def lr_and_std(scalings) -> list[float]:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_multipliers_are_those_of_the_mup_package(build, optimizer):
     model, base = build(16 * M), build(16)
-    scalings = scale(model, base, optimizer=optimizer, rule="spectral", residual_blocks=getattr(model, "residual_blocks", ()))
+    scalings = scale(model, base, optimizer=optimizer, rule="spectral", residual_blocks=["blocks."] if build is gpt else [])
     wrong = scale(model, base, optimizer=optimizer, rule="standard")
     shapes = dict(base.named_parameters())
     expected = {name: mup_package(p, shapes[name], optimizer) for name, p in model.named_parameters()}
@@ -67,7 +66,7 @@ def test_scalings_and_lrs_are_those_of_a_sweep(tiny, optimizer):
     """The family's own model through both ways: optimizer and rule from Hydra, and from their files."""
     run = first_point(tiny(f"optimizer={optimizer}", "model.bias=true"), "spectral", 64, log2_lr=-6)
     with torch.device("meta"):
-        model, base = (build(run.model, 256, width, 2) for width in (64, 32))
+        model, base = (run.model.build(256, width, 2) for width in (64, 32))
     of_sweep = scale_on_meta(run, 256)
     assert dict(scale(model, base, optimizer=optimizer, rule="standard")) != dict(of_sweep)  # the control
     scaling = scale(model, base, optimizer=optimizer, rule="spectral", residual_blocks=["blocks."])
@@ -159,9 +158,9 @@ def test_laws_instead_of_names():
 @pytest.mark.parametrize(
     "choice, message",
     [
-        ({"optimizer": "adam"}, "^optimizer='adam': no such file; optimizer can be adamw, "),
-        ({"optimizer": "other"}, "^optimizer='other': it declares no size law"),
-        ({"rule": "mup"}, "^rule='mup': no such file; rule can be completep, "),
+        ({"optimizer": "adam"}, "^optimizer=adam: no such file; .*optimizer can be adamw, "),
+        ({"optimizer": "other"}, "^optimizer.*: a value is missing"),
+        ({"rule": "mup"}, "^rule=mup: no such file; .*rule can be completep, "),
     ],
 )
 def test_unknown_names_are_refused_with_those_known(choice, message):
@@ -172,14 +171,6 @@ def test_unknown_names_are_refused_with_those_known(choice, message):
 def test_a_rule_that_does_not_cover_the_optimizer():
     with pytest.raises(RuleError, match="completep has no lr for optimizer sgd"):
         scale(mlp(64), mlp(16), optimizer="sgd", rule="completep")
-
-
-def test_an_installation_without_conf_says_so(monkeypatch, tmp_path):
-    from spectral_mup.config import presets as declared
-
-    monkeypatch.setattr(declared, "ROOT", tmp_path)
-    with pytest.raises(ValueError, match="^optimizer='adamw': .*does not exist; install from a clone"):
-        scale(mlp(64), mlp(16))
 
 
 def test_explain_shows_what_a_group_trains_with():

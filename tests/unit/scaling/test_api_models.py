@@ -9,9 +9,9 @@ import runpy
 import pytest
 import torch
 import transformers
+from support import ROOT
 
 from spectral_mup import check_features, init_, make_optimizers, multipliers, param_groups, scale, set_multipliers_
-from spectral_mup.config.compose import ROOT
 
 M = 2
 TOKENS = {"bos_token_id": 0, "eos_token_id": 1}

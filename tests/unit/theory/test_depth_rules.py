@@ -31,7 +31,7 @@ def test_lr_epsilon_and_decay_of_branches(optimizer, model):
     """
     m = 16.0
     grid = [f"rule=[{','.join(ALPHA)}]", "sweep.width=[64]", "sweep.depth=[2,32]"]
-    sweep = open_sweep(small(optimizer, None, f"model={model}", *grid))
+    sweep = open_sweep(small(optimizer, f"model={model}", *grid))
     for chain in sweep.curves():
         alpha, deep = ALPHA[chain[-1].rule], chain[-1]
         p = scale_on_meta(sweep.run(deep, -6, 0), 256)
@@ -48,7 +48,7 @@ def test_lr_epsilon_and_decay_of_branches(optimizer, model):
 
 def growth_with_depth(optimizer: str, rule: str) -> float:
     """Slope of log ‖U‖₂ = log ‖ΔW‖₂/lr of the last block's matrices against log depth, after four steps at a small lr."""
-    config = small(optimizer, None, f"rule=[{rule}]", "sweep.width=[32]", "sweep.base_width=32", f"sweep.depth={DEPTHS}",
+    config = small(optimizer, f"rule=[{rule}]", "sweep.width=[32]", "sweep.base_width=32", f"sweep.depth={DEPTHS}",
                    "train.steps=4", "probe.steps=[4]", "train.batch_size=8")  # fmt: skip
     sweep, corpus, rows = open_sweep(config), data.load("pydoc", None, None), []
     with tempfile.TemporaryDirectory() as runs:
@@ -56,7 +56,12 @@ def growth_with_depth(optimizer: str, rule: str) -> float:
             for seed in (0, 1):
                 folder, _ = run_point(sweep.run(curve, -10, seed), Path(runs), corpus)
                 for row in read_rows(folder.path / "norms.jsonl"):
-                    if row["name"].startswith(f"blocks.{curve.depth - 1}.") and row["kind"] == "hidden" and row["step"] == 4:
+                    if (
+                        row["name"].startswith(f"blocks.{curve.depth - 1}.")
+                        and row["kind"] == "hidden"
+                        and row["step"] == 4
+                        and "update_norm" in row
+                    ):
                         rows.append((np.log2(curve.depth), np.log2(row["update_norm"] / row["lr"])))
     x, y = np.array(rows).T
     return float(np.polyfit(x, y, 1)[0])

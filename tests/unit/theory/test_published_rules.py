@@ -1,4 +1,4 @@
-"""The formula against every published table in conf/rule: same init, lr, λ and ε, but for the differences listed here."""
+"""The formula against every published table in conf/rule: same init, lr, λ and ε, but for the differences listed there."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from typing import Any, cast
 
 import pytest
 
-from spectral_mup.config.compose import ROOT, load_config, options
+from spectral_mup.config.compose import load_config
+from spectral_mup.config.optimizer_spec import rule_of
+from spectral_mup.config.presets import options
 from spectral_mup.theory.growth import Growth
 from spectral_mup.theory.rules import Rule, UpdateScaling
 
 NOT_TABLES = {"spectral", "spectral_readout", "spectral_depth_half", "spectral_depth_0", "standard", "standard_fixed"}
 OF_ONE_OPTIMIZER = {"lamb_hidden_0"}  # no published table and nothing for AdamW: test_lamb_rules.py
-NAMES = [n for n in options(ROOT / "conf" / "rule") if n not in OF_ONE_OPTIMIZER and not n.startswith("derived/")]
-RULES = {name: Rule(name, **asdict(rule)) for name, rule in load_config([f"rule=[{','.join(NAMES)}]"]).rule.items()}
+NAMES = [n for n in options("rule") if n not in OF_ONE_OPTIMIZER and not n.startswith("derived/")]
+CONFIGS = load_config([f"rule=[{','.join(NAMES)}]"]).rule
+RULES = {name: rule_of(name, rule) for name, rule in CONFIGS.items()}
+DIFFERENCES = {name: rule.differences for name, rule in CONFIGS.items() if rule.differences is not None}
 
-# Where each table has the readout's 1/m (A: in its init, B: in the logits), and α of its branch multiplier m_depth^-α
-FORM = {
+# Where a table has the readout's 1/m (A: in its init, B: in the logits), and α of its branch multiplier m_depth^-α
+PRINTED_FORM = {
     "tensor_programs_v": ("A", 0), "tensor_programs_v_table8": ("B", 0), "paper_2602_20937": ("A", 0), "completep": ("B", 1),
     "zheng": ("B", 1), "zheng_k1": ("B", 0.5), "qiu": ("A", 1),
 }  # fmt: skip
@@ -67,86 +71,6 @@ TENSORS = {
 SPEAKS_OF_FANS = {"tensor_programs_v", "tensor_programs_v_table8", "paper_2602_20937", "qiu"}  # the others: of width alone
 AXES = {"width": (4, 1), "depth": (1, 8)}  # m_width, m_depth
 
-TRUST = "the paper takes ‖W‖_F for ‖W‖₂ in the trust ratio, which falls as m^-1/2"
-DECAY = "the paper decays inside the trust ratio (1/(lr·s)), the formula beside it (1/lr)"
-NOT_GIVEN = "not given by the source, so × 1"
-NO_DEPTH = "no rule for depth: without a branch multiplier the formula asks for 1/m_depth"
-SQUARE = "printed for square hidden matrices, where fan_out/fan_in is 1"
-DELTA = "the paper leaves δ; L and R are of the size of ‖G‖₂²"
-BLOCKS_ONLY = "ε scaled in residual blocks alone"
-FLAT_DECAY = "no depth factor, which follows ‖λW‖₂ ∝ ‖ΔW‖₂ and not a fixed timescale"
-LARGE = "√max(fan_out, fan_in) is taken to be the width: smaller than the vocabulary, it does not grow"
-OPTIMAL = "λ ∝ 1/(lr·width) at compute-optimal length, not at a fixed timescale"
-
-# Every difference: quantity, axis, optimizers ("-": of none), tensors, exponent in the table, exponent of the formula, why
-ENTRYWISE_ROWS, ALL_READOUTS = "adamw adopt sophia lamb lamb_vector", "readout vocabulary"
-PAPER_ROWS = f"{ENTRYWISE_ROWS} shampoo shampoo_absolute muon muon_out_in"
-DIFFERENCES = {
-    "tensor_programs_v": [
-        ("lr", "width", "sgd", "up", 0, -1, SQUARE),
-        ("lr", "width", "sgd", "down", 0, 1, SQUARE),
-        ("lr", "depth", "adamw sgd", "hidden up down bias", 0, -1, NO_DEPTH),
-        ("weight_decay", "depth", "adamw sgd", "hidden up down bias", 0, 1, NO_DEPTH),
-        ("weight_decay", "width", "sgd", "embedding down bias norm", 0, -1, NOT_GIVEN),
-        ("weight_decay", "width", "sgd", f"up {ALL_READOUTS}", 0, 1, NOT_GIVEN),
-        ("eps", "width", "adamw", "embedding hidden down bias norm", 0, -1, NOT_GIVEN),
-    ],
-    "tensor_programs_v_table8": [
-        ("lr", "width", "sgd", "up", 0, -1, SQUARE),
-        ("lr", "width", "sgd", "down", 0, 1, SQUARE),
-        ("lr", "depth", "adamw sgd", "hidden up down bias", 0, -1, NO_DEPTH),
-        ("weight_decay", "depth", "adamw sgd", "hidden up down bias", 0, 1, NO_DEPTH),
-        ("weight_decay", "width", "sgd", f"embedding down bias norm {ALL_READOUTS}", 0, -1, NOT_GIVEN),
-        ("weight_decay", "width", "sgd", "up", 0, 1, NOT_GIVEN),
-        ("eps", "width", "adamw", f"embedding hidden down bias norm {ALL_READOUTS}", 0, -1, NOT_GIVEN),
-    ],
-    "paper_2602_20937": [
-        ("lr", "width", "lamb", "hidden up", 0, -0.5, TRUST),
-        ("lr", "depth", PAPER_ROWS, "hidden up down", 0, -1, NO_DEPTH),
-        ("lr", "depth", ENTRYWISE_ROWS, "bias", 0, -1, NO_DEPTH),
-        ("weight_decay", "depth", PAPER_ROWS, "hidden up down", 0, 1, NO_DEPTH),
-        ("weight_decay", "depth", ENTRYWISE_ROWS, "bias", 0, 1, NO_DEPTH),
-        ("weight_decay", "width", "lamb", "hidden up", 1, 0.5, DECAY),
-        ("weight_decay", "width", "lamb", ALL_READOUTS, 1, 0, DECAY),
-        ("weight_decay", "width", "shampoo shampoo_absolute muon", "embedding down", 0, -0.5, NOT_GIVEN),
-        ("weight_decay", "width", "shampoo shampoo_absolute muon", f"up {ALL_READOUTS}", 0, 0.5, NOT_GIVEN),
-        ("eps", "width", "shampoo_absolute", "embedding down", 0, -1, DELTA),
-        ("eps", "width", "shampoo_absolute", f"up {ALL_READOUTS}", 0, 1, DELTA),
-        ("eps", "width", "muon muon_out_in", "embedding down", 0, -0.5, NOT_GIVEN),
-        ("eps", "width", "muon muon_out_in", f"up {ALL_READOUTS}", 0, 0.5, NOT_GIVEN),
-    ],
-    "completep": [("eps", "width", "adamw", f"embedding norm {ALL_READOUTS}", 0, -1, BLOCKS_ONLY)],
-    "zheng": [
-        ("lr", "width", "muon_max", "vocabulary", 0, 0.5, LARGE),
-        ("weight_decay", "width", "muon_max", "vocabulary", 0, -0.5, LARGE),
-        ("eps", "width", "sophia", f"embedding hidden bias norm {ALL_READOUTS}", 0, -1, NOT_GIVEN),
-        ("eps", "width", "muon soap muon_max sso", f"embedding {ALL_READOUTS}", 0, -0.5, NOT_GIVEN),
-        ("eps", "depth", "sophia", "hidden bias", 0, -1, NOT_GIVEN),
-        ("eps", "depth", "muon soap muon_max sso", "hidden", 0, -1, NOT_GIVEN),
-    ],
-    "zheng_k1": [
-        ("lr", "width", "muon_max", "vocabulary", 0, 0.5, LARGE),
-        ("weight_decay", "width", "muon_max", "vocabulary", 0, -0.5, LARGE),
-        ("weight_decay", "depth", "adamw lion sophia muon soap muon_max sso", "hidden", 0, 0.5, FLAT_DECAY),
-        ("weight_decay", "depth", "shampoo shampoo_absolute", "hidden", 0, 0.5, FLAT_DECAY),
-        ("weight_decay", "depth", "adamw lion sophia", "bias", 0, 0.5, FLAT_DECAY),
-        ("weight_decay", "depth", "sgd", "hidden bias", -0.5, 0, "r_L^-1/2, which follows ‖λW‖₂ ∝ ‖ΔW‖₂"),
-        ("eps", "width", "sophia", f"embedding hidden bias norm {ALL_READOUTS}", 0, -1, NOT_GIVEN),
-        ("eps", "width", "muon soap muon_max sso", f"embedding {ALL_READOUTS}", 0, -0.5, NOT_GIVEN),
-        ("eps", "depth", "sophia", "hidden bias", 0, -0.5, NOT_GIVEN),
-        ("eps", "depth", "muon soap muon_max sso", "hidden", 0, -0.5, NOT_GIVEN),
-    ],
-    "qiu": [
-        ("weight_decay", "width", "adamw adamuon soap_blocked shampoo_blocked shampoo_half", "embedding", -1, 0, OPTIMAL),
-        ("weight_decay", "width", "adamw adamuon", "bias norm", -1, 0, OPTIMAL),
-        ("weight_decay", "width", "adamw adamuon soap_blocked shampoo_blocked", f"hidden up {ALL_READOUTS}", 0, 1, OPTIMAL),
-        ("weight_decay", "width", "muon shampoo shampoo_absolute soap", "embedding", -1.5, -0.5, OPTIMAL),
-        ("weight_decay", "width", "muon shampoo shampoo_absolute soap", f"up {ALL_READOUTS}", -0.5, 0.5, OPTIMAL),
-        ("weight_decay", "width", "muon shampoo shampoo_absolute soap shampoo_half", "hidden", -1, 0, OPTIMAL),
-        ("weight_decay", "width", "shampoo_half", f"up {ALL_READOUTS}", -1, 0, OPTIMAL),
-    ],
-}  # fmt: skip
-
 
 def exponents(rule: Rule, optimizer: str, tensor: str, axis: str) -> dict[str, float]:
     """{quantity: exponent of the ratio that grows}; `init_std` depends on no optimizer."""
@@ -158,9 +82,13 @@ def exponents(rule: Rule, optimizer: str, tensor: str, axis: str) -> dict[str, f
     return {q: round(math.log(x, max(m_width, m_depth)), 9) + 0.0 for q, x in asdict(scaling).items()}
 
 
+def form_of(rule: Rule) -> tuple[str, float]:
+    return "B" if "logits" in rule.multipliers else "A", -rule.multipliers.get("branch", {}).get("m_depth", 0)
+
+
 def formula(name: str) -> Rule:
     """`spectral` in the form that a table uses."""
-    form, alpha = FORM[name]
+    form, alpha = form_of(RULES[name])
     derived = RULES["spectral" if form == "B" else "spectral_readout"]
     return replace(derived, multipliers={**derived.multipliers, "branch": {"m_depth": -alpha}})
 
@@ -203,38 +131,42 @@ def listed(name: str) -> Difference:
 
 
 def test_every_table_is_held_against_the_formula():
-    assert set(FORM) == set(DIFFERENCES) == set(RULES) - NOT_TABLES
-    for name in FORM:
+    assert set(DIFFERENCES) == set(RULES) - NOT_TABLES, "a published rule lists its differences in its YAML, [] for none"
+    for name in DIFFERENCES:
         for optimizer in optimizers(RULES[name]):
             for quantity in ("lr", "weight_decay", "eps"):
                 RULES[name].row(quantity, optimizer)  # an error if the table forgets it
             assert optimizer in LAWS, f"{name} lists {optimizer}, whose size law this test does not know"
 
 
+def test_forms_are_the_printed_ones():
+    assert {name: form_of(RULES[name]) for name in PRINTED_FORM} == PRINTED_FORM
+
+
 def test_laws_are_those_of_the_optimizers():
     """But for SOAP: the tables have its limit for gradients of one fixed direction, the YAML has what was measured."""
-    for optimizer in set(options(ROOT / "conf" / "optimizer")) - {"other"}:
+    for optimizer in set(options("optimizer")) - {"other"}:
         for name, algorithm in load_config([f"optimizer={optimizer}"]).optimizer.algorithms.items():
             if name in LAWS:
                 size = ENTRYWISE if name == "soap" else LAWS[name].update_norm
                 assert (algorithm.update_norm, algorithm.eps_law) == (size, LAWS[name].eps), (optimizer, name)
 
 
-@pytest.mark.parametrize("name", FORM)
+@pytest.mark.parametrize("name", DIFFERENCES)
 def test_forward_multipliers_are_those_of_the_formula(name):
     for sizes in ((4, 1, 64, 64), (1, 8, 64, 64), (4, 8, 256, 64)):
         theirs, ours = (rule.forward(*sizes) for rule in (RULES[name], formula(name)))
         assert asdict(theirs) == pytest.approx(asdict(ours))
 
 
-@pytest.mark.parametrize("name", FORM)
+@pytest.mark.parametrize("name", DIFFERENCES)
 def test_table_equals_formula_but_for_the_listed_differences(name):
     found, known = differences(RULES[name]), listed(name)
     assert {k: v for k, v in found.items() if known.get(k) != v} == {}, "not listed, or listed with other exponents"
     assert set(known) - set(found) == set(), "listed, but gone"
 
 
-@pytest.mark.parametrize("name", FORM)
+@pytest.mark.parametrize("name", DIFFERENCES)
 def test_every_exponent_is_held(name):
     """The control: a quarter more in any exponent of any row, of width or of depth, is seen."""
     rule, unseen = RULES[name], []

@@ -6,6 +6,7 @@ import hashlib
 
 import pytest
 import torch
+from support.networks import nanogpt
 from support.runs import build_run, explain_rows, first_point, optimizers_of
 from torch import nn
 
@@ -171,8 +172,7 @@ def test_at_base_width_all_is_one_and_steps_equal_plain_torch(tiny, corpus, rule
     model, p = build_run(run)
     assert {(s.init_std, s.lr, s.weight_decay, s.eps) for s in p.scalings.values()} == {(1.0, 1.0, 1.0, 1.0)}
 
-    plain = NanoGPT(vocab_size=256, context=16, width=32, depth=2, heads=2, hidden=128, bias=True, tied=False, dropout=0.0,
-                    head_dim=16)  # fmt: skip
+    plain = NanoGPT(nanogpt(head_size=16), 256, 32, 2)
     for name, q in plain.named_parameters():
         if q.ndim == 2:
             generator = torch.Generator().manual_seed(

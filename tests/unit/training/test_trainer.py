@@ -86,10 +86,8 @@ def test_one_seed_gives_one_initialisation(tiny):
     run = first_point(tiny(), width=64, seed=3)
     ours, scaling = build_run(run)
     with torch.device("meta"):
-        small = NanoGPT(vocab_size=256, context=16, width=32, depth=2, heads=2, hidden=128, bias=False, tied=False, dropout=0.0,
-                        head_dim=16)  # fmt: skip
-    theirs = NanoGPT(vocab_size=256, context=16, width=64, depth=2, heads=4, hidden=256, bias=False, tied=False, dropout=0.0,
-                     head_dim=16)  # fmt: skip
+        small = run.model.build(256, 32, 2)
+    theirs = run.model.build(256, 64, 2)
     init_(theirs, scale(theirs, small, rule="spectral", residual_blocks=["blocks."]), seed=3)
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         assert a.equal(b), name
@@ -138,4 +136,4 @@ def test_a_model_takes_its_multipliers_again_and_again(tiny):
     x = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
     once = model(x)
     model.set_multipliers(model.multipliers)
-    assert model(x).equal(once) and model.blocks[0].attention.scale == model.multipliers.attention != 32**-0.5
+    assert model(x).equal(once) and model.blocks[0].attention.scaling == model.multipliers.attention != 32**-0.5

@@ -23,7 +23,7 @@ def derive(context: Context) -> int:
     config = load_config([*overrides, "rule=[spectral]"])  # the ladder uses its init and forward pass
 
     from spectral_mup.measure.size_law_fit import first_log2_lr, size_laws
-    from spectral_mup.measure.size_law_report import format_size_laws, package_name
+    from spectral_mup.measure.size_law_report import format_size_laws
 
     measured = _measure(config)
     laws = size_laws(measured)
@@ -37,7 +37,7 @@ def derive(context: Context) -> int:
     path = _write_rule(o.name, laws, f"{ladder}; {', '.join(targets.values())}")
     moved = f"by more than {d.update:.0%} of its norm per step"
     print(f"At lr 2^{first_log2_lr(measured):.1f}, no hidden weight of the base model changes {moved}.")
-    print(f"Slopes and figure: {folder}/. Rule: {path} ({package_name(o.name)})")
+    print(f"Slopes and figure: {folder}/. Rule: {path}")
     use = [*(override for override in overrides if override.startswith("optimizer")), f"rule=[derived/{o.name},standard]"]
     print(f"To use it: {context.program.launch} {shlex.join(['sweep=mini/width', *use])}")
     return OK
@@ -79,5 +79,5 @@ def _write_rule(name: str, laws: Sequence[Any], origin: str) -> Path:
 
     path = Path("conf", "rule", "derived", f"{name}.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(rule_yaml(name, laws, f"{origin}; commit {commit()}, {machine()}"), "utf-8")
+    path.write_text(rule_yaml(laws, f"{origin}; commit {commit()}, {machine()}"), "utf-8")
     return path

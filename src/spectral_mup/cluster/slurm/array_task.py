@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from spectral_mup.cluster.local import run_local
@@ -149,7 +148,9 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     workers = c.workers or gpus or max(1, cores // c.threads)
-    config = replace(pack.config, cluster=replace(c, workers=min(workers, max(1, len(pack.points)))))
+    config = pack.config.model_copy(
+        update={"cluster": c.model_copy(update={"workers": min(workers, max(1, len(pack.points)))})}
+    )
     progress = Progress(pack.plan(), config.cluster.workers or 1, 0)
 
     def on_event(event: Event) -> None:

@@ -27,7 +27,7 @@ class Finding:
 
 def doctor(config: Config) -> list[Finding]:
     """Commands, controller, its clock, partitions, accounting, limits, preemption, disk, GPU, W&B."""
-    needed = config.cluster.name == "slurm"
+    needed = config.cluster.scheduler == "slurm"
     found = _commands(needed)
     try:
         settings = slurm.settings()

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from spectral_mup.cluster.slurm.submission import Submission
-from spectral_mup.config.compose import ROOT
+from spectral_mup.config.presets import package_root
 from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError
 
@@ -19,7 +19,9 @@ from spectral_mup.errors import ConfigError
 def slurm_of(config: Config) -> SlurmConfig:
     """The cluster part of a config that submits. Raises ConfigError on cluster=local."""
     if not isinstance(config.cluster, SlurmConfig):
-        raise ConfigError(f"cluster={config.cluster.name}: this needs SLURM; give cluster=slurm or your site's file")
+        raise ConfigError(
+            f"cluster.scheduler={config.cluster.scheduler}: this needs SLURM; give cluster=slurm or your site's file"
+        )
     return config.cluster
 
 
@@ -67,7 +69,7 @@ def preamble(c: SlurmConfig) -> list[str]:
     """Lines of the site's file, looked for from here and from the source tree. Raises ConfigError if it is in neither."""
     if c.preamble is None:
         return []
-    for path in (Path(c.preamble).expanduser(), ROOT / c.preamble):
+    for path in (Path(c.preamble).expanduser(), package_root() / c.preamble):
         if path.is_file():
             return [line for line in path.read_text().splitlines() if not line.startswith("#!")]
     raise ConfigError(f"cluster.preamble={c.preamble}: no such file; slurm/ has an example")

@@ -7,12 +7,11 @@ import os
 import secrets
 import shutil
 import subprocess
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.config.compose import ROOT
-from spectral_mup.config.schema import Config
+from spectral_mup.config.presets import package_root
+from spectral_mup.config.schema import Config, to_plain
 from spectral_mup.runs.provenance import COMMIT_FILE, commit
 
 PARTS = ("src", "conf", "sweeps", "launch.py", "analyze.py", "pyproject.toml")
@@ -24,7 +23,10 @@ def code_now() -> tuple[str, dict[str, bytes]]:
 
     In a git checkout, what git tracks or would track; elsewhere every file of the same folders.
     """
-    files = {name: (ROOT / name).read_bytes() for name in _files() if (ROOT / name).is_file()}
+    root = package_root()
+    files = {name: (root / name).read_bytes() for name in _files(root) if (root / name).is_file()}
+    if not (root / "src").is_dir():  # installed: conf/ and sweeps/ lie beside the modules
+        files = {f"src/{root.name}/{name}": data for name, data in files.items()}
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name}\n{len(files[name])}\n".encode() + files[name])
@@ -51,23 +53,24 @@ def snapshot_code(jobs: Path) -> str:
     return code
 
 
-def _files() -> list[str]:
+def _files(root: Path) -> list[str]:
     try:
         listed = subprocess.run(
             ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS],
-            cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
+            cwd=root, capture_output=True, text=True, timeout=30, check=True,
         ).stdout.split("\0")  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         listed = []
     if not any(listed):  # no checkout
-        paths = [p for part in PARTS for p in [ROOT / part, *sorted((ROOT / part).rglob("*"))]]
-        listed = [str(p.relative_to(ROOT)) for p in paths if "__pycache__" not in p.parts]
+        parts = PARTS if (root / "src").is_dir() else (".",)
+        paths = [p for part in parts for p in [root / part, *sorted((root / part).rglob("*"))]]
+        listed = [str(p.relative_to(root)) for p in paths if "__pycache__" not in p.parts]
     return sorted(name for name in listed if name and not name.startswith(SKIPPED))
 
 
 def snapshot_config(config: Config) -> dict[str, Any]:
     """The config in plain words, good from any working directory and for `action=run`."""
-    plain = asdict(config)
+    plain = to_plain(config)
     for key, value in plain["paths"].items():
         plain["paths"][key] = str(Path(value).absolute())
     if config.data.path is not None:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.cluster.slurm import commands as slurm
-from spectral_mup.config.compose import typed
+from spectral_mup.config.parse import typed
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import json_bytes, read_json, write_atomic

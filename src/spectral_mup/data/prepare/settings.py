@@ -1,15 +1,21 @@
 """The settings of action=prepare: types, choices and bounds. Defaults live in conf/."""
 
-from typing import Literal
+from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from spectral_mup.util.fields import AtLeastOne, Int, Part
 
 
-class PrepareConfig(BaseModel, frozen=True, extra="forbid"):
+class PrepareConfig(Part):
+    """What conf/config.yaml says under `prepare`."""
+
     input: str | None
     out: str | None
     tokenizer: Literal["bytes", "gpt2", "bpe", "sentencepiece"]
     model: str | None
-    vocab_size: int = Field(ge=257)  # 256 bytes and the end of text
+    vocab_size: Annotated[Int, Field(ge=257)]  # 256 bytes and the end of text
     field: str | None
-    shard_tokens: int = Field(ge=1)
+    shard_tokens: AtLeastOne

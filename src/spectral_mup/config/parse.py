@@ -1,0 +1,148 @@
+"""From plain dicts to the types of schema.py; a mistake becomes one line: the key, what is wrong, what to type."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from spectral_mup.config.presets import folders
+from spectral_mup.config.schema import SCHEDULERS, ClusterConfig, Config
+from spectral_mup.errors import ConfigError
+from spectral_mup.models import FAMILIES
+from spectral_mup.models.configs import FamilyConfig
+from spectral_mup.util.registry import lookup
+
+M = TypeVar("M", bound=BaseModel)
+
+MESSAGES = {  # by the beginning of pydantic's error types
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be above {gt}",
+    "less_than": "must be below {lt}",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "finite": "must be a finite number",
+    "bool": "must be true or false",
+    "string": "must be text",
+    "list": "must be a list, as in '{key}=[…]'",
+    "dict": "must be a table, as in {{name: value}}",
+    "model": "must be a table, as in {{name: value}}",
+    "too_short": "is empty; give at least one value",
+}
+
+
+def typed(plain: Any) -> Config:
+    """A Config of plain dicts and lists, as schema.to_plain makes them. Raises ConfigError; checks single values only.
+
+    Modules of the user's project folders can be imported from then on, as for `family: my_module.MyConfig`.
+    """
+    sys.path += [str(folder) for folder in folders()[:-1] if str(folder) not in sys.path]
+    parts = dict(plain)
+    model, cluster = parts.get("model"), parts.get("cluster")
+    if isinstance(model, dict):
+        parts["model"] = parse(_family(model.get("family")), model, "model")
+    if isinstance(cluster, dict):
+        parts["cluster"] = parse(SCHEDULERS.get(str(cluster.get("scheduler")), ClusterConfig), cluster, "cluster")
+    return parse(Config, parts, "")
+
+
+def _family(name: Any) -> type[FamilyConfig]:
+    found = FamilyConfig if name is None else lookup(FAMILIES, str(name), "model.family")
+    if not (isinstance(found, type) and issubclass(found, FamilyConfig)):
+        raise ConfigError(f"model.family={name}: must be a subclass of spectral_mup.models.configs.FamilyConfig")
+    return found
+
+
+def parse(cls: type[M], node: Any, key: str) -> M:
+    """One part of the config, which lies at `key`. Raises ConfigError about its first mistake.
+
+    What chooses the class comes first, then unknown keys: a misspelt one is missing as well.
+    """
+    missing = next(_missing(node, key), None)
+    if missing is not None:
+        raise ConfigError(f"{missing}: a value is missing; give one, as in {missing}=VALUE")
+    try:
+        return cls.model_validate(node)
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False)
+        first = min(
+            mistakes, key=lambda e: (e["loc"][-1:] not in (("family",), ("scheduler",)), e["type"] != "extra_forbidden")
+        )
+        raise ConfigError(_describe(dict(first), key, cls)) from None
+
+
+def _missing(node: Any, key: str) -> Iterator[str]:
+    if node == "???":
+        yield key
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from _missing(value, f"{key}.{name}".lstrip("."))
+
+
+def _describe(error: dict[str, Any], prefix: str, cls: type[BaseModel]) -> str:
+    context, kind = error.get("ctx", {}), error["type"]
+    if isinstance(context.get("error"), ConfigError):
+        return str(context["error"])  # of a check in the class, which names its keys itself
+    names = [str(x) for x in error["loc"] if not isinstance(x, int) and str(x)[0] not in "<["]
+    key = ".".join(filter(None, [prefix, *names]))
+    if kind == "missing":
+        return f"{key}: a value is missing; give one, as in {key}=VALUE"
+    if kind == "extra_forbidden":
+        return unknown_key(key, keys(cls, prefix))
+    choices = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
+    if error["loc"][-1] == "[key]":
+        return unknown_key(key, [f"{key.rpartition('.')[0]}.{choice}" for choice in choices.split(", ")])
+    if kind == "literal_error":
+        message = f"must be one of {choices}"
+    elif kind == "value_error":
+        message = str(context["error"])
+    else:
+        message = next((text for begin, text in MESSAGES.items() if kind.startswith(begin)), error["msg"])
+        message = message.format(key=key, **context).replace("above 0", "positive")
+    value = "null" if error["input"] is None else error["input"]
+    return f"{key}={str(value).lower() if isinstance(value, bool) else value}: {message}"
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """What to say of a key that is not in the schema: the nearest one, and those beside it."""
+    known, (parent, _, last) = list(dict.fromkeys(known)), key.rpartition(".")
+    beside = [k.rpartition(".")[2] for k in known if fnmatchcase(parent, k.rpartition(".")[0])]
+    near = difflib.get_close_matches(last, beside, n=1)
+    hint = f"did you mean {'.'.join(filter(None, [parent, near[0]]))}? " if near else ""
+    return f"{key}: unknown key; {hint}known: {', '.join(sorted(beside or [k for k in known if '.' not in k]))}"
+
+
+def keys(cls: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Keys of a part of the config, dotted; * stands for the names in a table."""
+    for name, field in cls.model_fields.items():
+        key = f"{prefix}.{name}".lstrip(".")
+        yield key
+        for inner in _classes(field.annotation):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                yield from keys(inner, f"{key}.*" if str(field.annotation).startswith("dict[") else key)
+            elif hasattr(inner, "__total__"):
+                yield from (f"{key}.{quantity}" for quantity in inner.__annotations__)
+
+
+def _classes(annotation: Any) -> Iterator[Any]:
+    inside = get_args(annotation)
+    for inner in inside:
+        yield from _classes(inner)
+    if not inside:
+        yield annotation
+
+
+def variants(group: str) -> dict[str, type[BaseModel]]:
+    """The classes that a part of the config may have, by the value that chooses it: by model.family, by cluster.scheduler."""
+    return {"model": {name: _family(name) for name in FAMILIES}, "cluster": dict(SCHEDULERS)}.get(group, {})
+
+
+def key_of(message: str) -> str:
+    """The config key that the message of a ConfigError begins with."""
+    found = re.match(r"[\w/*-]+(\.[\w/*-]+)*", message)
+    return found[0] if found else ""

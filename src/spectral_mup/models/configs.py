@@ -1,0 +1,142 @@
+"""The config of each model family: keys, checks, sizes at a width, cost. Imports torch only to build a model."""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from pydantic import model_validator
+
+from spectral_mup.errors import ConfigError
+from spectral_mup.util.fields import AtLeastOne, Fraction, NotNegative, Part, Positive
+
+if TYPE_CHECKING:
+    from spectral_mup.models.layers import LanguageModel
+
+
+class InitStd(Part):
+    """Init std of the base model by kind of tensor; None: fan_in^-1/2."""
+
+    embedding: NotNegative | None
+    hidden: NotNegative | None
+    readout: NotNegative | None
+
+
+class FamilyConfig(Part):
+    """Keys that the transformer families share, and what the framework asks of a family.
+
+    For a family of your own, subclass this in a module of the working directory (no torch at its top level), add the keys
+    that it has beyond these, and name the class in conf/model/NAME.yaml, as in `family: my_module.MyConfig`. It must define
+
+        model_class      import path of its models.layers.LanguageModel, built from (config, vocab_size, width, depth), weights
+                         as its modules draw them: attention scaled by 1/√head_dim, every other multiplier 1, each attention
+                         with `head_dim` (`head_dim(width)` of this class) and `scaling`
+        residual_blocks  prefixes of the parameter names of residual blocks, before the block's number
+
+    and may override `build`, `check_widths`, `mlp_width` and `flops_per_token`.
+    """
+
+    residual_blocks: ClassVar[tuple[str, ...]] = ("blocks.",)
+    model_class: ClassVar[str]
+
+    family: str
+    context: AtLeastOne
+    heads: AtLeastOne | None
+    head_size: AtLeastOne | None
+    mlp_ratio: Positive | None
+    mlp_hidden: AtLeastOne | None
+    mlp_multiple: AtLeastOne | None
+    tied: bool
+    dropout: Fraction
+    init_std: InitStd
+
+    @model_validator(mode="after")
+    def _check_alternatives(self) -> Self:
+        for one, other in (("heads", "head_size"), ("mlp_ratio", "mlp_hidden")):
+            if (getattr(self, one) is None) == (getattr(self, other) is None):
+                raise ConfigError(f"model.{one}, model.{other}: give exactly one and set the other to null")
+        return self
+
+    def check_widths(self, widths: Sequence[int], key: str) -> None:
+        """Check that a model of every width can be built. Raises ConfigError, which names `key`, where the widths are given."""
+        name, unit = ("heads", self.heads) if self.heads is not None else ("head_size", self.head_size)
+        for width in widths:
+            if width % unit:  # type: ignore[operator]
+                raise ConfigError(f"{key}: {width} is not a multiple of model.{name}={unit}; change one of them")
+
+    def head_count(self, width: int) -> int:
+        """Number of query heads at this width, at least 1."""
+        return self.heads if self.heads is not None else max(1, width // self.head_size)  # type: ignore[operator]
+
+    def head_dim(self, width: int) -> float:
+        """Features per head at this width; a fraction where a base model is only a reference (base width 1)."""
+        return width / self.heads if self.heads is not None else float(self.head_size)  # type: ignore[arg-type]
+
+    def mlp_width(self, width: int) -> int:
+        """Hidden features of the MLP: fixed, or mlp_ratio · width rounded up to a multiple of mlp_multiple."""
+        if self.mlp_hidden is not None:
+            return self.mlp_hidden
+        multiple = self.mlp_multiple or 1
+        return multiple * max(1, math.ceil(round(self.mlp_ratio * width) / multiple))  # type: ignore[operator]
+
+    def init_stds(self, base_width: int) -> dict[str, float | None]:
+        """Init std of the base model by kind; a tied table is initialised as the readout that it also is."""
+        std = dict(self.init_std)
+        if self.tied and std["embedding"] is None:
+            std["embedding"] = base_width**-0.5 if std["readout"] is None else std["readout"]
+        return std
+
+    def flops_per_token(self, width: int, depth: int) -> float:
+        """Relative cost of a token, about the number of parameters: only ratios between runs have a meaning."""
+        return 12 * depth * width**2 + 2 * 256 * width + 20_000 * depth
+
+    def build(self, vocab_size: int, width: int, depth: int) -> LanguageModel:
+        """A model of this size, of the class that `model_class` names."""
+        return pkgutil.resolve_name(self.model_class)(self, vocab_size, width, depth)
+
+
+class NanoGPTConfig(FamilyConfig):
+    """models.nanogpt.NanoGPT, with or without biases."""
+
+    model_class: ClassVar[str] = "spectral_mup.models.nanogpt.NanoGPT"
+
+    bias: bool
+
+
+class Llama2Config(FamilyConfig):
+    """models.llama2.Llama2, which has no biases; key and value heads are fixed, a share of the query heads, or as many."""
+
+    model_class: ClassVar[str] = "spectral_mup.models.llama2.Llama2"
+
+    kv_heads: AtLeastOne | None
+    kv_ratio: Positive | None
+    rope_base: Positive
+
+    @model_validator(mode="after")
+    def _check_key_heads(self) -> Self:
+        if self.kv_heads is not None and self.kv_ratio is not None:
+            raise ConfigError("model.kv_heads, model.kv_ratio: give at most one and set the other to null")
+        return self
+
+    def check_widths(self, widths: Sequence[int], key: str) -> None:
+        super().check_widths(widths, key)
+        for width in widths:
+            heads = self.head_count(width)
+            shared = self._shared_heads(heads)
+            if shared < 1 or not float(shared).is_integer() or heads % shared:
+                name = "kv_heads" if self.kv_heads is not None else "kv_ratio"
+                raise ConfigError(
+                    f"model.{name}={getattr(self, name)}: gives {shared:g} key and value heads for {heads} query heads at "
+                    f"width {width}; it must be a whole number that divides {heads}"
+                )
+            if (width // heads) % 2:
+                raise ConfigError(f"{key}: rotary embeddings need an even head size, but width {width} gives {width // heads}")
+
+    def kv_head_count(self, width: int) -> int:
+        """Number of key and value heads at this width, at least 1."""
+        return max(1, round(self._shared_heads(self.head_count(width))))
+
+    def _shared_heads(self, heads: int) -> float:
+        return self.kv_heads if self.kv_heads is not None else heads * (1.0 if self.kv_ratio is None else self.kv_ratio)

@@ -1,0 +1,89 @@
+"""The config class of a family: sizes at a width, refused combinations, and a model whose multipliers can be set."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from spectral_mup.config.compose import ConfigError, load_config
+from spectral_mup.config.schema import to_plain
+from spectral_mup.models import FAMILIES
+from spectral_mup.theory.rules import Multipliers
+from spectral_mup.util.registry import lookup
+
+
+def config(family: str, **changes):
+    return load_config([f"model={family}"]).model.model_copy(update=changes)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_names_only_its_own_keys(family):
+    keys = set(to_plain(config(family)))
+    assert ("rope_base" in keys) == (family == "llama2") and ("bias" in keys) == (family == "nanogpt")
+    assert isinstance(config(family), lookup(FAMILIES, family, "model.family"))
+
+
+def test_sizes_at_a_width():
+    fixed = config("llama2", heads=None, head_size=16, kv_ratio=0.5)
+    assert [fixed.head_count(w) for w in (1, 64, 128)] == [1, 4, 8]
+    assert [fixed.kv_head_count(w) for w in (1, 64, 128)] == [1, 2, 4]
+    assert [fixed.head_dim(w) for w in (1, 64)] == [16.0, 16.0]
+    growing = config("nanogpt", heads=2, head_size=None)
+    assert growing.head_dim(1) == 0.5 and growing.head_count(1) == 2
+    assert config("llama2", mlp_ratio=8 / 3, mlp_multiple=16).mlp_width(64) == 176
+    assert config("nanogpt", mlp_ratio=None, mlp_hidden=100).mlp_width(64) == 100
+
+
+def test_init_stds_of_a_tied_table_are_the_readouts():
+    tied = config("nanogpt", tied=True)
+    assert tied.init_stds(64) == {"embedding": 1 / 8, "hidden": None, "readout": None}
+    std = tied.init_std.model_copy(update={"readout": 0.02})
+    assert config("nanogpt", tied=True, init_std=std).init_stds(64)["embedding"] == 0.02
+    assert config("nanogpt").init_stds(64) == dict.fromkeys(("embedding", "hidden", "readout"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cost_is_about_the_parameters(family):
+    """12 · depth · width² + 512 · width + 20000 · depth, whatever the family."""
+    assert config(family).flops_per_token(64, 3) == 12 * 3 * 64**2 + 512 * 64 + 60_000
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_multipliers_can_be_set_again_and_take_no_second_model(family):
+    torch.manual_seed(0)
+    model = config(family, context=8).build(50, 64, 2).eval()
+    x = torch.randint(50, (2, 8))
+    standard = Multipliers(attention=config(family).head_dim(64) ** -0.5)
+    plain = model(x)
+    model.set_multipliers(standard)
+    assert model(x).equal(plain)  # that is how it is built
+    assert all(block.attention.head_dim == config(family).head_dim(64) for block in model.blocks)
+    other = Multipliers(attention=0.1, branch=0.5, logits=3.0, embedding=2.0)
+    for part in ("attention", "branch", "logits", "embedding"):
+        model.set_multipliers(Multipliers(**{"attention": standard.attention} | {part: getattr(other, part)}))
+        assert not model(x).allclose(plain), part
+    for _ in range(2):
+        model.set_multipliers(other)
+    once = model(x)
+    model.set_multipliers(standard)
+    assert model(x).equal(plain) and not once.allclose(plain)
+
+
+def test_combinations_are_refused_by_the_family():
+    with pytest.raises(ConfigError, match="^sweep.width: 100 "):
+        config("nanogpt").check_widths([64, 100], "sweep.width")
+    with pytest.raises(ConfigError, match="^derive.width: .*even head size"):
+        config("llama2", head_size=1, kv_ratio=None).check_widths([64], "derive.width")
+    config("nanogpt", head_size=1).check_widths([64], "derive.width")  # which has no rotation
+    with pytest.raises(NotImplementedError):
+        super(type(config("nanogpt")), config("nanogpt")).build(1, 1, 1)
+
+
+def test_its_config_imports_no_torch():
+    import subprocess
+
+    code = "import spectral_mup.models.configs, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "False", done
