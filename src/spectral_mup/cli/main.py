@@ -11,13 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.cluster.progress import pluralize
 from spectral_mup.config.compose import ROOT, ConfigError, load_config, options
 from spectral_mup.config.schema import Config
-from spectral_mup.errors import Refusal, Unanswered
-from spectral_mup.runs.run_folder import RecordError
+from spectral_mup.errors import RecordError, Refusal, Unanswered
 from spectral_mup.runs.sweep import Plan, Sweep, open_sweep, result_reader
 from spectral_mup.theory.growth import KINDS
+from spectral_mup.util.text import pluralize
 
 OK, FAILED, BAD_INPUT, REFUSED, NO_ANSWER, CHECK_FAILED, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -142,7 +141,7 @@ def run(config: Config, sweep: Sweep, outcome: Any, plan: Plan, argv: list[str])
         stopping = True
 
     previous = {s: signal.signal(s, ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    progress = Progress(plan, worker_count(config), sweep.remaining_curves(plan))
+    progress = Progress(plan, worker_count(config), sweep.remaining_curves(plan), lambda line, _run: print(line, flush=True))
 
     def todo() -> list[Any]:
         progress.plan = sweep.plan(outcome)
@@ -202,12 +201,13 @@ def derive(argv: list[str]) -> int:
     d, name = config.derive, config.optimizer.name
 
     from spectral_mup.analysis.figures.style import save
-    from spectral_mup.cluster.progress import ladder_progress
+    from spectral_mup.cli.bars import ladder_progress
     from spectral_mup.data import load
     from spectral_mup.measure.ladder import make_ladder, measure
     from spectral_mup.measure.size_law_fit import first_log2_lr, size_laws, table
     from spectral_mup.measure.size_law_report import directions, package_name, rule_yaml, text
-    from spectral_mup.runs.provenance import commit, machine
+    from spectral_mup.runs.provenance import commit
+    from spectral_mup.util.system import machine
 
     sweep = open_sweep(config)
     run = sweep.run(sweep.curves()[0][0], 0.0, d.seed[0])
@@ -241,7 +241,7 @@ def prepare(config: Config) -> int:
     """Tokenize a text into a folder for data=prepared, and say what it became."""
     from rich import print as show
 
-    from spectral_mup.cluster.progress import prepare_progress, prepared_table
+    from spectral_mup.cli.bars import prepare_progress, prepared_table
     from spectral_mup.data.prepare.write import prepare as write
 
     out = Path(config.prepare.out or "").expanduser().absolute()

@@ -8,20 +8,20 @@ from pathlib import Path
 
 from spectral_mup.cli.main import FAILED, OK, command
 from spectral_mup.cli.submit import format_counts, matching, print_notes
-from spectral_mup.cluster.progress import duration, pluralize
-from spectral_mup.cluster.slurm.doctor import WRONG
+from spectral_mup.cluster.slurm.doctor import LEGEND, WRONG
 from spectral_mup.cluster.slurm.doctor import doctor as examine
 from spectral_mup.cluster.slurm.run_states import NAMES, Report, State, reconcile, tail
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Plan, Sweep, result_reader
+from spectral_mup.util.text import format_duration, pluralize
 
 WATCH_SECONDS = 10.0
 FOLLOW_SECONDS = 1.0
 SHOWN = 20  # points of a kind that are listed one by one without run=ID
 LAST_LINES = 20
-LISTED = ("running", "preempted", "failed", "held", "lost", "cancelled")
+LISTED = ("running", "preempted", "failed", "paused", "lost", "cancelled")
 
 
 def status(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
@@ -48,10 +48,10 @@ def status_text(config: Config, sweep: Sweep, plan: Plan, report: Report, argv: 
     lines = [f"{config.sweep.name}: {format_counts(report)}" + (f"; {later} more curves follow" if later else "")]
     chosen = matching(config, report)
     names = [n for n in NAMES if any(s.name == n for s in chosen)]
-    width = max((len(c.rule) for c in (s.point.curve for s in chosen)), default=4) + 2
+    width = max((len(c.rule) for c in (s.run.curve for s in chosen)), default=4) + 2
     lines.append(f"  {'rule':{width}}{'width':>7}{'depth':>7}" + "".join(f"{n:>11}" for n in names))
-    for curve in dict.fromkeys(s.point.curve for s in chosen):
-        mine = [s.name for s in chosen if s.point.curve == curve]
+    for curve in dict.fromkeys(s.run.curve for s in chosen):
+        mine = [s.name for s in chosen if s.run.curve == curve]
         counts = "".join(f"{mine.count(n) or '':>11}" for n in names)
         lines.append(f"  {curve.rule:{width}}{curve.width:>7}{curve.depth:>7}{counts}")
     every = config.run is not None
@@ -68,7 +68,7 @@ def status_text(config: Config, sweep: Sweep, plan: Plan, report: Report, argv: 
 
 def point_line(state: State) -> str:
     """A run, where it is and why."""
-    parts = [f"{state.point.run_id[:8]}  {state.point}"]
+    parts = [f"{state.run.run_id[:8]}  {state.run}"]
     if state.name == "running":
         parts.append(_steps(state))
     if state.cause:
@@ -87,7 +87,7 @@ def _steps(state: State) -> str:
         return "begins"
     text = f"step {s['step']}/{s['steps']}"
     speed = (s["step"] - s.get("began", 0)) / max(1e-3, s["time"] - s["started"]) if "started" in s else 0
-    return text + (f", about {duration((s['steps'] - s['step']) / speed)} left" if speed > 0 else "")
+    return text + (f", about {format_duration((s['steps'] - s['step']) / speed)} left" if speed > 0 else "")
 
 
 def _next(config: Config, report: Report, plan: Plan, later: int, argv: list[str]) -> list[str]:
@@ -97,7 +97,7 @@ def _next(config: Config, report: Report, plan: Plan, later: int, argv: list[str
     old = _other_code(config, report)
     if old:
         lines.append(f"code≠: {pluralize(old, 'unfinished point')} on a snapshot that differs from the code here")
-    if any(names.get(n) for n in ("failed", "lost", "held")):
+    if any(names.get(n) for n in ("failed", "lost", "paused")):
         lines.append(f"Why: {command('launch.py', argv, 'why')}; to begin them again: {command('launch.py', argv, 'retry')}")
     if names.get("planned") or names.get("cancelled"):
         lines.append(f"To submit what is missing: {command('launch.py', argv)}")
@@ -132,8 +132,8 @@ def why(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     for (name, _), mine in sorted(groups.items(), key=lambda item: -len(item[1])):
         first = mine[0]
         assert first.cause is not None
-        by_itself = "launch begins it again" if first.cause.again else "not begun again by itself"
-        again = "it goes on by itself" if first.live and first.cause.again else by_itself
+        by_itself = "launch begins it again" if first.cause.retryable else "not begun again by itself"
+        again = "it goes on by itself" if first.live and first.cause.retryable else by_itself
         print(f"\n{name} ({pluralize(len(mine), 'point')}, {again}): {first.cause.advice}")
         for state in mine[:SHOWN]:
             print(f"  {point_line(state)}")
@@ -146,7 +146,7 @@ def why(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
 
 def last_words(config: Config, state: State) -> list[str]:
     """The end of a run's traceback, or of its task's log, under the file's name."""
-    folder = RunFolder(Path(config.paths.runs), state.point.run_id)
+    folder = RunFolder(Path(config.paths.runs), state.run.run_id)
     error = folder.error()
     if error:
         return [f"{folder.path}/error.txt:", *error.splitlines()[-LAST_LINES:]]
@@ -194,18 +194,18 @@ def _follow(config: Config, state: State) -> None:
         if not live:
             return
         if time.monotonic() - asked > WATCH_SECONDS:
-            one = reconcile(Path(config.paths.runs), Path(config.paths.jobs), [state.point])
-            live, asked = one.states[state.point.run_id].live, time.monotonic()
+            one = reconcile(Path(config.paths.runs), Path(config.paths.jobs), [state.run])
+            live, asked = one.states[state.run.run_id].live, time.monotonic()
         time.sleep(FOLLOW_SECONDS)
 
 
 def doctor(config: Config) -> int:
     """What this machine and its SLURM offer, and what to mend."""
     findings = examine(config)
-    width = max(len(f.what) for f in findings)
+    width = max(len(f.subject) for f in findings)
     for finding in findings:
-        print(f"{finding.mark} {finding.what:{width}}  {finding.said}")
-    print("✓ good   · to know   ! look at this   ✗ must be mended")
+        print(f"{finding.mark} {finding.subject:{width}}  {finding.message}")
+    print(LEGEND)
     return FAILED if any(f.mark == WRONG for f in findings) else OK
 
 

@@ -8,17 +8,17 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from spectral_mup.cli.main import INTERRUPTED, OK, REFUSED, command
-from spectral_mup.cluster.progress import duration, pluralize
 from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.run_states import Report, State, reconcile
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission
-from spectral_mup.cluster.slurm.submit import Order, check_script, described, look, order, submit
+from spectral_mup.cluster.slurm.submit import SubmissionPlan, check_script, describe, plan_submission, states_or_refuse, submit
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Plan, Sweep, result_reader
+from spectral_mup.util.text import format_duration, pluralize
 
 KEYS_BY_SBATCH_ERROR = {
     "account": ["account"], "partition": ["partition"], "qos": ["qos"], "feature": ["constraint"], "node name": ["exclude"],
@@ -31,14 +31,18 @@ KEYS_BY_SBATCH_ERROR = {
 def launch(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     """Submit what is planned, was cancelled, or failed by a cause that passes."""
     retries = slurm_of(config).retries
-    report = look(config, plan)
-    return _order(config, sweep, plan, report, lambda s: s.again(retries) or s.name == "cancelled" and not s.live, argv)
+    report = states_or_refuse(config, plan)
+
+    def select(s: State) -> bool:
+        return s.should_resubmit(retries) or s.name == "cancelled" and not s.live
+
+    return _order(config, sweep, plan, report, select, argv)
 
 
 def extend(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     """Submit what the results so far ask for, but nothing that was cancelled."""
     retries = slurm_of(config).retries
-    return _order(config, sweep, plan, look(config, plan), lambda s: s.again(retries), argv)
+    return _order(config, sweep, plan, states_or_refuse(config, plan), lambda s: s.should_resubmit(retries), argv)
 
 
 def _order(
@@ -53,10 +57,10 @@ def _order(
     """Validate, show, ask, submit, say what next."""
     print_notes(report)
     print(format_counts(report))
-    points = [s.point for s in report.states.values() if select(s)]
+    points = [s.run for s in report.states.values() if select(s)]
     if not points:
         return _nothing(report, argv)
-    ordered = order(config, plan, points)
+    ordered = plan_submission(config, plan, points)
     print(order_table(ordered, config))
     try:
         check_script(config, ordered.packs[: ordered.array_size], sweep.fingerprint)
@@ -75,8 +79,8 @@ def _order(
         return INTERRUPTED
     if not made:
         print("They have been submitted meanwhile:")
-        return _nothing(look(config, plan), argv)
-    print(f"Submitted {described(made)}. The launcher is not needed any more.")
+        return _nothing(states_or_refuse(config, plan), argv)
+    print(f"Submitted {describe(made)}. The launcher is not needed any more.")
     print(f"To see how it goes: {command('launch.py', argv, 'status')}")
     return OK
 
@@ -100,7 +104,7 @@ def _nothing(report: Report, argv: list[str]) -> int:
         if mine:
             who = sorted({_who(s.submission) for s in mine if s.submission})
             print(f"{len(mine)} {name} in {', '.join(who)}")
-    bad = sum(counts.get(n, 0) for n in ("failed", "held", "lost", "cancelled"))
+    bad = sum(counts.get(n, 0) for n in ("failed", "paused", "lost", "cancelled"))
     if bad:
         why, them = command("launch.py", argv, "why"), "it" if bad == 1 else "them"
         print(f"{pluralize(bad, 'point')} ended without a result: {why} tells, action=retry begins {them} again")
@@ -141,7 +145,7 @@ def print_notes(report: Report) -> None:
         print(f"note: {note}", file=sys.stderr)
 
 
-def order_table(ordered: Order, config: Config) -> str:
+def order_table(ordered: SubmissionPlan, config: Config) -> str:
     """runs, packs, GPUs and expected time, a row a shape."""
     c = slurm_of(config)
     arrays = -(-len(ordered.packs) // ordered.array_size)
@@ -150,7 +154,7 @@ def order_table(ordered: Order, config: Config) -> str:
     unit = "GPU-hours" if ordered.gpus else "task-hours"
     cost = f"about {hours:.2g} {unit} ({ordered.expected.source})" if hours is not None else f"{unit} unknown (no earlier runs)"
     lines = [
-        f"To submit: {pluralize(len(ordered.points), 'point')} in {pluralize(len(ordered.packs), 'task')}, "
+        f"To submit: {pluralize(len(ordered.runs), 'point')} in {pluralize(len(ordered.packs), 'task')}, "
         f"{pluralize(arrays, 'array')} of at most {ordered.array_size}; {cost}",
         f"A task has {device}, {c.cpus} cores and {c.time} min, and trains {ordered.workers} at once.",
         f"  {'width':>7} {'depth':>6} {'points':>7} {'tasks':>6}  a task takes",
@@ -160,19 +164,19 @@ def order_table(ordered: Order, config: Config) -> str:
         packs = [p for p in ordered.packs if (p[0].curve.width, p[0].curve.depth) == (width, depth)]
         longest = max(packs, key=len)
         seconds = ordered.expected.total(longest)
-        takes = "unknown" if seconds is None else f"about {duration(seconds / ordered.workers)}"
+        takes = "unknown" if seconds is None else f"about {format_duration(seconds / ordered.workers)}"
         lines.append(f"  {width:>7} {depth:>6} {sum(map(len, packs)):>7} {len(packs):>6}  {takes}")
     return "\n".join(lines)
 
 
 def show(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     """The tasks that the runs to do would make; submits nothing."""
-    report = look(config, plan)
+    report = states_or_refuse(config, plan)
     print_notes(report)
     print(format_counts(report))
     retries = slurm_of(config).retries
-    points = [s.point for s in report.states.values() if s.again(retries)]
-    print(order_table(order(config, plan, points), config) if points else "Nothing to submit.")
+    points = [s.run for s in report.states.values() if s.should_resubmit(retries)]
+    print(order_table(plan_submission(config, plan, points), config) if points else "Nothing to submit.")
     return OK
 
 
@@ -184,12 +188,12 @@ def retry(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         )
     report = reconcile(Path(config.paths.runs), Path(config.paths.jobs), plan.runs)
     chosen = {
-        s.point.run_id
+        s.run.run_id
         for s in matching(config, report)
-        if not s.live and s.name in ("failed", "lost", "held", "cancelled", "preempted")
+        if not s.live and s.name in ("failed", "lost", "paused", "cancelled", "preempted")
         and config.cause in (None, s.cause and s.cause.name)
     }  # fmt: skip
-    held = {s.point.run_id for s in matching(config, report) if s.name == "planned" and config.cause is None}
+    held = {s.run.run_id for s in matching(config, report) if s.name == "planned" and config.cause is None}
     if not chosen:
         print_notes(report)
         print(f"{format_counts(report)}\nNothing to retry{f' with cause={config.cause}' if config.cause else ''}.")
@@ -200,7 +204,7 @@ def retry(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         from spectral_mup.cli.main import run
 
         return run(config, sweep, result_reader(Path(config.paths.runs)), plan, argv)
-    return _order(config, sweep, plan, report, lambda s: s.point.run_id in chosen | held, argv, chosen)
+    return _order(config, sweep, plan, report, lambda s: s.run.run_id in chosen | held, argv, chosen)
 
 
 def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
@@ -211,7 +215,7 @@ def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
     if not chosen:
         print(f"{format_counts(report)}\nNothing to cancel.")
         return OK
-    ids = {s.point.run_id for s in chosen}
+    ids = {s.run.run_id for s in chosen}
     whole, shared = [], []
     for submission, index in dict.fromkeys((s.submission, s.index) for s in chosen):
         assert submission is not None
@@ -222,7 +226,7 @@ def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
         ]  # fmt: skip
         (shared if rest else whole).append(f"{submission.job}_{index}")
     for state in chosen:
-        print(f"  {state.job}  {state.point}: {state.name}")
+        print(f"  {state.job}  {state.run}: {state.name}")
     if whole:
         print(f"These tasks end at once: {', '.join(whole)}")
     if shared:
@@ -242,7 +246,7 @@ def cancel(config: Config, sweep: Sweep, plan: Plan, argv: list[str]) -> int:
 
 def matching(config: Config, report: Report) -> list[State]:
     """States of the runs that run=ID names; all of them without it. Raises ConfigError if it names none."""
-    found = [s for s in report.states.values() if config.run is None or s.point.run_id.startswith(config.run)]
+    found = [s for s in report.states.values() if config.run is None or s.run.run_id.startswith(config.run)]
     if config.run is not None and not found:
         raise ConfigError(f"run={config.run}: no run of this sweep begins so; action=status lists them")
     return found

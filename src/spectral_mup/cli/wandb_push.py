@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from spectral_mup.cluster.progress import pluralize
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.util.text import pluralize
 
 OK = 0
 

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from spectral_mup.optim.stacked import StackedOptimizer, shard_like, whole
-from spectral_mup.runs.run_folder import RunFolder, write_atomic
+from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.training.distributed import ProcessGroup
+from spectral_mup.util.files import write_atomic
 
 KEPT_CHECKPOINTS = 2
 

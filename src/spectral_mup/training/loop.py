@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from spectral_mup import data
 from spectral_mup.optim.stacked import StackedOptimizer, UsesSampledLabels
 from spectral_mup.runs.run_config import RunConfig
-from spectral_mup.runs.run_folder import RunFolder, read_rows, write_atomic
+from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
 from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
 from spectral_mup.training.precision import resolve_auto
 from spectral_mup.training.probe import Probe
+from spectral_mup.util.files import read_rows, write_atomic
 
 TRAIN_LOSS_STEPS = 20  # steps whose mean is the result's train_loss
 
@@ -109,8 +110,8 @@ def train(
     rows = [] if done else probe.first_rows()
     if processes.is_main:
         if done:
-            folder.cut("metrics.jsonl", done)
-            folder.cut("norms.jsonl", done)
+            folder.truncate_after("metrics.jsonl", done)
+            folder.truncate_after("norms.jsonl", done)
             losses = [math.nan if row["loss"] is None else row["loss"] for row in read_rows(folder.path / "metrics.jsonl")]
         else:
             for name in ("metrics.jsonl", "norms.jsonl"):
@@ -273,7 +274,7 @@ def _finish(
     if processes.is_main:
         if diverged is not None:
             for name in ("metrics.jsonl", "norms.jsonl"):
-                folder.cut(name, diverged)
+                folder.truncate_after(name, diverged)
         folder.finish(result)
         for old in sorted(folder.checkpoints.glob("*.pt")):
             old.unlink()
