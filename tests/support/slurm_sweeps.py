@@ -34,7 +34,7 @@ class Site:
         self.runs, self.jobs = tmp / "runs", tmp / "jobs"
 
     def start(self, overrides: list[str], *, script: str = "launch.py", env: dict[str, str] | None = None, **more) -> Launch:
-        """A command with cluster=slurm, still at work."""
+        """A command with cluster=slurm, still running."""
         return Launch(self.tmp, [*ON_SLURM, *overrides], script=script, env=self.client() | (env or {}), **more)
 
     def client(self) -> dict[str, str]:
@@ -51,7 +51,7 @@ class Site:
     def report(self, overrides: list[str]) -> Report:
         """What action=status goes by, in this process, where a look costs no start of Python."""
         with mock.patch.dict(os.environ, self.client()):
-            return reconcile(self.runs, self.jobs, _sweep(tuple(overrides)).plan(result_reader(self.runs)).points)
+            return reconcile(self.runs, self.jobs, _sweep(tuple(overrides)).plan(result_reader(self.runs)).runs)
 
     def states(self, overrides: list[str]) -> dict[str, int]:
         """Counts by state."""

@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,21 +20,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.launches import contents, kill, leftovers, read, snapshot, until
-from support.runs import TINY, composed, run_point
+from support.launches import kill, newest_checkpoint, planned, read, snapshot, trained, until
+from support.runs import TINY, composed
 from support.slurm_sweeps import HELD, ON_SLURM, Site
 
-from spectral_mup import data
 from spectral_mup.cli import main as cli
 from spectral_mup.cli import status as cli_status
-from spectral_mup.cluster.liveness import lives
+from spectral_mup.cluster.liveness import is_owner_running
 from spectral_mup.cluster.slurm import commands
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.commands import ArrayTaskId
 from spectral_mup.cluster.slurm.run_states import State, reconcile, signature
 from spectral_mup.cluster.slurm.snapshot import snapshot_config
 from spectral_mup.cluster.slurm.submission import prepare, take
-from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.training.checkpoint import save_checkpoint
@@ -46,6 +45,7 @@ LONG = [
 ]  # fmt: skip
 NODE = "127.0.0.1"  # the first, where a job goes when all are idle
 ONE = [*LONG, "sweep.width=[32]", "sweep.lr=[-6]"]
+pytestmark = pytest.mark.usefixtures("nothing_left")
 PAIR = [*ONE, "sweep.lr=[-8,-6]"]  # two runs in one task
 SHAPES = [*LONG, "sweep.width=[32,64]", "sweep.lr=[-6]"]  # a task each
 EIGHT = [
@@ -55,24 +55,10 @@ EIGHT = [
 QUICK = [*EIGHT, "sweep.lr=[-6]", "sweep.seed=[0,1,2]", "cluster.workers=1"]  # of twelve steps
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(tmp_path):
-    """After each test no process of its commands is left; the fixtures of the cluster see to its jobs."""
-    yield
-    assert not (left := leftovers(tmp_path)), f"processes were left: {left}"
-
-
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     """contents() of all sweeps here, trained in this very process without a break."""
-    runs = tmp_path_factory.mktemp("unbroken") / "runs"
-    torch.set_num_threads(1)
-    corpus = data.load("pydoc", None, None)
-    sweeps = (open_sweep(load_config(overrides)) for overrides in (ONE, PAIR, SHAPES, EIGHT, QUICK))
-    points = {p.run_id: p for sweep in sweeps for p in sweep.plan(lambda p: None).todo}
-    for point in points.values():
-        run_point(point, runs, corpus)
-    return contents(runs)
+    return trained(tmp_path_factory.mktemp("unbroken") / "runs", ONE, PAIR, SHAPES, EIGHT, QUICK)
 
 
 class Faulty(Site):
@@ -82,7 +68,7 @@ class Faulty(Site):
         super().__init__(tmp, cluster)
         self.overrides = overrides
         self.argv = [*ON_SLURM, *overrides, f"paths.runs={self.runs}", f"paths.jobs={self.jobs}"]
-        self.points = open_sweep(load_config(self.argv)).plan(lambda p: None).points
+        self.planned = planned(self.argv)
 
     def launch(self, *more: str, code: int = 0):
         launch = self.call([*self.overrides, *more])
@@ -95,9 +81,13 @@ class Faulty(Site):
             assert cli.guard(lambda: cli.launch([*self.argv, f"action={action}"])) == 0, out.getvalue()
         return out.getvalue()
 
+    def why(self, cause: str) -> tuple[int, str]:
+        """What action=why says of a cause."""
+        return fate(self.says("why"), cause)
+
     def now(self) -> list[State]:
         """States of the runs in the sweep's order."""
-        return list(reconcile(self.runs, self.jobs, self.points).states.values())
+        return list(reconcile(self.runs, self.jobs, self.planned).states.values())
 
     def wait(self, what: str, condition) -> list[State]:
         """The first states of which `condition` holds."""
@@ -118,7 +108,7 @@ class Faulty(Site):
         """Wait until all runs have results and no job is left; the bytes must be those of the unbroken sweep."""
         self.wait("the end", lambda states: all(s.name == "done" for s in states))
         self.until_idle()
-        assert self.contents() == {p.run_id: unbroken[p.run_id] for p in sorted(self.points, key=lambda p: p.run_id)}
+        assert self.contents() == {p.run_id: unbroken[p.run_id] for p in sorted(self.planned, key=lambda p: p.run_id)}
 
     def processes(self, *words: str) -> list[int]:
         """Processes of Python in this Site's jobs with these arguments."""
@@ -140,7 +130,7 @@ class Faulty(Site):
 
     def hold_mid_run(self) -> dict[str, int]:
         """Stop (SIGSTOP) each worker as soon as its run has a new checkpoint; pids by run. SLURM's warnings wake them."""
-        before = {p.run_id: newest_checkpoint(self.runs / p.run_id) for p in self.points}
+        before = {p.run_id: newest_checkpoint(self.runs / p.run_id) for p in self.planned}
         held: dict[str, int] = {}
 
         def all_held() -> bool:
@@ -174,11 +164,15 @@ class Faulty(Site):
     def starts(self) -> list[list[int]]:
         """SLURM's count of restarts at each attempt, by run in the sweep's order."""
         owners = self.attempts()
-        return [[o["slurm"]["restart"] for o in owners[p.run_id]] for p in self.points]
+        return [[o["slurm"]["restart"] for o in owners[p.run_id]] for p in self.planned]
 
 
-def newest_checkpoint(folder: Path) -> int:
-    return max((int(p.stem) for p in folder.glob("ckpt/*.pt") if p.stem.isdigit()), default=0)
+def fate(text: str, cause: str) -> tuple[int, str]:
+    """Of a cause in the output of action=why: how many runs have it, and whether each resumes, is left to the next launch, or
+    is not retried."""
+    found = re.search(rf"^{cause} \((\d+) \w+, ([^)]*)\)", text, re.M)
+    assert found, text
+    return int(found[1]), "not" if found[2].startswith("not ") else "launch" if "launch" in found[2] else "resumes"
 
 
 @pytest.fixture
@@ -215,16 +209,16 @@ def test_only_the_preempted_element_starts_again_and_resumes(site, unbroken):
     states = here.now()
     victim = next(i for i, s in enumerate(states) if "127.0.0.2" in s.detail)
     other = 1 - victim
-    saved = newest_checkpoint(here.runs / states[victim].point.run_id)
+    saved = newest_checkpoint(here.runs / states[victim].run.run_id)
     high = here.occupy("--nodelist=127.0.0.2")
     states = here.wait("the preemption", lambda states: states[victim].name == "preempted")
     assert (states[victim].cause.name, states[other].name) == ("preempted", "running")
     said = here.says("status")
     assert "1 running, 1 preempted" in said, said
-    assert "preempted (1 point, it goes on by itself): its place went to a job" in here.says("why")
-    here.go_on([held[states[other].point.run_id]])
+    assert here.why("preempted") == (1, "resumes")
+    here.go_on([held[states[other].run.run_id]])
     here.free(high)
-    resumed = newest_checkpoint(here.runs / states[victim].point.run_id)
+    resumed = newest_checkpoint(here.runs / states[victim].run.run_id)
     here.ends_like(unbroken)
     assert resumed >= saved
     assert here.starts()[victim] == [0, 1] and here.starts()[other] == [0] and len(here.numbered()) == 1
@@ -277,9 +271,9 @@ def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken)
             assert {s.cause.name for s in states} == {"killed"}
     states = here.wait(what, lambda states: {s.name for s in states} == {"failed"})
     assert {(s.cause.name, s.detail) for s in states} == {("killed", f"job {job}, 2 times")}
-    assert "killed (2 points, launch begins it again): its process was ended from outside" in here.says("why")
+    assert here.why("killed") == (2, "launch")
     here.until_idle()
-    assert "killed (exit code 137), 2 points left: queued again, time 1 of 1" in here.log()
+    assert "killed (exit code 137), 2 runs left: queued again, time 1 of 1" in here.log()
     assert "killed 2 times (exit code 137): not queued again" in here.log()
     here.launch()
     held = here.hold_mid_run()
@@ -287,7 +281,7 @@ def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken)
     kill(first)
     here.go_on([last])
     here.ends_like(unbroken)
-    assert here.log().count("its worker died (exit code -9), it goes to another") == 1
+    assert here.log().count("its worker died (exit code -9)") == 1
     assert sorted(map(len, here.starts())) == [3, 4] and len(here.numbered()) == 2
 
 
@@ -327,8 +321,8 @@ def test_a_time_limit_without_progress_ends_after_two_starts(site, unbroken):
     here.until_idle()
     assert here.log().count("queued again") == 1
     said = here.launch().out
-    assert "1 failed" in said and "action=retry begins it again" in said and len(here.numbered()) == 1
-    assert "a step and a checkpoint must fit into a start: raise cluster.time" in here.says("why")
+    assert "1 failed" in said and "action=retry" in said and len(here.numbered()) == 1
+    assert causes.STUCK.advice in here.says("why")
     here.launch("action=retry", "cluster.time=10")
     here.ends_like(unbroken)
 
@@ -348,7 +342,7 @@ def test_starts_that_save_nothing_are_bounded_whatever_ends_them(site, unbroken)
     states = start_for_the_seventh_time("cluster.retries=5")
     assert {(s.cause.name, s.detail) for s in states if s.cause} == {(STUCK, "6 starts saved no step")}
     here.until_idle()
-    assert "3 points ended without a result" in here.launch().out and len(here.numbered()) == 1
+    assert "3 failed" in here.launch().out and len(here.numbered()) == 1
     start_for_the_seventh_time("cluster.retries=6", "action=retry")
     here.ends_like(unbroken)
 
@@ -365,7 +359,7 @@ def test_a_job_without_a_result_is_told_from_a_lost_one(site_with, unbroken, tmp
     here.launch()
     states = here.wait("the end of the job", lambda states: {s.name for s in states} == {"failed"})
     assert {(s.cause.name, s.detail) for s in states} == {("no result", f"job {states[0].job} completed on {NODE}")}
-    assert "no result (3 points, launch begins it again): the task ended as if all were well" in here.says("why")
+    assert here.why("no result") == (3, "launch")
     here.cluster.stop_slurmdbd()
     submission = here.numbered()[0] / "submission.json"
     record = json.loads(submission.read_text())
@@ -373,8 +367,8 @@ def test_a_job_without_a_result_is_told_from_a_lost_one(site_with, unbroken, tmp
     states = here.wait("SLURM to forget the job", lambda states: {s.name for s in states} == {"lost"})
     assert not here.cluster.run("squeue", "--noheader", "--states=all").strip()
     said = here.says("status")
-    assert "3 lost" in said and "note: the accounting gives no answer" in said
-    assert "neither the queue nor the accounting knows its job" in here.says("why")
+    assert "3 lost" in said and "note: sacct does not answer" in said
+    assert here.why("lost") == (3, "launch")
     preamble.write_text("")
     assert "Submitted job" in here.launch().out
     here.ends_like(unbroken)
@@ -392,7 +386,7 @@ def test_a_log_folder_that_is_gone_is_a_launch_failure(site, unbroken):
     states = here.wait("the end of the job", lambda states: {s.name for s in states} == {"failed"})
     assert {s.cause.name for s in states} == {"launch failure"}
     said = here.says("why")
-    assert "launch failure (3 points, launch begins it again): the task could not start" in said and "not there" in said
+    assert fate(said, "launch failure") == (3, "launch") and f"{here.numbered()[0]}/log/: " in said
     here.launch()
     here.ends_like(unbroken)
     assert here.starts() == [[0]] * 3
@@ -407,8 +401,8 @@ def test_the_loss_of_a_node_sends_its_element_to_another(site, unbroken):
     victim = next(i for i, s in enumerate(states) if "127.0.0.2" in s.detail)
     here.cluster.kill_node("127.0.0.2")
     states = here.wait("the queue", lambda states: states[victim].name == "queued" and states[victim].cause)
-    assert states[victim].cause.name == "node failure" and "its node was lost" in here.says("why")
-    here.go_on([held[states[1 - victim].point.run_id]])  # and leave its node to the other
+    assert states[victim].cause.name == "node failure" and causes.NODE.advice in here.says("why")
+    here.go_on([held[states[1 - victim].run.run_id]])  # and leave its node to the other
     here.ends_like(unbroken)
     assert here.starts()[victim] == [0, 1] and here.starts()[1 - victim] == [0] and len(here.numbered()) == 1
 
@@ -427,20 +421,21 @@ def obstacles(here: Faulty, run_ids) -> list[Path]:
 @pytest.mark.slow
 def test_five_failures_alike_hold_the_rest_until_retry(site, unbroken):
     here = site([*EIGHT, "cluster.workers=1", "cluster.cpus=1"])
-    made = obstacles(here, [p.run_id for p in here.points])
+    made = obstacles(here, [p.run_id for p in here.planned])
     here.launch()
-    states = here.wait("the end", lambda states: {s.name for s in states} == {"failed", "held"})
+    states = here.wait("the end", lambda states: {s.name for s in states} == {"failed", "paused"})
     here.until_idle()
     failed = [s for s in states if s.name == "failed"]
     assert len(failed) in (5, 6) and {s.cause.name for s in failed} == {"exception"}  # two tasks were at work
     assert all(s.detail.startswith("IsADirectoryError: ") for s in failed)
-    held = {s.detail for s in states if s.name == "held"}
+    held = {s.detail for s in states if s.name == "paused"}
     assert len(held) == 1 and "IsADirectoryError" in held.pop()
     again = here.launch(code=3)
-    assert again.err.startswith("refused: the first runs of eight all failed alike (IsADirectoryError")
+    assert again.err.startswith("refused: ") and "eight" in again.err and "(IsADirectoryError" in again.err
     assert len(again.err.splitlines()) == 1 and len(here.numbered()) == 1
     said = here.says("why")
-    assert "exception (" in said and "held back (" in said and "/error.txt:" in said and "IsADirectoryError: [Errno 21]" in said
+    assert fate(said, "exception")[1] == fate(said, "paused")[1] == "not"
+    assert "/error.txt:" in said and "IsADirectoryError: [Errno 21]" in said
     for folder in made:
         folder.rmdir()
     assert "Submitted job" in here.launch("action=retry").out
@@ -451,17 +446,17 @@ def test_five_failures_alike_hold_the_rest_until_retry(site, unbroken):
 @pytest.mark.slow
 def test_a_run_that_raises_harms_no_other_of_its_pack(site, unbroken):
     here = site(QUICK)
-    bad = here.points[0].run_id
+    bad = here.planned[0].run_id
     (obstacle,) = obstacles(here, [bad])
     here.launch()
     here.wait("the end", lambda states: [s.name for s in states] == ["failed", "done", "done"])
     here.until_idle()
-    assert f"{bad[:8]}  spectral width 32 depth 2 lr 2^-6 seed 0, exception, IsADirectoryError" in here.says("status")
+    assert f"{bad[:8]}  base width 32 depth 2 lr 2^-6 seed 0, exception, IsADirectoryError" in here.says("status")
     said = here.says("why")
-    assert "exception (1 point, not begun again by itself): mend the cause" in said and f"{bad}/error.txt:" in said
+    assert fate(said, "exception") == (1, "not") and f"{bad}/error.txt:" in said
     assert f"failed, see {here.runs}/{bad}/error.txt" in here.says("logs")
     again = here.launch()
-    assert "1 point ended without a result" in again.out and len(here.numbered()) == 1
+    assert "1 failed" in again.out and len(here.numbered()) == 1
     obstacle.rmdir()
     here.launch("action=retry", "cause=exception")
     here.ends_like(unbroken)
@@ -476,7 +471,7 @@ def test_too_little_memory_is_not_tried_again(site, unbroken):
     states = here.wait("the end", lambda states: {s.name for s in states} == {"failed"})
     here.until_idle()
     assert {s.cause.name for s in states} == {"out of memory"} and "queued again" not in here.log()
-    assert "raise cluster.memory, or lower cluster.workers" in here.says("why")
+    assert causes.HOST_MEMORY.advice in here.says("why")
     assert "Nothing to submit" in here.launch().out and len(here.numbered()) == 1
     here.launch("action=retry", "cluster.memory=2G")
     here.ends_like(unbroken)
@@ -495,10 +490,10 @@ def test_an_error_of_the_disk_is_tried_again_by_itself(site, unbroken, tmp_path)
     here.launch()
     states = here.wait("the queue", lambda states: {s.name for s in states} == {"queued"} and all(s.cause for s in states))
     assert {s.cause.name for s in states} == {"disk"}
-    assert "disk (1 point, it goes on by itself): the shared disk answered with an error" in here.says("why")
+    assert here.why("disk") == (1, "resumes")
     broken.unlink()
     here.ends_like(unbroken)
-    assert here.starts() == [[0, 1]] and "disk (exit code 75), 1 point left: queued again, time 1 of 5" in here.log()
+    assert here.starts() == [[0, 1]] and "disk (exit code 75), 1 run left: queued again, time 1 of 5" in here.log()
 
 
 EIO_HOOK = """
@@ -604,11 +599,11 @@ class Told:
         self.runs, self.jobs = tmp_path / "runs", tmp_path / "jobs"
         config = composed(*ON_SLURM, *ONE)
         self.config = config = replace(config, paths=replace(config.paths, runs=str(self.runs), jobs=str(self.jobs)))
-        self.points = open_sweep(config).plan(lambda p: None).points
-        prepared = prepare(self.jobs, snapshot_config(config), "long", [self.points], "", "code")
+        self.planned = open_sweep(config).plan(lambda p: None).runs
+        prepared = prepare(self.jobs, snapshot_config(config), "long", [self.planned], "", "code")
         self.submission = take(prepared, 1, lambda s: "")
         self.submission.record_job("7")
-        self.folder = RunFolder(self.runs, self.points[0].run_id)
+        self.folder = RunFolder(self.runs, self.planned[0].run_id)
         self.queue: str | None = ""
         self.ended: str | None = ""
         monkeypatch.setattr(commands, "call", self.call)
@@ -635,11 +630,11 @@ class Told:
         path.write_text(json.dumps(json.loads(path.read_text()) | changed))
 
     def state(self) -> State:
-        return reconcile(self.runs, self.jobs, self.points).states[self.points[0].run_id]
+        return reconcile(self.runs, self.jobs, self.planned).states[self.planned[0].run_id]
 
 
 @pytest.fixture
-def broadcast(tmp_path, monkeypatch):
+def told(tmp_path, monkeypatch):
     return Told(tmp_path, monkeypatch)
 
 
@@ -688,7 +683,7 @@ def test_what_is_not_known_to_have_ended_is_live(told):
     for state in ("RUNNING", "SUSPENDED", "EXPEDITING", "A_STATE_OF_LATER_VERSIONS"):
         for status in ("0", "0:0", ""):
             told.queue = f"7_0|NAME|{state}|None|{status}|0|n1|"
-            assert told.state().live and not told.state().again(retries=5)
+            assert told.state().live and not told.state().should_resubmit(retries=5)
 
 
 WAITS = {  # of an element that waits after it had begun the run: what sacct prints, what the task recorded
@@ -714,7 +709,7 @@ def test_what_the_task_or_its_script_recorded_is_told(told):
     told.queue = "7_0|NAME|FAILED|NonZeroExitCode|256|0|n1|"
     for recorded, expected, why, detail in (
         ({"state": "ended", "cause": STUCK, "detail": "2 starts"}, "failed", STUCK, "2 starts"),
-        ({"state": "ended", "cause": "held back", "detail": "ValueError: x"}, "held", "held back", "ValueError: x"),
+        ({"state": "ended", "cause": "paused", "detail": "ValueError: x"}, "paused", "paused", "ValueError: x"),
         ({"state": "killed", "cause": "killed", "kills": 6}, "failed", "killed", "job 7_0, 6 times"),
     ):  # fmt: skip
         told.submission.write_task(0, **recorded)
@@ -726,26 +721,26 @@ def test_what_ended_in_a_task_that_is_at_work_is_not_said_to_go_on(told, capsys)
     """Its other runs are trained; this one is not, unless its cause passes."""
     told.queue = "7_0|NAME|RUNNING|None|0|0|n1|"
 
-    def why() -> str:
+    def why(cause: str) -> tuple[int, str]:
         sweep = open_sweep(told.config)
         assert cli_status.why(told.config, sweep, sweep.plan(lambda p: None), []) == 0
-        return capsys.readouterr().out
+        return fate(capsys.readouterr().out, cause)
 
     told.folder.write_error(ERRORS["ENOSPC"][0])
-    assert "exception (1 point, not begun again by itself)" in why()
+    assert why("exception") == (1, "not")
     told.submission.cancel([told.folder.run_id])
-    assert "cancelled (1 point, not begun again by itself)" in why()
+    assert why("cancelled") == (1, "not")
     told.queue = "7_0|NAME|PENDING|BeginTime|0|1||"
     (told.submission.path / "cancelled.json").unlink()
     told.folder.archive_error()
     told.own()
     told.submission.write_task(0, cause="preempted")
-    assert "preempted (1 point, it goes on by itself)" in why()
+    assert why("preempted") == (1, "resumes")
 
 
 def test_every_cause_is_in_these_tables():
     """`peer lost` and the rest alike: a cause that nothing produces would be advice for nobody."""
-    recorded = {STUCK, "held back"}
+    recorded = {STUCK, "paused"}
     shown = {why for _, why in ERRORS.values()} | {end[-1] for end in ENDS.values()} | recorded
     assert shown == set(causes.CAUSES)
 
@@ -755,30 +750,31 @@ def test_a_cause_that_passes_is_tried_again_but_not_for_ever(told):
     for name, again in (("EIO", True), ("ESTALE", True), ("peer", True), ("device", False), ("ENOSPC", False)):
         told.folder.write_error(ERRORS[name][0])
         state = told.state()
-        assert state.again(retries=1) == again and not replace(state, tries=2).again(retries=1)
+        assert state.should_resubmit(retries=1) == again and not replace(state, tries=2).should_resubmit(retries=1)
     told.queue = "7_0|NAME|RUNNING|None|0|0|n1|"
     told.folder.write_error(ERRORS["EIO"][0])
-    assert not told.state().again(retries=1), "its job is at work on it"
+    assert not told.state().should_resubmit(retries=1), "its job is at work on it"
 
 
 # --- who holds a run --------------------------------------------------------------------------------------------------
 
 
-def test_no_clock_decides_whether_a_holder_lives(told):
+def test_no_clock_decides_whether_a_holder_is_owner_running(told):
     """Clocks ten minutes off, of a node or of here, and heartbeats as old: a live run stays its holder's."""
     told.queue = "7_0|NAME|RUNNING|None|0|0|n1|"
     me = ArrayTaskId("8_0", 0)
     for off in (-600.0, 0.0, 600.0):
         told.own(time=time.time() + off, host="n1", pid=1)
-        told.folder.beat()
+        told.folder.write_heartbeat()
         beat = told.folder.path / "attempts" / str(told.folder.attempts()[-1]) / "heartbeat.json"
         beat.write_text(json.dumps({"time": time.time() + off}))
         assert told.state().name == "running"
         with pytest.raises(ClaimedError, match="SLURM job 7_0 on n1"):
-            RunFolder(told.runs, told.folder.run_id).claim(lambda owner: lives(owner, me), {"job": "8_0", "restart": 0})
+            other = RunFolder(told.runs, told.folder.run_id)
+            other.claim(lambda owner: is_owner_running(owner, me), {"job": "8_0", "restart": 0})
 
 
-def test_the_queue_or_the_process_table_decides_whether_a_holder_lives(told):
+def test_the_queue_or_the_process_table_decides_whether_a_holder_is_owner_running(told):
     owner = {"slurm": {"job": "7_0", "restart": 1}, "host": "n1", "pid": 1, "start": "x", "time": time.time()}
     here = owner | {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
     other = ArrayTaskId("8_0", 0)
@@ -792,9 +788,9 @@ def test_the_queue_or_the_process_table_decides_whether_a_holder_lives(told):
         (None, True),  # no answer is not "gone"
     ):
         told.queue = said
-        assert lives(owner, other) == alive, said
-        assert lives(here, other) and not lives(here | {"start": "before the boot"}, other)
-    assert lives(here, ArrayTaskId("7_0", 1)) and not lives(here, ArrayTaskId("7_0", 2)), (
+        assert is_owner_running(owner, other) == alive, said
+        assert is_owner_running(here, other) and not is_owner_running(here | {"start": "before the boot"}, other)
+    assert is_owner_running(here, ArrayTaskId("7_0", 1)) and not is_owner_running(here, ArrayTaskId("7_0", 2)), (
         "my own earlier start may linger, but is fenced off"
     )
 
@@ -804,9 +800,9 @@ def test_a_writer_that_was_fenced_off_changes_nothing(told):
     told.own()
     old, new = told.folder, RunFolder(told.runs, told.folder.run_id)
     old.append("metrics.jsonl", [{"step": 1, "loss": 2.0}])
-    old.beat()
+    old.write_heartbeat()
     (old.path / "attempts" / "new.0123456789abcdef").mkdir()  # of a process that was killed while it claimed
-    new.claim(lambda owner: lives(owner, ArrayTaskId("7_0", 1)), {"job": "7_0", "restart": 1})
+    new.claim(lambda owner: is_owner_running(owner, ArrayTaskId("7_0", 1)), {"job": "7_0", "restart": 1})
     new.append("metrics.jsonl", [{"step": 2, "loss": 1.0}])
 
     def save():
@@ -817,7 +813,7 @@ def test_a_writer_that_was_fenced_off_changes_nothing(told):
         lambda: old.append("metrics.jsonl", [{"step": 2, "loss": 9.0}]),
         lambda: old.finish({"status": "done"}),
         lambda: old.write_error("Traceback"),
-        old.beat,
+        old.write_heartbeat,
         save,
     ):
         with pytest.raises(ClaimedError, match="taken over"):
