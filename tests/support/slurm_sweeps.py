@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import time
 from pathlib import Path
 from unittest import mock
@@ -94,3 +95,11 @@ class Site:
 
     def numbered(self) -> list[Path]:
         return sorted((p for p in self.jobs.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def fate(text: str, cause: str) -> tuple[int, str]:
+    """Of a cause in the output of action=why: how many runs have it, and whether each resumes, is left to the next launch, or
+    is not retried."""
+    found = re.search(rf"^{cause} \((\d+) \w+, ([^)]*)\)", text, re.M)
+    assert found, text
+    return int(found[1]), "not" if found[2].startswith("not ") else "launch" if "launch" in found[2] else "resumes"

@@ -50,18 +50,18 @@ def test_limits_of_an_account_are_told(monkeypatch):
     """The tests' SLURM has no associations of users: its database lacks stored procedures."""
     rows = "project|gpu|normal,long|8|100\nother||||\n"
     monkeypatch.setattr(slurm, "call", lambda *command, **_: subprocess.CompletedProcess(command, 0, rows, ""))
-    assert [(f.subject, f.message) for f in doctor._limits()] == [
+    assert [(f.subject, f.message) for f in doctor.limits()] == [
         ("account project", "at most 100 jobs submitted; at most 8 jobs running in partition gpu; qos normal,long"),
         ("account other", "no limit on jobs; qos none"),
     ]
     monkeypatch.setattr(slurm, "call", lambda *command, **_: subprocess.CompletedProcess(command, 1, "", "no database"))
-    assert doctor._limits() == []
+    assert list(doctor.limits()) == []
 
 
 def test_limits_that_nobody_enforces_are_not_told(monkeypatch, tiny):
     monkeypatch.setattr(slurm, "call", lambda *command, **_: subprocess.CompletedProcess(command, 0, "project||||\n", ""))
     for enforced in ("none", "associations,limits"):
-        found = doctor._controller({slurm.NOW: "", "AccountingStorageEnforce": enforced}, tiny("cluster=slurm"))
+        found = doctor.check_settings({slurm.NOW: "", "AccountingStorageEnforce": enforced}, tiny("cluster=slurm"))
         assert ("account project" in {f.subject for f in found}) == (enforced != "none")
 
 
@@ -70,4 +70,4 @@ def test_a_clock_that_is_off_is_told(monkeypatch, tiny):
     monkeypatch.setattr(slurm, "call", lambda *command, **_: subprocess.CompletedProcess(command, 0, "", ""))
     for off, told in ((-600, True), (0, False), (600, True)):
         settings = {slurm.NOW: doctor.time.strftime("%Y-%m-%dT%H:%M:%S", doctor.time.localtime(doctor.time.time() + off))}
-        assert ("clock" in {f.subject for f in doctor._controller(settings, config)}) == told
+        assert ("clock" in {f.subject for f in doctor.check_settings(settings, config)}) == told

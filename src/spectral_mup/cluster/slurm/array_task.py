@@ -41,12 +41,7 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
     progress = Progress(pack.plan(), workers, 0, log_line)
 
     def on_event(event: Event) -> None:
-        if event.kind == "claimed":
-            pack.note_claimed(event.run)
-        elif event.kind == "started":
-            pack.note_started(event.run)
-        elif event.kind == "failed":
-            pack.check_breaker()
+        pack.on_event(event)
         progress.on_event(event)
 
     def todo() -> list[RunConfig]:

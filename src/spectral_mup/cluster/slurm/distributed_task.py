@@ -76,10 +76,10 @@ def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
                     return folder
             except ClaimedError as error:
                 log.info("%s", error, extra={"run": run.run_id})
-                pack.note_claimed(run)
+                pack.on_event(Event("claimed", run))
             except Exception:
                 folder.write_error(traceback.format_exc())
-                pack.check_breaker()
+                pack.on_event(Event("failed", run))
         time.sleep(1)
     return None
 

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,103 +29,96 @@ class Finding:
 
 def doctor(config: Config) -> list[Finding]:
     """Commands, controller, its clock, partitions, accounting, limits, preemption, disk, GPU, W&B."""
-    needed = config.cluster.name == "slurm"
-    findings = _commands(needed)
-    try:
-        findings += _controller(slurm.settings(), config)
-    except slurm.NoAnswer as error:
-        findings.append(Finding(WRONG if needed else KNOW, "controller", f"no answer: {error}"))
-    if shutil.which("sacct", path=slurm.environment()["PATH"]):
-        try:
-            slurm.sacct([slurm.NAME], time.time() - 60)
-            findings.append(Finding(GOOD, "accounting", "sacct answers"))
-        except slurm.NoAnswer as error:
-            message = f"{error}; the causes of jobs that the queue has forgotten will be unknown"
-            findings.append(Finding(LOOK, "accounting", message))
-    findings += [_folder(key, Path(getattr(config.paths, key))) for key in ("runs", "jobs")]
-    return [*findings, *_gpu(), _wandb(config.wandb.mode)]
+    folders = [_folder(key, Path(getattr(config.paths, key))) for key in ("runs", "jobs")]
+    return [*_commands(config), *_controller(config), *_accounting(config), *folders, *_gpu(), _wandb(config.wandb.mode)]
 
 
-def _commands(needed: bool) -> list[Finding]:
-    findings = []
-    for name in ("sbatch", "squeue", "scancel", "scontrol", "srun", "sacct"):
+def _needed(config: Config) -> str:
+    """Mark of what only SLURM needs and is missing."""
+    return WRONG if config.cluster.name == "slurm" else KNOW
+
+
+def _commands(config: Config) -> Iterator[Finding]:
+    for name in ("sbatch", "squeue", "scancel", "scontrol", "srun"):
         path = shutil.which(name, path=slurm.environment()["PATH"])
-        if path:
-            findings.append(Finding(GOOD, name, path))
-        elif name == "sacct":
-            message = "not on the PATH: the causes of forgotten jobs will be unknown"
-            findings.append(Finding(LOOK if needed else KNOW, name, message))
-        else:
-            message = "not on the PATH: launch from a login node, or use cluster=local"
-            findings.append(Finding(WRONG if needed else KNOW, name, message))
-    return findings
+        missing = Finding(_needed(config), name, "not on the PATH: launch from a login node, or use cluster=local")
+        yield Finding(GOOD, name, path) if path else missing
 
 
-def _controller(settings: dict[str, str], config: Config) -> list[Finding]:
-    findings = [Finding(GOOD, "controller", f"SLURM {settings.get('SLURM_VERSION', '?')} answers")]
+def _accounting(config: Config) -> Iterator[Finding]:
+    try:
+        slurm.sacct([slurm.NAME], time.time() - 60)
+        yield Finding(GOOD, "accounting", "sacct answers")
+    except slurm.NoAnswer as error:
+        mark = LOOK if config.cluster.name == "slurm" else KNOW
+        yield Finding(mark, "accounting", f"{error}; the causes of jobs that the queue has forgotten will be unknown")
+
+
+def _controller(config: Config) -> Iterator[Finding]:
+    try:
+        settings = slurm.settings()
+    except slurm.NoAnswer as error:
+        yield Finding(_needed(config), "controller", f"no answer: {error}")
+        return
+    yield Finding(GOOD, "controller", f"SLURM {settings.get('SLURM_VERSION', '?')} answers")
+    yield from check_settings(settings, config)
+
+
+def check_settings(settings: dict[str, str], config: Config) -> Iterator[Finding]:
+    """What the controller's configuration means for a sweep."""
     clock = slurm.clock(settings[slurm.NOW])
     if clock is not None and abs(clock - time.time()) > SKEW_SECONDS:
-        message = f"the controller's is {clock - time.time():+.0f} s from ours: states may look outdated"
-        findings.append(Finding(LOOK, "clock", message))
-    size = settings.get("MaxArraySize", "?")
-    findings.append(Finding(KNOW, "MaxArraySize", f"{size}: longer sweeps become several arrays"))
+        skew = clock - time.time()
+        yield Finding(LOOK, "clock", f"the controller's is {skew:+.0f} s from ours: states may look outdated")
+    yield Finding(KNOW, "MaxArraySize", f"{settings.get('MaxArraySize', '?')}: longer sweeps become several arrays")
     if "SLURM_VERSION" in settings and settings.get("JobRequeue") == "0":
-        findings.append(Finding(KNOW, "JobRequeue", "0: the site does not requeue by default; our scripts set --requeue"))
-    findings += _preemption(settings)
-    findings += _partitions(config)
-    return findings + (_limits() if settings.get("AccountingStorageEnforce", "none") != "none" else [])
-
-
-def _preemption(settings: dict[str, str]) -> list[Finding]:
+        yield Finding(KNOW, "JobRequeue", "0: the site does not requeue by default; our scripts set --requeue")
     mode, about = settings.get("PreemptMode", "OFF"), ""
     if "CANCEL" in mode:
         about = ": SLURM does not requeue; a task that is warned requeues itself, and the next launch submits the rest"
     elif mode != "OFF" and "PreemptType" in settings:
         about = f", by {settings['PreemptType']}"
-    findings = [Finding(KNOW, "PreemptMode", mode + about)]
+    yield Finding(KNOW, "PreemptMode", mode + about)
     if mode != "OFF" and "preempt_send_user_signal" not in settings.get("SlurmctldParameters", ""):
         message = "no preempt_send_user_signal: a preemption comes without warning, so a run resumes from its last checkpoint"
-        findings.append(Finding(LOOK, "preemption signal", f"{message} (cluster.checkpoint_seconds)"))
+        yield Finding(LOOK, "preemption signal", f"{message} (cluster.checkpoint_seconds)")
     wait = re.match(r"\d+", settings.get("KillWait", ""))
     if wait and int(wait[0]) < 10:
-        message = f"{settings['KillWait']}: without GraceTime a step and a checkpoint must fit in"
-        findings.append(Finding(LOOK, "KillWait", message))
-    return findings
+        yield Finding(LOOK, "KillWait", f"{settings['KillWait']}: without GraceTime a step and a checkpoint must fit in")
+    if isinstance(config.cluster, SlurmConfig):
+        yield from _partitions(config.cluster.partition)
+    if settings.get("AccountingStorageEnforce", "none") != "none":
+        yield from limits()
 
 
-def _partitions(config: Config) -> list[Finding]:
-    c = config.cluster
-    if not isinstance(c, SlurmConfig):
-        return []
-    name = ["--partition", c.partition] if c.partition else []
-    done = slurm.call("sinfo", "--noheader", *name, "--format=%P|%l|%D|%c|%m|%G|%a")
+def _partitions(name: str | None) -> Iterator[Finding]:
+    """The partition of this name, all without one."""
+    option = ["--partition", name] if name else []
+    done = slurm.call("sinfo", "--noheader", *option, "--format=%P|%l|%D|%c|%m|%G|%a")
     rows = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 6]
     if done.returncode or not rows:
-        return [Finding(WRONG, "partition", f"{c.partition or 'none'}: {' '.join(done.stderr.split()) or 'no such partition'}")]
+        yield Finding(WRONG, "partition", f"{name or 'none'}: {' '.join(done.stderr.split()) or 'no such partition'}")
+        return
     fields = slurm.partitions()
-    findings = []
     for partition, limit, nodes, cpus, memory, gres, up in rows:
         message = f"{up}, limit {limit}, {nodes} nodes of {cpus} cores, {memory} MB, {gres}"
         more = fields.get(partition.rstrip("*"), {})
         if more.get("PreemptMode", "OFF") != "OFF":
             message += f", preempted by {more['PreemptMode']} with {more.get('GraceTime', '0')} s of grace"
-        findings.append(Finding(GOOD if up == "up" else LOOK, f"partition {partition}", message))
-    return findings
+        yield Finding(GOOD if up == "up" else LOOK, f"partition {partition}", message)
 
 
-def _limits() -> list[Finding]:
+def limits() -> Iterator[Finding]:
     """This user's accounts; none where the site does not show them."""
     try:
         rows = slurm.limits()
     except slurm.NoAnswer:
-        return []
-    findings = []
+        return
     for row in rows:
         where = f" in partition {row['Partition']}" if row["Partition"] else ""
-        limits = {"submitted": row["MaxSubmit"], "running": row["MaxJobs"]}
-        message = "; ".join(f"at most {n} jobs {what}" for what, n in limits.items() if n) or "no limit on jobs"
-        findings.append(Finding(KNOW, f"account {row['Account']}", f"{message}{where}; qos {row['QOS'] or 'none'}"))
-    return findings
+        most = {"submitted": row["MaxSubmit"], "running": row["MaxJobs"]}
+        message = "; ".join(f"at most {n} jobs {what}" for what, n in most.items() if n) or "no limit on jobs"
+        yield Finding(KNOW, f"account {row['Account']}", f"{message}{where}; qos {row['QOS'] or 'none'}")
 
 
 def _folder(key: str, path: Path) -> Finding:

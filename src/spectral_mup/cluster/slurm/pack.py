@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from spectral_mup.cluster.events import Event
 from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.commands import ArrayTaskId
@@ -104,12 +105,14 @@ class Pack:
     def folder(self, run: RunConfig) -> RunFolder:
         return RunFolder(self.runs_dir, run.run_id)
 
-    def note_claimed(self, run: RunConfig) -> None:
-        """Another process has the run."""
-        self._claimed_since.setdefault(run.run_id, time.monotonic())
-
-    def note_started(self, run: RunConfig) -> None:
-        self._claimed_since.pop(run.run_id, None)
+    def on_event(self, event: Event) -> None:
+        """Remember since when another process has a run, and check after each failure whether the sweep must pause."""
+        if event.kind == "claimed":
+            self._claimed_since.setdefault(event.run.run_id, time.monotonic())
+        elif event.kind == "started":
+            self._claimed_since.pop(event.run.run_id, None)
+        elif event.kind == "failed":
+            self.check_breaker()
 
     def check_breaker(self) -> None:
         self.paused = breaker(self.runs_dir, self._sweep)

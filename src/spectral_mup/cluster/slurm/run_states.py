@@ -223,14 +223,6 @@ class _Evidence:
         """Whether there is a submission, but no job of it is known."""
         return self.submission is not None and self.submission.job is None
 
-    def age(self) -> float:
-        """Seconds since the submission was made."""
-        return time.time() - self.submission.created
-
-    def silence(self) -> float:
-        """Seconds since the last heartbeat."""
-        return time.time() - (self.folder.last_heartbeat() or 0)
-
     def state(self, name: str, detail: str = "", cause: Cause | None = None, status: dict[str, Any] | None = None) -> State:
         return State(self.run, name, cause, detail, self.submission, self.index, self.tries, self.live, status)
 
@@ -287,9 +279,9 @@ DECISIONS = [
     Decision("being submitted", lambda e: e.unrecorded and (e.slurm.queue is None or not e.submission.launcher_gone),
              lambda e: e.state("queued", "being submitted")),
     Decision("launcher died", lambda e: e.unrecorded, lambda e: e.state("planned", "its launcher died before sbatch")),
-    Decision("has a heartbeat", lambda e: e.task is None and e.silence() < SILENT_SECONDS,
+    Decision("has a heartbeat", lambda e: e.task is None and _age(e.folder.last_heartbeat()) < SILENT_SECONDS,
              lambda e: e.state("running", f"job {e.job}, by its heartbeat")),
-    Decision("not yet seen", lambda e: e.task is None and (e.slurm.queue is None or e.age() < NEW_SECONDS),
+    Decision("not yet seen", lambda e: e.task is None and (e.slurm.queue is None or _age(e.submission.created) < NEW_SECONDS),
              lambda e: e.state("queued", f"job {e.job}, by the last record")),
     Decision("lost", lambda e: e.task is None, lambda e: e.state("lost", f"job {e.job}", causes.LOST)),
     # SLURM says that the task has ended
@@ -301,6 +293,10 @@ DECISIONS = [
              lambda e: e.as_recorded("failed", f"job {e.job}, {pluralize(e.record['kills'], 'time')}")),
     Decision("ended", lambda e: True, _Evidence.as_ended),
 ]  # fmt: skip
+
+
+def _age(then: float | None) -> float:
+    return time.time() - (then or 0)
 
 
 def decide(evidence: _Evidence) -> Decision:
