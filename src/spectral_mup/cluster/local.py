@@ -102,7 +102,10 @@ class WorkerPool:
     def collect(self) -> bool:
         """Wait a moment for events and pass them on. Returns whether a run ended, so that others may be wanted now."""
         ended = False
-        for worker in self._readable():
+        if not self._workers:
+            time.sleep(POLL_SECONDS)
+        handles = {handle: w for w in self._workers for handle in (w.pipe, w.process.sentinel)}
+        for worker in {handles[handle] for handle in wait(list(handles), timeout=POLL_SECONDS)}:
             for event in worker.receive():
                 if event.kind == "done":
                     self.finished += 1
@@ -134,14 +137,6 @@ class WorkerPool:
         deadline = math.inf if patience is None else time.monotonic() + patience
         for worker in self._workers:
             worker.join(deadline)
-
-    def _readable(self) -> list[_WorkerProcess]:
-        """Workers that have sent something or ended; waits for the first, at most POLL_SECONDS."""
-        if not self._workers:
-            time.sleep(POLL_SECONDS)
-        handles = [handle for w in self._workers for handle in (w.pipe, w.process.sentinel)]
-        ready = set(wait(handles, timeout=POLL_SECONDS))
-        return [w for w in self._workers if w.pipe in ready or w.process.sentinel in ready]
 
 
 class _WorkerProcess:

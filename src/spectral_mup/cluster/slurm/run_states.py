@@ -91,7 +91,7 @@ def reconcile(runs_dir: Path, jobs_dir: Path, runs: Iterable[RunConfig]) -> Repo
     relevant = {s.path: s for run in unsettled for s, _ in tasks_of.get(run.run_id, []) if not s.refusal}
     slurm = _ask(list(relevant.values()), notes) if relevant else _Slurm({}, {})
     for run in unsettled:
-        evidence = _Evidence.gather(run, RunFolder(runs_dir, run.run_id), tasks_of.get(run.run_id, []), slurm)
+        evidence = _Evidence(run, RunFolder(runs_dir, run.run_id), tasks_of.get(run.run_id, []), slurm)
         states[run.run_id] = decide(evidence).state(evidence)
     return Report(states, notes, every)
 
@@ -154,31 +154,27 @@ def _adopt(relevant: list[Submission], known: dict[str, ArrayTask] | None) -> No
 # --- what is known of a run without a result --------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
 class _Evidence:
-    """`submission` and `index` name the last array task that the run was given to, a live one if there is any."""
+    """What the folders and SLURM show of a run, and of the last array task that it was given to, a live one if there is any."""
 
-    run: RunConfig
-    folder: RunFolder
-    owner: Any  # content of owner.json, or None
-    error: str | None
-    submission: Any  # Submission, None if it was never submitted: a row of DECISIONS uses it, and task, once its predicate held
-    index: int
-    tries: int
-    task: Any  # ArrayTask, None if SLURM does not know it
-    slurm: _Slurm
-
-    @classmethod
-    def gather(cls, run: RunConfig, folder: RunFolder, tasks: list[tuple[Submission, int]], slurm: _Slurm) -> _Evidence:
+    def __init__(self, run: RunConfig, folder: RunFolder, tasks: list[tuple[Submission, int]], slurm: _Slurm) -> None:
+        self.run, self.folder, self.slurm = run, folder, slurm
         live = [(s, i) for s, i in tasks if (task := slurm.task(s, i)) is not None and task.live]
         submitted = [(s, i) for s, i in tasks if s.job]
         submission, index = (live or submitted or tasks or [(None, 0)])[-1]
         task = slurm.task(submission, index) if submission else None
-        return cls(run, folder, folder.owner(), folder.error(), submission, index, len(submitted), task, slurm)
-
-    @property
-    def job(self) -> str:
-        return f"{self.submission.job}_{self.index}" if self.submission else ""
+        self.submission: Any = submission  # None if the run was never submitted
+        self.task: Any = task  # None if SLURM does not know it
+        self.index, self.tries = index, len(submitted)
+        self.job = f"{submission.job}_{index}" if submission else ""
+        self.unrecorded = submission is not None and submission.job is None
+        self.cancelled = submission is not None and run.run_id in submission.cancelled
+        self.live = task is not None and task.live
+        self.waiting = task is not None and task.live and task.waiting
+        self.error, owner = folder.error(), folder.owner() or {}
+        self.start = owner.get("slurm") or {}  # the array task of the latest attempt, and which of its starts that was
+        self.started_in_task = self.start.get("job") == self.job
+        self.runs_here = bool(owner) and not self.start and is_alive(owner)  # in a launch on this machine, without SLURM
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -191,37 +187,9 @@ class _Evidence:
 
     @cached_property
     def wait_cause(self) -> Cause | None:
-        """Why the task waits to start again: by its own record, else by sacct; None if SLURM ended it unwarned, and sacct does
-        not say why, or not yet."""
+        """Why the task waits to start again, by its own record, else by sacct; None if neither shows it (yet)."""
         last = (self.slurm.accounting or {}).get(self.job)
         return causes.CAUSES.get(self.record.get("cause") or "") or causes.BY_STATE.get(last.before if last else "")
-
-    @property
-    def live(self) -> bool:
-        return self.task is not None and self.task.live
-
-    @property
-    def waiting(self) -> bool:
-        return self.live and self.task.waiting
-
-    @property
-    def cancelled(self) -> bool:
-        return self.submission is not None and self.run.run_id in self.submission.cancelled
-
-    @property
-    def started_in_task(self) -> bool:
-        """Whether the latest attempt was made in this array task."""
-        return self.owner is not None and (self.owner.get("slurm") or {}).get("job") == self.job
-
-    @property
-    def runs_here(self) -> bool:
-        """Whether a launch on this machine trains it, without SLURM."""
-        return self.owner is not None and not self.owner.get("slurm") and is_alive(self.owner)
-
-    @property
-    def unrecorded(self) -> bool:
-        """Whether there is a submission, but no job of it is known."""
-        return self.submission is not None and self.submission.job is None
 
     def state(self, name: str, detail: str = "", cause: Cause | None = None, status: dict[str, Any] | None = None) -> State:
         return State(self.run, name, cause, detail, self.submission, self.index, self.tries, self.live, status)
@@ -265,7 +233,7 @@ DECISIONS = [
     Decision("waits for a known cause", lambda e: e.waiting and e.wait_cause is not None,
              lambda e: e.state("queued", f"job {e.job} waits to resume", e.wait_cause)),
     Decision("waits for an unknown cause", lambda e: e.waiting, lambda e: e.state("queued", f"job {e.job}, requeued by SLURM")),
-    Decision("runs in its task", lambda e: e.live and e.started_in_task and e.owner["slurm"]["restart"] == e.task.restarts,
+    Decision("runs in its task", lambda e: e.live and e.started_in_task and e.start["restart"] == e.task.restarts,
              lambda e: e.as_running(f"job {e.job} on {e.task.node}")),
     Decision("not yet started by its task", lambda e: e.live, lambda e: e.state("queued", f"in running job {e.job}")),
     # what the run itself shows

@@ -46,8 +46,8 @@ class Taken(RuntimeError):
 
 @dataclass(frozen=True, eq=False)  # a folder is itself
 class Submission:
-    """One array job: task i trains packs[i], a list of runs as in entry_of; at most `max_parallel` tasks at a time (None: all),
-    and none before the job `after_job` has ended."""
+    """One array job: task i trains packs[i], a list of runs by curve, lr, seed and id; at most `max_parallel` tasks at a time
+    (None: all), and none before the job `after_job` has ended."""
 
     path: Path
     sweep: str
@@ -142,11 +142,6 @@ class Submission:
         return runs
 
 
-def entry_of(run: RunConfig) -> dict[str, Any]:
-    """What a submission records of a run."""
-    return asdict(run.curve) | {"log2_lr": run.log2_lr, "seed": run.seed, "run_id": run.run_id}
-
-
 def open_submission(path: Path) -> Submission | None:
     """None where a network disk does not show the content yet."""
     content = read_json(path / "submission.json")
@@ -177,7 +172,9 @@ def prepare(
     path = jobs_dir / f"new.{nonce}"
     launcher = {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
     name = f"{slurm.NAME}{re.sub(r'[^A-Za-z0-9.-]', '-', sweep)[:40]}-{nonce}"
-    entries = [[entry_of(run) for run in pack] for pack in packs]
+    entries = [
+        [asdict(run.curve) | {"log2_lr": run.log2_lr, "seed": run.seed, "run_id": run.run_id} for run in pack] for pack in packs
+    ]
     prepared = Submission(path, sweep, name, entries, fingerprint, code, time.time(), launcher, max_parallel, after_job)
     for folder in ("log", "tasks"):
         (path / folder).mkdir(parents=True)

@@ -35,7 +35,7 @@ class SweepPaused(Refusal):
 
 
 class Incomplete(Unanswered):
-    """SLURM refused or did not answer; the message says what, and which submissions were made."""
+    """SLURM refused or did not answer; the message says what, and what was submitted."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +105,14 @@ def submit(
     code: str | None = None,
     forgiven: Collection[str] = (),
 ) -> list[Submission]:
-    """Submit the runs of `plan_now` whose state `select` wants, an array at a time; return the submissions made.
+    """Submit the runs of `plan_now` whose state `select` wants, an array at a time; return the submissions.
 
     `code` is the snapshot to run, by default one taken now. The failures of the runs `forgiven` do not pause the sweep, here or
     in the tasks. Raises Incomplete, SweepPaused.
     """
     jobs_dir, runs_dir = Path(config.paths.jobs).absolute(), Path(config.paths.runs)
     resolved = snapshot_config(config)
-    made: list[Submission] = []
+    submitted: list[Submission] = []
     given: set[str] = set()
     arrays = 0  # that this call will make in all
     while True:
@@ -121,14 +121,14 @@ def submit(
         report = states_or_refuse(config, plan, forgiven)
         runs = [s.run for s in report.states.values() if select(s) and s.run.run_id not in given]
         if not runs:
-            return made
+            return submitted
         if _waited_for_sbatch(report):
             continue  # its job may be in the queue now
         planned = plan_submission(config, plan, runs)
         packs = planned.packs[: planned.array_size]
         code = code or snapshot_code(jobs_dir)
         arrays = arrays or planned.arrays
-        places = _share(slurm_of(config).array_parallelism, arrays - len(made), report, made)
+        places = _share(slurm_of(config).array_parallelism, arrays - len(submitted), report, submitted)
         try:
             prepared = prepare(jobs_dir, resolved, config.sweep.name, packs, sweep.fingerprint, code, *places)
             taken = take(prepared, number, partial(render, config))
@@ -137,12 +137,12 @@ def submit(
         taken_ids = {run.run_id for pack in packs for run in pack}
         for run_id in (taken_ids | set(forgiven)) - given:
             RunFolder(runs_dir, run_id).archive_error()
-        _sbatch(taken, made)
-        made.append(taken)
+        _sbatch(taken, submitted)
+        submitted.append(taken)
         given |= taken_ids
 
 
-def _share(limit: int | None, arrays: int, report: Report, made: Sequence[Submission]) -> tuple[int | None, str | None]:
+def _share(limit: int | None, arrays: int, report: Report, submitted: Sequence[Submission]) -> tuple[int | None, str | None]:
     """Return (max_parallel, after_job) for the next of `arrays` arrays, so that the sweep never has more than `limit` tasks
     running. Free places are divided among the arrays; without any, the array waits for the job that will free most:
 
@@ -157,7 +157,7 @@ def _share(limit: int | None, arrays: int, report: Report, made: Sequence[Submis
             tasks.setdefault(state.submission, set()).add(state.index)
     seen = {s.path.name for s in tasks}
     places = {s: min(s.max_parallel or limit, len(indices)) for s, indices in tasks.items()}
-    places |= {s: min(s.max_parallel or limit, len(s.packs)) for s in made if s.path.name not in seen}
+    places |= {s: min(s.max_parallel or limit, len(s.packs)) for s in submitted if s.path.name not in seen}
     followed = {s.after_job for s in places}
     last = {s: n for s, n in places.items() if s.job is None or s.job not in followed}
     free = limit - sum(last.values())
@@ -177,9 +177,9 @@ def _waited_for_sbatch(report: Report) -> bool:
     return True
 
 
-def _sbatch(taken: Submission, made: Sequence[Submission]) -> None:
+def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
     """Submit one array and record its id. Without an answer, look for the job by its name before the next try."""
-    so_far = f"submitted so far: {', '.join(f'{s.path.name} (job {s.job})' for s in made) or 'nothing'}"
+    so_far = f"submitted so far: {', '.join(f'{s.path.name} (job {s.job})' for s in submitted) or 'nothing'}"
     message = ""
     for attempt in range(ATTEMPTS):
         try:
@@ -205,12 +205,12 @@ def extend_from_task(config: Config, submission: Submission) -> str:
     """From inside a job: submit, with the same snapshot, the runs that the results so far call for and that no job has."""
     sweep, results = Sweep(config, submission.fingerprint), result_reader(Path(config.paths.runs))
     retries = slurm_of(config).retries
-    made = submit(config, sweep, lambda: sweep.plan(results), lambda s: s.should_resubmit(retries), submission.code)
-    return "submitted what these results call for: " + describe(made) if made else "nothing more to submit"
+    submitted = submit(config, sweep, lambda: sweep.plan(results), lambda s: s.should_resubmit(retries), submission.code)
+    return "submitted what these results call for: " + describe(submitted) if submitted else "nothing more to submit"
 
 
-def describe(made: Sequence[Submission]) -> str:
+def describe(submitted: Sequence[Submission]) -> str:
     """'job 7 (12 runs in 3 tasks)', for each submission."""
     return ", ".join(
-        f"job {s.job} ({pluralize(sum(map(len, s.packs)), 'run')} in {pluralize(len(s.packs), 'task')})" for s in made
+        f"job {s.job} ({pluralize(sum(map(len, s.packs)), 'run')} in {pluralize(len(s.packs), 'task')})" for s in submitted
     )
