@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from typing import Any
 
 from spectral_mup.cluster.events import ENDS, Event
 from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, work
@@ -104,8 +105,8 @@ class WorkerPool:
         ended = False
         if not self._workers:
             time.sleep(POLL_SECONDS)
-        handles = {handle: w for w in self._workers for handle in (w.pipe, w.process.sentinel)}
-        for worker in {handles[handle] for handle in wait(list(handles), timeout=POLL_SECONDS)}:
+        handles: dict[Any, _WorkerProcess] = {handle: w for w in self._workers for handle in (w.pipe, w.process.sentinel)}
+        for worker in {handles[handle] for handle in wait(handles, timeout=POLL_SECONDS)}:
             for event in worker.receive():
                 if event.kind == "done":
                     self.finished += 1
