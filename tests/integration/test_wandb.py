@@ -76,7 +76,7 @@ def server(monkeypatch, tmp_path):
 
 @pytest.fixture
 def points(tmp_path) -> list[RunConfig]:
-    return open_sweep(load_config(SHORT)).plan(lambda p: None).points
+    return open_sweep(load_config(SHORT)).plan(lambda p: None).runs
 
 
 def rows(first: int, last: int) -> list[dict[str, Any]]:
@@ -87,7 +87,7 @@ def write(runs: Path, point: RunConfig, first: int, last: int, result: dict[str,
     """Rows first to last more in a run's folder, as training leaves them."""
     folder = RunFolder(runs, point.run_id)
     folder.write_config(point.to_json())
-    folder.claim(lives=lambda owner: False)  # who wrote before is this process
+    folder.claim(is_running=lambda owner: False)  # who wrote before is this process
     folder.append("metrics.jsonl", rows(first, last))
     if result is not None:
         folder.finish(result)
@@ -125,7 +125,7 @@ def test_a_run_that_grew_sends_only_what_is_new(server, points, tmp_path):
     with (folder.path / "metrics.jsonl").open("a") as f:
         f.write('{"step": 9, "lo')  # as a kill leaves it
     assert send(tmp_path, [point]).rows == 3
-    folder.cut("metrics.jsonl", 6)  # resumed from a checkpoint before what was pushed
+    folder.truncate_after("metrics.jsonl", 6)  # resumed from a checkpoint before what was pushed
     assert send(tmp_path, [point]) == Counts(0, 0, 1, 0)
     write(tmp_path, point, 7, 12, RESULT)
     assert send(tmp_path, [point]) == Counts(1, 4, 0, 0)
@@ -173,7 +173,7 @@ def test_a_refusal_is_one_line_and_what_was_pushed_stays_so(server, points, tmp_
     for point in points:
         write(tmp_path, point, 1, 12, RESULT)
     server.fails[points[1].run_id, 7] = OSError(f"no route\nto {CANARY}")
-    with pytest.raises(PushError, match="no route to .*wandb login.*WANDB_API_KEY.*wandb.mode=offline.* 1 runs were") as error:
+    with pytest.raises(PushError, match="no route to .*wandb login.*WANDB_API_KEY.*wandb.mode=offline.* 1 run pushed") as error:
         send(tmp_path, points)
     assert "\n" not in str(error.value) and CANARY not in str(error.value)
     assert send(tmp_path, points).unchanged == 1
@@ -318,7 +318,7 @@ def test_a_server_has_each_step_once(service, points, tmp_path):
     (tmp_path / "runs" / points[0].run_id / "wandb.json").unlink()
     again = pushed(tmp_path, url=service.url)
     assert again.process.returncode == 0 and again.err == ""
-    assert "pushing 2 runs online" in again.out and "2 runs pushed (16 rows)" in again.out
+    assert "2 runs pushed (16 rows)" in again.out
     for point in points:
         have = service.answers.history[point.run_id]
         assert [row["train_step"] for row in have] == [row["_step"] for row in have] == list(range(1, 13))
@@ -361,5 +361,5 @@ def test_without_a_network_it_says_so_in_a_line_and_in_bounded_time(points, tmp_
     started = time.monotonic()
     launch = pushed(tmp_path)
     assert launch.process.returncode == 4 and launch.err.count("\n") == 1 and time.monotonic() - started < 60
-    assert re.search("error: W&B: .*refused.*wandb.mode=offline.*0 runs were pushed before", launch.err)
+    assert re.search("error: W&B: .*refused.*wandb.mode=offline.*0 runs pushed before", launch.err)
     assert RunFolder(tmp_path / "runs", points[0].run_id).pushed() is None

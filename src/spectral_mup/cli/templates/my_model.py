@@ -1,8 +1,8 @@
 """A model family of my own: a transformer whose attention and MLP act side by side (as in GPT-J), or one after the other."""
 
+from spectral_mup.models.configs import FamilyConfig
 from torch import nn
 
-from spectral_mup.models.configs import FamilyConfig
 from spectral_mup.models.layers import CausalSelfAttention, GeluMLP, LanguageModel
 from spectral_mup.theory.rules import Multipliers
 

@@ -25,7 +25,7 @@ from spectral_mup.data.prepare.folder import FORMAT, META, read_meta, token_file
 from spectral_mup.data.prepare.tokenizers import Tokenizer, build, model_hashes
 from spectral_mup.data.shards import DataError, file_sha256, write_shard
 from spectral_mup.data.split import parts, survey
-from spectral_mup.runs.run_folder import write_atomic
+from spectral_mup.util.files import write_atomic
 
 TRAINED_ON = 2**28  # bytes of text a BPE is trained on; more changes its merges little
 PIECE = 2**16  # characters; so that threads share a long document
