@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from spectral_mup import __version__
 from spectral_mup.cli.analyze import analyze, summarize
 from spectral_mup.cli.command_line import CONSOLE, Program
 from spectral_mup.cli.exit_codes import BAD_INPUT, OK
@@ -25,9 +26,7 @@ def main(argv: list[str] | None = None, program: Program = CONSOLE) -> int:
     if command == "init" and len(rest) == 1 and not rest[0].startswith("-"):
         return guard(lambda: init(Path(rest[0]), program))
     if command == "--version":
-        from importlib.metadata import version
-
-        print(version("spectral-mup"))
+        print(__version__)
         return OK
     if command in ("-h", "--help") or command == "init" and rest in (["-h"], ["--help"]):
         print(CONSOLE_HELP, end="")
