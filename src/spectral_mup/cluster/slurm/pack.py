@@ -172,8 +172,7 @@ def stop(pack: Pack, task: ArrayTaskId, signals: list[int]) -> int:
         return FAILED
     cause = why_stopped(task, pack.cluster.signal_seconds)
     record = pack.submission.task(pack.index)
-    stuck = pack.progress() <= record["progress"] and record["starts_without_progress"] >= STUCK_STARTS
-    if cause is causes.TIME and stuck:
+    if cause is causes.TIME and record["starts_without_progress"] >= STUCK_STARTS and pack.progress() <= record["progress"]:
         return give_up(pack, f"{STUCK_STARTS} starts of {pack.cluster.time} min saved no step")
     pack.write_task(state="stopped", cause=cause.name, detail=f"signals {signals}")
     log.info("stopped (%s), all is saved; queued again", cause.name)
