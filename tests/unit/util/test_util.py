@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from spectral_mup.util.log import configure_logging
+from spectral_mup.util.log import configure_logging, log, log_run
 from spectral_mup.util.text import format_duration, pluralize
 
 
@@ -21,13 +21,13 @@ def package_logger():
 
 def test_a_log_line_has_time_level_run_and_message(package_logger, capsys):
     configure_logging()
-    log = logging.getLogger("spectral_mup.cluster.x")
     log.warning("lost %d %%", 3, extra={"run": "0123456789abcdef"})
     log.info("without a run")
     log.debug("not shown")
-    first, second = capsys.readouterr().err.splitlines()
+    log_run("100 % done", "0123456789abcdef")
+    first, second, third = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ WARNING 0123456789abcdef lost 3 %", first)
-    assert second.endswith(" INFO - without a run")
+    assert second.endswith(" INFO - without a run") and third.endswith(" INFO 0123456789abcdef 100 % done")
 
 
 def test_numbers_are_written_with_their_noun_and_unit():

@@ -7,7 +7,6 @@ process, a disk). The batch script then runs requeue.py.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -28,14 +27,13 @@ from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Plan
+from spectral_mup.util.log import log
 from spectral_mup.util.text import pluralize
 
 OK, FAILED, PAUSED, TEMPORARY_FAILURE = 0, 1, 3, 75  # sysexits' EX_TEMPFAIL
 CLAIMED_SECONDS = 60.0  # to wait for a run of another process, which may be this task's earlier start on its last step
 NEAR_SECONDS = 120  # SLURM may warn of the time limit this much earlier than asked
 STUCK_STARTS = 2  # starts without a step of progress, after which a task that reached its time limit is not queued again
-
-log = logging.getLogger(__name__)
 
 
 class StopSignals:
