@@ -48,7 +48,7 @@ SLOW = [
     "probe.steps=[1,100,200,300]", "cluster.checkpoint_seconds=0.1", "cluster.log_every=5", "sweep.name=slow",
 ]  # fmt: skip
 pytestmark = pytest.mark.usefixtures("nothing_left")
-SHORT = [*SWEEP, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-8,-6]", "lr.adaptive=false"]  # two points of SWEEP
+SHORT = [*SWEEP, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-8,-6]", "lr.adaptive=false"]  # two runs of SWEEP
 
 
 # --- the unbroken sweeps ----------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ def copy_of(unbroken, tmp_path: Path) -> Path:
 
 
 def test_an_unbroken_sweep_says_how_far_it_is_and_how_to_go_on(unbroken):
-    """Plain lines off a terminal: done/total and the time that is left; a line a point, and no code of a terminal."""
+    """Plain lines off a terminal: done/total and the time that is left; a line per run, and no code of a terminal."""
     total = len(ended(unbroken.runs))
     lines = re.findall(
         r"^\[(\d+)/(\d+).*? done.*?\] (?:base|spectral|standard) width \d+ depth 2 lr 2\^\S+ seed 0: loss", unbroken.out, re.M
@@ -107,7 +107,7 @@ def test_an_unbroken_sweep_says_how_far_it_is_and_how_to_go_on(unbroken):
     assert not list(unbroken.runs.rglob(".*")) and not list(unbroken.runs.rglob("new.*"))
 
 
-def test_launching_again_trains_nothing_and_a_new_width_only_its_own_points(unbroken, tmp_path):
+def test_launching_again_trains_nothing_and_a_new_width_only_its_own_runs(unbroken, tmp_path):
     runs = copy_of(unbroken, tmp_path)
     before, total = snapshot(runs), len(ended(runs))
     again = Launch(tmp_path, SWEEP)
@@ -269,7 +269,7 @@ def test_a_worker_that_dies_is_replaced(slow, tmp_path):
     assert len(owners) == 2 and owners[0] == victim != owners[1]
 
 
-def test_a_point_that_kills_its_workers_is_given_up(tmp_path):
+def test_a_run_that_kills_its_workers_is_given_up(tmp_path):
     launch = Launch(tmp_path, [*SHORT, "sweep.lr=[-6]"])
     killed: set[int] = set()
     while launch.process.poll() is None:
@@ -285,7 +285,7 @@ def test_a_point_that_kills_its_workers_is_given_up(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_point_that_fails_is_named_and_harms_no_other(unbroken, tmp_path):
+def test_a_run_that_fails_is_named_and_harms_no_other(unbroken, tmp_path):
     """Its norms.jsonl cannot be written. The others are trained; with the obstacle away the same command goes on."""
     config = load_config(SHORT)
     bad, good = open_sweep(config).plan(lambda p: None).runs
@@ -451,13 +451,13 @@ def call(capsys, tmp_path):
 
 def synthetic(tmp_path: Path, argv: list[str], real: dict, best: Callable[[str, int], float]) -> None:
     """A finished sweep of parabolas with these optima, without training and without norms, its results like a real one."""
-    for point in open_sweep(load_config(argv)).plan(lambda p: None).runs:
-        folder = RunFolder(tmp_path / "runs", point.run_id)
-        folder.write_config(point.to_json())
+    for run in open_sweep(load_config(argv)).plan(lambda p: None).runs:
+        folder = RunFolder(tmp_path / "runs", run.run_id)
+        folder.write_config(run.to_json())
         folder.claim()
         folder.append("norms.jsonl", [])
-        octaves = point.log2_lr - best(point.curve.rule, point.curve.width)
-        folder.finish(real | {"val_loss": 3 + 0.01 * octaves**2 - 0.1 * math.log2(point.curve.width)})
+        octaves = run.log2_lr - best(run.curve.rule, run.curve.width)
+        folder.finish(real | {"val_loss": 3 + 0.01 * octaves**2 - 0.1 * math.log2(run.curve.width)})
 
 
 @pytest.mark.slow

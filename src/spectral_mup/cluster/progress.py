@@ -15,10 +15,10 @@ from spectral_mup.util.text import format_duration, pluralize
 class Progress:
     """Shows events. `plan` is the latest plan; the time left comes from the speed of the runs seen so far.
 
-    `show_line` gets each line and the run it is about; on a terminal the last lines are part of the live view instead.
+    `show_line` gets each line and the id of its run; on a terminal the last lines are part of the live view instead.
     """
 
-    def __init__(self, plan: Plan, workers: int, later_curves: int, show_line: Callable[[str, RunConfig], None]) -> None:
+    def __init__(self, plan: Plan, workers: int, later_curves: int, show_line: Callable[[str, str], None]) -> None:
         self.plan, self.workers, self.later_curves = plan, workers, later_curves
         self.show_line = show_line
         self.running: dict[str, dict[str, Any]] = {}
@@ -86,7 +86,7 @@ class Progress:
         if self.live:
             self.notes = (self.notes + [line])[-8:]
         else:
-            self.show_line(f"[{self.counts()}] {line}", run)
+            self.show_line(f"[{self.counts()}] {line}", run.run_id)
 
     def _table(self) -> Any:
         from rich.console import Group

@@ -17,12 +17,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from spectral_mup import data
 from spectral_mup.cluster.events import Event
 from spectral_mup.cluster.liveness import is_owner_running
 from spectral_mup.cluster.slurm.commands import current_array_task
 from spectral_mup.config.schema import Config
+from spectral_mup.runs.provenance import provenance
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
+from spectral_mup.tracking.live import WandbLogger
 from spectral_mup.util.log import configure_logging
 
 HEARTBEAT_SECONDS = 30.0
@@ -63,17 +66,14 @@ class Worker:
     """What a process keeps from one run to the next."""
 
     config: Config
-    corpus: Any
+    corpus: data.Corpus
     device: Any
-    tracker: Any
+    tracker: WandbLogger
 
     @classmethod
     def start(cls, config: Config, index: int) -> Worker:
         """Import torch, take a device, read the corpus."""
         import torch
-
-        from spectral_mup import data
-        from spectral_mup.tracking.live import WandbLogger
 
         torch.set_num_threads(config.cluster.threads)
         device = pick_device(config.cluster.device, index)
@@ -107,11 +107,8 @@ class Worker:
 
     def claim(self, run: RunConfig, folder: RunFolder) -> dict[str, Any] | None:
         """Claim a run's folder; return its result if it has one already. Raises ClaimedError while another process has it."""
-        from spectral_mup.data import fingerprint
-        from spectral_mup.runs.provenance import provenance
-
         d, t = self.config.data, self.config.train
-        if fingerprint(d.source, d.path, d.vocab_size) != run.data.content:
+        if data.fingerprint(d.source, d.path, d.vocab_size) != run.data.content:
             raise ValueError("data.path: the text has changed since the launch; restore it, or launch again")
         folder.write_config(run.to_json())
         if (result := folder.result()) is not None:

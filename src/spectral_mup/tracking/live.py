@@ -7,17 +7,16 @@ folder, and in a sync the later overwrites the earlier.
 
 from __future__ import annotations
 
-import logging
 import os
 import queue
 import threading
 from collections.abc import Mapping
 from typing import Any
 
+from spectral_mup.util.log import log
+
 INIT_SECONDS = 20
 CLOSE_SECONDS = 10
-
-log = logging.getLogger(__name__)
 
 
 def import_wandb(mode: str) -> Any:

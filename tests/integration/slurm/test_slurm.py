@@ -31,7 +31,7 @@ def analyzed(tmp: Path, capsys) -> str:
 
 
 @pytest.mark.slow
-def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sweep(
+def test_thirty_runs_are_trained_without_a_launcher_to_the_bytes_of_a_local_sweep(
     slurm, tmp_path, tmp_path_factory, capsys, undraw
 ):
     site = Site(tmp_path, slurm)
@@ -46,6 +46,8 @@ def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sw
     where = local(tmp_path_factory, THIRTY)
     assert site.contents() == contents(where / "runs")
     assert all(len(owners) == 1 for owners in site.attempts().values())
+    logged = re.findall(r"^\S+ \S+ INFO (\w{16}) \[\d+/\d+ done.* loss \d", site.log(), re.M)
+    assert sorted(logged) == sorted(site.attempts())
     undraw()
     assert "spectral" in (said := analyzed(tmp_path, capsys)) and said == analyzed(where, capsys)
     for name in ("curves.csv", "optima.csv", "features.csv"):
@@ -58,7 +60,7 @@ def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sw
 
 
 @pytest.mark.slow
-def test_an_adaptive_sweep_goes_on_by_itself(slurm, tmp_path, tmp_path_factory):
+def test_an_adaptive_sweep_continues_by_itself(slurm, tmp_path, tmp_path_factory):
     """Later learning rates and widths depend on results that come when no launcher is there: the tasks submit them.
     Their two GPUs train two runs at once."""
     declared = [*TINY, "lr.resolution=1.0", "rule=[spectral]"]

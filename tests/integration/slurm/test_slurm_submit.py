@@ -98,7 +98,7 @@ def trained_once(site: Site, overrides: list[str], unbroken) -> None:
     """Release what is held: every run is trained by one attempt to the bytes of an unbroken sweep, and no job is left."""
     whole = unbroken(overrides)
     release(site)
-    until(lambda: len(ended(site.runs)) >= len(whole), "the end of all points")
+    until(lambda: len(ended(site.runs)) >= len(whole), "the end of all runs")
     site.until_idle()
     assert site.contents() == whole
     assert {run: len(owners) for run, owners in site.attempts().items()} == dict.fromkeys(whole, 1), site.log()
@@ -153,7 +153,7 @@ MANY = [
 
 
 def places(site: Site) -> list[int]:
-    """How many elements of each array may run at once: what squeue writes after %, or all."""
+    """How many tasks of each array may run at once: what squeue writes after %, or all."""
     found = []
     for array in site.cluster.run("squeue", "--noheader", "--format=%i").split():
         indices, _, max_parallel = array.partition("[")[2].rstrip("]").partition("%")
@@ -174,8 +174,8 @@ def test_26_tasks_in_arrays_of_11_outlive_a_launcher_that_is_killed_between_them
     assert site.states(MANY) == {"queued": 11, "planned": 15}
     again = site.call([*MANY, *more])
     assert again.code == 0 and to_submit(again.out) == (15, 15, 2), again.err
-    assert job in queued(site) and len(elements(site)) == 26
-    assert max(int(e.partition("_")[2]) for e in elements(site)) == 10
+    assert job in queued(site) and len(tasks_of(site)) == 26
+    assert max(int(e.partition("_")[2]) for e in tasks_of(site)) == 10
     assert sum(places(site)) <= 5
     given_once(site, MANY)
     few = [*MANY, "sweep.depth=[2]", "sweep.width=[16,32,48]"]
@@ -290,24 +290,24 @@ def test_a_launch_while_another_is_at_sbatch_takes_nothing(site):
 # --- cancel -----------------------------------------------------------------------------------------------------------
 
 
-def elements(site: Site) -> set[str]:
-    """Ids of all elements that SLURM has, as in 3_1."""
+def tasks_of(site: Site) -> set[str]:
+    """Ids of all tasks that SLURM has, as in 3_1."""
     return set(site.cluster.run("squeue", "--noheader", "--array", "--format=%F_%K").split())
 
 
 @pytest.mark.slow
-def test_cancel_ends_recorded_elements_of_the_named_part_only(site, unbroken):
+def test_cancel_ends_recorded_tasks_of_the_named_part_only(site, unbroken):
     """A job of the same user and name is somebody else's. A launch has the cancelled after all; extend does not."""
     assert site.call([*PAIR, HELD]).code == 0
     ((job, name),) = queued(site)
     foreign = site.cluster.run(
         "sbatch", "--parsable", "--hold", f"--job-name={name}", "--output=/dev/null", "--wrap=true"
     ).strip()
-    assert elements(site) == {f"{job}_0", f"{job}_1", f"{foreign}_N/A"}
+    assert tasks_of(site) == {f"{job}_0", f"{job}_1", f"{foreign}_N/A"}
     part = [*PAIR, "sweep.width=[32]"]
     cancelled = site.call([*part, "action=cancel"])
     assert cancelled.code == 0 and "Cancelled 1 " in cancelled.out
-    assert elements(site) == {f"{job}_0", f"{foreign}_N/A"}
+    assert tasks_of(site) == {f"{job}_0", f"{foreign}_N/A"}
     assert site.states(PAIR) == {"queued": 1, "cancelled": 1} and site.states(part) == {"cancelled": 1}
     nothing = site.call([*PAIR, HELD, "action=extend"])
     assert nothing.code == 0 and "Nothing to submit" in nothing.out and len(site.numbered()) == 1
@@ -492,10 +492,10 @@ def without(site: Site, *names: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_without_accounting_the_queue_alone_tells_and_nothing_is_submitted_twice(site, unbroken):
-    """One element waits; one was cancelled, so that the queue does not know it and the accounting is asked."""
+    """One task waits; one was cancelled, so that the queue does not know it and the accounting is asked."""
     assert site.call([*PAIR, HELD]).code == 0
     assert site.call([*PAIR, "sweep.width=[32]", "action=cancel"]).code == 0
-    there = elements(site)
+    there = tasks_of(site)
     assert len(there) == 1
     absent, fake = without(site, "sacct"), before(site, "sacct", "exit 0")
     for env, body, said in (
@@ -511,7 +511,7 @@ def test_without_accounting_the_queue_alone_tells_and_nothing_is_submitted_twice
             launch = site.call([*PAIR, f"action={action}"], env=env)
             assert launch.code == 0 and answer in launch.out, launch.out + launch.err
             assert launch.err == "" if not said else one_line(launch.err) and said in launch.err, launch.err
-        assert elements(site) == there and len(site.numbered()) == 1
+        assert tasks_of(site) == there and len(site.numbered()) == 1
     assert site.call([*PAIR, HELD]).code == 0  # the cancelled one, still without accounting
     trained_once(site, PAIR, unbroken)
 
@@ -520,7 +520,7 @@ VERBS = ["status", "why", "plan", "logs", "run", "extend", "doctor", "retry", "c
 
 
 @pytest.mark.slow
-def test_with_slurmdbd_down_every_command_on_500_points_answers_in_5_seconds(site):
+def test_with_slurmdbd_down_every_command_on_500_runs_answers_in_5_seconds(site):
     sweep = [*large(500), HELD]
     assert site.call(sweep).code == 0
     assert site.call([*large(50), "action=cancel"]).code == 0
@@ -538,7 +538,7 @@ def test_with_slurmdbd_down_every_command_on_500_points_answers_in_5_seconds(sit
 
 
 @pytest.mark.slow
-def test_a_sweep_of_5000_points_is_planned_in_10_seconds_and_costs_as_few_slurm_calls_as_a_small_one(site):
+def test_a_sweep_of_5000_runs_is_planned_in_10_seconds_and_costs_as_few_slurm_calls_as_a_small_one(site):
     env = counting(site)
     sweep = large(5000)
     began = time.monotonic()

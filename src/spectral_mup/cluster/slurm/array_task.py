@@ -1,11 +1,10 @@
 """One task of a job array: train its runs from the snapshot, checkpoint when SLURM sends a warning, record why it stopped.
 
-python -m spectral_mup.cluster.slurm.array_task JOBS/<n>
+Run as `python -m spectral_mup.cluster.slurm.array_task JOBS/<n>`.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from dataclasses import replace
@@ -16,9 +15,7 @@ from spectral_mup.cluster.progress import Progress
 from spectral_mup.cluster.slurm.distributed_task import train_together
 from spectral_mup.cluster.slurm.pack import Pack, StopSignals, begin, finish
 from spectral_mup.runs.run_config import RunConfig
-from spectral_mup.util.log import configure_logging
-
-log = logging.getLogger(__name__)
+from spectral_mup.util.log import configure_logging, log_run
 
 
 def main(path: str) -> int:
@@ -38,7 +35,7 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
     gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
     cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     workers = min(c.workers or gpus or max(1, cores // c.threads), max(1, len(pack.runs)))
-    progress = Progress(pack.plan(), workers, 0, log_line)
+    progress = Progress(pack.plan(), workers, 0, log_run)
 
     def on_event(event: Event) -> None:
         pack.on_event(event)
@@ -53,10 +50,6 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
         max_first_failures=len(pack.runs) + 1,  # the breaker counts those of the whole sweep
         patience=c.signal_seconds / 2,
     )  # fmt: skip
-
-
-def log_line(line: str, run: RunConfig) -> None:
-    log.info(line, extra={"run": run.run_id})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ and the batch script requeues the task.
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
@@ -20,10 +19,9 @@ from spectral_mup.cluster.slurm.commands import ArrayTaskId
 from spectral_mup.cluster.slurm.pack import FAILED, OK, TEMPORARY_FAILURE, Pack, StopSignals, begin, finish
 from spectral_mup.cluster.worker import Worker
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
+from spectral_mup.util.log import log, log_run
 
 START_SECONDS = 300.0  # for all processes to have started
-
-log = logging.getLogger(__name__)
 
 
 def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
@@ -45,7 +43,7 @@ def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
 
 
 def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignals) -> int:
-    progress = Progress(pack.plan(), 1, 0, lambda line, run: log.info(line, extra={"run": run.run_id}))
+    progress = Progress(pack.plan(), 1, 0, log_run)
     while not processes.any(stopping()):
         claimed = _claim_next(pack, worker) if processes.is_main else None
         run_id = processes.broadcast(claimed and claimed.run_id)
@@ -75,7 +73,7 @@ def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
                 if worker.claim(run, folder) is None:
                     return folder
             except ClaimedError as error:
-                log.info("%s", error, extra={"run": run.run_id})
+                log_run(str(error), run.run_id)
                 pack.on_event(Event("claimed", run))
             except Exception:
                 folder.write_error(traceback.format_exc())

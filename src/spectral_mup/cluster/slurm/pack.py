@@ -7,7 +7,6 @@ process, a disk). The batch script then runs requeue.py.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -28,14 +27,13 @@ from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Plan
+from spectral_mup.util.log import log
 from spectral_mup.util.text import pluralize
 
 OK, FAILED, PAUSED, TEMPORARY_FAILURE = 0, 1, 3, 75  # sysexits' EX_TEMPFAIL
 CLAIMED_SECONDS = 60.0  # to wait for a run of another process, which may be this task's earlier start on its last step
 NEAR_SECONDS = 120  # SLURM may warn of the time limit this much earlier than asked
 STUCK_STARTS = 2  # starts without a step of progress, after which a task that reached its time limit is not queued again
-
-log = logging.getLogger(__name__)
 
 
 class StopSignals:
@@ -172,8 +170,7 @@ def stop(pack: Pack, task: ArrayTaskId, signals: list[int]) -> int:
         return FAILED
     cause = why_stopped(task, pack.cluster.signal_seconds)
     record = pack.submission.task(pack.index)
-    stuck = pack.progress() <= record["progress"] and record["starts_without_progress"] >= STUCK_STARTS
-    if cause is causes.TIME and stuck:
+    if cause is causes.TIME and record["starts_without_progress"] >= STUCK_STARTS and pack.progress() <= record["progress"]:
         return give_up(pack, f"{STUCK_STARTS} starts of {pack.cluster.time} min saved no step")
     pack.write_task(state="stopped", cause=cause.name, detail=f"signals {signals}")
     log.info("stopped (%s), all is saved; queued again", cause.name)

@@ -7,7 +7,6 @@ It does nothing after an orderly end, a cancel, or a death for lack of memory, w
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 
@@ -15,10 +14,8 @@ from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.pack import FAILED, OK, PAUSED, TEMPORARY_FAILURE, Pack
 from spectral_mup.cluster.slurm.run_states import tail
-from spectral_mup.util.log import configure_logging
+from spectral_mup.util.log import configure_logging, log
 from spectral_mup.util.text import pluralize
-
-log = logging.getLogger(__name__)
 
 
 def main(path: str, exit_code: str) -> int:

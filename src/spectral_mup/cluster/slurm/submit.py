@@ -116,7 +116,7 @@ def submit(
     given: set[str] = set()
     arrays = 0  # that this call will make in all
     while True:
-        number = max(numbers(jobs_dir), default=0) + 1  # before the look: whoever submits meanwhile has it
+        number = max(numbers(jobs_dir), default=0) + 1  # read first: a launch that submits from now on takes it
         plan = plan_now()
         report = states_or_refuse(config, plan, forgiven)
         runs = [s.run for s in report.states.values() if select(s) and s.run.run_id not in given]
@@ -146,8 +146,9 @@ def _share(limit: int | None, arrays: int, report: Report, submitted: Sequence[S
     """Return (max_parallel, after_job) for the next of `arrays` arrays, so that the sweep never has more than `limit` tasks
     running. Free places are divided among the arrays; without any, the array waits for the job that will free most:
 
-        limit 5   job 1 [###]     3 places    job 4, after 1 [###]   uses those of job 1 once it has ended,
-                  job 2 [##]      2 places                           so of the chain 1 → 4 only the last counts
+        limit 5     job 1 [###] → job 3 [###]     An array takes over the places of the one that it waits for, so of each
+                    job 2 [##]                    chain only the last counts: 3 + 2, no place is free, and job 4 gets
+                                                  the 3 places of job 3, after it.
     """
     if limit is None:
         return None, None
