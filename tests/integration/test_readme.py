@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
-
-from spectral_mup.config.compose import ROOT
-
-
-def snippet(heading: str) -> str:
-    """The first fenced block after a heading."""
-    section = (ROOT / "README.md").read_text("utf-8").split(f"\n{heading}\n")[1]
-    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+from support.readme import snippet
 
 
 def test_your_own_model(capsys):

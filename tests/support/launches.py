@@ -117,7 +117,7 @@ def environment(tmp: Path, **extra: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     home = tmp / "home"
     home.mkdir(exist_ok=True)
-    folders = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR"), str(home))
+    folders: dict[str, str] = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TMPDIR"), str(home))
     folders["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # fonts are looked for once a machine, for seconds and with a message
     return kept | folders | {"NETRC": str(home / "netrc"), MARK: str(tmp), "WANDB_ERROR_REPORTING": "false"} | extra
 

@@ -41,7 +41,7 @@ def batch(
 def label_draws(
     *, seed: int, step: int, batch_size: int, context: int, microbatch: int = 0, microbatches: int = 1
 ) -> np.ndarray:
-    """Uniform draws in [0, 1) that choose sampled labels, one a token of `batch` with the same arguments.
+    """Uniform draws in [0, 1) that choose sampled labels, one per token of `batch` with the same arguments.
 
     Float32 (batch_size / microbatches, context), from 24 bits each of the Philox stream of (seed, step), far behind the
     words that `batch` takes: so the labels too depend on (seed, step) alone, and not on how the batch is cut.

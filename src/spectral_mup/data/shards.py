@@ -8,33 +8,33 @@ A shard is a header of 256 little-endian int32, [magic, version, n_tokens, 0, ..
 nanoGPT's train.bin and val.bin hold uint16 ids and no header.
 """
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spectral_mup.errors import ConfigError
+from spectral_mup.util.files import write_atomic
+
 HEADER_INTS = 256
 HEADER_BYTES = 4 * HEADER_INTS
 FORMATS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}  # magic: (version, dtype)
 
 
-class DataError(ValueError):
+class DataError(ConfigError):
     """What is wrong with the data, the config key to change, and the fix, in one line."""
 
 
 class Shards:
     """Several 1-D token arrays of one dtype, read as the one sequence they would make when concatenated.
 
-    Indexed by an int or by a slice of step 1, and by `windows`; a memmap stays on disk until it is asked for.
+    Indexed by an int or by a slice of step 1, and by `windows`; a memmap stays on disk until it is read.
     """
 
     def __init__(self, parts: Sequence[np.ndarray]):
         if len({part.dtype for part in parts}) != 1:
-            raise DataError("data.path: the shards of a split must have one dtype: write the odd ones again")
+            raise DataError("data.path: the shards of a split must have the same dtype: write the others again")
         self.parts = list(parts)
         self.dtype = self.parts[0].dtype
         self.bounds = np.cumsum([0] + [len(part) for part in parts])  # part i is [bounds[i], bounds[i + 1])
@@ -88,10 +88,10 @@ def read_shard(path: str | Path) -> np.ndarray:
     path = Path(path)
     header, size = _header(path), path.stat().st_size
     if header is None or int(header[0]) not in FORMATS:
-        found = "the file is shorter than a header" if header is None else f"its first int32 is {header[0]}"
+        problem = "the file is shorter than a header" if header is None else f"its first int32 is {header[0]}"
         magics = " or ".join(map(str, FORMATS))
         raise DataError(
-            f"data.path: {path.name} is no llm.c shard: {found}, not {magics}; "
+            f"data.path: {path.name} is not an llm.c shard: {problem}, not {magics}; "
             "a folder of headerless uint16 files is data=nanogpt"
         )
     (version, dtype), count = FORMATS[int(header[0])], int(header[2])
@@ -102,11 +102,11 @@ def read_shard(path: str | Path) -> np.ndarray:
         )
     if size != HEADER_BYTES + count * dtype.itemsize:
         raise DataError(
-            f"data.path: {path.name} is truncated or damaged: by its header {count} tokens, "
-            f"{count * dtype.itemsize} bytes, but {size - HEADER_BYTES} are there: copy or write it again"
+            f"data.path: {path.name} is truncated or damaged: its header says {count} tokens, "
+            f"{count * dtype.itemsize} bytes, but it has {size - HEADER_BYTES}: copy or write it again"
         )
     if count == 0:
-        raise DataError(f"data.path: {path.name} holds no token: remove it or write it again")
+        raise DataError(f"data.path: {path.name} contains no tokens: remove it or write it again")
     return np.memmap(path, dtype, mode="r", offset=HEADER_BYTES, shape=(count,))
 
 
@@ -128,10 +128,7 @@ def read_headerless(path: str | Path) -> np.ndarray:
 
 
 def write_shard(path: str | Path, tokens: Tokens, dtype: Any = np.uint16) -> None:
-    """Writes a shard with header: version 1 for uint16, version 7 for uint32.
-
-    Atomic: a reader sees the old file, or none, or the whole new one. ValueError if an id does not fit.
-    """
+    """Write a shard with header, atomically: version 1 for uint16, version 7 for uint32. ValueError if an id does not fit."""
     path, ids = Path(path), np.asarray(tokens[:])
     magics = {np.dtype(wanted): magic for magic, (_, wanted) in FORMATS.items()}
     if np.dtype(dtype) not in magics:
@@ -145,24 +142,7 @@ def write_shard(path: str | Path, tokens: Tokens, dtype: Any = np.uint16) -> Non
     magic = magics[np.dtype(dtype)]
     version, on_disk = FORMATS[magic]
     header[:3] = magic, version, ids.size
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with open(handle, "wb") as file:
-            file.write(header.tobytes())
-            file.write(ids.astype(on_disk).tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would lock out the group on a cluster
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def file_sha256(path: str | Path) -> str:
-    """What `sha256sum` prints."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    write_atomic(path, b"".join([header.data, np.ascontiguousarray(ids, on_disk).data]))  # no copy but this one
 
 
 def _header(path: Path) -> np.ndarray | None:

@@ -152,17 +152,16 @@ def test_command_line_exits_2_and_writes_nothing(tmp_path, script):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_missing_corpus_names_extra_and_alternatives(tmp_path):
-    """Without the package that carries the plays; the module is hidden by a metadata finder that knows nothing."""
+def test_missing_corpus_names_alternatives(tmp_path):
     code = (
-        "import importlib.metadata as m, sys\n"
-        "def missing(name): raise m.PackageNotFoundError(name)\n"
-        "m.distribution = missing\n"
+        "import pathlib, sys\n"
+        "from spectral_mup.data import sources\n"
+        "sources.PLAYS = pathlib.Path('nowhere.zip')\n"
         "sys.argv = ['launch.py', 'paths.runs=%s']\n"
         "import runpy; runpy.run_path('launch.py', run_name='__main__')" % (tmp_path / "runs")
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "[shakespeare]" in done.stderr and "data=text" in done.stderr, done.stderr
+    assert done.returncode == 2 and "nowhere.zip" in done.stderr and "data=text" in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 

@@ -52,7 +52,8 @@ def lamb_by_the_formula(w, g, s, t, _, decay=0.5, betas=(0.9, 0.999), eps=1e-2, 
 
 def sophia_by_the_formula(w, g, s, t, sampled, decay=0.1, betas=(0.96, 0.99), gamma=0.5, eps=1e-12, k=3, tokens=TOKENS, late=0):
     """arXiv 2305.14342, Algorithm 3 with the Gauss–Newton–Bartlett estimate; `late` takes it after the step."""
-    s.setdefault("m", 0.0 * g), s.setdefault("h", 0.0 * g)
+    s.setdefault("m", 0.0 * g)
+    s.setdefault("h", 0.0 * g)
     s["m"] = betas[0] * s["m"] + (1 - betas[0]) * g
     h = betas[1] * s["h"] + (1 - betas[1]) * tokens * sampled**2 if (t - 1) % k == 0 else s["h"]
     u = (s["m"] / (gamma * (s["h"] if late else h)).clamp(min=eps)).clamp(-1, 1)
@@ -216,7 +217,7 @@ def test_sophia_equals_another_given_the_hessian(k):
             sampled = sampled_gradients(params, index)
             take(hessian=[TOKENS * g**2 for g in sampled] if index % k == 0 else None)
 
-        optimizer.step = step
+        optimizer.step = step  # type: ignore[method-assign]
         return optimizer
 
     ours = partial(Sophia, lr=LR, weight_decay=0.1, gamma=gamma)
@@ -247,7 +248,7 @@ def test_shampoo_equals_another():
             optimizer.param_groups[0]["lr"] = LR * ((1 - 0.95 ** next(count)) ** 0.5 if correct else 1.0)
             take()
 
-        optimizer.step = step
+        optimizer.step = step  # type: ignore[method-assign]
         return optimizer
 
     assert compare(ours, averages, SQUARE) <= 1e-9

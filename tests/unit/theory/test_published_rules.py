@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import asdict, replace
+from typing import Any, cast
 
 import pytest
 
@@ -244,7 +245,7 @@ def test_every_exponent_is_held(name):
                                 ("vector", "m_out"), ("vector", "m_depth")):  # fmt: skip
                 if kind == "vector" and optimizer not in ACTS_ON_VECTORS:
                     continue
-                scaling = copy.deepcopy(dict(rule.scaling))  # type: ignore[arg-type]
+                scaling: Any = copy.deepcopy(dict(cast(Any, rule.scaling)))
                 row = dict(scaling["init_std"] if quantity == "init_std" else rule.row(quantity, optimizer))
                 kind = f"block_{kind}" if f"block_{kind}" in row else kind
                 exponent = row.get(kind, {})

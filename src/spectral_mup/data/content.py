@@ -1,0 +1,72 @@
+"""What identifies a text: SHA-256 in full up to 64 MB, beyond that of sizes and evenly spaced samples."""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from spectral_mup.data.shards import DataError, Tokens
+
+MB = 2**20
+SMALL = 64 * MB  # up to here a corpus is hashed, and its ids are checked, in full; beyond, in samples
+SAMPLES = 16  # blocks of 1 MB, about 50 ms of hashing
+
+Splits = tuple[Sequence[Path], Sequence[Path]]
+"""The files for training and those for validation."""
+
+
+def hash_files(splits: Splits) -> str:
+    """The hash of files for training and files for validation, whatever they are called; above 64 MB it begins with `sampled:`.
+
+    A file is read once in a process, and again when its size or modification time differs. DataError if one cannot be read.
+    """
+    files = [(split, file) for split, files in enumerate(splits) for file in files]
+    whole = sum(file.stat().st_size for _, file in files) <= SMALL
+    samples = 0 if whole else max(1, SAMPLES // len(files))
+    if len(files) == 1:
+        content = _hash_file(files[0][1], samples)
+    else:
+        lines = [f"{split} {file.stat().st_size} {_hash_file(file, samples)}\n" for split, file in files]
+        content = hashlib.sha256("".join(lines).encode()).hexdigest()
+    return content if whole else f"sampled:{content}"
+
+
+def largest_id(tokens: Tokens) -> int:
+    """The largest token id; of more than 64 MB, the largest in 16 blocks."""
+    count, block = len(tokens), MB // tokens.dtype.itemsize
+    if count * tokens.dtype.itemsize <= SMALL:
+        return int(tokens[:].max())
+    return max(int(tokens[start : start + block].max()) for start in spread(count, SAMPLES, block))
+
+
+def file_sha256(path: str | Path) -> str:
+    """What `sha256sum` prints."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def spread(total: int, count: int, block: int) -> list[int]:
+    """The starts of `count` blocks spread evenly over `total`, the first at its beginning and the last at its end."""
+    room = max(total - block, 0)
+    return sorted({room * i // max(count - 1, 1) for i in range(count)})
+
+
+def _hash_file(file: Path, samples: int) -> str:
+    try:
+        stat = file.stat()
+        return hash_blocks(file, samples, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise DataError(f"data.path: cannot read {file}: {error.strerror}; check its permissions") from error
+
+
+@lru_cache(maxsize=65536)
+def hash_blocks(file: Path, samples: int, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file, or with samples > 0 of its size and that many evenly spaced blocks of 1 MB. Cached."""
+    if not samples:
+        return file_sha256(file)
+    digest = hashlib.sha256(str(size).encode())
+    with open(file, "rb") as stream:
+        for start in spread(size, samples, MB):
+            stream.seek(start)
+            digest.update(stream.read(MB))
+    return digest.hexdigest()

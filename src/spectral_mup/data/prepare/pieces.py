@@ -1,0 +1,74 @@
+"""Documents cut into pieces to encode: a few megabytes at a time, without changing a token."""
+
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from spectral_mup.data.prepare.documents import Documents
+from spectral_mup.data.prepare.holdout import split_document
+from spectral_mup.data.prepare.tokenizers import Tokenizer
+from spectral_mup.data.shards import DataError
+
+TRAINING_BYTES = 2**28  # of text for a BPE; more changes its merges little
+PIECE = 2**16  # characters; so that threads share a long document
+BATCH = 2**21  # characters encoded at once, which bounds the memory
+LINE_END = re.compile(r"[!-~](?=\n)")
+
+
+class Piece(NamedTuple):
+    """A text to encode. `part_bytes` is the size of the document's part that begins with it, 0 if none does."""
+
+    val: bool
+    part_bytes: int
+    text: str
+
+
+def batches(documents: Documents, rule: str, tokenizer: Tokenizer) -> Iterator[tuple[list[Piece], int]]:
+    """A few megabytes of pieces at a time, and how many bytes of the input have been read."""
+    pieces, size, before, read = [], 0, 0, 0
+    for document in documents.read():
+        seen = 0
+        for val, part in split_document(document, rule):
+            part_bytes = len(part)
+            for text in cut(decode(part, tokenizer.charset, document.place), tokenizer.by_line):
+                pieces.append(Piece(val, part_bytes, text))
+                part_bytes, size, seen = 0, size + len(text), seen + len(text)
+                read = before + (document.read - before) * seen // len(document.text)
+                if size >= BATCH:
+                    yield pieces, read
+                    pieces, size = [], 0
+        before = read = document.read
+    if pieces:
+        yield pieces, read
+
+
+def training_text(documents: Documents, rule: str, on_read: Callable[[int], None]) -> Iterator[str]:
+    """What a BPE learns from: the training text, or the first 256 MB of it. `on_read` gets the bytes of the input read."""
+    seen = 0
+    for document in documents.read():
+        for val, part in split_document(document, rule):
+            if not val:
+                seen += len(part)
+                yield from cut(decode(part, "utf-8", document.place), True)
+        on_read(document.read)
+        if seen >= TRAINING_BYTES:
+            return
+
+
+def decode(text: bytes, charset: str, place: str) -> str:
+    try:
+        return text.decode(charset)
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"prepare.input: {place}: byte {error.start} is not UTF-8; convert the file, or use prepare.tokenizer=bytes"
+        ) from None
+
+
+def cut(text: str, by_line: bool) -> Iterator[str]:
+    """A long text in pieces, cut before a line end after a visible ASCII character: no token of GPT-2's pattern spans that."""
+    start = 0
+    while by_line and (found := LINE_END.search(text, start + PIECE)):
+        yield text[start : found.end()]
+        start = found.end()
+    if start < len(text):
+        yield text[start:]
