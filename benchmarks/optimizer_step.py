@@ -31,12 +31,13 @@ from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
 from torch import nn
 
 from spectral_mup.cluster.local import MALLOC
-from spectral_mup.cluster.progress import duration
 from spectral_mup.config.compose import load_config
 from spectral_mup.optim.stacked import StackedOptimizer
-from spectral_mup.runs.provenance import commit, machine
+from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.util.system import machine
+from spectral_mup.util.text import format_duration
 
 VOCAB, BATCH, DECAY = 256, 8, 0.1
 Make = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
@@ -242,7 +243,7 @@ def main() -> None:
     begin = time.perf_counter()
     for i, (width, comparison) in enumerate(jobs):
         pace = (time.perf_counter() - begin) / sum(expected[:i]) if i else 1.0
-        left = duration(pace * sum(expected[i:]))
+        left = format_duration(pace * sum(expected[i:]))
         print(f"[{i + 1}/{len(jobs)}, about {left} left] width {width}, {comparison.optimizer}", file=sys.stderr, flush=True)
         rows += compare(comparison, width, 1 if len(comparison.phases) > 1 and width > 512 else args.depth, args.seconds)
     table = []

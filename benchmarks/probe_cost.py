@@ -16,10 +16,11 @@ from spectral_mup.training.loop import train
 
 from spectral_mup import data
 from spectral_mup.config.compose import load_config
-from spectral_mup.runs.provenance import commit, machine
+from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.util.system import machine
 
 
 def main() -> None:

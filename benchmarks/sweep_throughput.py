@@ -28,10 +28,11 @@ from spectral_mup.analysis.collect import collect
 from spectral_mup.analysis.verdict import judge
 from spectral_mup.cluster.local import run_local, worker_count
 from spectral_mup.config.compose import load_config
-from spectral_mup.runs.provenance import commit, machine
+from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
+from spectral_mup.util.system import machine
 
 BLOCK = {64: 4, 128: 3, 256: 3}  # the default sweep trains 28, 22 and 22 points at these widths
 FIXED_LRS = list(range(-14, -2))  # 2^-14 … 2^-3, as in mup_examples/mutransfer_lr_shakespeare_char of that repository

@@ -12,6 +12,7 @@ os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 import pytest
 import torch
+from support.launches import leftovers
 from support.runs import TINY, composed
 from support.slurm_cluster import SlurmCluster, require_slurm
 
@@ -33,6 +34,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def nothing_left(tmp_path):
+    """After the test every process that its launches started is gone, those of their jobs too, and every mount."""
+    yield
+    assert not (left := leftovers(tmp_path)), f"processes were left: {left}"
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
 
 
 @pytest.fixture

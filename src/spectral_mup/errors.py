@@ -1,10 +1,16 @@
-"""What goes wrong without being a bug: each is one line on stderr and an exit code, never a traceback."""
+"""What goes wrong without being a bug: one line on stderr and an exit code, never a traceback."""
 
 from __future__ import annotations
 
 
 class ConfigError(ValueError):
     """Bad input, found before anything was started or written. The message is one line: key, what is wrong, fix."""
+
+    exit_code = 2
+
+
+class RecordError(RuntimeError):
+    """A file that contradicts itself or its folder; the message names it and the fix."""
 
     exit_code = 2
 
@@ -16,6 +22,6 @@ class Refusal(RuntimeError):
 
 
 class Unanswered(RuntimeError):
-    """A service that was needed (SLURM, W&B) said no or nothing. The message says what was done until then."""
+    """A service that was needed (SLURM, W&B) refused or did not answer. The message says what was done until then."""
 
     exit_code = 4

@@ -25,7 +25,7 @@ from spectral_mup.tracking.live import WandbLogger
 from spectral_mup.tracking.push import Counts, PushError, push
 
 CANARY = "c0ffee" * 6 + "abcd"
-SHORT = [*TINY, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-8,-6]", "lr.adaptive=false"]  # two points
+SHORT = [*TINY, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-8,-6]", "lr.adaptive=false"]  # two runs
 RESULT = {"status": "done", "val_loss": 3.5, "train_loss": None, "steps": 12, "corpus": {"name": "x"}}
 
 
@@ -75,37 +75,37 @@ def server(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def points(tmp_path) -> list[RunConfig]:
-    return open_sweep(load_config(SHORT)).plan(lambda p: None).points
+def runs(tmp_path) -> list[RunConfig]:
+    return open_sweep(load_config(SHORT)).plan(lambda p: None).runs
 
 
 def rows(first: int, last: int) -> list[dict[str, Any]]:
     return [{"step": step, "loss": None if step == 3 else 5.0 - step / 10} for step in range(first, last + 1)]
 
 
-def write(runs: Path, point: RunConfig, first: int, last: int, result: dict[str, Any] | None = None) -> RunFolder:
+def write(runs_dir: Path, run: RunConfig, first: int, last: int, result: dict[str, Any] | None = None) -> RunFolder:
     """Rows first to last more in a run's folder, as training leaves them."""
-    folder = RunFolder(runs, point.run_id)
-    folder.write_config(point.to_json())
-    folder.claim(lives=lambda owner: False)  # who wrote before is this process
+    folder = RunFolder(runs_dir, run.run_id)
+    folder.write_config(run.to_json())
+    folder.claim(is_running=lambda owner: False)  # who wrote before is this process
     folder.append("metrics.jsonl", rows(first, last))
     if result is not None:
         folder.finish(result)
     return folder
 
 
-def send(tmp_path: Path, points: list[RunConfig], project: str = "p", mode: str = "online") -> Counts:
-    return push(tmp_path, points, project, mode, lambda: None)
+def send(tmp_path: Path, runs: list[RunConfig], project: str = "p", mode: str = "online") -> Counts:
+    return push(tmp_path, runs, project, mode, lambda: None)
 
 
 # --- replay -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_arrives_whole_once_and_then_nothing_is_sent(server, points, tmp_path):
-    write(tmp_path, points[0], 1, 12, RESULT)
-    assert send(tmp_path, points) == Counts(pushed=1, rows=12, unchanged=0, not_begun=1)
-    run_id = points[0].run_id
-    assert list(server.rows) == [run_id] and server.config[run_id] == points[0].to_json()
+def test_a_run_arrives_whole_once_and_then_nothing_is_sent(server, runs, tmp_path):
+    write(tmp_path, runs[0], 1, 12, RESULT)
+    assert send(tmp_path, runs) == Counts(pushed=1, rows=12, unchanged=0, not_begun=1)
+    run_id = runs[0].run_id
+    assert list(server.rows) == [run_id] and server.config[run_id] == runs[0].to_json()
     assert server.rows[run_id] == [
         (r["step"], {"train_step": r["step"]} | {k: v for k, v in r.items() if k == "loss" and v is not None})
         for r in rows(1, 12)
@@ -113,70 +113,70 @@ def test_a_run_arrives_whole_once_and_then_nothing_is_sent(server, points, tmp_p
     assert server.summary[run_id] == {"status": "done", "val_loss": 3.5, "steps": 12}
     before = snapshot(tmp_path)
     server.init = None  # nothing to begin
-    assert send(tmp_path, points) == Counts(pushed=0, rows=0, unchanged=1, not_begun=1)
+    assert send(tmp_path, runs) == Counts(pushed=0, rows=0, unchanged=1, not_begun=1)
     assert snapshot(tmp_path) == before and len(server.sent) == 12
 
 
-def test_a_run_that_grew_sends_only_what_is_new(server, points, tmp_path):
-    point = points[0]
-    write(tmp_path, point, 1, 5)
-    assert send(tmp_path, [point]).rows == 5 and send(tmp_path, [point]) == Counts(0, 0, 1, 0)
-    folder = write(tmp_path, point, 6, 8)
+def test_a_run_that_grew_sends_only_what_is_new(server, runs, tmp_path):
+    run = runs[0]
+    write(tmp_path, run, 1, 5)
+    assert send(tmp_path, [run]).rows == 5 and send(tmp_path, [run]) == Counts(0, 0, 1, 0)
+    folder = write(tmp_path, run, 6, 8)
     with (folder.path / "metrics.jsonl").open("a") as f:
         f.write('{"step": 9, "lo')  # as a kill leaves it
-    assert send(tmp_path, [point]).rows == 3
-    folder.cut("metrics.jsonl", 6)  # resumed from a checkpoint before what was pushed
-    assert send(tmp_path, [point]) == Counts(0, 0, 1, 0)
-    write(tmp_path, point, 7, 12, RESULT)
-    assert send(tmp_path, [point]) == Counts(1, 4, 0, 0)
-    assert [step for _, step in server.sent] == server.steps(point.run_id) == list(range(1, 13))
+    assert send(tmp_path, [run]).rows == 3
+    folder.truncate_after("metrics.jsonl", 6)  # resumed from a checkpoint before what was pushed
+    assert send(tmp_path, [run]) == Counts(0, 0, 1, 0)
+    write(tmp_path, run, 7, 12, RESULT)
+    assert send(tmp_path, [run]) == Counts(1, 4, 0, 0)
+    assert [step for _, step in server.sent] == server.steps(run.run_id) == list(range(1, 13))
 
 
-def test_a_result_alone_is_sent_too(server, points, tmp_path):
-    folder = write(tmp_path, points[0], 1, 12)
-    send(tmp_path, points[:1])
+def test_a_result_alone_is_sent_too(server, runs, tmp_path):
+    folder = write(tmp_path, runs[0], 1, 12)
+    send(tmp_path, runs[:1])
     folder.finish(RESULT)
-    assert send(tmp_path, points[:1]) == Counts(1, 0, 0, 0)
-    assert server.summary[points[0].run_id]["val_loss"] == 3.5
+    assert send(tmp_path, runs[:1]) == Counts(1, 0, 0, 0)
+    assert server.summary[runs[0].run_id]["val_loss"] == 3.5
 
 
-def test_offline_a_run_that_grew_is_written_whole(server, points, tmp_path):
+def test_offline_a_run_that_grew_is_written_whole(server, runs, tmp_path):
     """Of two offline folders of one run, a sync lets the later overwrite the earlier."""
-    write(tmp_path, points[0], 1, 5)
-    send(tmp_path, points[:1], mode="offline")
-    write(tmp_path, points[0], 6, 12, RESULT)
-    assert send(tmp_path, points[:1], mode="offline").rows == 12
-    assert send(tmp_path, points[:1], mode="offline") == Counts(0, 0, 1, 0)
+    write(tmp_path, runs[0], 1, 5)
+    send(tmp_path, runs[:1], mode="offline")
+    write(tmp_path, runs[0], 6, 12, RESULT)
+    assert send(tmp_path, runs[:1], mode="offline").rows == 12
+    assert send(tmp_path, runs[:1], mode="offline") == Counts(0, 0, 1, 0)
 
 
-def test_another_project_gets_all_of_it(server, points, tmp_path):
-    write(tmp_path, points[0], 1, 12, RESULT)
-    send(tmp_path, points[:1])
-    assert send(tmp_path, points[:1], project="q").rows == 12
-    assert send(tmp_path, points[:1], project="q").rows == 0
+def test_another_project_gets_all_of_it(server, runs, tmp_path):
+    write(tmp_path, runs[0], 1, 12, RESULT)
+    send(tmp_path, runs[:1])
+    assert send(tmp_path, runs[:1], project="q").rows == 12
+    assert send(tmp_path, runs[:1], project="q").rows == 0
 
 
-def test_a_killed_push_goes_on_and_each_step_is_there_once(server, points, tmp_path):
-    for point in points:
-        write(tmp_path, point, 1, 12, RESULT)
-    server.fails[points[1].run_id, 7] = KeyboardInterrupt()
+def test_a_killed_push_goes_on_and_each_step_is_there_once(server, runs, tmp_path):
+    for run in runs:
+        write(tmp_path, run, 1, 12, RESULT)
+    server.fails[runs[1].run_id, 7] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        send(tmp_path, points)
-    assert [RunFolder(tmp_path, p.run_id).pushed() is not None for p in points] == [True, False]
-    assert send(tmp_path, points) == Counts(pushed=1, rows=12, unchanged=1, not_begun=0)
-    assert all(server.steps(p.run_id) == list(range(1, 13)) for p in points)
+        send(tmp_path, runs)
+    assert [RunFolder(tmp_path, p.run_id).pushed() is not None for p in runs] == [True, False]
+    assert send(tmp_path, runs) == Counts(pushed=1, rows=12, unchanged=1, not_begun=0)
+    assert all(server.steps(p.run_id) == list(range(1, 13)) for p in runs)
     assert len(server.sent) == 12 + 7 + 12
 
 
-def test_a_refusal_is_one_line_and_what_was_pushed_stays_so(server, points, tmp_path, monkeypatch):
+def test_a_refusal_is_one_line_and_what_was_pushed_stays_so(server, runs, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", CANARY)
-    for point in points:
-        write(tmp_path, point, 1, 12, RESULT)
-    server.fails[points[1].run_id, 7] = OSError(f"no route\nto {CANARY}")
-    with pytest.raises(PushError, match="no route to .*wandb login.*WANDB_API_KEY.*wandb.mode=offline.* 1 runs were") as error:
-        send(tmp_path, points)
+    for run in runs:
+        write(tmp_path, run, 1, 12, RESULT)
+    server.fails[runs[1].run_id, 7] = OSError(f"no route\nto {CANARY}")
+    with pytest.raises(PushError, match="no route to .*wandb login.*WANDB_API_KEY.*wandb.mode=offline.* 1 run pushed") as error:
+        send(tmp_path, runs)
     assert "\n" not in str(error.value) and CANARY not in str(error.value)
-    assert send(tmp_path, points).unchanged == 1
+    assert send(tmp_path, runs).unchanged == 1
 
 
 # --- the live mirror --------------------------------------------------------------------------------------------------
@@ -194,12 +194,12 @@ def mirrored(run_id: str, *segments: list[dict[str, Any]]) -> None:
         assert mirror.broken is None
 
 
-def test_a_mirrored_run_that_resumed_has_each_step_once_and_a_push_adds_none(server, points, tmp_path):
-    run_id = points[0].run_id
+def test_a_mirrored_run_that_resumed_has_each_step_once_and_a_push_adds_none(server, runs, tmp_path):
+    run_id = runs[0].run_id
     mirrored(run_id, rows(1, 8), rows(5, 12))
     assert server.steps(run_id) == list(range(1, 13)) and server.summary[run_id]["val_loss"] == 3.5
-    write(tmp_path, points[0], 1, 12, RESULT)
-    send(tmp_path, points[:1])
+    write(tmp_path, runs[0], 1, 12, RESULT)
+    send(tmp_path, runs[:1])
     assert server.steps(run_id) == list(range(1, 13))
 
 
@@ -308,46 +308,46 @@ def test_a_leak_would_be_found(tmp_path):
     assert [p.name for p in leaks(tmp_path)] == ["wandb.json"]
 
 
-def test_a_server_has_each_step_once(service, points, tmp_path):
+def test_a_server_has_each_step_once(service, runs, tmp_path):
     """W&B's client, sent a run that grew and a run whose record was lost, drops what the server has."""
-    for point in points:
-        write(tmp_path / "runs", point, 1, 8)
+    for run in runs:
+        write(tmp_path / "runs", run, 1, 8)
     assert pushed(tmp_path, url=service.url).process.returncode == 0
-    for point in points:
-        write(tmp_path / "runs", point, 9, 12, RESULT)
-    (tmp_path / "runs" / points[0].run_id / "wandb.json").unlink()
+    for run in runs:
+        write(tmp_path / "runs", run, 9, 12, RESULT)
+    (tmp_path / "runs" / runs[0].run_id / "wandb.json").unlink()
     again = pushed(tmp_path, url=service.url)
     assert again.process.returncode == 0 and again.err == ""
-    assert "pushing 2 runs online" in again.out and "2 runs pushed (16 rows)" in again.out
-    for point in points:
-        have = service.answers.history[point.run_id]
+    assert "2 runs pushed (16 rows)" in again.out
+    for run in runs:
+        have = service.answers.history[run.run_id]
         assert [row["train_step"] for row in have] == [row["_step"] for row in have] == list(range(1, 13))
         assert [row.get("loss") for row in have] == [row["loss"] for row in rows(1, 12)]
 
 
-def test_rows_that_a_server_refuses_are_not_taken_for_pushed(service, points, tmp_path):
-    write(tmp_path / "runs", points[0], 1, 8)
+def test_rows_that_a_server_refuses_are_not_taken_for_pushed(service, runs, tmp_path):
+    write(tmp_path / "runs", runs[0], 1, 8)
     service.answers.upload_code = 403
     refused = pushed(tmp_path, url=service.url)
     assert refused.process.returncode == 4 and "403" in refused.err and refused.err.count("\n") == 1
-    assert RunFolder(tmp_path / "runs", points[0].run_id).pushed() is None
+    assert RunFolder(tmp_path / "runs", runs[0].run_id).pushed() is None
     service.answers.upload_code = 200
     assert pushed(tmp_path, url=service.url).process.returncode == 0
-    assert len(service.answers.history[points[0].run_id]) == 8
+    assert len(service.answers.history[runs[0].run_id]) == 8
 
 
-def test_offline_leaves_a_folder_a_run_for_sync(points, tmp_path):
-    for point in points:
-        write(tmp_path / "runs", point, 1, 12, RESULT)
+def test_offline_leaves_a_folder_a_run_for_sync(runs, tmp_path):
+    for run in runs:
+        write(tmp_path / "runs", run, 1, 12, RESULT)
     launch = pushed(tmp_path, "wandb.mode=offline", WANDB_API_KEY="")
     assert launch.process.returncode == 0 and launch.err == ""
     folders = [p.name for p in (tmp_path / "wandb").glob("offline-run-*")]
-    assert sorted(name.rpartition("-")[2] for name in folders) == sorted(p.run_id for p in points)
+    assert sorted(name.rpartition("-")[2] for name in folders) == sorted(p.run_id for p in runs)
     assert f"Next: wandb sync {tmp_path}/wandb/offline-run-*" in launch.out
 
 
-def test_without_a_key_it_says_so_in_a_line_and_asks_nothing(points, tmp_path):
-    write(tmp_path / "runs", points[0], 1, 12, RESULT)
+def test_without_a_key_it_says_so_in_a_line_and_asks_nothing(runs, tmp_path):
+    write(tmp_path / "runs", runs[0], 1, 12, RESULT)
     launch = pushed(tmp_path, WANDB_API_KEY="")
     assert launch.process.returncode == 4 and launch.err.count("\n") == 1
     assert re.search("error: W&B: no key.*`wandb login` or WANDB_API_KEY.*wandb.mode=offline", launch.err)
@@ -356,10 +356,10 @@ def test_without_a_key_it_says_so_in_a_line_and_asks_nothing(points, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_network_it_says_so_in_a_line_and_in_bounded_time(points, tmp_path):
-    write(tmp_path / "runs", points[0], 1, 12, RESULT)
+def test_without_a_network_it_says_so_in_a_line_and_in_bounded_time(runs, tmp_path):
+    write(tmp_path / "runs", runs[0], 1, 12, RESULT)
     started = time.monotonic()
     launch = pushed(tmp_path)
     assert launch.process.returncode == 4 and launch.err.count("\n") == 1 and time.monotonic() - started < 60
-    assert re.search("error: W&B: .*refused.*wandb.mode=offline.*0 runs were pushed before", launch.err)
-    assert RunFolder(tmp_path / "runs", points[0].run_id).pushed() is None
+    assert re.search("error: W&B: .*refused.*wandb.mode=offline.*0 runs pushed before", launch.err)
+    assert RunFolder(tmp_path / "runs", runs[0].run_id).pushed() is None

@@ -16,9 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
+import torch
 
+from spectral_mup import data
+from spectral_mup.config.compose import load_config
+from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.util.processes import process_start
 from support import ROOT
+from support.runs import run_point
 
 FILES = ("result.json", "metrics.jsonl", "norms.jsonl")
 PATIENCE = 120  # seconds until a test gives up; never a measure of speed
@@ -58,7 +65,7 @@ class Launch:
         return [pid for pid in children(self.process.pid) if b"spawn_main" in read(f"/proc/{pid}/cmdline")]
 
     def kill(self, *workers: int) -> None:
-        """kill -9 of the workers, then of the launcher, which must still be at work."""
+        """kill -9 of the workers, then of the launcher, which must still be running."""
         assert self.process.poll() is None, "the launch ended before it could be killed"
         for pid in workers:
             kill(pid)
@@ -176,6 +183,28 @@ def leftovers(tmp: Path) -> list[int]:
 def contents(runs: Path) -> dict[str, list[bytes]]:
     """The bytes that must not depend on how a sweep came to its end, by run."""
     return {p.name: [(p / name).read_bytes() for name in FILES] for p in sorted(runs.iterdir())}
+
+
+def trained(runs: Path, *sweeps: list[str]) -> dict[str, list[bytes]]:
+    """contents() of the first plans of these sweeps, trained in this very process without a break, each run once."""
+    torch.set_num_threads(1)
+    corpus = data.load("pydoc", None, None)
+    for run in planned(*sweeps):
+        if not (runs / run.run_id).exists():
+            run_point(run, runs, corpus)
+    known = contents(runs)
+    return {run.run_id: known[run.run_id] for run in planned(*sweeps)}
+
+
+def planned(*sweeps: list[str]) -> list[RunConfig]:
+    """The runs of these sweeps while nothing is done, each once."""
+    plans = [open_sweep(load_config(overrides)).plan(lambda _: None) for overrides in sweeps]
+    return list(dict.fromkeys(run for plan in plans for run in plan.runs))
+
+
+def newest_checkpoint(folder: Path) -> int:
+    """Step of a run folder's newest checkpoint, 0 without one."""
+    return RunFolder(folder.parent, folder.name).newest_checkpoint()
 
 
 def ended(runs: Path) -> list[Path]:

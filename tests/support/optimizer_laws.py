@@ -17,8 +17,8 @@ from spectral_mup.config.presets import options
 from spectral_mup.config.schema import Config
 from spectral_mup.measure.derive import measure_family
 from spectral_mup.measure.size_law_fit import Row, SizeLaw, first_log2_lr, size_laws
-from spectral_mup.runs.run_folder import read_rows
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.util.files import read_rows
 from support.runs import first_point, run_point
 
 SMALL = [

@@ -51,7 +51,7 @@ SlurmctldPidFile={root}/run/slurmctld.pid
 SlurmdPidFile={root}/run/slurmd.%n.pid
 SlurmctldLogFile={root}/log/slurmctld.log
 SlurmdLogFile={root}/log/slurmd.%n.log
-# No cgroups; memory is pluralize by polling and enforced by the step's own daemon.
+# No cgroups; memory is counted by polling and enforced by the step's own daemon.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import time
 from pathlib import Path
 from unittest import mock
@@ -34,7 +35,7 @@ class Site:
         self.runs, self.jobs = tmp / "runs", tmp / "jobs"
 
     def start(self, overrides: list[str], *, script: str = "launch.py", env: dict[str, str] | None = None, **more) -> Launch:
-        """A command with cluster=slurm, still at work."""
+        """A command with cluster=slurm, still running."""
         return Launch(self.tmp, [*ON_SLURM, *overrides], script=script, env=self.client() | (env or {}), **more)
 
     def client(self) -> dict[str, str]:
@@ -51,7 +52,7 @@ class Site:
     def report(self, overrides: list[str]) -> Report:
         """What action=status goes by, in this process, where a look costs no start of Python."""
         with mock.patch.dict(os.environ, self.client()):
-            return reconcile(self.runs, self.jobs, _sweep(tuple(overrides)).plan(result_reader(self.runs)).points)
+            return reconcile(self.runs, self.jobs, _sweep(tuple(overrides)).plan(result_reader(self.runs)).runs)
 
     def states(self, overrides: list[str]) -> dict[str, int]:
         """Counts by state."""
@@ -94,3 +95,11 @@ class Site:
 
     def numbered(self) -> list[Path]:
         return sorted((p for p in self.jobs.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def fate(text: str, cause: str) -> tuple[int, str]:
+    """Of a cause in the output of action=why: how many runs have it, and whether each resumes, is left to the next launch, or
+    is not retried."""
+    found = re.search(rf"^{cause} \((\d+) \w+, ([^)]*)\)", text, re.M)
+    assert found, text
+    return int(found[1]), "not" if found[2].startswith("not ") else "launch" if "launch" in found[2] else "resumes"

@@ -8,8 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from spectral_mup.errors import RecordError
 from spectral_mup.runs.run_config import Curve, RunConfig
-from spectral_mup.runs.run_folder import RecordError, RunFolder, read_rows
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.util.files import read_rows
 
 
 def collect(curves: Mapping[Curve, Sequence[RunConfig]], runs: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

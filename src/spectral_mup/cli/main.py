@@ -13,8 +13,7 @@ from spectral_mup.cli.context import Context
 from spectral_mup.cli.exit_codes import BAD_INPUT, FAILED, INTERRUPTED, OK, REFUSED
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.config.compose import load_config
-from spectral_mup.errors import ConfigError, Refusal, Unanswered
-from spectral_mup.runs.run_folder import RecordError
+from spectral_mup.errors import ConfigError, RecordError, Refusal, Unanswered
 from spectral_mup.util.registry import lookup
 
 

@@ -1,4 +1,4 @@
-"""Whether whoever claimed a run is still at work. Imports no torch."""
+"""Whether the process that claimed a run still runs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from spectral_mup.cluster.slurm.commands import ArrayTaskId, NoAnswer, squeue
 from spectral_mup.util.processes import is_alive
 
 
-def lives(owner: Mapping[str, Any], me: ArrayTaskId | None) -> bool:
-    """Whether the writer of this owner.json still works, as seen from a process that runs in the element `me`.
+def is_owner_running(owner: Mapping[str, Any], current: ArrayTaskId | None) -> bool:
+    """Whether the writer of this owner.json still runs, as seen from a process of the array task `current`.
 
-    An earlier start of my own element is dead: its process may linger for a few seconds, but writes nothing once the run is
-    claimed anew. On this host the process table tells, else SLURM's queue. No clock decides, and no answer is not "gone".
+    An earlier start of the current task counts as dead: its process may linger for a few seconds, but writes nothing once the
+    run has a new claim. On this host the process table decides, elsewhere SLURM's queue; never a clock, and a queue that does
+    not answer means "still running".
     """
     job = owner.get("slurm")
-    if job and me and job["job"] == me.job and job["restart"] < me.restart:
+    if job and current and job["job"] == current.job and job["restart"] < current.restart:
         return False
     if not job or owner["host"] == socket.gethostname():
         return is_alive(owner)
     try:
-        element = squeue().get(job["job"])
+        task = squeue().get(job["job"])
     except NoAnswer:
         return True
-    return element is not None and element.live and not element.waiting and element.restarts <= job["restart"]
+    return task is not None and task.live and not task.waiting and task.restarts <= job["restart"]

@@ -1,7 +1,7 @@
 """This machine as a cluster: resident workers that import torch once and train many runs each.
 
-The launcher hands runs to workers over pipes and keeps no truth of its own. A worker that dies is replaced and its run
-given out again; workers whose launcher died stop by themselves; run folders are claimed, so two launchers share the work.
+The launcher hands runs to workers over pipes; what it must not lose is in the run folders. A worker that dies is replaced and
+its run given out again; workers whose launcher died stop by themselves. Folders are claimed, so two launchers share the work.
 """
 
 from __future__ import annotations
@@ -11,17 +11,21 @@ import multiprocessing as mp
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
+from typing import Any
 
-from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, Event, work
+from spectral_mup.cluster.events import ENDS, Event
+from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, work
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import RunConfig
 
-MAX_DEATHS = 3  # a run that killed so many workers is given up
-LIST_SECONDS = 2.0  # between two looks for runs that another launcher finished
-HELD_RETRY_SECONDS = 2.0
+MAX_DEATHS = 3  # a run that killed this many workers is given up
+MAX_FIRST_FAILURES = 3  # if this many runs fail before any is done, the rest is not started
+LIST_SECONDS = 2.0  # between two checks for runs that another launcher finished
+CLAIMED_RETRY_SECONDS = 2.0
 POLL_SECONDS = 0.5
 
 # glibc gives big activation buffers back to the kernel and faults them in again, 3 to 28 % of a step; must precede start.
@@ -33,68 +37,32 @@ def run_local(
     todo: Callable[[], list[RunConfig]],
     on_event: Callable[[Event], None],
     stop: Callable[[], bool] = lambda: False,
-    give_up_after: int = MAX_DEATHS,
+    max_first_failures: int = MAX_FIRST_FAILURES,
     patience: float | None = None,
 ) -> dict[str, str]:
     """Train what `todo` lists, asking it again whenever a run ends, until it lists nothing. Returns {run_id: error}.
 
     `stop` is polled; once true, workers checkpoint at their next step and the call returns. With `patience` (s), a worker that
-    takes longer is killed: its run goes on from an earlier checkpoint. If the first `give_up_after` runs all fail, so would
-    the rest, which are not begun.
+    takes longer is killed: its run resumes from an earlier checkpoint.
     """
-    pool: list[_Worker] = []
-    failed: dict[str, str] = {}
-    deaths: dict[str, int] = {}
-    held_until: dict[str, float] = {}
-    finished = 0
+    pool = WorkerPool(config, on_event)
     listed: list[RunConfig] = []
     listed_at = -math.inf
-    workers = worker_count(config)
     try:
         while not stop():
-            busy = {w.point.run_id for w in pool if w.point}
             if time.monotonic() - listed_at > LIST_SECONDS:
                 listed, listed_at = todo(), time.monotonic()
-            waiting = [p for p in listed if p.run_id not in failed and p.run_id not in busy]
-            ready = [p for p in waiting if held_until.get(p.run_id, 0) <= time.monotonic()]
-            if not waiting and not busy:
+            waiting = [run for run in listed if run.run_id not in pool.failed and run.run_id not in pool.busy]
+            if not waiting and not pool.busy:
                 break
-            if not finished and len(failed) >= give_up_after:
+            if not pool.finished and len(pool.failed) >= max_first_failures:
                 break
-            for worker in [w for w in pool if w.point is None]:
-                if ready:
-                    worker.give(ready.pop(0))
-            while ready and len(pool) < workers:
-                pool.append(_Worker(config, min(set(range(workers)) - {w.index for w in pool})))
-                pool[-1].give(ready.pop(0))
-            for worker in _readable(pool):
-                for event in worker.receive():
-                    if event.kind in ("done", "failed"):
-                        listed_at = -math.inf
-                        finished += event.kind == "done"
-                    if event.kind == "failed":
-                        failed[event.point.run_id] = event.payload["error"]
-                    elif event.kind == "held":
-                        held_until[event.point.run_id] = time.monotonic() + HELD_RETRY_SECONDS
-                    on_event(event)
-                if not worker.process.is_alive():
-                    pool.remove(worker)
-                    if worker.point is not None:
-                        point = worker.point
-                        deaths[point.run_id] = deaths.get(point.run_id, 0) + 1
-                        code = worker.process.exitcode
-                        again = deaths[point.run_id] < MAX_DEATHS
-                        on_event(Event("died", point, {"exitcode": code, "again": again}))
-                        if not again:
-                            failed[point.run_id] = f"its worker died {MAX_DEATHS} times, last with exit code {code}"
-                            on_event(Event("failed", point, {"error": failed[point.run_id]}))
+            pool.dispatch(waiting)
+            if pool.collect():
+                listed_at = -math.inf
     finally:
-        for worker in pool:
-            worker.close()
-        end = math.inf if patience is None or not stop() else time.monotonic() + patience
-        for worker in pool:
-            worker.end(end)
-    return failed
+        pool.close(patience if stop() else None)
+    return pool.failed
 
 
 def worker_count(config: Config) -> int:
@@ -103,60 +71,118 @@ def worker_count(config: Config) -> int:
     return config.cluster.workers or max(1, cores // config.cluster.threads)
 
 
-class _Worker:
-    """A worker process as the launcher sees it."""
+class WorkerPool:
+    """Workers, the runs they train, and the runs that ended: `finished` counts results, `failed` is {run_id: error}."""
+
+    def __init__(self, config: Config, on_event: Callable[[Event], None]) -> None:
+        self.config, self.on_event = config, on_event
+        self.size = worker_count(config)
+        self.finished = 0
+        self.failed: dict[str, str] = {}
+        self._workers: list[_WorkerProcess] = []
+        self._deaths: Counter[str] = Counter()
+        self._claimed_until: dict[str, float] = {}
+
+    @property
+    def busy(self) -> set[str]:
+        """Ids of the runs that workers have."""
+        return {worker.run.run_id for worker in self._workers if worker.run}
+
+    def dispatch(self, runs: Sequence[RunConfig]) -> None:
+        """Give these runs to idle workers, then to new ones, as far as there are places."""
+        now = time.monotonic()
+        ready = [run for run in runs if self._claimed_until.get(run.run_id, 0) <= now]
+        for worker in [w for w in self._workers if w.run is None]:
+            if ready:
+                worker.give(ready.pop(0))
+        while ready and len(self._workers) < self.size:
+            free = min(set(range(self.size)) - {w.index for w in self._workers})
+            self._workers.append(_WorkerProcess(self.config, free))
+            self._workers[-1].give(ready.pop(0))
+
+    def collect(self) -> bool:
+        """Wait a moment for events and pass them on. Returns whether a run ended, so that others may be wanted now."""
+        ended = False
+        if not self._workers:
+            time.sleep(POLL_SECONDS)
+        handles: dict[Any, _WorkerProcess] = {handle: w for w in self._workers for handle in (w.pipe, w.process.sentinel)}
+        for worker in {handles[handle] for handle in wait(handles, timeout=POLL_SECONDS)}:
+            for event in worker.receive():
+                if event.kind == "done":
+                    self.finished += 1
+                elif event.kind == "failed":
+                    self.failed[event.run.run_id] = event.payload["error"]
+                elif event.kind == "claimed":
+                    self._claimed_until[event.run.run_id] = time.monotonic() + CLAIMED_RETRY_SECONDS
+                ended |= event.kind in ("done", "failed")
+                self.on_event(event)
+            if not worker.process.is_alive():
+                self._workers.remove(worker)
+                if worker.run is not None:
+                    self.on_death(worker.run, worker.process.exitcode)
+        return ended
+
+    def on_death(self, run: RunConfig, exit_code: int | None) -> None:
+        """Count the death of a worker in this run; the last that it may cause fails it, else the next `todo` lists it again."""
+        self._deaths[run.run_id] += 1
+        retried = self._deaths[run.run_id] < MAX_DEATHS
+        self.on_event(Event("died", run, {"exitcode": exit_code, "retried": retried}))
+        if not retried:
+            self.failed[run.run_id] = f"its worker died {MAX_DEATHS} times, last with exit code {exit_code}"
+            self.on_event(Event("failed", run, {"error": self.failed[run.run_id]}))
+
+    def close(self, patience: float | None) -> None:
+        """Ask all workers to checkpoint at their next step and end; after `patience` (s; None: any time) kill them."""
+        for worker in self._workers:
+            worker.pipe.close()
+        deadline = math.inf if patience is None else time.monotonic() + patience
+        for worker in self._workers:
+            worker.join(deadline)
+
+
+class _WorkerProcess:
+    """A worker as the launcher sees it."""
 
     def __init__(self, config: Config, index: int) -> None:
         context = mp.get_context("spawn")
         self.index = index
-        self.pipe, theirs = context.Pipe()
-        kept = {k: os.environ.get(k) for k in MALLOC}
-        os.environ.update({k: v for k, v in MALLOC.items() if kept[k] is None})
+        self.run: RunConfig | None = None
+        self.pipe, worker_end = context.Pipe()
+        before = {k: os.environ.get(k) for k in MALLOC}
+        os.environ.update({k: v for k, v in MALLOC.items() if before[k] is None})
         resource_tracker.ensure_running()  # now, since its start unblocks SIGINT
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, LAUNCHER_SIGNALS)  # inherited: a starting worker outlives a Ctrl-C too
         try:
-            self.process = context.Process(target=work, args=(theirs, config, index, os.getpid()), daemon=True)
+            self.process = context.Process(target=work, args=(worker_end, config, index, os.getpid()), daemon=True)
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            for key, value in kept.items():
+            for key, value in before.items():
                 if value is None:
                     del os.environ[key]
-        theirs.close()
-        self.point: RunConfig | None = None
+        worker_end.close()
 
-    def give(self, point: RunConfig) -> None:
-        self.point = point
+    def give(self, run: RunConfig) -> None:
+        self.run = run
         try:
-            self.pipe.send(point)
+            self.pipe.send(run)
         except OSError:
             pass  # it died while idle; its sentinel says so and the run is given out again
 
     def receive(self) -> Iterable[Event]:
-        """Events that are waiting in the pipe."""
+        """Events that wait in the pipe."""
         try:
             while self.pipe.poll():
                 event: Event = self.pipe.recv()
-                if event.kind in ("done", "failed", "held", "stopped"):
-                    self.point = None
+                if event.kind in ENDS:
+                    self.run = None
                 yield event
         except (EOFError, OSError):
             self.process.join(1)
 
-    def close(self) -> None:
-        """Closing the pipe asks the worker to checkpoint at its next step and go."""
-        self.pipe.close()
-
-    def end(self, latest: float) -> None:
-        """Wait for its end, and make one at the time `latest` (of time.monotonic)."""
-        self.process.join(None if latest == math.inf else max(0.0, latest - time.monotonic()))
+    def join(self, deadline: float) -> None:
+        """Wait for its end, and kill it at the time `deadline` (of time.monotonic)."""
+        self.process.join(None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
-
-
-def _readable(pool: list[_Worker]) -> list[_Worker]:
-    if not pool:
-        time.sleep(POLL_SECONDS)
-    ready = set(wait([x for w in pool for x in (w.pipe, w.process.sentinel)], timeout=POLL_SECONDS))
-    return [w for w in pool if w.pipe in ready or w.process.sentinel in ready]

@@ -7,39 +7,28 @@ import platform
 import socket
 import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from spectral_mup.config.presets import package_root
+from spectral_mup.util.system import machine
 
-COMMIT_FILE = "COMMIT"  # in a copy of the source tree: the commit it was made from
+PACKAGE = Path(__file__).resolve().parents[1]
+COMMIT_FILE = "COMMIT"  # in a copy of the package: the commit it was made from
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "spectral-mup")
 
 
 @functools.cache
 def commit() -> str:
     """Commit of the source tree, with `+` if it has changes; 'unknown' outside a git checkout."""
-    root = package_root()
-    if (root / COMMIT_FILE).exists():  # a copy that a job runs from
-        return (root / COMMIT_FILE).read_text().strip()
-    if not (root / "pyproject.toml").exists():  # installed: a git checkout around it is somebody else's
-        return "unknown"
+    if (PACKAGE / COMMIT_FILE).exists():  # a copy that a job runs from
+        return (PACKAGE / COMMIT_FILE).read_text().strip()
     try:
-        run = functools.partial(subprocess.run, cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        run = functools.partial(subprocess.run, cwd=PACKAGE, capture_output=True, text=True, timeout=10, check=True)
+        run(["git", "ls-files", "--error-unmatch", "__init__.py"])  # else installed somewhere in another project's checkout
         sha = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
         return sha + ("+" if run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip() else "")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-
-
-@functools.cache
-def machine() -> str:
-    """Processor and number of cores, as /proc/cpuinfo names it."""
-    try:
-        with open("/proc/cpuinfo") as f:
-            names = [line.partition(":")[2].strip() for line in f if line.startswith("model name")]
-        return f"{names[0]}, {len(names)} cores" if names else platform.machine()
-    except OSError:
-        return platform.machine()
 
 
 def provenance(device: Any, devices: int = 1, shard: bool = False) -> dict[str, Any]:

@@ -1,20 +1,20 @@
-"""The run folder: the truth about one run. This module alone knows its paths.
+"""The run folder: the truth about one run. Only this module knows its paths.
 
     runs/<run_id>/
         config.json        the RunConfig; its hash is the folder's name
-        attempts/<n>/      who trained it: owner.json, claimed by one atomic rename; the highest n holds the run; its heartbeat
-                           and, once another attempt follows, its error.txt
+        attempts/<n>/      who trained it: owner.json, claimed by one atomic rename; the highest n has the run; its
+                           heartbeat and, once another attempt follows, its error.txt
         provenance.json    code, packages, machine of the last attempt
         status.json        step and losses while it runs
         timing.json        seconds and steps of the attempt that ended it
-        metrics.jsonl      one line a step
-        norms.jsonl        one line a probed step and module or tensor
+        metrics.jsonl      one line per step
+        norms.jsonl        one line per probed step and module or tensor
         ckpt/              last checkpoints
         error.txt          traceback of the last failure
-        wandb.json         up to which step it was pushed to Weights & Biases, and where
-        result.json        written LAST; its presence is the only proof of an end
+        wandb.json         the last step that was pushed to Weights & Biases, and where
+        result.json        written LAST; its presence alone proves that the run has ended
 
-One writer a file, and every file but the two .jsonl is replaced atomically. Imports no torch.
+Each file has one writer, and every file but the two .jsonl is replaced atomically. Imports no torch.
 """
 
 from __future__ import annotations
@@ -26,61 +26,26 @@ import secrets
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from spectral_mup.errors import RecordError
 from spectral_mup.runs.run_config import hash_of
+from spectral_mup.util.files import json_bytes, read_json, read_rows, write_atomic
 from spectral_mup.util.processes import is_alive, process_start
 
 
-class RecordError(RuntimeError):
-    """A run folder that contradicts itself; the message names the folder and the fix."""
-
-
 class ClaimedError(RuntimeError):
-    """Somebody else is training this run."""
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: readers see the old content or the new, never half. Raises OSError, leaving the old."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def json_bytes(value: Any) -> bytes:
-    """Readable JSON with sorted keys. Raises ValueError on numbers that are not finite."""
-    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def read_json(path: Path) -> Any | None:
-    """Content of a file, None if it is not there. Raises RecordError if it is no JSON."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
-        obstacle = next(p for p in path.parents if p.is_file())
-        raise RecordError(f"{obstacle} is a file where a folder should be; move it away, or set paths.runs") from None
-    except ValueError:
-        raise RecordError(f"{path}: not JSON; restore the file, or delete the run folder to train it again") from None
+    """Another process has this run."""
 
 
 class RunFolder:
     """Paths and writes of one run. Creating the object touches nothing."""
 
-    def __init__(self, runs: Path, identity: str) -> None:
-        self.run_id = identity
-        self.path = runs / identity
+    def __init__(self, runs_dir: Path, run_id: str) -> None:
+        self.run_id = run_id
+        self.path = runs_dir / run_id
         self.nonce: str | None = None
 
     @property
@@ -94,7 +59,7 @@ class RunFolder:
     # --- config ---------------------------------------------------------------------------------------------------
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write the config once; a folder that is there must hold the same one."""
+        """Write the config once; an existing folder must hold the same one."""
         if not self.check_config():
             write_atomic(self.path / "config.json", json_bytes(config))
 
@@ -122,24 +87,23 @@ class RunFolder:
         folder = self.path / "attempts"
         return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
 
-    def claim(self, lives: Callable[[Mapping[str, Any]], bool] | None = None, slurm: Mapping[str, Any] | None = None) -> None:
-        """Take the run for this process. Raises ClaimedError while a live process holds it.
+    def claim(self, is_running: Callable[[Mapping[str, Any]], bool] = is_alive, slurm: Mapping[str, Any] | None = None) -> None:
+        """Take the run for this process. Raises ClaimedError while a running process has it.
 
-        `lives` says whether the writer of an owner.json is still at work; without it, `is_alive` does. `slurm` names the job
-        that this process belongs to.
+        `is_running` says whether the writer of an owner.json still runs; `slurm` is the array task of this process, if any.
 
         A claim is the rename of a prepared folder to the next attempt's number: the claim never exists without its owner,
-        and of two processes that try, one gets ENOTEMPTY. Nothing is ever deleted, so no claim can be lost to a race.
+        and of two processes that try, one gets ENOTEMPTY. A claimed attempt is never deleted, so no race can lose a claim.
         """
         numbers = self.attempts()
-        holder = self.owner()
-        if holder is not None and (lives or is_alive)(holder):
-            by = f"process {holder['pid']} on {holder['host']}"
-            if holder.get("slurm"):
-                by = f"SLURM job {holder['slurm']['job']} on {holder['host']}"
-            elif holder["host"] != socket.gethostname():
+        owner = self.owner()
+        if owner is not None and is_running(owner):
+            by = f"process {owner['pid']} on {owner['host']}"
+            if owner.get("slurm"):
+                by = f"SLURM job {owner['slurm']['job']} on {owner['host']}"
+            elif owner["host"] != socket.gethostname():
                 by += f"; if that machine is gone, delete {self.path}/attempts"
-            raise ClaimedError(f"{self.run_id} is held by {by}")
+            raise ClaimedError(f"{self.run_id} is claimed by {by}")
         nonce = secrets.token_hex(8)
         attempts = self.path / "attempts"
         prepared = attempts / f"new.{nonce}"
@@ -154,16 +118,16 @@ class RunFolder:
                 raise
             raise ClaimedError(f"{self.run_id} was claimed by another process just now") from None
         self.nonce = nonce
-        self._set_error_aside(numbers)
+        self._archive_error(numbers)
 
     def check_claim(self) -> None:
         """Fencing: raise ClaimedError if this process lost the run (it was believed dead), so that it writes nothing more."""
-        holder = self.owner()
-        if holder is None or holder["nonce"] != self.nonce:
+        owner = self.owner()
+        if owner is None or owner["nonce"] != self.nonce:
             raise ClaimedError(f"{self.run_id} was taken over by another process")
 
-    def beat(self) -> None:
-        """Say that the claim's holder is alive. Raises ClaimedError if somebody else has it by now."""
+    def write_heartbeat(self) -> None:
+        """Record that the owner is alive. Raises ClaimedError if another process has the run by now."""
         self.check_claim()
         write_atomic(self.path / "attempts" / str(self.attempts()[-1]) / "heartbeat.json", json_bytes({"time": time.time()}))
 
@@ -186,8 +150,8 @@ class RunFolder:
             f.flush()
             os.fsync(f.fileno())  # a checkpoint that follows must never know more than the rows
 
-    def cut(self, name: str, last_step: int) -> None:
-        """Drop the rows after `last_step`, and a last line that was cut off: what a resumed run will write again."""
+    def truncate_after(self, name: str, last_step: int) -> None:
+        """Drop the rows after `last_step`, and a last line that was cut off: a resumed run will write them again."""
         path = self.path / name
         if path.exists():
             rows = [row for row in read_rows(path) if row["step"] <= last_step]
@@ -199,7 +163,7 @@ class RunFolder:
         write_atomic(self.path / "provenance.json", json_bytes(value))
 
     def write_status(self, value: Mapping[str, Any]) -> None:
-        """A hint for people; unlike results it is not worth failing a run for."""
+        """For people; unlike a result, not worth failing a run for."""
         try:
             write_atomic(self.path / "status.json", json_bytes(_finite(dict(value))))
         except OSError:
@@ -234,10 +198,10 @@ class RunFolder:
             return None
 
     def archive_error(self) -> None:
-        """Put the last failure with its attempt, so that the run counts as to do again."""
-        self._set_error_aside(self.attempts())
+        """Move the last failure to its attempt's folder, so that the run counts as not yet trained."""
+        self._archive_error(self.attempts())
 
-    def _set_error_aside(self, attempts: list[int]) -> None:
+    def _archive_error(self, attempts: list[int]) -> None:
         try:
             if attempts:
                 os.replace(self.path / "error.txt", self.path / "attempts" / str(attempts[-1]) / "error.txt")
@@ -247,7 +211,7 @@ class RunFolder:
             pass
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """Write result.json, after a last look that the run is still ours."""
+        """Write result.json, after a last check that the run is still ours."""
         self.check_claim()
         write_atomic(self.path / "result.json", json_bytes(_finite(dict(result))))
 
@@ -261,18 +225,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return None
     return value
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a .jsonl file; a last line without its end was cut off by a kill and is skipped.
-
-    Raises RecordError on a broken line anywhere else.
-    """
-    with path.open() as f:
-        for number, line in enumerate(f, 1):
-            if not line.endswith("\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError:
-                raise RecordError(f"{path}, line {number}: not JSON; the file was damaged, delete the run folder") from None

@@ -1,25 +1,26 @@
-"""Weights & Biases as a mirror: runs are copied there in the background and never read back.
+"""Copy runs to Weights & Biases while they train, in the background; nothing is read back.
 
-Training hands rows to a queue and never waits. If W&B cannot be reached the mirror says so once and drops the rest; the run
-folder has everything, and `wandb_push` replays it later. So it does with a run that was resumed offline, which left a folder a
-segment, of which a sync lets the later overwrite the earlier.
+Training puts rows in a queue and never waits. If W&B cannot be reached, one warning is logged and the rest is dropped; the run
+folder has everything, and action=wandb_push replays it later. The same helps a run that was resumed offline: each start left a
+folder, and in a sync the later overwrites the earlier.
 """
 
 from __future__ import annotations
 
 import os
 import queue
-import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
+
+from spectral_mup.util.log import log
 
 INIT_SECONDS = 20
 CLOSE_SECONDS = 10
 
 
 def import_wandb(mode: str) -> Any:
-    """The module; offline it would still look for a server at exit, and wait for one that never answers, unless told not to."""
+    """The module; offline it would look for a server at exit, and wait for one that never answers, unless told not to."""
     if mode == "offline":
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -28,7 +29,7 @@ def import_wandb(mode: str) -> Any:
 
 
 def open_run(run_id: str, config: Mapping[str, Any], mode: str, project: str, **settings: Any) -> Any:
-    """Begin the W&B run of this id, or go on with it, with the training step as axis. Raises whatever W&B raises."""
+    """Begin or resume the W&B run of this id, with the training step as axis. Raises whatever W&B raises."""
     wandb = import_wandb(mode)
     run = wandb.init(
         project=project, id=run_id, name=run_id, config=dict(config), mode=mode, resume="allow", reinit="finish_previous",
@@ -41,8 +42,8 @@ def open_run(run_id: str, config: Mapping[str, Any], mode: str, project: str, **
 
 def log_row(run: Any, row: Mapping[str, Any]) -> None:
     """Log a row of metrics.jsonl at its own step, so that W&B drops a step that it has: a resumed run repeats some."""
-    known = {name: value for name, value in row.items() if name != "step" and value is not None}
-    run.log({"train_step": row["step"]} | known, step=row["step"])
+    values = {name: value for name, value in row.items() if name != "step" and value is not None}
+    run.log({"train_step": row["step"]} | values, step=row["step"])
 
 
 def finish_run(run: Any, result: Mapping[str, Any] | None) -> None:
@@ -85,6 +86,7 @@ class WandbLogger:
 
     def _copy(self) -> None:
         run: Any = None
+        run_id = "-"
         try:
             while True:
                 verb, value = self._queue.get()
@@ -98,9 +100,7 @@ class WandbLogger:
                     finish_run(run, value)
                 else:
                     return
-        except Exception as error:  # whatever W&B or the network raises: the run must not notice
+        except Exception as error:  # whatever W&B or the network raises: training must not notice
             self.broken = f"{type(error).__name__}: {error}"
-            print(
-                f"W&B is not reachable, going on without it ({self.broken}); action=wandb_push sends the runs later",
-                file=sys.stderr,
-            )
+            message = "W&B cannot be reached, training continues without it (%s); action=wandb_push sends the runs later"
+            log.warning(message, self.broken, extra={"run": run_id})

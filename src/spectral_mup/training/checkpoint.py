@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
-from spectral_mup.runs.run_folder import RunFolder, write_atomic
+from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.training.trainer import Trainer
+from spectral_mup.util.files import write_atomic
 
 KEPT_CHECKPOINTS = 2
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spectral_mup import data
 from spectral_mup.runs.run_config import RunConfig
-from spectral_mup.runs.run_folder import RunFolder, read_rows, write_atomic
+from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.scaling.forward_multipliers import set_multipliers_
 from spectral_mup.scaling.groups import make_optimizers
 from spectral_mup.scaling.init import init_
@@ -30,6 +30,7 @@ from spectral_mup.training.precision import resolve_auto
 from spectral_mup.training.probe import Probe, resolve_quantities
 from spectral_mup.training.schedule import divergence, schedule_factor
 from spectral_mup.training.trainer import Trainer, sampled_label_loss
+from spectral_mup.util.files import read_rows, write_atomic
 
 TRAIN_LOSS_STEPS = 20  # steps whose mean is the result's train_loss
 LOGS = ("metrics.jsonl", "norms.jsonl")
@@ -195,7 +196,7 @@ class RunLog:
         first = probe.first_rows() if step == 0 else []
         if self.processes.is_main and step:
             for name in LOGS:
-                self.folder.cut(name, step)
+                self.folder.truncate_after(name, step)
             rows = read_rows(self.folder.path / LOGS[0])
             self.losses = [math.nan if row["loss"] is None else row["loss"] for row in rows]
         elif self.processes.is_main:
@@ -258,7 +259,7 @@ class RunLog:
         if self.processes.is_main:
             if diverged is not None:
                 for name in LOGS:
-                    self.folder.cut(name, diverged)
+                    self.folder.truncate_after(name, diverged)
             self.folder.finish(result)
             for old in sorted(self.folder.checkpoints.glob("*.pt")):
                 old.unlink()

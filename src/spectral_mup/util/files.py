@@ -1,12 +1,15 @@
-"""Files that are replaced whole or not at all."""
+"""Files that survive a kill at any moment: atomic writes, JSON, lines of JSON."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from spectral_mup.errors import RecordError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -27,3 +30,31 @@ def write_atomic(path: Path, data: bytes) -> None:
 def json_bytes(value: Any) -> bytes:
     """Readable JSON with sorted keys. Raises ValueError on numbers that are not finite."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def read_json(path: Path) -> Any | None:
+    """Content of a file, None if it does not exist. Raises RecordError if it is not JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError:
+        obstacle = next(p for p in path.parents if p.is_file())
+        raise RecordError(f"{obstacle} is a file where a folder should be; move it away, or set paths.runs") from None
+    except ValueError:
+        raise RecordError(f"{path}: not JSON; restore the file, or delete the run folder to train it again") from None
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a .jsonl file; a last line without its end was cut off by a kill and is skipped.
+
+    Raises RecordError on a broken line anywhere else.
+    """
+    with path.open() as f:
+        for number, line in enumerate(f, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield json.loads(line)
+            except ValueError:
+                raise RecordError(f"{path}, line {number}: not JSON; the file was damaged, delete the run folder") from None

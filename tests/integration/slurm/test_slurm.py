@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -30,21 +31,23 @@ def analyzed(tmp: Path, capsys) -> str:
 
 
 @pytest.mark.slow
-def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sweep(
+def test_thirty_runs_are_trained_without_a_launcher_to_the_bytes_of_a_local_sweep(
     slurm, tmp_path, tmp_path_factory, capsys, undraw
 ):
     site = Site(tmp_path, slurm)
     launch = site.call([*THIRTY, "cluster.pack_minutes=1"], env={"WANDB_API_KEY": CANARY})
     assert launch.code == 0, launch.err
-    assert "To submit: 30 points in " in launch.out and "task-hours unknown (no earlier runs)" in launch.out
+    assert re.search(r"^To submit: 30 \w+ in ", launch.out, re.M) and "task-hours unknown (no earlier runs)" in launch.out
     states = site.until(THIRTY, "the end", lambda s: s == {"done": 30})
     assert states == {"done": 30}
     site.until_idle()
     shown = site.call([*THIRTY, "action=status"])
-    assert "tiny: 30 points: 30 done" in shown.out and "All done. Next: python analyze.py" in shown.out
+    assert ": 30 done\n" in shown.out and "All done. Next: python analyze.py" in shown.out
     where = local(tmp_path_factory, THIRTY)
     assert site.contents() == contents(where / "runs")
     assert all(len(owners) == 1 for owners in site.attempts().values())
+    logged = re.findall(r"^\S+ \S+ INFO (\w{16}) \[\d+/\d+ done.* loss \d", site.log(), re.M)
+    assert sorted(logged) == sorted(site.attempts())
     undraw()
     assert "spectral" in (said := analyzed(tmp_path, capsys)) and said == analyzed(where, capsys)
     for name in ("curves.csv", "optima.csv", "features.csv"):
@@ -53,11 +56,11 @@ def test_thirty_points_are_trained_without_a_launcher_to_the_bytes_of_a_local_sw
     again = site.call(THIRTY)
     assert again.code == 0 and "Nothing to do" in again.out and len(site.numbered()) == 1
     wider = site.call([*THIRTY, "sweep.width=[32,64,96]", "action=plan"])
-    assert "To submit: 15 points" in wider.out and "(from 30 earlier runs)" in wider.out
+    assert re.search(r"^To submit: 15 \w+ in ", wider.out, re.M) and "(from 30 earlier runs)" in wider.out
 
 
 @pytest.mark.slow
-def test_an_adaptive_sweep_goes_on_by_itself(slurm, tmp_path, tmp_path_factory):
+def test_an_adaptive_sweep_continues_by_itself(slurm, tmp_path, tmp_path_factory):
     """Later learning rates and widths depend on results that come when no launcher is there: the tasks submit them.
     Their two GPUs train two runs at once."""
     declared = [*TINY, "lr.resolution=1.0", "rule=[spectral]"]

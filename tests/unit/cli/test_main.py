@@ -16,8 +16,7 @@ from spectral_mup.cli.command_line import CONSOLE, MODULE, SCRIPTS, command
 from spectral_mup.cli.main import guard
 from spectral_mup.cluster.slurm.commands import NoAnswer
 from spectral_mup.data.shards import DataError
-from spectral_mup.errors import ConfigError, Refusal, Unanswered
-from spectral_mup.runs.run_folder import RecordError
+from spectral_mup.errors import ConfigError, RecordError, Refusal, Unanswered
 
 EXPECTED = {
     ConfigError("train.steps=0: must be at least 1"): (2, "error: train.steps=0"),

@@ -13,9 +13,9 @@ from spectral_mup.optim.adopt import ADOPT
 from spectral_mup.optim.lamb import LAMB
 from spectral_mup.optim.shampoo import Shampoo
 from spectral_mup.optim.sophia import Sophia
-from spectral_mup.runs.run_folder import read_rows
 from spectral_mup.training.probe import Probe
 from spectral_mup.training.trainer import Trainer
+from spectral_mup.util.files import read_rows
 
 LR = 0.01
 

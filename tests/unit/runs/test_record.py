@@ -7,12 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spectral_mup.runs.run_folder import RunFolder, read_rows
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.util.files import read_rows
 
 WRITER = """
 import os, sys
 from pathlib import Path
-from spectral_mup.runs import run_folder as record
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.util.files import write_atomic
 
 doomed, calls = int(sys.argv[2]), 0
 
@@ -31,12 +33,12 @@ def deadly(real):
 
 for name in ("fsync", "replace", "rename"):
     setattr(os, name, deadly(getattr(os, name)))
-folder = record.RunFolder(Path(sys.argv[1]), "r")
+folder = RunFolder(Path(sys.argv[1]), "r")
 folder.claim()
 for step in (1, 2):
     folder.append("metrics.jsonl", [{"step": step}])
     folder.write_status({"step": step})
-    record.write_atomic(folder.checkpoints / f"{step:09d}.pt", b"x" * 100_000)
+    write_atomic(folder.checkpoints / f"{step:09d}.pt", b"x" * 100_000)
 folder.finish({"status": "done"})
 """
 

@@ -117,7 +117,8 @@ def test_overlapping_sweeps_share_runs(tiny):
 
 
 def test_results_of_reads_folders_and_refuses_an_edited_config(tiny, tmp_path):
-    from spectral_mup.runs.run_folder import RecordError, RunFolder
+    from spectral_mup.errors import RecordError
+    from spectral_mup.runs.run_folder import RunFolder
 
     config = tiny()
     point = first_point(config)

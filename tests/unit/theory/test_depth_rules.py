@@ -12,9 +12,9 @@ from support.runs import run_point
 
 from spectral_mup import data
 from spectral_mup.analysis.feature_check import FeatureCheck
-from spectral_mup.runs.run_folder import read_rows
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.scaling.run_scaling import scale_on_meta
+from spectral_mup.util.files import read_rows
 
 ALPHA = {"spectral": 1.0, "spectral_depth_half": 0.5, "spectral_depth_0": 0.0}
 DEPTHS = [2, 4, 8]

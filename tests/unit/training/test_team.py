@@ -15,8 +15,8 @@ import pytest
 import torch
 from support.runs import first_point, run_point
 
-from spectral_mup.runs.run_folder import read_rows
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
+from spectral_mup.util.files import read_rows
 
 TESTS = Path(__file__).parents[2]
 STEPS = 20

@@ -13,9 +13,11 @@ import torch
 from support.runs import build_run, first_point, optimizers_of, run_point
 
 from spectral_mup import data
+from spectral_mup.errors import RecordError
 from spectral_mup.optim.sophia import Sophia
-from spectral_mup.runs.run_folder import ClaimedError, RecordError, RunFolder, read_rows, write_atomic
+from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.training.run import divergence, sampled_label_loss, schedule_factor
+from spectral_mup.util.files import read_rows, write_atomic
 
 FILES = ("result.json", "metrics.jsonl", "norms.jsonl")
 

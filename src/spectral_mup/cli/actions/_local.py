@@ -51,7 +51,7 @@ def train_here(context: Context) -> int:
     note = load(config.data.source, config.data.path, config.data.vocab_size).note
     if note:
         print(f"note: {note}")
-    progress = Progress(context.plan, worker_count(config), context.later_curves)
+    progress = Progress(context.plan, worker_count(config), context.later_curves, lambda line, _run: print(line, flush=True))
 
     def todo() -> list[Any]:
         context.refresh()

@@ -12,7 +12,7 @@ from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm.run_states import Report, State
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission
-from spectral_mup.cluster.slurm.submit import Order, check_script, described, look, order, submit
+from spectral_mup.cluster.slurm.submit import SubmissionPlan, check_script, describe, plan_submission, states_or_refuse, submit
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.sweep import result_reader
@@ -40,7 +40,7 @@ def print_notes(report: Report) -> None:
 def matching(context: Context) -> list[State]:
     """States of the runs that run=ID names; all of them without it. Raises ConfigError if it names none."""
     wanted = context.config.run
-    found = [s for s in context.report.states.values() if wanted is None or s.point.run_id.startswith(wanted)]
+    found = [s for s in context.report.states.values() if wanted is None or s.run.run_id.startswith(wanted)]
     if wanted is not None and not found:
         raise ConfigError(f"run={wanted}: no run id of this sweep starts with it; action=status lists them")
     return found
@@ -67,10 +67,10 @@ def submit_runs(context: Context, report: Report, select: Callable[[State], bool
     config, sweep = context.config, context.sweep
     print_notes(report)
     print(format_counts(report))
-    runs = [s.point for s in report.states.values() if select(s)]
+    runs = [s.run for s in report.states.values() if select(s)]
     if not runs:
         return _nothing_to_submit(context, report)
-    ordered = order(config, context.plan, runs)
+    ordered = plan_submission(config, context.plan, runs)
     print(format_submission(ordered, config))
     _refuse_what_sbatch_would(context, ordered)
     if not confirmed(config, f"Submit {pluralize(len(runs), 'run')}?"):
@@ -82,13 +82,13 @@ def submit_runs(context: Context, report: Report, select: Callable[[State], bool
         return INTERRUPTED
     if not made:
         print("Another launch submitted them in the meantime:")
-        return _nothing_to_submit(context, look(config, context.plan))
-    print(f"Submitted {described(made)}. You can close this terminal.")
+        return _nothing_to_submit(context, states_or_refuse(config, context.plan))
+    print(f"Submitted {describe(made)}. You can close this terminal.")
     print(f"To watch it: {context.launch_command('status')}")
     return OK
 
 
-def _refuse_what_sbatch_would(context: Context, ordered: Order) -> None:
+def _refuse_what_sbatch_would(context: Context, ordered: SubmissionPlan) -> None:
     try:
         check_script(context.config, ordered.packs[: ordered.array_size], context.sweep.fingerprint)
     except slurm.Refused as error:
@@ -117,7 +117,7 @@ def _nothing_to_submit(context: Context, report: Report) -> int:
         submissions = [s.submission for s in report.states.values() if s.name == name and s.submission]
         if submissions:
             print(f"{len(submissions)} {name} in {', '.join(sorted({_describe(s) for s in submissions}))}")
-    bad = sum(counts.get(name, 0) for name in ("failed", "held", "lost", "cancelled"))
+    bad = sum(counts.get(name, 0) for name in ("failed", "paused", "lost", "cancelled"))
     if bad:
         print(f"{pluralize(bad, 'run')} ended without a result.")
         print(f"To see why: {context.launch_command('why')}")
@@ -131,14 +131,14 @@ def _describe(submission: Submission) -> str:
     return f"job {submission.job} (submitted by {launcher})" if submission.job else f"a job that {launcher} is submitting"
 
 
-def format_submission(ordered: Order, config: Config) -> str:
+def format_submission(ordered: SubmissionPlan, config: Config) -> str:
     """Runs, tasks, GPUs and expected time, one row per size."""
     c = slurm_of(config)
     arrays = -(-len(ordered.packs) // ordered.array_size)
     hours, unit = ordered.gpu_hours, "GPU-hours" if ordered.gpus else "task-hours"
     cost = f"{unit} unknown (no earlier runs)" if hours is None else f"about {hours:.2g} {unit} ({ordered.expected.source})"
     lines = [
-        f"To submit: {pluralize(len(ordered.points), 'run')} in {pluralize(len(ordered.packs), 'task')}, "
+        f"To submit: {pluralize(len(ordered.runs), 'run')} in {pluralize(len(ordered.packs), 'task')}, "
         f"{pluralize(arrays, 'array')} of at most {ordered.array_size}; {cost}",
         f"A task has {pluralize(ordered.gpus, 'GPU') if ordered.gpus else 'no GPU'}, {c.cpus} cores and {c.time} min, "
         f"and trains {ordered.workers} at once.",

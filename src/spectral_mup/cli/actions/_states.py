@@ -11,7 +11,7 @@ SHOWN = 20  # runs of a state or cause that are listed one by one without run=ID
 
 def run_line(state: State) -> str:
     """A run, where it is and why."""
-    parts = [f"{state.point.run_id[:8]}  {state.point}"]
+    parts = [f"{state.run.run_id[:8]}  {state.run}"]
     if state.name == "running":
         parts.append(_progress(state))
     if state.cause:

@@ -20,10 +20,10 @@ def cancel(context: Context) -> int:
     if not chosen:
         print(f"{format_counts(context.report)}\nNothing to cancel.")
         return OK
-    ids = {s.point.run_id for s in chosen}
+    ids = {s.run.run_id for s in chosen}
     whole, shared = tasks_of(context, chosen, ids)
     for state in chosen:
-        print(f"  {state.job}  {state.point}: {state.name}")
+        print(f"  {state.job}  {state.run}: {state.name}")
     if whole:
         print(f"These tasks end at once: {', '.join(whole)}")
     if shared:

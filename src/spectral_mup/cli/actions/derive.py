@@ -75,7 +75,8 @@ def _write_slopes(config: Config, measured: Sequence[Any], laws: Sequence[Any], 
 def _write_rule(name: str, laws: Sequence[Any], origin: str) -> Path:
     """The rule as a preset of the working directory."""
     from spectral_mup.measure.size_law_report import rule_yaml
-    from spectral_mup.runs.provenance import commit, machine
+    from spectral_mup.runs.provenance import commit
+    from spectral_mup.util.system import machine
 
     path = Path("conf", "rule", "derived", f"{name}.yaml")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,6 @@ def _follow(context: Context, state: State) -> None:
         if not live:
             return
         if time.monotonic() - asked > WATCH_SECONDS:
-            report = reconcile(context.runs, Path(context.config.paths.jobs), [state.point])
-            live, asked = report.states[state.point.run_id].live, time.monotonic()
+            report = reconcile(context.runs, Path(context.config.paths.jobs), [state.run])
+            live, asked = report.states[state.run.run_id].live, time.monotonic()
         time.sleep(FOLLOW_SECONDS)

@@ -6,7 +6,7 @@ from spectral_mup.cli.actions._local import format_plan, nothing_to_do
 from spectral_mup.cli.actions._slurm import format_counts, format_submission, print_notes
 from spectral_mup.cli.context import Context
 from spectral_mup.cli.exit_codes import OK
-from spectral_mup.cluster.slurm.submit import look, order
+from spectral_mup.cluster.slurm.submit import plan_submission, states_or_refuse
 from spectral_mup.config.schema import SlurmConfig
 
 
@@ -16,9 +16,10 @@ def plan(context: Context) -> int:
     if not context.plan.todo:
         return nothing_to_do(context)
     if isinstance(context.config.cluster, SlurmConfig):
-        report = look(context.config, context.plan)
+        report = states_or_refuse(context.config, context.plan)
         print_notes(report)
         print(format_counts(report))
-        runs = [s.point for s in report.states.values() if s.again(context.config.cluster.retries)]
-        print(format_submission(order(context.config, context.plan, runs), context.config) if runs else "Nothing to submit.")
+        runs = [s.run for s in report.states.values() if s.should_resubmit(context.config.cluster.retries)]
+        submission = plan_submission(context.config, context.plan, runs) if runs else None
+        print(format_submission(submission, context.config) if submission else "Nothing to submit.")
     return OK

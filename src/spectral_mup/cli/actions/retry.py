@@ -19,18 +19,18 @@ def retry(context: Context) -> int:
         raise ConfigError(f"cause={cause}: must be one of {', '.join(CAUSES)}; quote it, as in 'cause=out of memory'")
     states = matching(context)
     chosen = {
-        s.point.run_id
+        s.run.run_id
         for s in states
-        if not s.live and s.name in ("failed", "lost", "held", "cancelled", "preempted")
+        if not s.live and s.name in ("failed", "lost", "paused", "cancelled", "preempted")
         and cause in (None, s.cause and s.cause.name)
     }  # fmt: skip
-    planned = {s.point.run_id for s in states if s.name == "planned" and cause is None}
+    planned = {s.run.run_id for s in states if s.name == "planned" and cause is None}
     if not chosen:
         print_notes(context.report)
         print(f"{format_counts(context.report)}\nNothing to retry{f' with cause={cause}' if cause else ''}.")
         return OK
     if isinstance(context.config.cluster, SlurmConfig):
-        return submit_runs(context, context.report, lambda s: s.point.run_id in chosen | planned, chosen)
+        return submit_runs(context, context.report, lambda s: s.run.run_id in chosen | planned, chosen)
     for run_id in chosen:
         RunFolder(context.runs, run_id).archive_error()
     return train_here(context)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from spectral_mup.cli.actions._local import format_plan, nothing_to_do, train_here
 from spectral_mup.cli.actions._slurm import submit_runs
 from spectral_mup.cli.context import Context
-from spectral_mup.cluster.slurm.submit import look
+from spectral_mup.cluster.slurm.run_states import State
+from spectral_mup.cluster.slurm.submit import states_or_refuse
 from spectral_mup.config.schema import SlurmConfig
 
 
@@ -18,4 +19,8 @@ def run(context: Context) -> int:
     if not isinstance(config.cluster, SlurmConfig):
         return train_here(context)
     retries = config.cluster.retries
-    return submit_runs(context, look(config, context.plan), lambda s: s.again(retries) or s.name == "cancelled" and not s.live)
+
+    def select(state: State) -> bool:
+        return state.should_resubmit(retries) or state.name == "cancelled" and not state.live
+
+    return submit_runs(context, states_or_refuse(config, context.plan), select)

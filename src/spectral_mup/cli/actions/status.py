@@ -14,7 +14,7 @@ from spectral_mup.cluster.slurm.snapshot import code_now
 from spectral_mup.config.schema import SlurmConfig
 from spectral_mup.util.text import pluralize, table
 
-LISTED = ("running", "preempted", "failed", "held", "lost", "cancelled")
+LISTED = ("running", "preempted", "failed", "paused", "lost", "cancelled")
 
 
 def status(context: Context) -> int:
@@ -45,8 +45,8 @@ def _curves(states: list[State]) -> list[str]:
     """One row per curve: how many of its runs are in which state."""
     names = [name for name in NAMES if any(s.name == name for s in states)]
     rows = []
-    for curve in dict.fromkeys(s.point.curve for s in states):
-        own = [s.name for s in states if s.point.curve == curve]
+    for curve in dict.fromkeys(s.run.curve for s in states):
+        own = [s.name for s in states if s.run.curve == curve]
         rows.append([curve.rule, str(curve.width), str(curve.depth), *(str(own.count(name) or "") for name in names)])
     return table(rows, header=["rule", "width", "depth", *names], right=range(1, 3 + len(names)), indent=2)
 
@@ -70,7 +70,7 @@ def _next(context: Context) -> list[str]:
     current = code_now()[0] if jobs else None
     if other := sum(code != current for code in jobs):
         lines.append(f"code≠: {pluralize(other, 'unfinished run')} on a snapshot that differs from the current code")
-    if any(counts.get(name) for name in ("failed", "lost", "held")):
+    if any(counts.get(name) for name in ("failed", "lost", "paused")):
         lines.append(f"To see why: {context.launch_command('why')}")
         lines.append(f"To run them again: {context.launch_command('retry')}")
     if counts.get("planned") or counts.get("cancelled"):

@@ -35,8 +35,8 @@ def _explain(context: Context, group: list[State]) -> list[str]:
     """One cause: what it means, the runs it stopped, the last lines of the first of them."""
     first, cause = group[0], group[0].cause
     assert cause is not None
-    again = "restarted by the next launch" if cause.again else "not retried automatically"
-    again = "resumes automatically" if first.live and cause.again else again
+    again = "restarted by the next launch" if cause.retryable else "not retried automatically"
+    again = "resumes automatically" if first.live and cause.retryable else again
     lines = [f"{cause.name} ({pluralize(len(group), 'run')}, {again}): {cause.advice}"]
     lines += [f"  {run_line(state)}" for state in group[:SHOWN]]
     if len(group) > SHOWN:
@@ -46,7 +46,7 @@ def _explain(context: Context, group: list[State]) -> list[str]:
 
 def last_lines(context: Context, state: State) -> list[str]:
     """The end of a run's traceback, or of its task's log, under the file's name."""
-    folder = RunFolder(context.runs, state.point.run_id)
+    folder = RunFolder(context.runs, state.run.run_id)
     error = folder.error()
     if error:
         return [f"{folder.path}/error.txt:", *error.splitlines()[-LAST_LINES:]]

@@ -1,6 +1,6 @@
-"""What is asked of SLURM and told to it: squeue, sacct, sbatch, scancel, scontrol, each one bounded call. Imports no torch.
+"""Calls of squeue, sacct, sbatch, scancel and scontrol, each with a time limit. Imports no torch.
 
-SLURM is a hint. `NoAnswer` (a controller or a database that is down) is never taken for "the job is gone".
+`NoAnswer` (a controller or a database that is down) never means that a job has ended.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 WAITING = ("PENDING", "CONFIGURING", "EXPEDITING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 SECONDS = 20  # a controller that is down says so after about 9
 ACCOUNTING_SECONDS = 10
+NO_ANSWER = re.compile("timed out|unable to contact|communication|connection refused|resolve_ctls|unexpected message", re.I)
 NOW = "now"
 NAME = "spectral_mup-"  # how the names of our jobs begin
 OUTER = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMI_", "PMIX_", "SUBMITIT_")
 
 
 class NoAnswer(Unanswered):
-    """SLURM could not be asked; the message is what it said."""
+    """SLURM did not answer; the message is what it printed."""
 
 
 class Refused(RuntimeError):
-    """sbatch looked at a script and said no; the message is what it said."""
+    """sbatch rejected a script; the message is what it printed."""
 
 
 @dataclass(frozen=True)
 class ArrayTask:
-    """One element of a job array as SLURM sees it. `exit_code` and `signal` are of an ended one; `before` is the state in which
-    its last start but this ended, which the accounting alone knows."""
+    """One task of a job array as SLURM sees it. `exit_code` and `signal` are those of an ended task; `before` is the state in
+    which its previous start ended, which only the accounting knows."""
 
     job: str
     name: str
@@ -51,7 +52,7 @@ class ArrayTask:
 
     @property
     def live(self) -> bool:
-        """Whether it may still run; a state that a later SLURM has invented is no end."""
+        """Whether the task may still run. States unknown to this version count as live."""
         return self.state not in ENDED
 
     @property
@@ -60,11 +61,12 @@ class ArrayTask:
 
 
 def environment() -> dict[str, str]:
-    """Ours without what an outer job left in it, which would change what we submit; SLURM_CONF stays."""
-    kept = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(OUTER)}
-    if "/usr/sbin" not in kept.get("PATH", "").split(":"):
-        kept["PATH"] = kept.get("PATH", "/usr/bin:/bin") + ":/usr/sbin"
-    return kept
+    """This process's environment without SLURM_*, PMI_* and similar variables, which would alter the jobs we submit; SLURM_CONF
+    is kept."""
+    variables = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(OUTER)}
+    if "/usr/sbin" not in variables.get("PATH", "").split(":"):
+        variables["PATH"] = variables.get("PATH", "/usr/bin:/bin") + ":/usr/sbin"
+    return variables
 
 
 def call(*command: str, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
@@ -87,16 +89,16 @@ def _answer(*command: str, seconds: float = SECONDS) -> str:
 
 
 def squeue() -> dict[str, ArrayTask]:
-    """Elements of our jobs that the controller remembers, ended ones too, by id ('12_3'). Raises NoAnswer."""
+    """Tasks of our jobs that the controller remembers, ended ones too, by id ('12_3'). Raises NoAnswer."""
     fields = "JobArrayID:|,Name:|,State:|,Reason:|,exit_code:|,RestartCnt:|,NodeList:|"
     rows = _answer("squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", f"--Format={fields}")
-    found = {}
+    tasks = {}
     for line in rows.splitlines():
         job, name, *rest = [part.strip() for part in line.split("|")]
         if name.startswith(NAME):  # others may be called anything, with a | in it
             state, reason, status, restarts, node, *_ = rest
-            found[job] = ArrayTask(job, name, state, reason, *_exit(status), int(restarts or 0), node)
-    return found
+            tasks[job] = ArrayTask(job, name, state, reason, *_exit(status), int(restarts or 0), node)
+    return tasks
 
 
 def _exit(status: str) -> tuple[int, int]:
@@ -106,23 +108,23 @@ def _exit(status: str) -> tuple[int, int]:
 
 
 def sacct(names: Iterable[str], since: float) -> dict[str, ArrayTask]:
-    """The last known state of the elements of jobs so named that began after `since` (s). Raises NoAnswer."""
+    """The last known state of the tasks of jobs with these names, started after `since` (s). Raises NoAnswer."""
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
     rows = _answer(
         "sacct", "--allocations", "--duplicates", "--parsable2", "--noheader", "--format=JobID,JobName,State,ExitCode,NodeList",
         f"--user={getpass.getuser()}", f"--starttime={start}", f"--name={','.join(names)}", seconds=ACCOUNTING_SECONDS,
     )  # fmt: skip
-    found = {}
+    tasks: dict[str, ArrayTask] = {}
     for line in rows.splitlines():
-        job, name, state, status, node = line.split("|")
-        for one in _expand(job):  # a row a start, the first start first
-            before = found[one].state if one in found and found[one].name == name else ""
-            found[one] = ArrayTask(one, name, state.split()[0], "", *_exit(status), 0, node, before)
-    return found
+        jobs, name, state, status, node = line.split("|")
+        for job in _expand(jobs):  # one row per start, the first start first
+            before = tasks[job].state if job in tasks and tasks[job].name == name else ""
+            tasks[job] = ArrayTask(job, name, state.split()[0], "", *_exit(status), 0, node, before)
+    return tasks
 
 
 def _expand(job: str) -> list[str]:
-    """'7_[0-2,5%2]', as sacct writes a waiting array, as its elements."""
+    """The tasks of '7_[0-2,5%2]', as sacct writes a waiting array."""
     array = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
     if array is None:
         return [job]
@@ -134,20 +136,20 @@ def _expand(job: str) -> list[str]:
 
 
 def sbatch(script: Path, folder: Path, *, test_only: bool = False) -> str:
-    """Submit a script with `folder` as its working directory; its job id. Raises Refused, and NoAnswer when it is not known
-    whether the job was taken: look for its name before trying again."""
+    """Submit a script with `folder` as its working directory; return the job id. Raises Refused, and NoAnswer when it is not
+    known whether the job was accepted: look for its name before the next try."""
     options = ["--test-only"] if test_only else []
     done = call("sbatch", "--parsable", f"--chdir={folder}", *options, str(script), seconds=120)
-    said = " ".join(done.stderr.replace("sbatch: error: ", "").replace("allocation failure: ", "").split())
+    message = " ".join(done.stderr.replace("sbatch: error: ", "").replace("allocation failure: ", "").split())
     if done.returncode == 0:
         return done.stdout.strip().partition(";")[0]
-    if re.search(r"timed out|unable to contact|communication|connection refused|resolve_ctls|unexpected message", said, re.I):
-        raise NoAnswer(said)
-    raise Refused(said or f"sbatch ended with code {done.returncode}")
+    if NO_ANSWER.search(message):
+        raise NoAnswer(message)
+    raise Refused(message or f"sbatch ended with code {done.returncode}")
 
 
 def scancel(jobs: list[str]) -> None:
-    """End these elements. Raises NoAnswer; one that has ended already is no error."""
+    """End these tasks; those that have ended already are ignored. Raises NoAnswer."""
     if jobs:
         done = call("scancel", *jobs)
         if done.returncode and "Invalid job id" not in done.stderr and "already" not in done.stderr:
@@ -155,29 +157,29 @@ def scancel(jobs: list[str]) -> None:
 
 
 def requeue(job: str) -> None:
-    """Put a running element back into the queue; SLURM may have done it already, which it calls an error."""
+    """Put a running task back into the queue; SLURM may have done so already, which it reports as an error."""
     try:
         call("scontrol", "requeue", job, seconds=60)
     except NoAnswer:
-        pass  # the batch script asks again when the task has ended
+        pass  # the batch script requeues it when the task has ended
 
 
 def settings() -> dict[str, str]:
-    """The controller's configuration, and under NOW its clock. Raises NoAnswer."""
+    """The controller's configuration, with its clock under NOW. Raises NoAnswer."""
     first, *rest = _answer("scontrol", "show", "config").splitlines() or [""]
     lines = (line.partition("=") for line in rest)
     return {NOW: first.rpartition(" ")[2]} | {key.strip(): value.strip() for key, _, value in lines}
 
 
 def show_job(job: str) -> dict[str, str]:
-    """What scontrol knows of an element, by its field names. Raises NoAnswer."""
+    """The fields that scontrol shows of a task, by name. Raises NoAnswer."""
     return _fields(_answer("scontrol", "--oneliner", "show", "job", job))
 
 
 def partitions() -> dict[str, dict[str, str]]:
-    """The same of each partition, by its name. Raises NoAnswer."""
-    found = map(_fields, _answer("scontrol", "--oneliner", "show", "partition").splitlines())
-    return {fields["PartitionName"]: fields for fields in found}
+    """The fields of each partition, by its name. Raises NoAnswer."""
+    rows = map(_fields, _answer("scontrol", "--oneliner", "show", "partition").splitlines())
+    return {fields["PartitionName"]: fields for fields in rows}
 
 
 def _fields(line: str) -> dict[str, str]:
@@ -204,7 +206,7 @@ def limits() -> list[dict[str, str]]:
 
 
 def max_array_size() -> int:
-    """How many elements an array may have: MaxArraySize caps the index, which counts from 0."""
+    """How many tasks an array may have: MaxArraySize caps the index, which counts from 0."""
     try:
         return int(settings().get("MaxArraySize", "1001"))
     except NoAnswer:
@@ -213,31 +215,36 @@ def max_array_size() -> int:
 
 @dataclass(frozen=True)
 class ArrayTaskId:
-    """The element that this process runs in."""
+    """A start of an array task."""
 
     job: str
     restart: int
 
 
-def here() -> ArrayTaskId | None:
-    """Which element this process belongs to, from its environment; None outside a job array."""
+def current_array_task() -> ArrayTaskId | None:
+    """The array task that this process belongs to, from its environment; None outside a job array."""
     array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     if array is None or index is None:
         return None
     return ArrayTaskId(f"{array}_{index}", int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
 
-def is_cancelled(me: ArrayTaskId) -> bool:
-    """Whether somebody is ending this start with scancel, so that it must not come back; False without an answer.
+def is_cancelled(task: ArrayTaskId) -> bool:
+    """Whether this start is being ended with scancel, so that it must not come back; False without an answer.
 
-    SLURM calls it COMPLETING until its last process is gone, as it does after a preemption (which counts a restart or notes a
+    SLURM calls it COMPLETING until its last process has ended, as it does after a preemption (which counts a restart or notes a
     PreemptTime) and after the time limit (which notes no SIGTERM or SIGKILL).
     """
     try:
-        job = show_job(me.job)
+        job = show_job(task.job)
     except NoAnswer:
         return False
-    if job.get("PreemptTime", "None") not in ("None", "N/A") or int(job.get("Restarts", "0")) > me.restart:
+    if was_preempted(job, task):
         return False
     state, signalled = job.get("JobState", ""), job.get("ExitCode", "").endswith((":15", ":9"))
     return state.startswith("CANCELLED") or state == "COMPLETING" and signalled
+
+
+def was_preempted(job: dict[str, str], task: ArrayTaskId) -> bool:
+    """Whether SLURM preempted this start of a task, by what show_job says of it: a PreemptTime, or another start since."""
+    return job.get("PreemptTime", "None") not in ("None", "N/A") or int(job.get("Restarts", "0")) > task.restart

@@ -1,122 +1,123 @@
 """One process of a task whose processes train each run together (train.devices > 1), as srun started it.
 
-Rank 0 leads: it claims, chooses, records. A process that raises says why in the run's error.txt and ends; srun then ends the
-others, and the batch script queues the task again.
+Rank 0 claims, chooses and records. A process that raises writes why to the run's error.txt and ends; srun then ends the others,
+and the batch script requeues the task.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-import sys
 import time
 import traceback
 from typing import Any
 
+from spectral_mup.cluster.events import Event
 from spectral_mup.cluster.progress import Progress
 from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.array_task import FAILED, OK, TEMPORARY_FAILURE, Pack, StopSignals, begin, finish
 from spectral_mup.cluster.slurm.commands import ArrayTaskId
-from spectral_mup.cluster.worker import Event, Session
+from spectral_mup.cluster.slurm.pack import FAILED, OK, TEMPORARY_FAILURE, Pack, StopSignals, begin, finish
+from spectral_mup.cluster.worker import Worker
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
+from spectral_mup.util.log import log, log_run
 
-MEET_SECONDS = 300.0  # for all processes to have started
+START_SECONDS = 300.0  # for all processes to have started
 
 
-def train_together(pack: Pack, stopping: StopSignals, me: ArrayTaskId) -> int:
-    """Train the pack's runs one after the other; the process's exit code."""
+def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
+    """Train the pack's runs one after the other; return the process's exit code."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    rank, size, local = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
+    rank, size, local_rank = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
     if rank == 0:
-        begin(pack, me)
-    session = Session.open(pack.config, local)
+        begin(pack, task)
+    worker = Worker.start(pack.config, local_rank)
     from spectral_mup.training.distributed import init_process_group
 
-    host, port = meet(pack, me, rank)
-    with init_process_group(rank, size, host, port, session.device.type) as processes:
-        code = _points(pack, session, processes, stopping)
+    host, port = main_address(pack, task, rank)
+    with init_process_group(rank, size, host, port, worker.device.type) as processes:
+        code = _train_runs(pack, worker, processes, stopping)
     if rank == 0:
-        session.mirror.close()
-        return finish(pack, me, {}, stopping)
+        worker.tracker.close()
+        return finish(pack, task, {}, stopping)
     return code
 
 
-def _points(pack: Pack, session: Session, processes: Any, stopping: StopSignals) -> int:
-    progress = Progress(pack.plan(), 1, 0) if processes.is_main else None
+def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignals) -> int:
+    progress = Progress(pack.plan(), 1, 0, log_run)
     while not processes.any(stopping()):
-        folder = _next(pack, session) if processes.is_main else None
-        chosen = processes.broadcast(folder and folder.run_id)
-        if chosen is None:
+        claimed = _claim_next(pack, worker) if processes.is_main else None
+        run_id = processes.broadcast(claimed and claimed.run_id)
+        if run_id is None:
             return OK
-        point = next(p for p in pack.points if p.run_id == chosen)
-        folder = folder or RunFolder(pack.runs, chosen)
+        run = next(r for r in pack.runs if r.run_id == run_id)
+        folder = claimed or pack.folder(run)
         started = time.monotonic()
         try:
-            result = session.run(point, folder, stopping, lambda event: None, processes)
+            result = worker.train(run, folder, stopping, lambda event: None, processes)
         except BaseException as error:
-            _say_why(folder, processes.rank, error)
-            sys.stdout.flush()
-            # At once, without a word to peers that may be gone; srun ends the others.
-            os._exit(TEMPORARY_FAILURE if causes.classify_traceback(traceback.format_exc()).again else FAILED)
-        if progress is not None and result is not None:
+            _write_traceback(folder, processes.rank, error)
+            # At once, without a message to peers that may be gone; srun ends the others.
+            os._exit(TEMPORARY_FAILURE if causes.classify_traceback(traceback.format_exc()).retryable else FAILED)
+        if processes.is_main and result is not None:
             progress.plan = pack.plan()
-            progress.on_event(Event("done", point, result | {"seconds": time.monotonic() - started}))
+            progress.on_event(Event("done", run, result | {"seconds": time.monotonic() - started}))
     return OK
 
 
-def _next(pack: Pack, session: Session) -> RunFolder | None:
-    """Claim the next RunConfig that is to do and that nobody else holds. Only the leader asks."""
+def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
+    """Claim the next run that is to do and that no other process has; only rank 0 does."""
     while todo := pack.todo():
-        for point in todo:
-            folder = RunFolder(pack.runs, point.run_id)
+        for run in todo:
+            folder = pack.folder(run)
             try:
-                if session.enter(point, folder) is None:
+                if worker.claim(run, folder) is None:
                     return folder
-            except ClaimedError as held:
-                print(held, flush=True)
-                pack.note_held(point)
+            except ClaimedError as error:
+                log_run(str(error), run.run_id)
+                pack.on_event(Event("claimed", run))
             except Exception:
                 folder.write_error(traceback.format_exc())
-                pack.check_breaker()
+                pack.on_event(Event("failed", run))
         time.sleep(1)
     return None
 
 
-def _say_why(folder: RunFolder, rank: int, error: BaseException) -> None:
-    """Leave the traceback with the run, unless another process has left a truer one than that its peer is gone."""
+def _write_traceback(folder: RunFolder, rank: int, error: BaseException) -> None:
+    """Write this rank's traceback to error.txt, unless another rank has already recorded the root cause (anything but a lost
+    peer)."""
     text = f"rank {rank} on {socket.gethostname()}:\n{traceback.format_exc()}"
-    print(text, file=sys.stderr, flush=True)
+    log.error("%s", text, extra={"run": folder.run_id})
     if isinstance(error, ClaimedError):
         return
     before = folder.error()
-    if before is None or causes.classify_traceback(before).again:
+    if before is None or causes.classify_traceback(before).retryable:
         try:
             folder.write_error(text)
         except (OSError, ClaimedError):
-            pass  # a full disk, or no longer our run; the log has it
+            pass  # a full disk, or another process has the run; the log has the traceback
 
 
-def meet(pack: Pack, me: ArrayTaskId, rank: int) -> tuple[str, int]:
-    """Where rank 0 of this start listens: it says so in a file, as no port is sure to be free everywhere."""
-    path = pack.submission.path / "tasks" / f"{pack.index}.{me.restart}.meet"
+def main_address(pack: Pack, task: ArrayTaskId, rank: int) -> tuple[str, int]:
+    """Where rank 0 of this start listens: it writes that to a file, as no fixed port is sure to be free everywhere."""
+    path = pack.submission.path / "tasks" / f"{pack.index}.{task.restart}.address"
     if rank == 0:
         with socket.socket() as s:
             s.bind(("", 0))
             port = s.getsockname()[1]
         temporary = path.with_suffix(".new")
-        temporary.write_text(f"{_address()} {port}\n")
+        temporary.write_text(f"{_host()} {port}\n")
         temporary.replace(path)
-    deadline = time.monotonic() + MEET_SECONDS
+    deadline = time.monotonic() + START_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"rank 0 has not said within {MEET_SECONDS:g} s where to meet: {path}")
-        list(path.parent.iterdir())  # makes a network disk look anew
+            raise TimeoutError(f"rank 0 has not written its address within {START_SECONDS:g} s: {path}")
+        list(path.parent.iterdir())  # makes a network disk refresh its cache
         time.sleep(0.1)
     host, port = path.read_text().split()
     return host, int(port)
 
 
-def _address() -> str:
+def _host() -> str:
     """A name of this node that the others can resolve."""
     for name in (os.environ.get("SLURMD_NODENAME", ""), socket.gethostname()):
         try:

@@ -1,4 +1,4 @@
-"""Why a run has not ended, in plain words, and whether to begin it again by itself. A table; imports no torch."""
+"""Why a run has no result, and whether to resubmit it without being asked: a table. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,38 +10,34 @@ from spectral_mup.cluster.slurm.commands import ArrayTask
 
 @dataclass(frozen=True)
 class Cause:
-    """`again`: begin it again without being asked, up to cluster.retries times."""
+    """`retryable`: resubmit automatically, at most cluster.retries times."""
 
     name: str
-    again: bool
+    retryable: bool
     advice: str
 
 
-PREEMPTED = Cause("preempted", True, "its place went to a job with a higher priority; it goes on from its checkpoint")
-NODE = Cause("node failure", True, "its node was lost; if it is one node again and again, give cluster.exclude")
-LAUNCH = Cause("launch failure", True, "the task could not start; look whether the node sees the log folder and Python")
-KILLED = Cause("killed", True, "its process was ended from outside; it goes on from its checkpoint")
-DISK = Cause("disk", True, "the shared disk answered with an error")
-PEER = Cause("peer lost", True, "one of the processes that train it together was lost; the log of the others tells which")
-NO_RESULT = Cause("no result", True, "the task ended as if all were well, but there is no result")
-LOST = Cause("lost", True, "neither the queue nor the accounting knows its job, and it is silent")
+PREEMPTED = Cause("preempted", True, "preempted by a higher-priority job; resumes from its checkpoint")
+NODE = Cause("node failure", True, "its node was lost; if the same node keeps failing, add it to cluster.exclude")
+LAUNCH = Cause("launch failure", True, "the task could not start; check that the node sees the log folder and Python")
+KILLED = Cause("killed", True, "its process was killed from outside; resumes from its checkpoint")
+DISK = Cause("disk", True, "the shared disk reported an error")
+PEER = Cause("peer lost", True, "one of the processes that train it together was lost; the logs of the others show which")
+NO_RESULT = Cause("no result", True, "the task exited cleanly but left no result")
+LOST = Cause("lost", True, "neither squeue nor sacct knows the job, and its heartbeat has stopped")
 TIME = Cause("time limit", True, "raise cluster.time, or lower cluster.checkpoint_seconds")
-STUCK = Cause(
-    "no progress",
-    False,
-    "a step and a checkpoint must fit into a start: raise cluster.time or lower cluster.checkpoint_seconds",
-)
+STUCK = Cause("no progress", False, "each start must fit a step and a checkpoint: raise cluster.time or lower "
+              "cluster.checkpoint_seconds")  # fmt: skip
 HOST_MEMORY = Cause("out of memory", False, "raise cluster.memory, or lower cluster.workers or train.batch_size / accumulate")
-DEVICE_MEMORY = Cause(
-    "GPU out of memory", False, "raise train.accumulate, train.devices with train.shard=true, or lower cluster.workers"
-)
-EXCEPTION = Cause("exception", False, "mend the cause; action=retry begins it again")
-CANCELLED = Cause("cancelled", False, "launch again, or action=retry, to have it after all")
-HELD = Cause("held back", False, "the sweep's first runs all failed alike; mend the cause, then action=retry")
+DEVICE_MEMORY = Cause("GPU out of memory", False, "raise train.accumulate, train.devices with train.shard=true, or lower "
+                      "cluster.workers")  # fmt: skip
+EXCEPTION = Cause("exception", False, "fix the cause, then action=retry")
+CANCELLED = Cause("cancelled", False, "the next launch, or action=retry, submits it again")
+PAUSED = Cause("paused", False, "the sweep's first runs all failed in the same way; fix the cause, then action=retry")
 
 CAUSES = {
     c.name: c for c in (PREEMPTED, NODE, LAUNCH, KILLED, DISK, PEER, NO_RESULT, LOST, TIME, STUCK, HOST_MEMORY, DEVICE_MEMORY,
-                        EXCEPTION, CANCELLED, HELD)
+                        EXCEPTION, CANCELLED, PAUSED)
 }  # fmt: skip
 
 BY_STATE = {
@@ -58,13 +54,13 @@ LOST_PEER = re.compile(r"closed by peer|Connection reset|DistBackendError|DistNe
 
 
 def exception_line(traceback: str) -> str:
-    """The line of a traceback that says what was wrong: the exception that was raised last, the first line of its message."""
+    """The line of a traceback that names the last exception, with the first line of its message."""
     lines = [line for line in traceback.rpartition("Traceback (most recent call last):")[2].splitlines() if line.strip()]
     return next((line for line in lines if not line[0].isspace()), lines[-1] if lines else "")
 
 
 def classify_traceback(traceback: str) -> Cause:
-    """Of a run that raised: told by the exception's line in its traceback, and by torch's words for a lost peer."""
+    """The cause of a run that raised, from its exception line, and from torch's messages about a lost peer."""
     last = exception_line(traceback)
     if FULL_DEVICE.search(last):
         return DEVICE_MEMORY
@@ -82,14 +78,14 @@ def classify_traceback(traceback: str) -> Cause:
     return EXCEPTION
 
 
-def classify_task(element: ArrayTask, log: str) -> Cause:
-    """Of an ended array element whose run has neither result nor error; `log` is the end of what it printed."""
-    if element.state.startswith("OUT_OF_ME") or (element.state != "COMPLETED" and OUT_OF_MEMORY.search(log)):
+def classify_task(task: ArrayTask, log: str) -> Cause:
+    """The cause of an ended array task whose run has neither result nor error; `log` is the end of what it printed."""
+    if task.state.startswith("OUT_OF_ME") or (task.state != "COMPLETED" and OUT_OF_MEMORY.search(log)):
         return HOST_MEMORY
-    if element.state in BY_STATE:
-        return BY_STATE[element.state]
-    if element.signal == 53 or element.reason == "JobLaunchFailure" and not log:  # SLURM's word for a log it could not open
+    if task.state in BY_STATE:
+        return BY_STATE[task.state]
+    if task.signal == 53 or task.reason == "JobLaunchFailure" and not log:  # SLURM's code for a log that it could not open
         return LAUNCH
-    if element.signal or element.exit_code > 128:
+    if task.signal or task.exit_code > 128:
         return KILLED
     return EXCEPTION if "Traceback" in log else LAUNCH

@@ -1,7 +1,9 @@
-"""What became of every run: from the files, then the queue, then the accounting, one call each. Imports no torch.
+"""The state of every run, from the run folders, then squeue, then sacct, one call each. Imports no torch.
 
-A result on disk wins over anything SLURM says; no answer is never "gone"; nothing waits. The one thing written is the job id of
-a submission whose launcher died before it could record it.
+A result decides, whatever SLURM says. Without one the first row of DECISIONS that applies does: what is known of a task that
+SLURM still has; then the run's own error, a process on this machine, a recorded cancellation; then what is left of a task that
+SLURM no longer has; then how SLURM says that it ended. No answer never means "ended", and nothing waits. The only thing written
+is the job id of a submission whose launcher died before it could record it.
 """
 
 from __future__ import annotations
@@ -9,10 +11,11 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.commands import ArrayTask, NoAnswer, sacct, squeue
@@ -21,19 +24,20 @@ from spectral_mup.cluster.slurm.submission import Submission, submissions
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.processes import is_alive
+from spectral_mup.util.text import pluralize
 
-NAMES = ("done", "diverged", "running", "queued", "preempted", "planned", "failed", "held", "cancelled", "lost")
-SILENT_SECONDS = 180.0  # a run that beat within so long counts as running, whatever SLURM remembers
-NEW_SECONDS = 30.0  # a job may be missing from the queue for so long after sbatch
-TAIL = 8192
-BREAKER = 5  # so many failures alike, before any run of a sweep has ended, hold the rest
+NAMES = ("done", "diverged", "running", "queued", "preempted", "planned", "failed", "paused", "cancelled", "lost")
+SILENT_SECONDS = 180.0  # a run with a heartbeat younger than this counts as running, whatever SLURM remembers
+NEW_SECONDS = 30.0  # a job may be missing from the queue for this long after sbatch
+TAIL_BYTES = 8192
+BREAKER = 5  # this many equal failures, before any run of a sweep has ended, pause the rest
 
 
 @dataclass(frozen=True)
 class State:
     """One run; `name` is one of NAMES, `tries` how many jobs it was given to, `live` whether SLURM still has the last."""
 
-    point: RunConfig
+    run: RunConfig
     name: str
     cause: Cause | None = None
     detail: str = ""
@@ -45,202 +49,238 @@ class State:
 
     @property
     def job(self) -> str | None:
-        """Id of its array element."""
+        """Id of its array task."""
         return f"{self.submission.job}_{self.index}" if self.submission and self.submission.job else None
 
-    def again(self, retries: int) -> bool:
+    def should_resubmit(self, retries: int) -> bool:
         """Whether it is to be submitted without being asked for."""
         if self.name == "planned":
             return True
-        return self.cause is not None and self.cause.again and not self.live and self.tries <= retries
+        return self.cause is not None and self.cause.retryable and not self.live and self.tries <= retries
 
 
 @dataclass(frozen=True)
 class Report:
-    """States by run id, in the order asked for, and what SLURM could not tell."""
+    """States by run id, in the order asked for, and which of SLURM's commands did not answer."""
 
     states: dict[str, State]
     notes: list[str]
     submissions: list[Submission]
 
     def counts(self) -> dict[str, int]:
-        found = Counter(s.name for s in self.states.values())
-        return {name: found[name] for name in NAMES if found[name]}
+        counts = Counter(s.name for s in self.states.values())
+        return {name: counts[name] for name in NAMES if counts[name]}
+
+
+def reconcile(runs_dir: Path, jobs_dir: Path, runs: Iterable[RunConfig]) -> Report:
+    """The state of every run now. Raises RecordError on files that contradict themselves."""
+    every = submissions(jobs_dir)
+    tasks_of: dict[str, list[tuple[Submission, int]]] = {}
+    for submission in every:
+        for index, pack in enumerate(submission.packs):
+            for entry in pack:
+                tasks_of.setdefault(entry["run_id"], []).append((submission, index))
+    states: dict[str, State] = {}
+    unsettled = []
+    for run in runs:
+        result = RunFolder(runs_dir, run.run_id).result()
+        states[run.run_id] = State(run, result["status"] if result else "planned")  # keeps the order
+        if result is None:
+            unsettled.append(run)
+    notes: list[str] = []
+    relevant = {s.path: s for run in unsettled for s, _ in tasks_of.get(run.run_id, []) if not s.refusal}
+    slurm = _ask(list(relevant.values()), notes) if relevant else _Slurm({}, {})
+    for run in unsettled:
+        evidence = _Evidence(run, RunFolder(runs_dir, run.run_id), tasks_of.get(run.run_id, []), slurm)
+        states[run.run_id] = decide(evidence).state(evidence)
+    return Report(states, notes, every)
+
+
+# --- what SLURM says --------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class _Slurm:
-    """What the one call each of squeue and sacct gave; None where there was no answer."""
+    """What squeue and sacct said, each called once; None where there was no answer."""
 
     queue: dict[str, ArrayTask] | None
-    ended: dict[str, ArrayTask] | None
+    accounting: dict[str, ArrayTask] | None
 
-    def element(self, submission: Submission, index: int) -> ArrayTask | None:
-        """What the queue says of it, else the accounting, which may call a job running for ever that the controller lost."""
+    def task(self, submission: Submission, index: int) -> ArrayTask | None:
+        """Look the task up in squeue, then in sacct. sacct can report a job that the controller has lost as running forever,
+        so its live states count only if squeue did not answer."""
         job = f"{submission.job}_{index}"
-        for known, of_the_living in ((self.queue, True), (self.ended, self.queue is None)):
-            found = (known or {}).get(job)
-            if found is None or found.name != submission.name:  # ids begin at 1 again on a new controller
+        for tasks, live_counts in ((self.queue, True), (self.accounting, self.queue is None)):
+            task = (tasks or {}).get(job)
+            if task is None or task.name != submission.name:  # ids begin at 1 again on a new controller
                 continue
-            if of_the_living or not found.live:
-                return found
+            if live_counts or not task.live:
+                return task
         return None
 
 
-def reconcile(runs: Path, jobs: Path, points: Iterable[RunConfig]) -> Report:
-    """The state of every run now. Raises RecordError on files that contradict themselves."""
-    every = submissions(jobs)
-    held: dict[str, list[tuple[Submission, int]]] = {}
-    for submission in every:
-        for index, pack in enumerate(submission.packs):
-            for entry in pack:
-                held.setdefault(entry["run_id"], []).append((submission, index))
-    states: dict[str, State] = {}
-    unsettled = []
-    for point in points:
-        result = RunFolder(runs, point.run_id).result()
-        if result is not None:
-            states[point.run_id] = State(point, result["status"])
-        else:
-            states[point.run_id] = State(point, "planned")  # keeps the order
-            unsettled.append(point)
-    notes: list[str] = []
-    asked = {s.path: s for p in unsettled for s, _ in held.get(p.run_id, []) if not s.refusal}
-    told = _ask(list(asked.values()), notes) if asked else _Slurm({}, {})
-    for point in unsettled:
-        states[point.run_id] = _state(point, RunFolder(runs, point.run_id), held.get(point.run_id, []), told)
-    return Report(states, notes, every)
-
-
-def _ask(asked: list[Submission], notes: list[str]) -> _Slurm:
-    queue = ended = None
+def _ask(relevant: list[Submission], notes: list[str]) -> _Slurm:
+    queue = accounting = None
     try:
         queue = squeue()
     except NoAnswer as error:
-        notes.append(f"the queue gives no answer ({error}); states are the last known")
-    in_queue = {e.name for e in (queue or {}).values()}
-    _adopt(asked, queue)
-    gone = [s for s in asked if s.name not in in_queue or _some_gone(s, queue or {}) or _some_again(s, queue or {})]
-    if gone:
+        notes.append(f"squeue does not answer ({error}); states are the last known")
+    names = {task.name for task in (queue or {}).values()}
+    _adopt(relevant, queue)
+    ended = [s for s in relevant if s.name not in names or _needs_accounting(s, queue or {})]
+    if ended:
         try:
-            ended = sacct([s.name for s in gone], min(s.created for s in gone) - 3600)
-            _adopt(asked, ended)
+            accounting = sacct([s.name for s in ended], min(s.created for s in ended) - 3600)
+            _adopt(relevant, accounting)
         except NoAnswer as error:
-            notes.append(f"the accounting gives no answer ({error}); going by the queue alone")
-    return _Slurm(queue, ended)
+            notes.append(f"sacct does not answer ({error}); states are those of squeue alone")
+    return _Slurm(queue, accounting)
 
 
-def _some_gone(submission: Submission, queue: dict[str, ArrayTask]) -> bool:
-    return any(f"{submission.job}_{i}" not in queue for i in range(len(submission.packs)))
+def _needs_accounting(submission: Submission, queue: dict[str, ArrayTask]) -> bool:
+    """Whether a task is no longer in the queue, or waits to start again: sacct alone knows how its last start ended."""
+    tasks = [queue.get(f"{submission.job}_{i}") for i in range(len(submission.packs))]
+    return any(task is None or task.waiting and task.restarts > 0 for task in tasks)
 
 
-def _some_again(submission: Submission, queue: dict[str, ArrayTask]) -> bool:
-    """Whether an element waits to start again: the accounting alone knows how its last start ended."""
-    mine = (queue.get(f"{submission.job}_{i}") for i in range(len(submission.packs)))
-    return any(e is not None and e.waiting and e.restarts for e in mine)
-
-
-def _adopt(asked: list[Submission], known: dict[str, ArrayTask] | None) -> None:
+def _adopt(relevant: list[Submission], known: dict[str, ArrayTask] | None) -> None:
     """Record the job of a submission whose launcher died between sbatch and its record; its name is its own."""
-    by_name = {e.name: e.job.partition("_")[0] for e in (known or {}).values()}
-    for submission in asked:
+    by_name = {task.name: task.job.partition("_")[0] for task in (known or {}).values()}
+    for submission in relevant:
         if submission.job is None and submission.name in by_name:
             submission.record_job(by_name[submission.name])
 
 
-def _state(point: RunConfig, folder: RunFolder, held: list[tuple[Submission, int]], told: _Slurm) -> State:
-    owner, error = folder.owner(), folder.error()
-    live = [(s, i) for s, i in held if (e := told.element(s, i)) is not None and e.live]
-    given = [(s, i) for s, i in held if s.job]
-    tries = len(given)
-    latest = (live or given or held or [None])[-1]
-    if latest is None:
-        if owner is not None and not owner.get("slurm") and is_alive(owner):
-            return State(point, "running", status=folder.status())
-        return _failed(point, error, None, 0, tries) if error else State(point, "planned")
-    submission, index = latest
-    element = told.element(submission, index)
-    made = State(point, "", submission=submission, index=index, tries=tries)
-    mine = owner is not None and (owner.get("slurm") or {}).get("job") == f"{submission.job}_{index}"
-    if element is not None and element.live:
-        before = (told.ended or {}).get(element.job)
-        return replace(_live(made, element, folder, owner if mine else None, error, before.before if before else ""), live=True)
-    if error:
-        return _failed(point, error, submission, index, tries)
-    beat = folder.last_heartbeat()
-    if owner is not None and not owner.get("slurm") and is_alive(owner):
-        return _as(made, "running", status=folder.status())  # by a launch on this machine
-    if point.run_id in submission.cancelled:
-        return _as(made, "cancelled", causes.CANCELLED)
-    if element is None:
-        return _unknown(made, told, beat)
-    if element.state == "CANCELLED":
-        return _as(made, "cancelled", causes.CANCELLED, f"job {element.job} was cancelled outside")
-    task = submission.task(index)
-    if task.get("cause") in (causes.STUCK.name, causes.HELD.name):
-        why = causes.CAUSES[task["cause"]]
-        return _as(made, "held" if why is causes.HELD else "failed", why, task.get("detail", ""))
-    if task.get("state") == "killed":
-        why, kills = causes.CAUSES[task["cause"]], task["kills"]
-        return _as(made, "failed", why, f"job {element.job}, {kills} time{'s' * (kills != 1)}")
-    log = tail(submission, index)
-    why = causes.classify_task(element, log)
-    detail = f"job {element.job} {element.state.lower().replace('_', ' ')}" + (f" on {element.node}" if element.node else "")
-    return _as(made, "preempted" if why is causes.PREEMPTED else "failed", why, detail)
+# --- what is known of a run without a result --------------------------------------------------------------------------
 
 
-def _as(made: State, name: str, why: Cause | None = None, detail: str = "", status: dict[str, Any] | None = None) -> State:
-    return replace(made, name=name, cause=why, detail=detail, status=status)
+class _Evidence:
+    """What the folders and SLURM show of a run, and of the last array task that it was given to, a live one if there is any."""
+
+    def __init__(self, run: RunConfig, folder: RunFolder, tasks: list[tuple[Submission, int]], slurm: _Slurm) -> None:
+        self.run, self.folder, self.slurm = run, folder, slurm
+        live = [(s, i) for s, i in tasks if (task := slurm.task(s, i)) is not None and task.live]
+        submitted = [(s, i) for s, i in tasks if s.job]
+        submission, index = (live or submitted or tasks or [(None, 0)])[-1]
+        task = slurm.task(submission, index) if submission else None
+        self.submission: Any = submission  # None if the run was never submitted
+        self.task: Any = task  # None if SLURM does not know it
+        self.index, self.tries = index, len(submitted)
+        self.job = f"{submission.job}_{index}" if submission else ""
+        self.unrecorded = submission is not None and submission.job is None
+        self.cancelled = submission is not None and run.run_id in submission.cancelled
+        self.live = task is not None and task.live
+        self.waiting = task is not None and task.live and task.waiting
+        self.error, owner = folder.error(), folder.owner() or {}
+        self.start = owner.get("slurm") or {}  # the array task of the latest attempt, and which of its starts that was
+        self.started_in_task = self.start.get("job") == self.job
+        self.runs_here = bool(owner) and not self.start and is_alive(owner)  # in a launch on this machine, without SLURM
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """What the array task wrote of itself."""
+        return self.submission.task(self.index) if self.submission else {}
+
+    @cached_property
+    def error_cause(self) -> Cause:
+        return causes.classify_traceback(self.error or "")
+
+    @cached_property
+    def wait_cause(self) -> Cause | None:
+        """Why the task waits to start again, by its own record, else by sacct; None if neither shows it (yet)."""
+        last = (self.slurm.accounting or {}).get(self.job)
+        return causes.CAUSES.get(self.record.get("cause") or "") or causes.BY_STATE.get(last.before if last else "")
+
+    def state(self, name: str, detail: str = "", cause: Cause | None = None, status: dict[str, Any] | None = None) -> State:
+        return State(self.run, name, cause, detail, self.submission, self.index, self.tries, self.live, status)
+
+    def as_running(self, detail: str = "") -> State:
+        return self.state("running", detail, status=self.folder.status())
+
+    def as_cancelled(self, detail: str = "") -> State:
+        return self.state("cancelled", detail, causes.CANCELLED)
+
+    def as_failed(self) -> State:
+        return self.state("failed", causes.exception_line(self.error or ""), self.error_cause)
+
+    def as_recorded(self, name: str, detail: str = "") -> State:
+        """With the cause that the array task or its batch script recorded."""
+        return self.state(name, detail or self.record.get("detail", ""), causes.CAUSES[self.record["cause"]])
+
+    def as_ended(self) -> State:
+        cause = causes.classify_task(self.task, tail(self.submission, self.index))
+        node = f" on {self.task.node}" if self.task.node else ""
+        detail = f"job {self.job} {self.task.state.lower().replace('_', ' ')}{node}"
+        return self.state("preempted" if cause is causes.PREEMPTED else "failed", detail, cause)
 
 
-def _failed(point: RunConfig, error: str, submission: Submission | None, index: int, tries: int) -> State:
-    return State(point, "failed", causes.classify_traceback(error), causes.exception_line(error), submission, index, tries)
+class Decision(NamedTuple):
+    name: str
+    applies: Callable[[_Evidence], bool]
+    state: Callable[[_Evidence], State]
 
 
-def _live(
-    made: State, element: ArrayTask, folder: RunFolder, owner: dict[str, Any] | None, error: str | None, before: str
-) -> State:
-    """In an element that waits or runs; `owner` only if the latest attempt was made in it; `before` is its last start's end."""
-    assert made.submission is not None
-    if made.point.run_id in made.submission.cancelled:
-        return _as(made, "cancelled", causes.CANCELLED)
-    if error and not causes.classify_traceback(error).again:
-        return _as(made, "failed", causes.classify_traceback(error), causes.exception_line(error))
-    if element.waiting:
-        if owner is None:
-            return _as(made, "queued", detail=f"job {element.job}, {element.reason}")
-        why = causes.CAUSES.get(made.submission.task(made.index).get("cause") or "") or causes.BY_STATE.get(before)
-        if why is None:  # SLURM ended it unwarned, and the accounting does not say why, or not yet
-            return _as(made, "queued", detail=f"job {element.job}, queued again by SLURM")
-        return _as(made, "preempted" if why is causes.PREEMPTED else "queued", why, f"job {element.job} waits to go on")
-    if owner is not None and owner["slurm"]["restart"] == element.restarts:
-        return _as(made, "running", detail=f"job {element.job} on {element.node}", status=folder.status())
-    return _as(made, "queued", detail=f"in running job {element.job}")
+DECISIONS = [
+    Decision("trained here, never submitted", lambda e: not e.submission and e.runs_here, _Evidence.as_running),
+    # SLURM has the task
+    Decision("cancelled in a live task", lambda e: e.live and e.cancelled, _Evidence.as_cancelled),
+    Decision("failed for good in a live task", lambda e: e.live and bool(e.error) and not e.error_cause.retryable,
+             _Evidence.as_failed),
+    Decision("waits for its first start", lambda e: e.waiting and not e.started_in_task,
+             lambda e: e.state("queued", f"job {e.job}, {e.task.reason}")),
+    Decision("waits after a preemption", lambda e: e.waiting and e.wait_cause is causes.PREEMPTED,
+             lambda e: e.state("preempted", f"job {e.job} waits to resume", e.wait_cause)),
+    Decision("waits for a known cause", lambda e: e.waiting and e.wait_cause is not None,
+             lambda e: e.state("queued", f"job {e.job} waits to resume", e.wait_cause)),
+    Decision("waits for an unknown cause", lambda e: e.waiting, lambda e: e.state("queued", f"job {e.job}, requeued by SLURM")),
+    Decision("runs in its task", lambda e: e.live and e.started_in_task and e.start["restart"] == e.task.restarts,
+             lambda e: e.as_running(f"job {e.job} on {e.task.node}")),
+    Decision("not yet started by its task", lambda e: e.live, lambda e: e.state("queued", f"in running job {e.job}")),
+    # what the run itself shows
+    Decision("failed", lambda e: bool(e.error), _Evidence.as_failed),
+    Decision("trained here", lambda e: e.runs_here, _Evidence.as_running),
+    Decision("never submitted", lambda e: e.submission is None, lambda e: e.state("planned")),
+    Decision("cancelled", lambda e: e.cancelled, _Evidence.as_cancelled),
+    # SLURM does not know the task
+    Decision("refused", lambda e: e.unrecorded and bool(e.submission.refusal),
+             lambda e: e.state("planned", f"sbatch refused: {e.submission.refusal}")),
+    Decision("being submitted", lambda e: e.unrecorded and (e.slurm.queue is None or not e.submission.launcher_gone),
+             lambda e: e.state("queued", "being submitted")),
+    Decision("launcher died", lambda e: e.unrecorded, lambda e: e.state("planned", "its launcher died before sbatch")),
+    Decision("has a heartbeat", lambda e: e.task is None and _age(e.folder.last_heartbeat()) < SILENT_SECONDS,
+             lambda e: e.state("running", f"job {e.job}, by its heartbeat")),
+    Decision("not yet seen", lambda e: e.task is None and (e.slurm.queue is None or _age(e.submission.created) < NEW_SECONDS),
+             lambda e: e.state("queued", f"job {e.job}, by the last record")),
+    Decision("lost", lambda e: e.task is None, lambda e: e.state("lost", f"job {e.job}", causes.LOST)),
+    # SLURM says that the task has ended
+    Decision("cancelled outside", lambda e: e.task.state == "CANCELLED",
+             lambda e: e.as_cancelled(f"job {e.job} was cancelled outside")),
+    Decision("paused", lambda e: e.record.get("cause") == causes.PAUSED.name, lambda e: e.as_recorded("paused")),
+    Decision("no progress", lambda e: e.record.get("cause") == causes.STUCK.name, lambda e: e.as_recorded("failed")),
+    Decision("killed too often", lambda e: e.record.get("state") == "killed",
+             lambda e: e.as_recorded("failed", f"job {e.job}, {pluralize(e.record['kills'], 'time')}")),
+    Decision("ended", lambda e: True, _Evidence.as_ended),
+]  # fmt: skip
 
 
-def _unknown(made: State, told: _Slurm, beat: float | None) -> State:
-    """In an element of which SLURM tells nothing."""
-    submission = made.submission
-    assert submission is not None
-    if submission.job is None:
-        if submission.refusal:
-            return _as(made, "planned", detail=f"sbatch refused: {submission.refusal}")
-        if told.queue is None or not submission.launcher_gone:
-            return _as(made, "queued", detail="being submitted")
-        return _as(made, "planned", detail="its launcher died before sbatch")
-    if beat is not None and time.time() - beat < SILENT_SECONDS:
-        return _as(made, "running", detail=f"job {submission.job}_{made.index}, as its heartbeat says")
-    if told.queue is None or time.time() - submission.created < NEW_SECONDS:
-        return _as(made, "queued", detail=f"job {submission.job}_{made.index}, by the last record")
-    return _as(made, "lost", causes.LOST, f"job {submission.job}_{made.index}")
+def _age(then: float | None) -> float:
+    return time.time() - (then or 0)
 
 
-def tail(submission: Submission, index: int, count: int = TAIL) -> str:
-    """The end of what an element printed."""
+def decide(evidence: _Evidence) -> Decision:
+    """The first row that applies."""
+    return next(decision for decision in DECISIONS if decision.applies(evidence))
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def tail(submission: Submission, index: int) -> str:
+    """The end of what an array task printed."""
     texts = []
     for path in submission.log(index):
         with path.open("rb") as f:
-            f.seek(max(0, path.stat().st_size - count))
+            f.seek(max(0, path.stat().st_size - TAIL_BYTES))
             texts.append(f.read().decode(errors="replace"))
     return "\n".join(texts)
 
@@ -250,15 +290,15 @@ def signature(error: str) -> str:
     return re.sub(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+", "#", causes.exception_line(error))
 
 
-def breaker(runs: Path, run_ids: Iterable[str]) -> str | None:
-    """The failure that the first BREAKER runs of a sweep share, none having ended; None if there is no such."""
-    found: Counter[str] = Counter()
-    for identity in run_ids:
-        folder = RunFolder(runs, identity)
+def breaker(runs_dir: Path, run_ids: Iterable[str]) -> str | None:
+    """The failure that BREAKER or more runs of a sweep share while none has ended; None if there is no such failure."""
+    failures: Counter[str] = Counter()
+    for run_id in run_ids:
+        folder = RunFolder(runs_dir, run_id)
         if folder.result() is not None:
             return None
         error = folder.error()
-        if error and not causes.classify_traceback(error).again:
-            found[signature(error)] += 1
-    said, count = found.most_common(1)[0] if found else ("", 0)
-    return said if count >= BREAKER else None
+        if error and not causes.classify_traceback(error).retryable:
+            failures[signature(error)] += 1
+    message, count = failures.most_common(1)[0] if failures else ("", 0)
+    return message if count >= BREAKER else None

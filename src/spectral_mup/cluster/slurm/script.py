@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 
+from spectral_mup.cluster.slurm.snapshot import find_preamble, snapshot_path
 from spectral_mup.cluster.slurm.submission import Submission
-from spectral_mup.config.presets import package_root
 from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError
 
 
 def slurm_of(config: Config) -> SlurmConfig:
-    """The cluster part of a config that submits. Raises ConfigError on cluster=local."""
+    """The cluster part of a config for SLURM. Raises ConfigError on cluster=local."""
     if not isinstance(config.cluster, SlurmConfig):
-        raise ConfigError(
-            f"cluster.scheduler={config.cluster.scheduler}: this needs SLURM; give cluster=slurm or your site's file"
-        )
+        raise ConfigError(f"cluster={config.cluster.scheduler}: this needs SLURM; give cluster=slurm or your site's file")
     return config.cluster
 
 
 def render(config: Config, submission: Submission) -> str:
-    """Text for sbatch: an array with an element a pack, which runs `spectral_mup.cluster.slurm.array_task` on it."""
+    """Text for sbatch: an array with a task per pack, which runs `spectral_mup.cluster.slurm.array_task` on it."""
     import submitit
 
     c = slurm_of(config)
@@ -40,8 +37,8 @@ def render(config: Config, submission: Submission) -> str:
         "gpus_per_node": c.gpus or None,
     }  # fmt: skip
     more = {"mem": c.memory, "nice": c.nice, "requeue": True} | c.extra
-    if submission.behind:
-        more["dependency"] = ",".join(filter(None, [c.extra.get("dependency"), f"afterany:{submission.behind}"]))
+    if submission.after_job:
+        more["dependency"] = ",".join(filter(None, [c.extra.get("dependency"), f"afterany:{submission.after_job}"]))
     executor.update_parameters(
         job_name=submission.name,
         time=c.time,
@@ -49,11 +46,11 @@ def render(config: Config, submission: Submission) -> str:
         ntasks_per_node=processes,
         cpus_per_task=c.cpus,
         signal_delay_s=c.signal_seconds,
-        array_parallelism=submission.at_once or count,
+        array_parallelism=submission.max_parallel or count,
         stderr_to_stdout=True,
         srun_args=["--kill-on-bad-exit=1"],
         setup=[*preamble(c), *environment(submission)],
-        teardown=["code=$?", f"{_python('after', submission)} $code", "exit $code"],
+        teardown=["code=$?", f"{_python('requeue', submission)} $code", "exit $code"],
         additional_parameters={k: v for k, v in more.items() if v is not None},
         **{k: v for k, v in options.items() if v is not None},
     )
@@ -62,23 +59,21 @@ def render(config: Config, submission: Submission) -> str:
 
 
 def _python(module: str, submission: Submission) -> str:
-    return shlex.join([sys.executable, "-u", "-m", f"spectral_mup.cluster.slurm.{module}", str(submission.path)])
+    """-P, as the working directory is not to hide what the snapshot has of it."""
+    return shlex.join([sys.executable, "-P", "-u", "-m", f"spectral_mup.cluster.slurm.{module}", str(submission.path)])
 
 
 def preamble(c: SlurmConfig) -> list[str]:
-    """Lines of the site's file, looked for from here and from the source tree. Raises ConfigError if it is in neither."""
-    if c.preamble is None:
-        return []
-    for path in (Path(c.preamble).expanduser(), package_root() / c.preamble):
-        if path.is_file():
-            return [line for line in path.read_text().splitlines() if not line.startswith("#!")]
-    raise ConfigError(f"cluster.preamble={c.preamble}: no such file; slurm/ has an example")
+    """Lines of the site's file. Raises ConfigError if it does not exist."""
+    lines = find_preamble(c.preamble).read_text().splitlines() if c.preamble else []
+    return [line for line in lines if not line.startswith("#!")]
 
 
 def environment(submission: Submission) -> list[str]:
-    """Run the snapshot of the code, and let srun have the cores that sbatch got (srun 22.05 and later forget them)."""
-    source = submission.path.parent / "code" / submission.code / "src"
+    """Run the snapshot, with the working directory for what is in neither it nor PYTHONPATH, and let srun have the cores that
+    sbatch got (srun 22.05 and later forget them)."""
+    source = shlex.quote(":".join(snapshot_path(submission.path.parent / "code" / submission.code)))
     return [
-        f"export PYTHONPATH={shlex.quote(str(source))}${{PYTHONPATH:+:$PYTHONPATH}}",
+        f'export PYTHONPATH={source}"${{PYTHONPATH:+:$PYTHONPATH}}:$PWD"',
         'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
     ]

@@ -1,7 +1,7 @@
-"""Give SLURM what a sweep still lacks: look, pack, validate, record, sbatch, record, and go. Imports no torch.
+"""Give SLURM what a sweep still lacks: look, pack, validate, record, sbatch, record. Imports no torch.
 
-Whoever submits takes the next number of the jobs folder first, and looks again if another was faster, so that no run is given
-out twice; a launcher that dies at any moment leaves either nothing or a folder that the next command understands.
+Whoever submits takes the next number of the jobs folder first, and looks again if another launch was faster, so that no run is
+given out twice; a launcher that dies at any moment leaves either nothing or a folder that the next command understands.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from spectral_mup.cluster.progress import pluralize
 from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm.packing import Estimate, estimate, pack
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
@@ -24,22 +23,23 @@ from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Plan, Sweep
+from spectral_mup.runs.sweep import Plan, Sweep, result_reader
+from spectral_mup.util.text import pluralize
 
 SETTLE_SECONDS = 5.0  # an sbatch that outlives its launcher has reached the controller by then
 ATTEMPTS = 3
 
 
-class HeldBack(Refusal):
-    """The first runs of the sweep all failed alike; the message says how and what to do."""
+class SweepPaused(Refusal):
+    """The first runs of the sweep all failed in the same way; the message says how and what to do."""
 
 
 class Incomplete(Unanswered):
-    """SLURM refused or gave no answer; the message says what, and which submissions are in."""
+    """SLURM refused or did not answer; the message says what, and what was submitted."""
 
 
 @dataclass(frozen=True)
-class Order:
+class SubmissionPlan:
     """What would be submitted: packs of runs, each a task, in arrays of at most `array_size`."""
 
     packs: list[list[RunConfig]]
@@ -49,50 +49,47 @@ class Order:
     gpus: int
 
     @property
-    def points(self) -> list[RunConfig]:
-        return [p for some in self.packs for p in some]
+    def runs(self) -> list[RunConfig]:
+        return [run for pack in self.packs for run in pack]
+
+    @property
+    def arrays(self) -> int:
+        return -(-len(self.packs) // self.array_size)
 
     @property
     def gpu_hours(self) -> float | None:
         """Expected device-hours of all packs: GPUs × time, or tasks × time without GPUs."""
-        seconds = self.expected.total(self.points)
+        seconds = self.expected.total(self.runs)
         return None if seconds is None else seconds / self.workers * max(1, self.gpus) / 3600
 
 
-def workers_of(config: Config) -> int:
-    """runs that a task trains at once."""
-    c = slurm_of(config)
-    if config.train.devices > 1:
-        return 1
-    return c.workers or c.gpus or max(1, c.cpus // c.threads)
-
-
-def order(config: Config, plan: Plan, points: Sequence[RunConfig]) -> Order:
+def plan_submission(config: Config, plan: Plan, runs: Sequence[RunConfig]) -> SubmissionPlan:
     """Packs for these runs, with times from the runs of the plan that are done."""
     c = slurm_of(config)
-    workers, gpus = workers_of(config), c.gpus * c.nodes
+    workers = 1 if config.train.devices > 1 else c.workers or c.gpus or max(1, c.cpus // c.threads)
     device = "cuda" if c.device != "cpu" and c.gpus else "cpu"
     expected = estimate(Path(config.paths.runs), plan.runs, device)
-    return Order(pack(points, expected, 60 * c.pack_minutes, workers), expected, slurm.max_array_size(), workers, gpus)
+    packs = pack(runs, expected, 60 * c.pack_minutes, workers)
+    return SubmissionPlan(packs, expected, slurm.max_array_size(), workers, c.gpus * c.nodes)
 
 
-def look(config: Config, plan: Plan, forgiven: Collection[str] = ()) -> Report:
-    """The state of every run of the plan. Raises HeldBack if the first runs, those `forgiven` apart, all failed alike."""
-    runs = Path(config.paths.runs)
-    report = reconcile(runs, Path(config.paths.jobs), plan.runs)
-    failure = breaker(runs, report.states.keys() - set(forgiven))
+def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ()) -> Report:
+    """The state of every run of the plan. Raises SweepPaused if the first runs, `forgiven` ones apart, share one failure."""
+    runs_dir = Path(config.paths.runs)
+    report = reconcile(runs_dir, Path(config.paths.jobs), plan.runs)
+    failure = breaker(runs_dir, report.states.keys() - set(forgiven))
     if failure:
-        raise HeldBack(
-            f"the first runs of {config.sweep.name} all failed alike ({failure}), the rest is held back; "
-            "action=why shows it; mend the cause, then action=retry"
+        raise SweepPaused(
+            f"the first runs of {config.sweep.name} all failed in the same way ({failure}), so the sweep is paused; "
+            "action=why shows the cause; fix it, then action=retry"
         )
     return report
 
 
 def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerprint: str) -> None:
     """sbatch --test-only of the script as it will be. Raises slurm.Refused or slurm.NoAnswer."""
-    jobs = Path(config.paths.jobs).absolute()
-    trial = prepare(jobs, snapshot_config(config), config.sweep.name, packs, fingerprint, "code")
+    jobs_dir = Path(config.paths.jobs).absolute()
+    trial = prepare(jobs_dir, snapshot_config(config), config.sweep.name, packs, fingerprint, "code")
     try:
         trial.script.write_text(render(config, trial))
         slurm.sbatch(trial.script, Path.cwd(), test_only=True)
@@ -103,54 +100,55 @@ def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerpri
 def submit(
     config: Config,
     sweep: Sweep,
-    plan_of: Callable[[], Plan],
+    plan_now: Callable[[], Plan],
     select: Callable[[State], bool],
     code: str | None = None,
     forgiven: Collection[str] = (),
 ) -> list[Submission]:
-    """Submit the runs of `plan_of` whose state `select` wants; the submissions made, none if there was nothing.
+    """Submit the runs of `plan_now` whose state `select` wants, an array at a time; return the submissions.
 
-    `code` is the snapshot to run, by default one taken now. The failures of the runs `forgiven` do not hold back, here nor in
-    the tasks. Raises Incomplete, HeldBack.
+    `code` is the snapshot to run, by default one taken now. The failures of the runs `forgiven` do not pause the sweep, here or
+    in the tasks. Raises Incomplete, SweepPaused.
     """
-    jobs = Path(config.paths.jobs).absolute()
-    runs = Path(config.paths.runs)
-    made: list[Submission] = []
-    asked: set[str] = set()
-    snapshot = snapshot_config(config)
-    arrays = 0  # that this call makes in all
+    jobs_dir, runs_dir = Path(config.paths.jobs).absolute(), Path(config.paths.runs)
+    resolved = snapshot_config(config)
+    submitted: list[Submission] = []
+    given: set[str] = set()
+    arrays = 0  # that this call will make in all
     while True:
-        seen = (numbers(jobs) or [0])[-1]
-        plan = plan_of()
-        report = look(config, plan, forgiven)
-        points = [s.point for s in report.states.values() if select(s) and s.point.run_id not in asked]
-        if not points:
-            return made
-        if _settle(report):
-            continue  # its job may be there now
-        ordered = order(config, plan, points)
-        code = code or snapshot_code(jobs)
-        arrays = arrays or -(-len(ordered.packs) // ordered.array_size)
-        packs = ordered.packs[: ordered.array_size]
-        at_once, behind = _share(slurm_of(config).array_parallelism, arrays - len(made), report, made)
-        prepared = prepare(jobs, snapshot, config.sweep.name, packs, sweep.fingerprint, code, at_once, behind)
+        number = max(numbers(jobs_dir), default=0) + 1  # read first: a launch that submits from now on takes it
+        plan = plan_now()
+        report = states_or_refuse(config, plan, forgiven)
+        runs = [s.run for s in report.states.values() if select(s) and s.run.run_id not in given]
+        if not runs:
+            return submitted
+        if _waited_for_sbatch(report):
+            continue  # its job may be in the queue now
+        planned = plan_submission(config, plan, runs)
+        packs = planned.packs[: planned.array_size]
+        code = code or snapshot_code(jobs_dir)
+        arrays = arrays or planned.arrays
+        places = _share(slurm_of(config).array_parallelism, arrays - len(submitted), report, submitted)
         try:
-            taken = take(prepared, seen + 1, partial(render, config))
+            prepared = prepare(jobs_dir, resolved, config.sweep.name, packs, sweep.fingerprint, code, *places)
+            taken = take(prepared, number, partial(render, config))
         except Taken:
             continue
-        mine = [p.run_id for some in packs for p in some]
-        for run_id in {*mine, *forgiven} - asked:
-            RunFolder(runs, run_id).archive_error()
-        _sbatch(taken, made)
-        made.append(taken)
-        asked |= set(mine)
+        taken_ids = {run.run_id for pack in packs for run in pack}
+        for run_id in (taken_ids | set(forgiven)) - given:
+            RunFolder(runs_dir, run_id).archive_error()
+        _sbatch(taken, submitted)
+        submitted.append(taken)
+        given |= taken_ids
 
 
-def _share(limit: int | None, arrays: int, report: Report, made: Sequence[Submission]) -> tuple[int | None, str | None]:
-    """How many tasks of the next of `arrays` arrays may be at work at once, and the job it must wait for, so that with all that
-    the sweep has in the queue they are never more than `limit`.
+def _share(limit: int | None, arrays: int, report: Report, submitted: Sequence[Submission]) -> tuple[int | None, str | None]:
+    """Return (max_parallel, after_job) for the next of `arrays` arrays, so that the sweep never has more than `limit` tasks
+    running. Free places are divided among the arrays; without any, the array waits for the job that will free most:
 
-    An array that waits for another has as many places as that leaves, so in each such chain only the last counts.
+        limit 5     job 1 [###] → job 3 [###]     An array takes over the places of the one that it waits for, so of each
+                    job 2 [##]                    chain only the last counts: 3 + 2, no place is free, and job 4 gets
+                                                  the 3 places of job 3, after it.
     """
     if limit is None:
         return None, None
@@ -159,19 +157,19 @@ def _share(limit: int | None, arrays: int, report: Report, made: Sequence[Submis
         if state.name in ("queued", "running", "preempted") and state.submission:
             tasks.setdefault(state.submission, set()).add(state.index)
     seen = {s.path.name for s in tasks}
-    places = {s: min(s.at_once or limit, len(mine)) for s, mine in tasks.items()}
-    places |= {s: min(s.at_once or limit, len(s.packs)) for s in made if s.path.name not in seen}
-    chained = {s.behind for s in places}
-    last = {s: n for s, n in places.items() if s.job is None or s.job not in chained}
-    left = limit - sum(last.values())
-    if left > 0:
-        return max(1, left // max(1, arrays)), None
-    before = max((s for s in last if s.job), key=lambda s: last[s], default=None)
-    return (1, None) if before is None else (last[before], before.job)
+    places = {s: min(s.max_parallel or limit, len(indices)) for s, indices in tasks.items()}
+    places |= {s: min(s.max_parallel or limit, len(s.packs)) for s in submitted if s.path.name not in seen}
+    followed = {s.after_job for s in places}
+    last = {s: n for s, n in places.items() if s.job is None or s.job not in followed}
+    free = limit - sum(last.values())
+    if free > 0:
+        return max(1, free // max(1, arrays)), None
+    largest = max((s for s in last if s.job), key=lambda s: last[s], default=None)
+    return (1, None) if largest is None else (last[largest], largest.job)
 
 
-def _settle(report: Report) -> bool:
-    """Give the sbatch of a launcher that died this very moment the time to be seen; whether that took a while."""
+def _waited_for_sbatch(report: Report) -> bool:
+    """Give the sbatch of a launcher that died just now the time to reach the queue; return whether that took any."""
     unknown = [s for s in report.submissions if not s.job and not s.refusal and s.launcher_gone]
     age = min((time.time() - s.created for s in unknown), default=SETTLE_SECONDS)
     if not 0 <= age < SETTLE_SECONDS:
@@ -180,10 +178,10 @@ def _settle(report: Report) -> bool:
     return True
 
 
-def _sbatch(taken: Submission, made: Sequence[Submission]) -> None:
-    """Hand one array to SLURM and record its id. When the answer is lost, look for the job by its name before trying again."""
-    so_far = f"submitted so far: {', '.join(f'{s.path.name} (job {s.job})' for s in made) or 'nothing'}"
-    said = ""
+def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
+    """Submit one array and record its id. Without an answer, look for the job by its name before the next try."""
+    so_far = f"submitted so far: {', '.join(f'{s.path.name} (job {s.job})' for s in submitted) or 'nothing'}"
+    message = ""
     for attempt in range(ATTEMPTS):
         try:
             taken.record_job(slurm.sbatch(taken.script, Path.cwd()))
@@ -192,30 +190,28 @@ def _sbatch(taken: Submission, made: Sequence[Submission]) -> None:
             taken.record_refusal(str(error))
             raise Incomplete(f"sbatch refused {taken.script}: {error}; {so_far}") from None
         except slurm.NoAnswer as error:
-            said = str(error)
+            message = str(error)
         try:
-            job = next((e.job for e in slurm.squeue().values() if e.name == taken.name), None)
+            job = next((task.job for task in slurm.squeue().values() if task.name == taken.name), None)
         except slurm.NoAnswer as error:
-            raise Incomplete(f"SLURM gives no answer ({error}); {so_far}; the same command goes on") from None
+            raise Incomplete(f"SLURM does not answer ({error}); {so_far}; run the same command again") from None
         if job is not None:
             taken.record_job(job.partition("_")[0])
             return
         time.sleep((attempt + 1) * (1 + random.random()))
-    raise Incomplete(f"sbatch gives no answer ({said}); {so_far}; the same command goes on")
+    raise Incomplete(f"sbatch does not answer ({message}); {so_far}; run the same command again")
 
 
-def extend_from_task(config: Config, mine: Submission) -> str:
-    """From inside a job: submit, with the same snapshot, what the sweep wants by the results so far and nobody has."""
-    from spectral_mup.runs.sweep import result_reader
-
-    sweep = Sweep(config, mine.fingerprint)
-    runs, retries = Path(config.paths.runs), slurm_of(config).retries
-    made = submit(config, sweep, lambda: sweep.plan(result_reader(runs)), lambda s: s.again(retries), mine.code)
-    return "submitted what these results ask for: " + described(made) if made else "nothing more to submit"
+def extend_from_task(config: Config, submission: Submission) -> str:
+    """From inside a job: submit, with the same snapshot, the runs that the results so far call for and that no job has."""
+    sweep, results = Sweep(config, submission.fingerprint), result_reader(Path(config.paths.runs))
+    retries = slurm_of(config).retries
+    submitted = submit(config, sweep, lambda: sweep.plan(results), lambda s: s.should_resubmit(retries), submission.code)
+    return "submitted what these results call for: " + describe(submitted) if submitted else "nothing more to submit"
 
 
-def described(made: Sequence[Submission]) -> str:
-    """Submissions in words."""
+def describe(submitted: Sequence[Submission]) -> str:
+    """'job 7 (12 runs in 3 tasks)', for each submission."""
     return ", ".join(
-        f"job {s.job} ({pluralize(sum(map(len, s.packs)), 'point')} in {pluralize(len(s.packs), 'task')})" for s in made
+        f"job {s.job} ({pluralize(sum(map(len, s.packs)), 'run')} in {pluralize(len(s.packs), 'task')})" for s in submitted
     )

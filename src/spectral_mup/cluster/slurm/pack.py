@@ -1,0 +1,207 @@
+"""The runs of one array task: its start, its end, and whether it starts again. Imports no torch.
+
+Exit codes of a task: OK, every run of the pack has a result, is cancelled or belongs to another process; FAILED, some failed;
+PAUSED, the first runs of the sweep all failed in the same way; TEMPORARY_FAILURE, some failed by a cause that passes (a lost
+process, a disk). The batch script then runs requeue.py.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from spectral_mup.cluster.events import Event
+from spectral_mup.cluster.slurm import commands as slurm
+from spectral_mup.cluster.slurm import failure_causes as causes
+from spectral_mup.cluster.slurm.commands import ArrayTaskId
+from spectral_mup.cluster.slurm.failure_causes import Cause
+from spectral_mup.cluster.slurm.run_states import breaker
+from spectral_mup.cluster.slurm.script import slurm_of
+from spectral_mup.cluster.slurm.submission import Submission, open_submission, submissions
+from spectral_mup.cluster.slurm.submit import extend_from_task
+from spectral_mup.config.schema import Config
+from spectral_mup.runs.run_config import Curve, RunConfig
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.runs.sweep import Plan
+from spectral_mup.util.log import log
+from spectral_mup.util.text import pluralize
+
+OK, FAILED, PAUSED, TEMPORARY_FAILURE = 0, 1, 3, 75  # sysexits' EX_TEMPFAIL
+CLAIMED_SECONDS = 60.0  # to wait for a run of another process, which may be this task's earlier start on its last step
+NEAR_SECONDS = 120  # SLURM may warn of the time limit this much earlier than asked
+STUCK_STARTS = 2  # starts without a step of progress, after which a task that reached its time limit is not queued again
+
+
+class StopSignals:
+    """SLURM's warnings, collected so that they can be checked between steps."""
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        for signum in (signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(signum, lambda s, _: self.signals.append(s))
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def __call__(self) -> bool:
+        return bool(self.signals)
+
+
+class Pack:
+    """The runs of an array task, and which of them still have to be trained."""
+
+    def __init__(self, submission: Submission, index: int) -> None:
+        self.submission, self.index = submission, index
+        self.config: Config = submission.config()
+        self.cluster = slurm_of(self.config)
+        self.runs_dir = Path(self.config.paths.runs)
+        self.runs = submission.runs(index)
+        self._claimed_since: dict[str, float] = {}
+        self._sweep = {
+            entry["run_id"]
+            for s in submissions(submission.path.parent) if s.sweep == submission.sweep and s.declared == submission.declared
+            for pack in s.packs for entry in pack
+        }  # fmt: skip
+        self.paused: str | None = None
+        self.check_breaker()
+
+    @classmethod
+    def of_this_task(cls, path: str) -> tuple[Pack, ArrayTaskId]:
+        """The pack of the array task that this process belongs to. Exits with code 2 outside a job array."""
+        task, submission = slurm.current_array_task(), open_submission(Path(path))
+        if task is None or submission is None:
+            log.error("%s: not a submission, or this process is not in a job array", path)
+            sys.exit(2)
+        return cls(submission, int(os.environ["SLURM_ARRAY_TASK_ID"])), task
+
+    def todo(self) -> list[RunConfig]:
+        """Unfinished runs without those that another process has had for long; none if the sweep is paused."""
+        if self.paused:
+            return []
+        now = time.monotonic()
+        foreign = {i for i, since in self._claimed_since.items() if now - since > CLAIMED_SECONDS}
+        return [run for run in self.unfinished() if run.run_id not in foreign]
+
+    def unfinished(self) -> list[RunConfig]:
+        """Runs that have neither ended, nor failed for good, nor been cancelled."""
+        return [run for run in self.runs if self._is_unfinished(run) and not self.submission.is_cancelled(run.run_id)]
+
+    def _is_unfinished(self, run: RunConfig) -> bool:
+        folder = self.folder(run)
+        error = folder.error()
+        return folder.result() is None and (error is None or causes.classify_traceback(error).retryable)
+
+    def plan(self) -> Plan:
+        """The pack as a Plan, for the view of progress."""
+        curves: dict[Curve, list[RunConfig]] = {}
+        for run in self.runs:
+            curves.setdefault(run.curve, []).append(run)
+        return Plan(curves, self.unfinished(), [], [])
+
+    def folder(self, run: RunConfig) -> RunFolder:
+        return RunFolder(self.runs_dir, run.run_id)
+
+    def on_event(self, event: Event) -> None:
+        """Remember since when another process has a run, and check after each failure whether the sweep must pause."""
+        if event.kind == "claimed":
+            self._claimed_since.setdefault(event.run.run_id, time.monotonic())
+        elif event.kind == "started":
+            self._claimed_since.pop(event.run.run_id, None)
+        elif event.kind == "failed":
+            self.check_breaker()
+
+    def check_breaker(self) -> None:
+        self.paused = breaker(self.runs_dir, self._sweep)
+
+    def progress(self) -> int:
+        """Steps that are safe on disk, over the pack: a start that adds none need not be repeated for ever."""
+        folders = {run: self.folder(run) for run in self.runs}
+        return sum(run.train.steps if f.result() is not None else f.newest_checkpoint() for run, f in folders.items())
+
+    def write_task(self, **values: object) -> None:
+        self.submission.write_task(self.index, **values)
+
+
+def begin(pack: Pack, task: ArrayTaskId) -> None:
+    """Record the start and the progress until then. Exits if too many starts in a row saved no step."""
+    before, progress = pack.submission.task(pack.index), pack.progress()
+    starts = 1 if progress > before.get("progress", -1) else before.get("starts_without_progress", 0) + 1
+    pack.write_task(
+        job=task.job, restart=task.restart, cause=None, detail="", progress=progress, starts_without_progress=starts,
+        state="running",
+    )  # fmt: skip
+    if starts > pack.cluster.retries + 1:
+        sys.exit(give_up(pack, f"{starts - 1} starts saved no step"))
+    done = len(pack.runs) - len(pack.unfinished())
+    log.info("job %s, start %d: %s, %d done", task.job, task.restart + 1, pluralize(len(pack.runs), "run"), done)
+
+
+def finish(pack: Pack, task: ArrayTaskId, failed: Mapping[str, str], stopping: StopSignals) -> int:
+    """Requeue a task that was stopped with runs left; else record how it ended and submit what the sweep needs next."""
+    for run_id, error in failed.items():
+        folder = RunFolder(pack.runs_dir, run_id)
+        if folder.error() is None and folder.result() is None:
+            folder.write_error(f"WorkerDied: {error}\n")
+    left = pack.unfinished()
+    if stopping() and left and not pack.paused:
+        return stop(pack, task, stopping.signals)
+    if pack.paused and left:
+        pack.write_task(state="ended", cause=causes.PAUSED.name, detail=pack.paused)
+        log.error("paused: the sweep's first runs all failed in the same way: %s", pack.paused)
+        return PAUSED
+    pack.write_task(state="ended", cause=None, detail=pack.paused or "")
+    errors = {run: error for run in pack.runs if (error := pack.folder(run).error()) is not None}
+    for run in errors:
+        log.error("%s: failed, see %s/error.txt", run, pack.folder(run).path, extra={"run": run.run_id})
+    if any(causes.classify_traceback(error).retryable for error in errors.values()):
+        return TEMPORARY_FAILURE
+    if not stopping():
+        extend(pack)
+    return FAILED if errors else OK
+
+
+def stop(pack: Pack, task: ArrayTaskId, signals: list[int]) -> int:
+    """With all saved, requeue the task, unless that cannot help, and wait for SLURM to end it."""
+    if slurm.is_cancelled(task):
+        pack.write_task(state="ended", cause=causes.CANCELLED.name)
+        log.info("cancelled, all is saved")
+        return FAILED
+    cause = why_stopped(task, pack.cluster.signal_seconds)
+    record = pack.submission.task(pack.index)
+    if cause is causes.TIME and record["starts_without_progress"] >= STUCK_STARTS and pack.progress() <= record["progress"]:
+        return give_up(pack, f"{STUCK_STARTS} starts of {pack.cluster.time} min saved no step")
+    pack.write_task(state="stopped", cause=cause.name, detail=f"signals {signals}")
+    log.info("stopped (%s), all is saved; queued again", cause.name)
+    slurm.requeue(task.job)
+    deadline = time.monotonic() + pack.cluster.signal_seconds + 60
+    while time.monotonic() < deadline:  # exit code 0 now would count as done, another as failed
+        time.sleep(1)
+    return TEMPORARY_FAILURE
+
+
+def give_up(pack: Pack, detail: str) -> int:
+    """End the task for good, as another start would not help."""
+    pack.write_task(state="ended", cause=causes.STUCK.name, detail=detail)
+    log.error("stopped for good: %s; %s", detail, causes.STUCK.advice)
+    return FAILED
+
+
+def why_stopped(task: ArrayTaskId, signal_seconds: float) -> Cause:
+    """SLURM's reason for the warning: preemption if it says so or the time limit is not near."""
+    try:
+        job = slurm.show_job(task.job)
+    except slurm.NoAnswer:
+        return causes.PREEMPTED
+    end = slurm.clock(job.get("EndTime", ""))
+    near = end is not None and end - time.time() < signal_seconds + NEAR_SECONDS
+    return causes.TIME if near and not slurm.was_preempted(job, task) else causes.PREEMPTED
+
+
+def extend(pack: Pack) -> None:
+    """Submit what the sweep needs by these results, and what was lost: no launcher has to run for that."""
+    try:
+        log.info(extend_from_task(pack.config, pack.submission))
+    except Exception as error:  # the task's own work is done and must not count as failed
+        log.warning("cannot submit more (%s: %s); action=extend does", type(error).__name__, error)

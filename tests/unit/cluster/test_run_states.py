@@ -1,0 +1,410 @@
+"""What is said of runs and jobs, by canned answers of SLURM: every state and cause, and who has a run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from support.launches import snapshot
+from support.runs import TINY, composed
+from support.slurm_sweeps import ON_SLURM, fate
+
+from spectral_mup.cli.actions.why import why as print_why
+from spectral_mup.cli.context import Context
+from spectral_mup.cluster.liveness import is_owner_running
+from spectral_mup.cluster.slurm import commands, run_states
+from spectral_mup.cluster.slurm import failure_causes as causes
+from spectral_mup.cluster.slurm.commands import ArrayTaskId
+from spectral_mup.cluster.slurm.run_states import DECISIONS, State, reconcile, signature
+from spectral_mup.cluster.slurm.snapshot import snapshot_config
+from spectral_mup.cluster.slurm.submission import prepare, take
+from spectral_mup.runs.run_folder import ClaimedError, RunFolder
+from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.training.checkpoint import save_checkpoint
+from spectral_mup.training.trainer import Trainer
+from spectral_mup.util.processes import process_start
+
+ONE = [*TINY, "rule=[spectral]", "lr.adaptive=false", "sweep.width=[32]", "sweep.lr=[-6]", "sweep.name=long"]
+
+# --- causes ---------------------------------------------------------------------------------------------------
+
+
+def traceback_of(function) -> str:
+    try:
+        function()
+    except Exception:
+        return traceback.format_exc()
+    raise AssertionError("it did not raise")
+
+
+def os_error(number: int):
+    def fail():
+        raise OSError(number, os.strerror(number), "/shared/runs/x/metrics.jsonl")
+
+    return fail
+
+
+def chained():
+    try:
+        raise KeyError("a")
+    except KeyError:
+        raise ValueError("of the second\nTraceback: is no header") from None
+
+
+def raised(message: str) -> str:
+    """A traceback that ends with this."""
+    frame = '  File "/x/src/spectral_mup/train.py", line 210, in backward\n    part.backward()\n'
+    return f"Traceback (most recent call last):\n{frame}{message}\n"
+
+
+OUT_ON_DEVICE = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 79.15 GiB of which 1.31 GiB is free. "
+    "Process 4821 has 77.83 GiB memory in use. "
+    "Of the allocated memory 75.91 GiB is allocated by PyTorch, and 1.20 GiB is reserved by "
+    "PyTorch but unallocated. If reserved but unallocated memory is large try setting PYTORCH_CUDA_ALLOC_CONF="
+    "expandable_segments:True to avoid fragmentation.  See documentation for Memory Management  "
+    "(https://pytorch.org/docs/stable/notes/cuda.html#environment-variables)"
+)
+ASYNCHRONOUS = (
+    "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace "
+    "below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\nCompile with `TORCH_USE_CUDA_DSA` to "
+    "enable device-side assertions.\n"
+)
+PEER_CLOSED = (
+    "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:23881\n. This may "
+    "indicate a possible application crash on rank 0 or a network set up issue."
+)
+ERRORS = {
+    "device": (raised(f"torch.OutOfMemoryError: {OUT_ON_DEVICE}"), "GPU out of memory"),
+    "device, older": (raised(f"RuntimeError: {OUT_ON_DEVICE}"), "GPU out of memory"),
+    "device, later": (raised(f"torch.AcceleratorError: {ASYNCHRONOUS}"), "GPU out of memory"),
+    "cuBLAS": (
+        raised("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        "GPU out of memory",
+    ),
+    "torch on the host": (traceback_of(lambda: torch.empty(2**62, dtype=torch.uint8)), "out of memory"),
+    "Python": (traceback_of(lambda: bytearray(2**62)), "out of memory"),
+    "workers killed": ("WorkerDied: its worker died 3 times, last with exit code -9\n", "out of memory"),
+    "a worker's segfault": ("WorkerDied: its worker died 3 times, last with exit code -11\n", "exception"),
+    "EIO": (traceback_of(os_error(errno.EIO)), "disk"),
+    "ESTALE": (traceback_of(os_error(errno.ESTALE)), "disk"),
+    "ENOSPC": (traceback_of(os_error(errno.ENOSPC)), "exception"),
+    "peer": (raised(f"RuntimeError: {PEER_CLOSED}"), "peer lost"),
+    "of two": (traceback_of(chained), "exception"),
+    "a name only": (raised("ValueError: not enough CUDA here"), "exception"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_errors_are_told_apart(name):
+    text, expected = ERRORS[name]
+    assert causes.classify_traceback(text).name == expected
+
+
+def test_an_error_is_named_by_its_exception_and_two_alike_by_what_they_share():
+    assert causes.exception_line(ERRORS["device, later"][0]) == "torch.AcceleratorError: CUDA error: out of memory"
+    assert causes.exception_line(ERRORS["of two"][0]) == "ValueError: of the second"
+    one, two = (
+        raised(f"IsADirectoryError: [Errno 21] Is a directory: '/runs/{run}/.norms.jsonl.{pid}.{nonce}'")
+        for run, pid, nonce in (("f9987ace1b39a8d6", 4820, "f17a075e"), ("abcdefabcdefabcd", 17, "abcdefab"))
+    )
+    assert signature(one) == signature(two) != signature(one.replace("norms", "metrics"))
+
+
+class Told:
+    """A submission of one task with one run, and what squeue and sacct would print of it."""
+
+    def __init__(self, tmp_path: Path, monkeypatch) -> None:
+        self.runs, self.jobs = tmp_path / "runs", tmp_path / "jobs"
+        config = composed(*ON_SLURM, *ONE)
+        self.config = config = replace(config, paths=replace(config.paths, runs=str(self.runs), jobs=str(self.jobs)))
+        self.planned = open_sweep(config).plan(lambda p: None).runs
+        prepared = prepare(self.jobs, snapshot_config(config), "long", [self.planned], "", "code")
+        self.submission = take(prepared, 1, lambda s: "")
+        self.submission.record_job("7")
+        self.folder = RunFolder(self.runs, self.planned[0].run_id)
+        self.queue: str | None = ""
+        self.ended: str | None = ""
+        monkeypatch.setattr(commands, "call", self.call)
+
+    def call(self, *command: str, **_) -> subprocess.CompletedProcess[str]:
+        said = {"squeue": self.queue, "sacct": self.ended}[command[0]]
+        if said is None:
+            return subprocess.CompletedProcess(command, 1, "", "Unable to contact slurm controller (connect failure)")
+        return subprocess.CompletedProcess(command, 0, said.replace("NAME", self.submission.name), "")
+
+    def edit(self, **values) -> None:
+        """Change the submission's record."""
+        path = self.submission.path / "submission.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+    def age(self, seconds: float) -> None:
+        """Make the submission this much older."""
+        self.edit(created=time.time() - seconds)
+
+    def slurm(self, queue: str) -> None:
+        self.queue = queue
+
+    def write_task(self, **values) -> None:
+        self.submission.write_task(0, **values)
+
+    def print(self, text: str) -> None:
+        (self.submission.logs / "7_0_0_log.out").write_text(text)
+
+    def own(self, restart: int = 0, **changed) -> None:
+        """Claim the run for a start of the task, and edit what the claim says."""
+        self.folder.claim(lambda owner: False, {"job": "7_0", "restart": restart})
+        path = self.folder.path / "attempts" / str(self.folder.attempts()[-1]) / "owner.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+
+    def state(self) -> State:
+        return reconcile(self.runs, self.jobs, self.planned).states[self.planned[0].run_id]
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    return Told(tmp_path, monkeypatch)
+
+
+STUCK = "no progress"
+OOM_KILL = "slurmstepd: error: StepId=7.0 exceeded memory limit (412000000 > 157286400), being killed\n"
+CGROUP = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n"
+ENDS = {  # what squeue prints, what sacct prints, what the task printed: what became of it, and why
+    "preempted": ("7_0|NAME|PREEMPTED|None|0|0|n1|", "", "", "preempted", "preempted"),
+    "node": ("", "7_0|NAME|NODE_FAIL|1:0|n1", "", "failed", "node failure"),
+    "boot": ("", "7_0|NAME|BOOT_FAIL|1:0|n1", "", "failed", "node failure"),
+    "limit": ("7_0|NAME|TIMEOUT|TimeLimit|0|0|n1|", "", "step 3", "failed", "time limit"),
+    "cancelled by somebody": ("", "7_0|NAME|CANCELLED by 0|0:15|n1", "", "cancelled", "cancelled"),
+    "cancelled while it waited": ("", "7_[0]|NAME|CANCELLED by 1000|0:0|None assigned", "", "cancelled", "cancelled"),
+    "nothing": ("7_0|NAME|COMPLETED|None|0|0|n1|", "", "", "failed", "no result"),
+    "log": ("7_0|NAME|FAILED|None|53|0|n1|", "", "", "failed", "launch failure"),
+    "log, later": ("", "7_0|NAME|FAILED|0:53|n1", "", "failed", "launch failure"),
+    "no Python": ("", "7_0|NAME|FAILED|127:0|n1", "python: command not found\n", "failed", "launch failure"),
+    "killed": ("7_0|NAME|FAILED|NonZeroExitCode|35072|0|n1|", "", "step 3\n", "failed", "killed"),
+    "killed, since SLURM 23.02": ("7_0|NAME|FAILED|NonZeroExitCode|137:0|0|n1|", "", "step 3\n", "failed", "killed"),
+    "log, since SLURM 23.02": ("7_0|NAME|FAILED|None|0:53|0|n1|", "", "", "failed", "launch failure"),
+    "killed with its script": ("", "7_0|NAME|FAILED|0:9|n1", "step 3\n", "failed", "killed"),
+    "memory": ("7_0|NAME|FAILED|NonZeroExitCode|35072|0|n1|", "", OOM_KILL, "failed", "out of memory"),
+    "memory, cgroups": ("", "7_0|NAME|OUT_OF_MEMORY|0:125|n1", CGROUP, "failed", "out of memory"),
+    "import": ("", "7_0|NAME|FAILED|1:0|n1", raised("ModuleNotFoundError: No module named 'torch'"), "failed", "exception"),
+    "forgotten": ("", "", "", "lost", "lost"),
+    "forgotten by the controller alone": ("", "7_0|NAME|RUNNING|0:0|n1", "", "lost", "lost"),
+    "beside jobs with odd names": ("8|my|job|RUNNING|None|0|0|n1|\n7_0|NAME|TIMEOUT|x|0|0|n1|", "", "", "failed", "time limit"),
+    "another job of this number": ("7_0|mine|FAILED|None|53|0|n1|", "7_0|other|TIMEOUT|0:0|n1", "", "lost", "lost"),
+    "requeued, then out of time": ("", "7_0|NAME|PREEMPTED|0:0|n1\n7_0|NAME|TIMEOUT|0:0|n2", "", "failed", "time limit"),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_ends_of_jobs_are_told_apart(told, name):
+    told.queue, told.ended, printed, expected, why = ENDS[name]
+    if printed:
+        told.print(printed)
+    told.age(1000)
+    state = told.state()
+    assert (state.name, state.cause and state.cause.name, state.live) == (expected, why, False)
+
+
+def test_what_is_not_known_to_have_ended_is_live(told):
+    told.ended = "7_0|NAME|FAILED|1:0|n1"
+    told.age(1000)
+    for state in ("RUNNING", "SUSPENDED", "EXPEDITING", "A_STATE_OF_LATER_VERSIONS"):
+        for status in ("0", "0:0", ""):
+            told.queue = f"7_0|NAME|{state}|None|{status}|0|n1|"
+            assert told.state().live and not told.state().should_resubmit(retries=5)
+
+
+LIVE, WAITS_AGAIN = "7_0|NAME|RUNNING|None|0|0|n1|", "7_0|NAME|PENDING|BeginTime|0|1||"
+ENDED = "7_0|NAME|FAILED|NonZeroExitCode|256|0|n1|"
+GONE = {"launcher": {"host": socket.gethostname(), "pid": 1, "start": "before the boot"}}
+
+
+def unrecorded(told: Told, **record) -> None:
+    """Of this submission nobody knows a job."""
+    (told.submission.path / "job.json").unlink()
+    told.edit(**record)
+
+
+SITUATIONS = {  # of each row of DECISIONS what leads to it, and the state
+    "trained here, never submitted": (lambda t: (shutil.rmtree(t.jobs), t.folder.claim()), "running"),
+    "cancelled in a live task": (lambda t: (t.slurm(LIVE), t.submission.cancel([t.folder.run_id])), "cancelled"),
+    "failed for good in a live task": (lambda t: (t.slurm(LIVE), t.folder.write_error(ERRORS["ENOSPC"][0])), "failed"),
+    "waits for its first start": (lambda t: t.slurm(WAITS_AGAIN), "queued"),
+    "waits after a preemption": (lambda t: (t.slurm(WAITS_AGAIN), t.own(), t.write_task(cause="preempted")), "preempted"),
+    "waits for a known cause": (lambda t: (t.slurm(WAITS_AGAIN), t.own(), t.write_task(cause="disk")), "queued"),
+    "waits for an unknown cause": (lambda t: (t.slurm(WAITS_AGAIN), t.own()), "queued"),
+    "runs in its task": (lambda t: (t.slurm(LIVE), t.own()), "running"),
+    "not yet started by its task": (lambda t: t.slurm(LIVE), "queued"),
+    "failed": (lambda t: (t.slurm(ENDED), t.folder.write_error(ERRORS["EIO"][0])), "failed"),
+    "trained here": (lambda t: (t.slurm(ENDED), t.folder.claim()), "running"),
+    "never submitted": (lambda t: shutil.rmtree(t.jobs), "planned"),
+    "cancelled": (lambda t: (t.slurm(ENDED), t.submission.cancel([t.folder.run_id])), "cancelled"),
+    "refused": (lambda t: t.submission.record_refusal("QOSMaxSubmitJobPerUserLimit"), "planned"),
+    "being submitted": (unrecorded, "queued"),
+    "launcher died": (lambda t: unrecorded(t, **GONE), "planned"),
+    "has a heartbeat": (lambda t: (t.own(host="n1"), t.age(1000)), "running"),
+    "not yet seen": (lambda t: None, "queued"),
+    "lost": (lambda t: t.age(1000), "lost"),
+    "cancelled outside": (lambda t: t.slurm("7_0|NAME|CANCELLED|None|0|0|n1|"), "cancelled"),
+    "paused": (lambda t: (t.slurm(ENDED), t.write_task(state="ended", cause="paused")), "paused"),
+    "no progress": (lambda t: (t.slurm(ENDED), t.write_task(state="ended", cause=STUCK)), "failed"),
+    "killed too often": (lambda t: (t.slurm(ENDED), t.write_task(state="killed", cause="killed", kills=6)), "failed"),
+    "ended": (lambda t: t.slurm(ENDED), "failed"),
+}
+
+
+@pytest.mark.parametrize("name", [decision.name for decision in DECISIONS])
+def test_each_row_of_the_table_decides_some_situation(told, monkeypatch, name):
+    prepare_situation, expected = SITUATIONS[name]
+    decided = []
+    monkeypatch.setattr(run_states, "decide", lambda e, real=run_states.decide: decided.append(real(e)) or decided[-1])
+    prepare_situation(told)
+    state = told.state()
+    assert ([d.name for d in decided], state.name) == ([name], expected)
+
+
+WAITS = {  # of a task that waits after it had started the run: what sacct prints, what the task recorded
+    "preempted, unwarned": ("7_0|NAME|PREEMPTED|0:0|n1\n7_0|NAME|PENDING|0:0|None assigned", {}, "preempted", "preempted"),
+    "node": ("7_0|NAME|NODE_FAIL|1:0|n1\n7_0|NAME|PENDING|0:0|None assigned", {"cause": None}, "queued", "node failure"),
+    "limit": ("7_0|NAME|REQUEUED|0:0|n1\n7_0|NAME|PENDING|0:0|None assigned", {"cause": "time limit"}, "queued", "time limit"),
+    "by hand": ("7_0|NAME|REQUEUED|0:0|n1\n7_0|NAME|PENDING|0:0|None assigned", {}, "queued", None),
+    "accounting down": (None, {}, "queued", None),
+}
+
+
+@pytest.mark.parametrize("name", WAITS)
+def test_why_a_task_waits_again_is_told_or_not_known(told, name):
+    told.ended, task, expected, why = WAITS[name]
+    told.queue = "7_0|NAME|PENDING|BeginTime|0|1||"
+    told.own()
+    told.submission.write_task(0, **task)
+    state = told.state()
+    assert (state.name, state.cause and state.cause.name, state.live) == (expected, why, True)
+
+
+def test_what_the_task_or_its_script_recorded_is_told(told):
+    told.queue = "7_0|NAME|FAILED|NonZeroExitCode|256|0|n1|"
+    for recorded, expected, why, detail in (
+        ({"state": "ended", "cause": STUCK, "detail": "2 starts"}, "failed", STUCK, "2 starts"),
+        ({"state": "ended", "cause": "paused", "detail": "ValueError: x"}, "paused", "paused", "ValueError: x"),
+        ({"state": "killed", "cause": "killed", "kills": 6}, "failed", "killed", "job 7_0, 6 times"),
+    ):  # fmt: skip
+        told.submission.write_task(0, **recorded)
+        state = told.state()
+        assert (state.name, state.cause and state.cause.name, state.detail) == (expected, why, detail)
+
+
+def test_what_ended_in_a_running_task_is_not_said_to_resume(told, capsys):
+    """Its other runs are trained; this one is not, unless its cause passes."""
+    told.queue = "7_0|NAME|RUNNING|None|0|0|n1|"
+
+    def why(cause: str) -> tuple[int, str]:
+        assert print_why(Context(told.config, [])) == 0
+        return fate(capsys.readouterr().out, cause)
+
+    told.folder.write_error(ERRORS["ENOSPC"][0])
+    assert why("exception") == (1, "not")
+    told.submission.cancel([told.folder.run_id])
+    assert why("cancelled") == (1, "not")
+    told.queue = "7_0|NAME|PENDING|BeginTime|0|1||"
+    (told.submission.path / "cancelled.json").unlink()
+    told.folder.archive_error()
+    told.own()
+    told.submission.write_task(0, cause="preempted")
+    assert why("preempted") == (1, "resumes")
+
+
+def test_every_cause_is_in_these_tables():
+    """`peer lost` and the rest alike: a cause that nothing produces would be advice for nobody."""
+    recorded = {STUCK, "paused"}
+    shown = {why for _, why in ERRORS.values()} | {end[-1] for end in ENDS.values()} | recorded
+    assert shown == set(causes.CAUSES)
+
+
+def test_a_cause_that_passes_is_tried_again_but_not_for_ever(told):
+    told.queue = "7_0|NAME|FAILED|NonZeroExitCode|256|0|n1|"
+    for name, again in (("EIO", True), ("ESTALE", True), ("peer", True), ("device", False), ("ENOSPC", False)):
+        told.folder.write_error(ERRORS[name][0])
+        state = told.state()
+        assert state.should_resubmit(retries=1) == again and not replace(state, tries=2).should_resubmit(retries=1)
+    told.queue = "7_0|NAME|RUNNING|None|0|0|n1|"
+    told.folder.write_error(ERRORS["EIO"][0])
+    assert not told.state().should_resubmit(retries=1), "its job is at work on it"
+
+
+# --- who has a run --------------------------------------------------------------------------------------------------
+
+
+def test_no_clock_decides_whether_an_owner_runs(told):
+    """Clocks ten minutes off, of a node or of here, and heartbeats as old: a live run stays its holder's."""
+    told.queue = "7_0|NAME|RUNNING|None|0|0|n1|"
+    me = ArrayTaskId("8_0", 0)
+    for off in (-600.0, 0.0, 600.0):
+        told.own(time=time.time() + off, host="n1", pid=1)
+        told.folder.write_heartbeat()
+        beat = told.folder.path / "attempts" / str(told.folder.attempts()[-1]) / "heartbeat.json"
+        beat.write_text(json.dumps({"time": time.time() + off}))
+        assert told.state().name == "running"
+        with pytest.raises(ClaimedError, match="SLURM job 7_0 on n1"):
+            other = RunFolder(told.runs, told.folder.run_id)
+            other.claim(lambda owner: is_owner_running(owner, me), {"job": "8_0", "restart": 0})
+
+
+def test_the_queue_or_the_process_table_decides_whether_an_owner_runs(told):
+    owner = {"slurm": {"job": "7_0", "restart": 1}, "host": "n1", "pid": 1, "start": "x", "time": time.time()}
+    here = owner | {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
+    other = ArrayTaskId("8_0", 0)
+    for said, alive in (
+        ("7_0|NAME|RUNNING|None|0|1|n1|", True),
+        ("7_0|NAME|COMPLETING|None|0|1|n1|", True),
+        ("7_0|NAME|PENDING|BeginTime|0|2||", False),
+        ("7_0|NAME|RUNNING|None|0|2|n2|", False),  # started again since
+        ("7_0|NAME|FAILED|None|256|1|n1|", False),
+        ("", False),
+        (None, True),  # no answer is not "gone"
+    ):
+        told.queue = said
+        assert is_owner_running(owner, other) == alive, said
+        assert is_owner_running(here, other) and not is_owner_running(here | {"start": "before the boot"}, other)
+    assert is_owner_running(here, ArrayTaskId("7_0", 1)) and not is_owner_running(here, ArrayTaskId("7_0", 2)), (
+        "my own earlier start may linger, but is fenced off"
+    )
+
+
+def test_a_writer_that_was_fenced_off_changes_nothing(told):
+    """The task starts again while its old process lives on: whatever that does afterwards, no byte of the run changes."""
+    told.own()
+    old, new = told.folder, RunFolder(told.runs, told.folder.run_id)
+    old.append("metrics.jsonl", [{"step": 1, "loss": 2.0}])
+    old.write_heartbeat()
+    (old.path / "attempts" / "new.0123456789abcdef").mkdir()  # of a process that was killed while it claimed
+    new.claim(lambda owner: is_owner_running(owner, ArrayTaskId("7_0", 1)), {"job": "7_0", "restart": 1})
+    new.append("metrics.jsonl", [{"step": 2, "loss": 1.0}])
+
+    def save():
+        save_checkpoint(old, Trainer(torch.nn.Linear(1, 1), [], lambda step: [], lambda *_: torch.zeros(())), {})
+
+    before = snapshot(new.path)
+    for write in (
+        lambda: old.append("metrics.jsonl", [{"step": 2, "loss": 9.0}]),
+        lambda: old.finish({"status": "done"}),
+        lambda: old.write_error("Traceback"),
+        old.write_heartbeat,
+        save,
+    ):
+        with pytest.raises(ClaimedError, match="taken over"):
+            write()
+    assert snapshot(new.path) == before
+    new.finish({"status": "done"})
+    new.write_error("mine")
+    assert new.result() == {"status": "done"} and new.error() == "mine"
