@@ -6,7 +6,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from spectral_mup.cluster.slurm.commands import ArrayTaskId, NoAnswer, squeue
+from spectral_mup.cluster.slurm_commands import ArrayTaskId, NoAnswer, squeue
 from spectral_mup.util.processes import is_alive
 
 

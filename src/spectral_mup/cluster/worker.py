@@ -20,7 +20,7 @@ from typing import Any
 from spectral_mup import data
 from spectral_mup.cluster.events import Event
 from spectral_mup.cluster.liveness import is_owner_running
-from spectral_mup.cluster.slurm.commands import current_array_task
+from spectral_mup.cluster.slurm_commands import current_array_task
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.provenance import provenance
 from spectral_mup.runs.run_config import RunConfig

@@ -10,7 +10,7 @@ from support.runs import TINY
 from support.slurm_cluster import SlurmCluster
 from support.slurm_sweeps import Site
 
-from spectral_mup.cluster.slurm import commands as slurm
+from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm import doctor
 
 

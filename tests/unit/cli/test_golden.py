@@ -41,14 +41,14 @@ def test_plan(argv, tmp_path):
 
 
 def test_plan_on_slurm(argv, tmp_path, monkeypatch):
-    monkeypatch.setattr("spectral_mup.cluster.slurm.commands.max_array_size", lambda: 4)
+    monkeypatch.setattr("spectral_mup.cluster.slurm_commands.max_array_size", lambda: 4)
     for run in planned(argv)[:3]:
         finish(run, tmp_path / "runs")
     check_golden("plan_slurm", transcript("launch", *argv, "action=plan", "cluster=slurm"), tmp_path)
 
 
 def test_submission_is_refused_without_a_terminal(argv, tmp_path, monkeypatch):
-    monkeypatch.setattr("spectral_mup.cluster.slurm.commands.max_array_size", lambda: 4)
+    monkeypatch.setattr("spectral_mup.cluster.slurm_commands.max_array_size", lambda: 4)
     monkeypatch.setattr("spectral_mup.cli.actions._slurm.check_script", lambda *_: None)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     check_golden("run_slurm", transcript("launch", *argv, "cluster=slurm"), tmp_path)

@@ -14,7 +14,7 @@ from support.runs import TINY
 import spectral_mup
 from spectral_mup.cli.command_line import CONSOLE, MODULE, SCRIPTS, command
 from spectral_mup.cli.main import guard
-from spectral_mup.cluster.slurm.commands import NoAnswer
+from spectral_mup.cluster.slurm_commands import NoAnswer
 from spectral_mup.data.shards import DataError
 from spectral_mup.errors import ConfigError, RecordError, Refusal, Unanswered
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 
 from spectral_mup.cli.context import Context
 from spectral_mup.cli.exit_codes import INTERRUPTED, OK, REFUSED
-from spectral_mup.cluster.slurm import commands as slurm
+from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm.run_states import Report, State
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from spectral_mup.cli.actions._slurm import confirmed, format_counts, matching, print_notes
 from spectral_mup.cli.context import Context
 from spectral_mup.cli.exit_codes import OK, REFUSED
-from spectral_mup.cluster.slurm import commands as slurm
+from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm.run_states import State
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.text import pluralize

@@ -15,8 +15,8 @@ from typing import Any
 from spectral_mup.cluster.events import Event
 from spectral_mup.cluster.progress import Progress
 from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.commands import ArrayTaskId
 from spectral_mup.cluster.slurm.pack import FAILED, OK, TEMPORARY_FAILURE, Pack, StopSignals, begin, finish
+from spectral_mup.cluster.slurm_commands import ArrayTaskId
 from spectral_mup.cluster.worker import Worker
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.util.log import log, log_run

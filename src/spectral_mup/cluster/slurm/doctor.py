@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from spectral_mup.cluster.slurm import commands as slurm
+from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.config.schema import Config, SlurmConfig
 
 SKEW_SECONDS = 30.0  # clocks further apart falsify what heartbeats and time limits show

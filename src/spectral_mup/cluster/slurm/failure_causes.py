@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from spectral_mup.cluster.slurm.commands import ArrayTask
+from spectral_mup.cluster.slurm_commands import ArrayTask
 
 
 @dataclass(frozen=True)

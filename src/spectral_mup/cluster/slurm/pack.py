@@ -14,15 +14,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.events import Event
-from spectral_mup.cluster.slurm import commands as slurm
 from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.commands import ArrayTaskId
 from spectral_mup.cluster.slurm.failure_causes import Cause
 from spectral_mup.cluster.slurm.run_states import breaker
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission, open_submission, submissions
 from spectral_mup.cluster.slurm.submit import extend_from_task
+from spectral_mup.cluster.slurm_commands import ArrayTaskId
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from spectral_mup.cluster.slurm import commands as slurm
+from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.pack import FAILED, OK, PAUSED, TEMPORARY_FAILURE, Pack
 from spectral_mup.cluster.slurm.run_states import tail

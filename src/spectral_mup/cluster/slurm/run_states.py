@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.commands import ArrayTask, NoAnswer, sacct, squeue
 from spectral_mup.cluster.slurm.failure_causes import Cause
 from spectral_mup.cluster.slurm.submission import Submission, submissions
+from spectral_mup.cluster.slurm_commands import ArrayTask, NoAnswer, sacct, squeue
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.processes import is_alive

@@ -29,7 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.cluster.slurm import commands as slurm
+from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.config.parse import typed
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import Curve, RunConfig

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from spectral_mup.cluster.slurm import commands as slurm
+from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm.packing import Estimate, estimate, pack
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
 from spectral_mup.cluster.slurm.script import render, slurm_of
