@@ -128,7 +128,9 @@ class Told:
     def __init__(self, tmp_path: Path, monkeypatch) -> None:
         self.runs, self.jobs = tmp_path / "runs", tmp_path / "jobs"
         config = composed(*ON_SLURM, *ONE)
-        self.config = config = replace(config, paths=replace(config.paths, runs=str(self.runs), jobs=str(self.jobs)))
+        self.config = config = config.model_copy(
+            update={"paths": config.paths.model_copy(update={"runs": str(self.runs), "jobs": str(self.jobs)})}
+        )
         self.planned = open_sweep(config).plan(lambda p: None).runs
         prepared = prepare(self.jobs, snapshot_config(config), "long", [self.planned], "", "code")
         self.submission = take(prepared, 1, lambda s: "")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.runs import explain_rows
 
 from spectral_mup.config.compose import load_config
+from spectral_mup.config.optimizer_spec import rule_of
 from spectral_mup.runs.run_config import Curve
-from spectral_mup.runs.sweep import Sweep, rule_of
+from spectral_mup.runs.sweep import Sweep
 from spectral_mup.scaling.forward_multipliers import multipliers
 from spectral_mup.scaling.run_scaling import scale_on_meta
 
@@ -91,8 +92,8 @@ def test_rules_agree_at_the_base_and_all_else_is_equal(name):
     base = point("spectral", 64, 2, [f"sweep={name}"])
     for rule in config.rule:
         assert point(rule, 64, 2, [f"sweep={name}"]) == base
-        assert differences(replace(base, rule=rule_of(config, rule)), numbers(base)) == set()
-    assert asdict(config)["optimizer"]["algorithms"]["lamb"]["args"]["decoupled"] is (name == "lamb")
+        assert differences(replace(base, rule=rule_of(rule, config.rule[rule])), numbers(base)) == set()
+    assert config.optimizer.algorithms["lamb"].args["decoupled"] is (name == "lamb")
 
 
 def test_the_decay_inside_is_a_tenth_of_the_width():

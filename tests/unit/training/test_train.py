@@ -230,7 +230,7 @@ def test_compiled_and_bfloat16_stay_near_float32(tiny, corpus, tmp_path):
 def test_claims_exclude_each_other_and_follow_the_dead(tmp_path):
     first, second = RunFolder(tmp_path, "r"), RunFolder(tmp_path, "r")
     first.claim()
-    with pytest.raises(ClaimedError, match=f"held by process {os.getpid()}"):
+    with pytest.raises(ClaimedError, match=f"claimed by process {os.getpid()}"):
         second.claim()
     bury(first)
     second.claim()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -74,9 +75,12 @@ def test_a_run_builds_its_model_once(tiny, corpus, tmp_path, monkeypatch):
     """Whatever else is built, for growths, lies on the meta device."""
     built = []
     real = NanoGPT.__init__
-    monkeypatch.setattr(
-        NanoGPT, "__init__", lambda self, **kw: (real(self, **kw), built.append(self.token.weight.device.type))[0]
-    )
+
+    def init(self: NanoGPT, *arguments: Any) -> None:
+        real(self, *arguments)
+        built.append(self.token.weight.device.type)
+
+    monkeypatch.setattr(NanoGPT, "__init__", init)
     run_point(first_point(tiny("train.steps=2", "train.warmup=0"), width=64), tmp_path, corpus)
     assert built.count("cpu") == 1 and set(built) == {"cpu", "meta"}
 
