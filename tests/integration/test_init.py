@@ -12,7 +12,6 @@ import pytest
 
 
 @pytest.mark.slow
-@pytest.mark.skip(reason="needs presets of the working directory and a family of one's own")
 def test_a_new_project_is_trained_and_judged(tmp_path):
     def run(*words: str, cwd: Path = tmp_path) -> str:
         env = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -17,8 +17,6 @@ from support.readme import ROOT, snippet
 from spectral_mup import __version__, data
 
 pytestmark = pytest.mark.slow
-needs_presets = pytest.mark.skip(reason="presets are not yet looked for inside the package")
-needs_console = pytest.mark.skip(reason="spectral_mup.cli.console is not here yet")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +90,6 @@ def test_it_is_imported_from_the_wheel(venv: Path, tmp_path: Path):
     assert version == __version__ and fingerprint == data.fingerprint("shakespeare", None, None)
 
 
-@needs_presets
 def test_the_public_functions_need_no_checkout(venv: Path, tmp_path: Path):
     before = contents(site_packages(venv) / "spectral_mup")
     shown = run(venv, tmp_path, "python", "-c", snippet("### Your own model"))
@@ -107,12 +104,10 @@ def test_the_public_functions_need_no_checkout(venv: Path, tmp_path: Path):
     assert not list(tmp_path.iterdir()) and contents(site_packages(venv) / "spectral_mup") == before
 
 
-@needs_console
 def test_the_command_says_its_version(venv: Path, tmp_path: Path):
     assert __version__ in run(venv, tmp_path, "spectral-mup", "--version")
 
 
-@needs_console
 def test_a_project_of_ones_own_runs_as_it_is_written(venv: Path, tmp_path: Path):
     package = site_packages(venv) / "spectral_mup"
     before = contents(package)

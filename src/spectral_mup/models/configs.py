@@ -27,7 +27,7 @@ class InitStd(Part):
 class FamilyConfig(Part):
     """Keys that the transformer families share, and what the framework asks of a family.
 
-    For a family of your own, subclass this in a module of the working directory (no torch at its top level), add the keys
+    For a family of your own, subclass this in a module of the working directory, add the keys
     that it has beyond these, and name the class in conf/model/NAME.yaml, as in `family: my_module.MyConfig`. It must define
 
         model_class      import path of its models.layers.LanguageModel, built from (config, vocab_size, width, depth), weights

@@ -1,5 +1,7 @@
 """A model family of my own: a transformer whose attention and MLP act side by side (as in GPT-J), or one after the other."""
 
+from typing import ClassVar
+
 from torch import nn
 
 from spectral_mup.models.configs import FamilyConfig
@@ -10,10 +12,9 @@ from spectral_mup.theory.rules import Multipliers
 class MyConfig(FamilyConfig):
     """The keys of conf/model/my_model.yaml: those that every family has, and one of its own."""
 
-    parallel: bool
+    model_class: ClassVar[str] = "my_model.MyModel"
 
-    def build(self, vocab_size: int, width: int, depth: int) -> LanguageModel:
-        return MyModel(self, vocab_size, width, depth)
+    parallel: bool
 
 
 class MyModel(LanguageModel):
