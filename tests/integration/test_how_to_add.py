@@ -210,3 +210,59 @@ def test_a_folder_of_the_group_counts_after_ones_own(add, launch, tmp_path, monk
     assert launch("sweep=narrow", "action=plan").startswith("narrow: ")
     add("conf/rule/mine.yaml", RULE.replace("Table 1", "Table 2"))
     assert "a paper, Table 2" in launch("sweep=narrow", "optimizer=adamw", "rule=[mine]", "action=explain")
+
+
+QUANTITY = '''
+    def peak(tensor):
+        """Largest entry of the update over its RMS: 1 for a sign."""
+        if tensor.update is None:
+            return None
+        return float(tensor.update.abs().max() / tensor.update.square().mean().sqrt().clamp_min(1e-30))
+'''
+FIGURE = '''
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    def final_losses(sweep):
+        """Validation loss of every run."""
+        drawing = Figure(figsize=(3, 2))
+        drawing.add_subplot().plot(sweep.points["width"], sweep.points["loss"], "o")
+        return drawing, pd.DataFrame(sweep.points[["rule", "width", "loss"]])
+'''
+
+
+@pytest.mark.slow
+def test_a_quantity_and_a_figure_are_a_function_each(add, launch, tmp_path):
+    """The quantity is a column of norms.jsonl and is drawn without further code; both are named by their import paths."""
+    add("my_quantities.py", QUANTITY)
+    add("my_figures.py", FIGURE)
+    launch("probe.quantities=[update_norm,my_quantities.peak]")
+    rows = [json.loads(line) for path in tmp_path.glob("runs/*/norms.jsonl") for line in path.read_text().splitlines()]
+    peaks = [row["peak"] for row in rows if "peak" in row]
+    assert peaks and min(peaks) >= 1 and not any("grad_norm" in row for row in rows)
+    assert not any("peak" in row for row in rows if row["step"] == 0)
+
+    own = ["probe.quantities=[update_norm,my_quantities.peak]", "figures=[quantities,my_figures.final_losses]"]
+    done = Launch(tmp_path, [*TINY, *own], script="analyze.py")
+    assert done.wait() == OK, done.err
+    written = {path.name for path in (tmp_path / "results/default").glob("*.png")}
+    assert written == {"quantities.png", "final_losses.png"}
+    assert "peak" in (tmp_path / "results/default/quantities.csv").read_text()
+
+    message = launch("probe.quantities=[update_nrm]", wanted=BAD_INPUT)
+    assert message.startswith("error: probe.quantities=update_nrm: did you mean update_norm?") and message.count("\n") == 1
+
+
+ACTION = '''
+    def count(context):
+        """Print how many runs the sweep has."""
+        print(f"{context.config.sweep.name} has {len(context.plan.runs)} runs")
+        return 0
+'''
+
+
+def test_an_action_is_a_function_of_the_context(add, launch):
+    add("my_actions.py", ACTION)
+    assert launch("action=my_actions.count") == "default has 3 runs\n"
+    message = launch("action=my_actions.cuont", wanted=BAD_INPUT)
+    assert message.startswith("error: action=my_actions.cuont: cannot be imported") and message.count("\n") == 1

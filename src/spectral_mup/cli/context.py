@@ -10,6 +10,7 @@ from spectral_mup.cli.command_line import SCRIPTS, Program, command
 from spectral_mup.cluster.slurm.run_states import Report, reconcile
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.sweep import Outcome, Plan, Sweep, open_sweep, result_reader
+from spectral_mup.training.quantities import resolve_quantities
 
 
 @dataclass
@@ -26,7 +27,8 @@ class Context:
 
     @cached_property
     def sweep(self) -> Sweep:
-        """Raises data.DataError, a ValueError, if the corpus is missing."""
+        """Raises ConfigError if the corpus is missing, or a quantity to probe unknown."""
+        resolve_quantities(self.config.probe.quantities)
         return open_sweep(self.config)
 
     @cached_property

@@ -27,7 +27,8 @@ from spectral_mup.scaling.run_scaling import hyperparameters, scale_run
 from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
 from spectral_mup.training.precision import resolve_auto
-from spectral_mup.training.probe import Probe, resolve_quantities
+from spectral_mup.training.probe import Probe
+from spectral_mup.training.quantities import resolve_quantities
 from spectral_mup.training.schedule import divergence, schedule_factor
 from spectral_mup.training.trainer import Trainer, sampled_label_loss
 from spectral_mup.util.files import read_rows, write_atomic
