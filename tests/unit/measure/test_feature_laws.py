@@ -50,6 +50,6 @@ def test_updates_keep_their_size_with_key_and_value_heads_of_fixed_number(optimi
     Features of keys and values are not, at these widths and steps: the condition starts them √m smaller, as it does logits,
     and what a small W adds to their change fades with width.
     """
-    assert not features(optimizer, "spectral", "llama2", extra=FIXED_KEYS).failed_updates
-    drift = features(optimizer, "standard", "llama2", extra=FIXED_KEYS).failed_updates
+    assert not features(optimizer, "spectral", "llama2", extra=FIXED_KEYS, seeds=(0, 1)).failed_updates
+    drift = features(optimizer, "standard", "llama2", extra=FIXED_KEYS, seeds=(0, 1)).failed_updates
     assert "blocks.1.attention.key.weight" in drift and "blocks.1.attention.value.weight" in drift, drift
