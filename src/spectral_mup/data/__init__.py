@@ -6,20 +6,6 @@ from spectral_mup.data.shards import DataError, Shards, Tokens, read_headerless,
 from spectral_mup.data.sources import SOURCES, Source
 
 __all__ = [
-    "SOURCES",
-    "Corpus",
-    "DataError",
-    "Shards",
-    "Source",
-    "Tokens",
-    "batch",
-    "epochs_seen",
-    "eval_batch",
-    "fingerprint",
-    "label_draws",
-    "load",
-    "probe_batch",
-    "read_headerless",
-    "read_shard",
-    "write_shard",
-]
+    "SOURCES", "Corpus", "DataError", "Shards", "Source", "Tokens", "batch", "epochs_seen", "eval_batch", "fingerprint",
+    "label_draws", "load", "probe_batch", "read_headerless", "read_shard", "write_shard",
+]  # fmt: skip

@@ -6,23 +6,15 @@ from spectral_mup.data.shards import DataError, Tokens, windows
 
 
 def batch(
-    tokens: Tokens,
-    *,
-    seed: int,
-    step: int,
-    batch_size: int,
-    context: int,
-    microbatch: int = 0,
-    microbatches: int = 1,
+    tokens: Tokens, *, seed: int, step: int, batch_size: int, context: int, microbatch: int = 0, microbatches: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """The batch of one step: (x, y), int64 arrays (batch_size / microbatches, context), y the tokens after x.
 
-    Sequence i starts at r_i mod (len(tokens) - context), where r_i is the i-th 64-bit word of Philox keyed
-    by (seed, step): uniform, with replacement, the same in every numpy version. So a batch does not depend
-    on those drawn before it, and a smaller batch is the beginning of a larger one. `batch_size` is always
-    that of the whole step: micro-batches 0 ... k - 1 of k, one after another, are the sequences of the whole
-    batch. DataError if the text is too short for the context; ValueError if the numbers make no batch.
-    Philox: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
+    Sequence i starts at r_i mod (len(tokens) - context), where r_i is the i-th 64-bit word of Philox keyed by (seed, step):
+    uniform, with replacement, the same in every numpy version. So a batch does not depend on those drawn before it, and a
+    smaller batch is the beginning of a larger one. `batch_size` is always that of the whole step: micro-batches 0 ... k - 1 of
+    k, one after another, are its sequences. DataError if the text is too short for the context; ValueError if the numbers make
+    no batch. Philox: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
     """
     if not (0 <= seed < 2**64 and 0 <= step < 2**64):
         raise ValueError(f"seed and step must be in [0, 2^64), not {seed} and {step}")
@@ -32,10 +24,8 @@ def batch(
             "the number of micro-batches must divide the batch size, and they count from 0"
         )
     words = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw(batch_size)
-    share = batch_size // microbatches
-    words = words[microbatch * share : (microbatch + 1) * share]
-    starts = (words % np.uint64(_places(tokens, context))).astype(np.int64)
-    return _shifted(tokens, starts, context)
+    words = words.reshape(microbatches, -1)[microbatch]
+    return _shifted(tokens, (words % np.uint64(_places(tokens, context))).astype(np.int64), context)
 
 
 def label_draws(
@@ -54,8 +44,8 @@ def label_draws(
 def eval_batch(tokens: Tokens, *, count: int, context: int) -> tuple[np.ndarray, np.ndarray]:
     """`count` evenly spaced sequences: (x, y), two int64 arrays (count, context), y the tokens after x.
 
-    No random number: the same for every width, seed and step. Sequence i starts in the middle of the i-th of
-    `count` equal parts; sequences overlap only if count * context exceeds the text.
+    No random number: the same for every width, seed and step. Sequence i starts in the middle of the i-th of `count` equal
+    parts; sequences overlap only if count * context exceeds the text.
     """
     places = _places(tokens, context)
     if not 1 <= count <= places:
@@ -63,16 +53,11 @@ def eval_batch(tokens: Tokens, *, count: int, context: int) -> tuple[np.ndarray,
             f"data.path: {len(tokens)} tokens hold 1 to {places} different sequences of context {context}, "
             f"not {count}: give a longer text or ask for fewer"
         )
-    starts = (2 * np.arange(count) + 1) * places // (2 * count)
-    return _shifted(tokens, starts, context)
+    return _shifted(tokens, (2 * np.arange(count) + 1) * places // (2 * count), context)
 
 
-def probe_batch(tokens: Tokens, *, count: int, context: int) -> tuple[np.ndarray, np.ndarray]:
-    """The few validation sequences on which features are measured, the same for all widths, seeds and steps.
-
-    They are spaced as in `eval_batch`, by a count of their own, so they stay when the evaluation is resized.
-    """
-    return eval_batch(tokens, count=count, context=context)
+# The few validation sequences on which features are measured. By a count of their own: they stay when evaluation is resized.
+probe_batch = eval_batch
 
 
 def epochs_seen(tokens: Tokens, steps: int, batch_size: int, context: int) -> float:

@@ -10,9 +10,7 @@ from spectral_mup.data.shards import DataError, Tokens
 MB = 2**20
 SMALL = 64 * MB  # up to here a corpus is hashed, and its ids are checked, in full; beyond, in samples
 SAMPLES = 16  # blocks of 1 MB, about 50 ms of hashing
-
-Splits = tuple[Sequence[Path], Sequence[Path]]
-"""The files for training and those for validation."""
+Splits = tuple[Sequence[Path], Sequence[Path]]  # the files for training and those for validation
 
 
 def hash_files(splits: Splits) -> str:
@@ -20,14 +18,12 @@ def hash_files(splits: Splits) -> str:
 
     A file is read once in a process, and again when its size or modification time differs. DataError if one cannot be read.
     """
-    files = [(split, file) for split, files in enumerate(splits) for file in files]
-    whole = sum(file.stat().st_size for _, file in files) <= SMALL
+    files = [(split, file, file.stat()) for split, files in enumerate(splits) for file in files]
+    whole = sum(stat.st_size for _, _, stat in files) <= SMALL
     samples = 0 if whole else max(1, SAMPLES // len(files))
-    if len(files) == 1:
-        content = _hash_file(files[0][1], samples)
-    else:
-        lines = [f"{split} {file.stat().st_size} {_hash_file(file, samples)}\n" for split, file in files]
-        content = hashlib.sha256("".join(lines).encode()).hexdigest()
+    hashed = [(split, stat.st_size, hash_blocks(file, samples, stat.st_size, stat.st_mtime_ns)) for split, file, stat in files]
+    lines = "".join(f"{split} {size} {digest}\n" for split, size, digest in hashed)
+    content = hashed[0][2] if len(files) == 1 else hashlib.sha256(lines.encode()).hexdigest()
     return content if whole else f"sampled:{content}"
 
 
@@ -51,22 +47,17 @@ def spread(total: int, count: int, block: int) -> list[int]:
     return sorted({room * i // max(count - 1, 1) for i in range(count)})
 
 
-def _hash_file(file: Path, samples: int) -> str:
-    try:
-        stat = file.stat()
-        return hash_blocks(file, samples, stat.st_size, stat.st_mtime_ns)
-    except OSError as error:
-        raise DataError(f"data.path: cannot read {file}: {error.strerror}; check its permissions") from error
-
-
 @lru_cache(maxsize=65536)
 def hash_blocks(file: Path, samples: int, size: int, mtime_ns: int) -> str:
     """SHA-256 of a file, or with samples > 0 of its size and that many evenly spaced blocks of 1 MB. Cached."""
-    if not samples:
-        return file_sha256(file)
-    digest = hashlib.sha256(str(size).encode())
-    with open(file, "rb") as stream:
-        for start in spread(size, samples, MB):
-            stream.seek(start)
-            digest.update(stream.read(MB))
-    return digest.hexdigest()
+    try:
+        if not samples:
+            return file_sha256(file)
+        digest = hashlib.sha256(str(size).encode())
+        with open(file, "rb") as stream:
+            for start in spread(size, samples, MB):
+                stream.seek(start)
+                digest.update(stream.read(MB))
+        return digest.hexdigest()
+    except OSError as error:
+        raise DataError(f"data.path: cannot read {file}: {error.strerror}; check its permissions") from error

@@ -8,18 +8,17 @@ import numpy as np
 
 from spectral_mup.data.content import largest_id
 from spectral_mup.data.shards import DataError, Tokens
-from spectral_mup.data.sources import SOURCES, Source
+from spectral_mup.data.sources import SOURCES
 from spectral_mup.data.split import SPLIT
 from spectral_mup.util.registry import lookup
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens to train on and to validate on.
+    """Tokens to train on and to validate on: 1-D sequences of uint8, uint16 or uint32: an array, a memmap, or `Shards`.
 
-    `train` and `val` are 1-D sequences of uint8, uint16 or uint32: an array, a memmap, or `Shards`. `sha256` is that of the
-    content: for one text file, what `sha256sum` prints; for more than 64 MB it begins with `sampled:` and covers sizes and
-    samples. `note` is what a caller should show the user, or empty.
+    `sha256` is that of the content: for one text file, what `sha256sum` prints; for more than 64 MB it begins with `sampled:`
+    and covers sizes and samples. `note` is what a caller should show the user, or empty.
     """
 
     name: str
@@ -36,7 +35,7 @@ def load(source: str, path: str | None, vocab_size: int | None) -> Corpus:
     Token files and a single text file are mapped, not read. Raises DataError, one line with the config key and the fix, for
     whatever is wrong, and ConfigError for a source that does not exist.
     """
-    text = _open(source, path, vocab_size)
+    text = lookup(SOURCES, source, "data.source")(source, path, vocab_size)
     content = text.content_hash()
     train, val = text.read()
     for split, tokens in (("training", train), ("validation", val)):
@@ -57,9 +56,5 @@ def fingerprint(source: str, path: str | None, vocab_size: int | None) -> str:
     Reads everything up to 64 MB, beyond that the sizes and evenly spaced blocks of 1 MB. Raises what `load` raises, except for
     what only the content of token files shows.
     """
-    text = _open(source, path, vocab_size)
+    text = lookup(SOURCES, source, "data.source")(source, path, vocab_size)
     return hashlib.sha256(f"{source}\n{SPLIT}\n{text.vocab_size}\n{text.content_hash()}\n".encode()).hexdigest()
-
-
-def _open(source: str, path: str | None, vocab_size: int | None) -> Source:
-    return lookup(SOURCES, source, "data.source")(source, path, vocab_size)

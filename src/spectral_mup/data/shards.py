@@ -54,23 +54,18 @@ class Shards:
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
         """The sequences [start, start + length) as the rows of an array (len(starts), length)."""
         out = np.empty((len(starts), length), self.dtype)
-        first = np.searchsorted(self.bounds, starts, side="right") - 1
-        last = np.searchsorted(self.bounds, starts + length - 1, side="right") - 1
+        first, last = (np.searchsorted(self.bounds, at, side="right") - 1 for at in (starts, starts + length - 1))
         inside = first == last
         for i in np.unique(first[inside]):
             rows = inside & (first == i)
             out[rows] = windows(self.parts[i], starts[rows] - self.bounds[i], length)
         for row in np.flatnonzero(~inside):
-            out[row] = self._span(int(starts[row]), int(starts[row]) + length)
+            out[row] = self._span(starts[row], starts[row] + length)
         return out
 
     def _span(self, start: int, stop: int) -> np.ndarray:
-        if stop <= start:
-            return np.empty(0, self.dtype)
-        first, last = (int(np.searchsorted(self.bounds, at, side="right")) - 1 for at in (start, stop - 1))
-        at = self.bounds
-        pieces = [self.parts[i][max(start - at[i], 0) : stop - at[i]] for i in range(first, last + 1)]
-        return np.concatenate(pieces)
+        pairs = zip(self.parts, self.bounds.tolist(), strict=False)  # bounds has one more, the end
+        return np.concatenate([part[max(start - at, 0) : max(stop - at, 0)] for part, at in pairs])
 
 
 Tokens = np.ndarray | Shards
@@ -86,15 +81,14 @@ def windows(tokens: Tokens, starts: np.ndarray, length: int) -> np.ndarray:
 def read_shard(path: str | Path) -> np.ndarray:
     """The ids of a shard with header, as a read-only 1-D memmap; DataError if header and file disagree."""
     path = Path(path)
-    header, size = _header(path), path.stat().st_size
-    if header is None or int(header[0]) not in FORMATS:
-        problem = "the file is shorter than a header" if header is None else f"its first int32 is {header[0]}"
-        magics = " or ".join(map(str, FORMATS))
+    header, size = np.fromfile(path, "<i4", HEADER_INTS).tolist(), path.stat().st_size
+    if (short := len(header) < HEADER_INTS) or header[0] not in FORMATS:
+        problem = "the file is shorter than a header" if short else f"its first int32 is {header[0]}"
         raise DataError(
-            f"data.path: {path.name} is not an llm.c shard: {problem}, not {magics}; "
+            f"data.path: {path.name} is not an llm.c shard: {problem}, not {' or '.join(map(str, FORMATS))}; "
             "a folder of headerless uint16 files is data=nanogpt"
         )
-    (version, dtype), count = FORMATS[int(header[0])], int(header[2])
+    (version, dtype), count = FORMATS[header[0]], header[2]
     if header[1] != version:
         raise DataError(
             f"data.path: {path.name} has magic {header[0]} and version {header[1]}; "
@@ -116,9 +110,9 @@ def read_headerless(path: str | Path) -> np.ndarray:
     A file whose header and size fit llm.c's is read as `read_shard` does. DataError if empty or of odd size.
     """
     path = Path(path)
-    header, size = _header(path), path.stat().st_size
-    if header is not None and int(header[0]) in FORMATS:
-        if size == HEADER_BYTES + int(header[2]) * FORMATS[int(header[0])][1].itemsize:
+    header, size = np.fromfile(path, "<i4", HEADER_INTS).tolist(), path.stat().st_size
+    if len(header) == HEADER_INTS and header[0] in FORMATS:
+        if size == HEADER_BYTES + header[2] * FORMATS[header[0]][1].itemsize:
             return read_shard(path)
     if size == 0:
         raise DataError(f"data.path: {path.name} is empty: write it again")
@@ -129,23 +123,16 @@ def read_headerless(path: str | Path) -> np.ndarray:
 
 def write_shard(path: str | Path, tokens: Tokens, dtype: Any = np.uint16) -> None:
     """Write a shard with header, atomically: version 1 for uint16, version 7 for uint32. ValueError if an id does not fit."""
-    path, ids = Path(path), np.asarray(tokens[:])
-    magics = {np.dtype(wanted): magic for magic, (_, wanted) in FORMATS.items()}
-    if np.dtype(dtype) not in magics:
-        raise ValueError(f"a shard holds uint16 or uint32, not {np.dtype(dtype)}")
-    limit = np.iinfo(dtype).max
+    ids, wanted = np.asarray(tokens[:]), np.dtype(dtype)
+    found = [(magic, version) for magic, (version, known) in FORMATS.items() if known == wanted]
+    if not found:
+        raise ValueError(f"a shard holds uint16 or uint32, not {wanted}")
+    limit = np.iinfo(wanted).max
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise ValueError(f"a shard holds a 1-D array of integers, not {ids.ndim}-D of {ids.dtype}")
     if ids.size and not (0 <= int(ids.min()) and int(ids.max()) <= limit):
         raise ValueError(f"ids from {ids.min()} to {ids.max()} do not fit 0 to {limit}: write another dtype")
     header = np.zeros(HEADER_INTS, "<i4")
-    magic = magics[np.dtype(dtype)]
-    version, on_disk = FORMATS[magic]
-    header[:3] = magic, version, ids.size
-    write_atomic(path, b"".join([header.data, np.ascontiguousarray(ids, on_disk).data]))  # no copy but this one
-
-
-def _header(path: Path) -> np.ndarray | None:
-    with open(path, "rb") as file:
-        raw = file.read(HEADER_BYTES)
-    return np.frombuffer(raw, "<i4") if len(raw) == HEADER_BYTES else None
+    header[:3] = *found[0], ids.size
+    on_disk = np.ascontiguousarray(ids, wanted.newbyteorder("<"))
+    write_atomic(Path(path), b"".join([header.data, on_disk.data]))  # no copy but this one

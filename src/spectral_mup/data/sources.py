@@ -5,32 +5,32 @@ Byte text is never decoded or normalised: a token is a byte. Token files come wi
 
 import glob
 import hashlib
+import json
 import re
 import zipfile
-from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-
-from spectral_mup.data import prepared
 from spectral_mup.data.content import Splits, file_sha256, hash_files
 from spectral_mup.data.shards import DataError, Shards, Tokens, read_headerless, read_shard
 from spectral_mup.data.split import split_documents, split_file
 
 PLAYS = Path(__file__).with_name("shakespeare.zip")
 PLAYS_SHA256 = "3c4a7be0d5aaa5001c0d805fd4fa638b84610469c0185ae1dc4f94b3c762ed46"
+META, META_FORMAT = "meta.json", 1  # of a prepared folder
 
 
 class Source:
     """A text, opened with the config's `data.source`, `data.path` and `data.vocab_size`.
 
     A source of your own is a subclass with `read`, and `files` or `content_hash`. Raises DataError for values that do not fit.
+    `note` is what the user should be shown, or empty.
     """
 
     needs_path: ClassVar[bool] = True
     default_vocab_size: ClassVar[int | None] = 256  # of bytes; None: data.vocab_size must be given
+    note = ""
 
     def __init__(self, name: str, path: str | None, vocab_size: int | None) -> None:
         if not self.needs_path and path is not None:
@@ -53,11 +53,6 @@ class Source:
     def content_hash(self) -> str:
         """The hash of the text, whatever its files are called."""
         return hash_files(self.files())
-
-    @property
-    def note(self) -> str:
-        """What the user should be shown, or empty."""
-        return ""
 
     @property
     def root(self) -> Path:
@@ -87,8 +82,11 @@ class Shakespeare(Source):
         return split_documents(plays().values())
 
     def content_hash(self) -> str:
-        """SHA-256 over lines of `<sha256 of play>  <its name in the archive>`, sorted by name."""
-        _check_plays()
+        """SHA-256 over lines of `<sha256 of play>  <its name in the archive>`, sorted by name. DataError if it is damaged."""
+        if not PLAYS.is_file() or file_sha256(PLAYS) != PLAYS_SHA256:
+            raise DataError(
+                f"data=shakespeare: {PLAYS} is missing or damaged; install spectral-mup again, or use data=text data.path=..."
+            )
         return "42367b545e866a3e4a7d81207fce7959361fab99afa3c65b6c31e1b64f435ae8"  # of this archive, so it need not be unpacked
 
 
@@ -105,10 +103,8 @@ class Pydoc(Source):
 
     @property
     def note(self) -> str:
-        return (
-            f"data=pydoc is {sum(map(len, self.topics)) // 1000} kB of help text that differs between Python versions: "
-            "good for tests, not for results"
-        )
+        size = sum(map(len, self.topics)) // 1000
+        return f"data=pydoc is {size} kB of help text that differs between Python versions: good for tests, not for results"
 
     def read(self) -> tuple[Tokens, Tokens]:
         return split_documents(self.topics)
@@ -138,13 +134,12 @@ class TokenFiles(Source):
     """Files of token ids, by default llm.c shards; a subclass gives `files`."""
 
     default_vocab_size = None
+    read_file = staticmethod(read_shard)
 
     def read(self) -> tuple[Tokens, Tokens]:
-        train, val = ([self.read_file(file) for file in files] for files in self.files())
-        return _join(train), _join(val)
-
-    def read_file(self, file: Path) -> np.ndarray:
-        return read_shard(file)
+        splits = ([self.read_file(file) for file in files] for files in self.files())
+        train, val = (parts[0] if len(parts) == 1 else Shards(parts) for parts in splits)
+        return train, val
 
 
 class Llmc(TokenFiles):
@@ -168,8 +163,7 @@ class Llmc(TokenFiles):
 class NanoGpt(TokenFiles):
     """A folder with train.bin and val.bin, headerless uint16."""
 
-    def read_file(self, file: Path) -> np.ndarray:
-        return read_headerless(file)
+    read_file = staticmethod(read_headerless)
 
     def files(self) -> Splits:
         files = [self.root / "train.bin", self.root / "val.bin"]
@@ -179,11 +173,31 @@ class NanoGpt(TokenFiles):
 
 
 class Prepared(TokenFiles):
-    """A folder that action=prepare wrote: llm.c shards, and meta.json, which knows the vocabulary."""
+    """A folder of shards that action=prepare wrote, and a meta.json, which describes them and knows the vocabulary.
+
+    meta.json            tokenizer, vocab_size, dtype, eot, counts, split rule, sources, settings, and of every shard its sha256
+    train_000000.bin     llm.c shards, see shards.py
+    val_000000.bin
+    tokenizer.json       where a BPE was trained
+    """
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        return prepared.read_meta(self.root)
+        """The content of meta.json. DataError if it does not exist or cannot be read."""
+        file = self.root / META
+        try:
+            meta = json.loads(file.read_bytes())
+            written = meta["format"]
+        except (FileNotFoundError, NotADirectoryError):
+            raise DataError(
+                f"data.path: no {META} in {self.root}; name a folder that action=prepare wrote, "
+                "or use data=llmc or data=nanogpt"
+            ) from None
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"data.path: {file} is damaged: prepare the text again into another folder") from None
+        if written != META_FORMAT:
+            raise DataError(f"data.path: {file} has format {written}, not {META_FORMAT}: prepare the text again")
+        return meta
 
     def resolve_vocab_size(self, given: int | None) -> int:
         """That of meta.json; a larger one pads it."""
@@ -193,42 +207,32 @@ class Prepared(TokenFiles):
         return given or known
 
     def files(self) -> Splits:
-        return prepared.token_files(self.root, self.meta)
+        """DataError unless each is there with the size it was written with."""
+        folder, splits = self.root, {"train": [], "val": []}
+        for shard in self.meta["shards"]:
+            file = folder / shard["file"]
+            size = file.stat().st_size if file.is_file() else None
+            if size != shard["bytes"]:
+                state = "missing" if size is None else f"damaged: {size} bytes, not {shard['bytes']}"
+                raise DataError(f"data.path: {file} is {state}; copy it again, or prepare the text again into another folder")
+            splits[shard["split"]].append(file)
+        return splits["train"], splits["val"]
 
     def content_hash(self) -> str:
         content = super().content_hash()
         if content != self.meta["content"]:
             raise DataError(
-                f"data.path: shards in {self.root} differ from those of its {prepared.META}; `sha256sum` shows which: copy "
+                f"data.path: shards in {self.root} differ from those of its {META}; `sha256sum` shows which: copy "
                 "them again, or prepare the text again into another folder"
             )
         return content
 
 
-SOURCES: dict[str, type[Source]] = {
-    "shakespeare": Shakespeare,
-    "text": Text,
-    "prepared": Prepared,
-    "nanogpt": NanoGpt,
-    "llmc": Llmc,
-    "pydoc": Pydoc,
-}
+SOURCES = {"shakespeare": Shakespeare, "text": Text, "prepared": Prepared, "nanogpt": NanoGpt, "llmc": Llmc, "pydoc": Pydoc}
 
 
 @lru_cache(maxsize=1)
 def plays() -> dict[str, bytes]:
-    """The plays by their names in the archive, in its order. Unpacked once per process. Raises DataError if it is damaged."""
-    _check_plays()
+    """The plays by their names in the archive, in its order. Unpacked once per process."""
     with zipfile.ZipFile(PLAYS) as archive:
         return {name: archive.read(name) for name in archive.namelist() if name.endswith(".md")}
-
-
-def _check_plays() -> None:
-    if not PLAYS.is_file() or file_sha256(PLAYS) != PLAYS_SHA256:
-        raise DataError(
-            f"data=shakespeare: {PLAYS} is missing or damaged; install spectral-mup again, or use data=text data.path=..."
-        )
-
-
-def _join(parts: Sequence[np.ndarray]) -> Tokens:
-    return parts[0] if len(parts) == 1 else Shards(parts)

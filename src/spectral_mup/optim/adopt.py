@@ -1,13 +1,9 @@
 """ADOPT: Adam whose second moment is always that of earlier gradients (arXiv 2411.02853)."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.stacked import StackedOptimizer
+from spectral_mup.optim.stacked import Group, StackedOptimizer, State
 
 
 class ADOPT(StackedOptimizer):
@@ -19,23 +15,13 @@ class ADOPT(StackedOptimizer):
 
     matrices_only = False
 
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.9999),
-        eps: float = 1e-6,
-        clip: bool = True,
-    ) -> None:
+    def __init__(self, params, lr=1e-3, weight_decay=0.0, betas=(0.9, 0.9999), eps=1e-6, clip=True) -> None:
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, clip=clip))
 
-    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    def init_state(self, weight: Tensor, group: Group) -> State:
         return {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
 
-    def direction(
-        self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int
-    ) -> Tensor | None:
+    def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor | None:
         (beta1, beta2), m, v = group["betas"], state["exp_avg"], state["exp_avg_sq"]
         if step == 1:
             v.addcmul_(gradient, gradient)

@@ -1,13 +1,9 @@
 """LAMB: Adam's direction rescaled to the norm of each weight (arXiv 1904.00962, with its bias correction)."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.stacked import Stack, StackedOptimizer
+from spectral_mup.optim.stacked import Group, Stack, StackedOptimizer, State
 
 
 class LAMB(StackedOptimizer):
@@ -20,27 +16,18 @@ class LAMB(StackedOptimizer):
 
     matrices_only = False
 
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-2,
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-        trust: bool = True,
-        decoupled: bool = True,
-    ) -> None:
+    def __init__(self, params, lr=1e-2, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-6, trust=True, decoupled=True) -> None:
         defaults = dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
         super().__init__(params, defaults | dict(trust=trust, decoupled=decoupled))
 
-    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    def init_state(self, weight: Tensor, group: Group) -> State:
         state = {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
         return state | ({"trust_ratio": weight.new_ones(len(weight))} if _trusts(weight, group) else {})
 
-    def decay(self, group: dict[str, Any]) -> float:
+    def decay(self, group: Group) -> float:
         return group["weight_decay"] if group["decoupled"] else 0.0
 
-    def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
+    def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor:
         beta1, beta2 = group["betas"]
         m = state["exp_avg"].lerp_(gradient, 1.0 - beta1)
         v = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
@@ -60,5 +47,5 @@ class LAMB(StackedOptimizer):
         return {"trust_ratio": stack.state["trust_ratio"]} if "trust_ratio" in stack.state else {}
 
 
-def _trusts(weight: Tensor, group: dict[str, Any]) -> bool:
+def _trusts(weight: Tensor, group: Group) -> bool:
     return group["trust"] and weight.ndim > 2  # a stack of vectors has two axes

@@ -1,7 +1,5 @@
 """Linear algebra over stacks of matrices (..., fan_out, fan_in)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 
@@ -50,12 +48,10 @@ def spectral_norm(matrix: Tensor, steps: int = 12) -> Tensor:
 
 def spectral_norms(matrices: list[Tensor]) -> list[float]:
     """‖M‖₂ of each of many matrices (fan_out, fan_in), those of equal shape in one power iteration."""
-    by_shape: dict[torch.Size, list[int]] = {}
-    for i, m in enumerate(matrices):
-        by_shape.setdefault(m.shape, []).append(i)
     norms = [0.0] * len(matrices)
-    for indices in by_shape.values():
-        for i, norm in zip(indices, spectral_norm(torch.stack([matrices[i] for i in indices])).tolist(), strict=True):
+    for shape in {m.shape for m in matrices}:
+        alike = [i for i, m in enumerate(matrices) if m.shape == shape]
+        for i, norm in zip(alike, spectral_norm(torch.stack([matrices[i] for i in alike])).tolist(), strict=True):
             norms[i] = norm
     return norms
 
@@ -77,6 +73,5 @@ def damped_power(matrix: Tensor, exponent: float, damping: float) -> Tensor:
     """
     values, vectors = eigh(matrix)
     largest = values[..., -1:]
-    powers = (values.clamp_min(0.0) + damping * largest) ** exponent
-    powers = torch.where(largest == 0, 0.0, powers)
+    powers = torch.where(largest == 0, 0.0, (values.clamp_min(0.0) + damping * largest) ** exponent)
     return ((vectors * powers[..., None, :]) @ vectors.mT).to(matrix.dtype)

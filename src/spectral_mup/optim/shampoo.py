@@ -1,14 +1,10 @@
 """Shampoo: the gradient whitened from both sides (arXiv 1802.09568; moving averages as in arXiv 2002.09018)."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from spectral_mup.optim.linalg import damped_power, eigh
-from spectral_mup.optim.stacked import Stack, StackedOptimizer
+from spectral_mup.optim.stacked import Group, Stack, StackedOptimizer, State
 
 
 class Shampoo(StackedOptimizer):
@@ -25,15 +21,7 @@ class Shampoo(StackedOptimizer):
     """
 
     def __init__(
-        self,
-        params: Any,
-        lr: float = 0.02,
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.95),
-        eps: float = 1e-6,
-        accumulate: str = "ema",
-        interval: int = 1,
-        grafting: str = "none",
+        self, params, lr=0.02, weight_decay=0.0, betas=(0.9, 0.95), eps=1e-6, accumulate="ema", interval=1, grafting="none"
     ) -> None:
         if accumulate not in ("ema", "sum"):
             raise ValueError(f"Shampoo: accumulate is ema or sum, not '{accumulate}'")
@@ -44,14 +32,14 @@ class Shampoo(StackedOptimizer):
         defaults = dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
         super().__init__(params, defaults | dict(accumulate=accumulate, interval=interval, grafting=grafting))
 
-    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    def init_state(self, weight: Tensor, group: Group) -> State:
         n, fan_out, fan_in = weight.shape
         sides = {"left": fan_out, "left_root": fan_out, "right": fan_in, "right_root": fan_in}
         state = {name: weight.new_zeros(n, side, side) for name, side in sides.items()}
         state["exp_avg"] = torch.zeros_like(weight)
         return state | ({"exp_avg_sq": torch.zeros_like(weight)} if group["grafting"] == "adam" else {})
 
-    def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
+    def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor:
         beta1, beta2 = group["betas"]
         averaged = group["accumulate"] == "ema"
         refresh = step * (1.0 - beta2) <= 1.0 or step % group["interval"] == 0

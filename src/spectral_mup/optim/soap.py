@@ -1,14 +1,10 @@
 """SOAP: Adam in the eigenbasis of Shampoo's preconditioner (arXiv 2409.11321)."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from spectral_mup.optim.linalg import eigh
-from spectral_mup.optim.stacked import StackedOptimizer
+from spectral_mup.optim.stacked import Group, StackedOptimizer, State
 
 
 class SOAP(StackedOptimizer):
@@ -20,28 +16,18 @@ class SOAP(StackedOptimizer):
     Both sides are preconditioned, without blocks.
     """
 
-    def __init__(
-        self,
-        params: Any,
-        lr: float = 3e-3,
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.95, 0.95),
-        eps: float = 1e-8,
-        interval: int = 10,
-    ) -> None:
+    def __init__(self, params, lr=3e-3, weight_decay=0.0, betas=(0.95, 0.95), eps=1e-8, interval=10) -> None:
         if interval < 1:
             raise ValueError(f"SOAP: interval is at least 1, not {interval}")
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, interval=interval))
 
-    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    def init_state(self, weight: Tensor, group: Group) -> State:
         n, fan_out, fan_in = weight.shape
         sides = {"left": fan_out, "left_basis": fan_out, "right": fan_in, "right_basis": fan_in}
         state = {name: weight.new_zeros(n, side, side) for name, side in sides.items()}
         return state | {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
 
-    def direction(
-        self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int
-    ) -> Tensor | None:
+    def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor | None:
         beta1, beta2 = group["betas"]
         if step == 1:
             self._accumulate(gradient, state, beta2)
@@ -61,11 +47,11 @@ class SOAP(StackedOptimizer):
             self._turn(state)
         return u
 
-    def _accumulate(self, gradient: Tensor, state: dict[str, Tensor], beta2: float) -> None:
+    def _accumulate(self, gradient: Tensor, state: State, beta2: float) -> None:
         state["left"].lerp_(gradient @ gradient.mT, 1.0 - beta2)
         state["right"].lerp_(gradient.mT @ gradient, 1.0 - beta2)
 
-    def _turn(self, state: dict[str, Tensor]) -> None:
+    def _turn(self, state: State) -> None:
         v = state["exp_avg_sq"]
         for side in ("left", "right"):
             basis = state[f"{side}_basis"]

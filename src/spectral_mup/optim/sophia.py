@@ -1,13 +1,9 @@
 """Sophia-G: momentum over a sampled diagonal of the Gauss–Newton matrix, clipped per entry (arXiv 2305.14342)."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.stacked import Stack, StackedOptimizer
+from spectral_mup.optim.stacked import Group, Stack, StackedOptimizer, State
 
 
 class Sophia(StackedOptimizer):
@@ -22,16 +18,9 @@ class Sophia(StackedOptimizer):
     matrices_only = False
 
     def __init__(
-        self,
-        params: Any,
-        lr: float = 1e-3,
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.96, 0.99),
-        eps: float = 1e-12,
-        gamma: float = 0.05,
-        gamma_rule: str = "fixed",
-        hessian_interval: int = 10,
-    ) -> None:
+        self, params, lr=1e-3, weight_decay=0.0, betas=(0.96, 0.99), eps=1e-12, gamma=0.05, gamma_rule="fixed",
+        hessian_interval=10,
+    ) -> None:  # fmt: skip
         if gamma_rule not in ("fixed", "inverse_grad"):
             raise ValueError(f"Sophia: gamma_rule is fixed or inverse_grad, not '{gamma_rule}'")
         if hessian_interval < 1:
@@ -51,10 +40,10 @@ class Sophia(StackedOptimizer):
             beta2, g = stack.group["betas"][1], stack.gradient
             stack.state["hessian"].mul_(beta2).addcmul_(g, g, value=(1.0 - beta2) * tokens)
 
-    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    def init_state(self, weight: Tensor, group: Group) -> State:
         return {"exp_avg": torch.zeros_like(weight), "hessian": torch.zeros_like(weight)}
 
-    def direction(self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int) -> Tensor:
+    def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor:
         m = state["exp_avg"].lerp_(gradient, 1.0 - group["betas"][0])
         u = _bound(state, group)
         return torch.div(m, u, out=u).clamp_(-1.0, 1.0)
@@ -65,7 +54,7 @@ class Sophia(StackedOptimizer):
         return {"clip_fraction": clipped.flatten(1).float().mean(1)}
 
 
-def _bound(state: dict[str, Tensor], group: dict[str, Any]) -> Tensor:
+def _bound(state: State, group: Group) -> Tensor:
     """max(γ·h, ε), with the group's γ."""
     gamma = group["gamma"] / (group.get("eps_scale", 1.0) if group["gamma_rule"] == "inverse_grad" else 1.0)
     return (gamma * state["hessian"]).clamp_min_(group["eps"])

@@ -6,13 +6,17 @@ Parameters that are sharded over processes (DTensors, as FSDP2 makes them) are g
 direction and keeps the whole state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+Group = dict[str, Any]  # one of torch's param_groups
+State = dict[str, Tensor]  # of a stack, every tensor with the leading axis n
+
+# On a CPU, a parameter of so many entries stands alone: to copy it costs more than the calls that a stack saves.
+LARGE = 2**16
 
 
 @runtime_checkable
@@ -30,21 +34,17 @@ class UsesSampledLabels(Protocol):
     def update_hessian(self, tokens: int) -> None: ...
 
 
-# On a CPU, a parameter of so many entries stands alone: to copy it costs more than the calls that a stack saves.
-LARGE = 2**16
-
-
 class Stack(NamedTuple):
     """Parameters of one group, shape and age, all with gradients; every tensor here has the leading axis n = len(params).
 
     Weight and gradient may lie in the parameters' own memory: read them only.
     """
 
-    group: dict[str, Any]
+    group: Group
     params: list[Tensor]
     weight: Tensor
     gradient: Tensor
-    state: dict[str, Tensor]
+    state: State
     step: int  # steps that these parameters took so far
 
 
@@ -52,7 +52,7 @@ class StackedOptimizer(torch.optim.Optimizer):
     """Base of optimizers whose direction is a function of a stack of equal-shaped parameters.
 
     State is kept stacked and shown per parameter as views of the stack, so state_dict, deepcopy and checkpoints see an
-    ordinary torch optimizer. Steps are pluralize per parameter, so one that joins late starts as if alone.
+    ordinary torch optimizer. Steps are counted per parameter, so one that joins late starts as if alone.
     Raises ValueError on sparse gradients and, if `matrices_only`, on parameters that are not matrices.
     """
 
@@ -60,29 +60,26 @@ class StackedOptimizer(torch.optim.Optimizer):
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
-        self._stacks: dict[tuple[int, ...], dict[str, Tensor]] = {}
-        for group in self.param_groups:
-            for p in group["params"]:
-                if self.matrices_only and p.ndim != 2:
-                    raise ValueError(
-                        f"{type(self).__name__} acts on matrices, got a parameter of shape {tuple(p.shape)}; "
-                        "give vectors and other tensors to AdamW"
-                    )
+        self._stacks: dict[tuple[int, ...], State] = {}
+        others = [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]
+        if self.matrices_only and others:
+            raise ValueError(
+                f"{type(self).__name__} acts on matrices, got a parameter of shape {others[0]}; "
+                "give vectors and other tensors to AdamW"
+            )
 
-    def init_state(self, weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    def init_state(self, weight: Tensor, group: Group) -> State:
         """Fresh state for a stack of weights (n, *shape), in their dtype; every tensor keeps the leading axis n."""
         raise NotImplementedError(f"{type(self).__name__}.init_state")
 
-    def direction(
-        self, gradient: Tensor, weight: Tensor, state: dict[str, Tensor], group: dict[str, Any], step: int
-    ) -> Tensor | None:
+    def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor | None:
         """U for stacked gradients and weights (n, *shape), before lr; updates `state` in place; step from 1.
 
         None takes no step and no decay, for a first call that only fills the state.
         """
         raise NotImplementedError(f"{type(self).__name__}.direction")
 
-    def decay(self, group: dict[str, Any]) -> float:
+    def decay(self, group: Group) -> float:
         """λ of the shared step; an optimizer that decays inside its direction answers 0."""
         return group["weight_decay"]
 
@@ -96,8 +93,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         told: dict[Tensor, dict[str, float]] = {}
         for stack in self.stacks():
             quantities = {name: values.tolist() for name, values in self.diagnose(stack).items()}
-            for i, p in enumerate(stack.params):
-                told[p] = {name: values[i] for name, values in quantities.items()}
+            told |= {p: {name: values[i] for name, values in quantities.items()} for i, p in enumerate(stack.params)}
         return told
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -136,8 +132,8 @@ class StackedOptimizer(torch.optim.Optimizer):
                 gradient = _stack([whole(p.grad) for p in params])  # type: ignore[arg-type]
                 yield Stack(group, params, weight, gradient, self._stacked_state(params, weight, group), step)
 
-    def _stacked_state(self, params: list[Tensor], weight: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-        ids = tuple(id(p) for p in params)
+    def _stacked_state(self, params: list[Tensor], weight: Tensor, group: Group) -> State:
+        ids = tuple(map(id, params))
         if ids not in self._stacks:
             fresh = self.init_state(weight, group)
             for name, tensor in fresh.items():

@@ -17,7 +17,7 @@ from spectral_mup import data
 from spectral_mup.cli import main as cli
 from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.data import DataError, content, split
-from spectral_mup.data.prepare import PrepareConfig, documents, holdout, pieces, prepare
+from spectral_mup.data.prepare import PrepareConfig, documents, pieces, prepare
 from spectral_mup.data.prepare import tokenizers as tokenizer
 from spectral_mup.data.prepare.documents import open_documents
 from spectral_mup.data.prepare.tokenizers import Tokenizer, build
@@ -178,7 +178,7 @@ def test_many_documents_are_held_out_whole_by_their_hash(tmp_path: Path):
     train, val = ids(tmp_path / "out")
     held_out = {text for text in DOCUMENTS if int(hashlib.sha1(text.encode()).hexdigest(), 16) % 100 == 0}
     assert held_out and texts_of(val) == sorted(held_out) and texts_of(train) == sorted(set(DOCUMENTS) - held_out)
-    assert meta["split"] == holdout.BY_HASH and meta["documents"] == {"train": 300 - len(held_out), "val": len(held_out)}
+    assert meta["split"] == pieces.BY_HASH and meta["documents"] == {"train": 300 - len(held_out), "val": len(held_out)}
     assert (train[0], val[0]) == (256, 256) and meta["eot_id"] == 256  # before every document
 
 
@@ -192,7 +192,7 @@ def texts_of(tokens: np.ndarray) -> list[str]:
 
 def test_few_documents_are_cut_and_so_are_many_of_which_none_is_held_out(tmp_path: Path):
     few = made(json_file(tmp_path, DOCUMENTS[:199]), tmp_path / "few")
-    kept = [text for text in DOCUMENTS if not holdout.is_held_out(text.encode())]
+    kept = [text for text in DOCUMENTS if not pieces.is_held_out(text.encode())]
     unlucky = made(json_file(tmp_path, kept), tmp_path / "unlucky")
     for meta, name, count in ((few, "few", 199), (unlucky, "unlucky", len(kept))):
         assert meta["split"] == split.SPLIT and meta["documents"] == {"train": count, "val": count} and count > 100
@@ -518,7 +518,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(documents, "hub_splits", fake)
     meta = made(spec, out)
-    assert meta["split"] == holdout.OF_SOURCE and meta["documents"] == {"train": 40, "val": 10}
+    assert meta["split"] == pieces.OF_SOURCE and meta["documents"] == {"train": 40, "val": 10}
     assert meta["sources"] == [
         {"name": "hf:some/texts", "config": "small", "revision": "c0ffee", "splits": ["train", "validation"]}
     ]
@@ -526,7 +526,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert prepare(settings(spec, out), lambda *_: None) == (meta, True)
     assert asked == [("some/texts", "small", "main")]  # and not again
     monkeypatch.setattr(documents, "hub_splits", lambda *_: ("c0ffee", {"train": Rows(DOCUMENTS)}))
-    assert made(spec, tmp_path / "other")["split"] == holdout.BY_HASH
+    assert made(spec, tmp_path / "other")["split"] == pieces.BY_HASH
 
 
 class Rows:

@@ -9,21 +9,19 @@ from spectral_mup.data.content import file_sha256
 from spectral_mup.data.shards import DataError
 
 HUB = "hf:"
-FIELDS = ("text", "content")
-FORMATS = (".txt", ".jsonl", ".parquet")
 LOCAL = "prepare.input=FILE (.txt, .jsonl, .parquet) or a folder of them, data=text data.path=..., data=shakespeare"
 
 
 class Document(NamedTuple):
     """A text (UTF-8, or any bytes of a .txt), the place it is from, and how much of the input has been read with it.
 
-    `val`: whether it is for validation, None if the source does not say. `read` is in bytes of the input files, or of text
-    where their size is unknown.
+    `val`: whether the source's own split has it for validation. `read` is in bytes of the input files, or of text where their
+    size is unknown.
     """
 
     place: str
     text: bytes
-    val: bool | None
+    val: bool
     read: int
 
 
@@ -46,45 +44,45 @@ def open_documents(text: str, field: str | None) -> Documents:
     Of a folder all files of these kinds are read, in order of their paths. Empty documents are left out. DataError, one line
     with place and fix, for whatever is wrong, some of it only while documents are read.
     """
-    return _hub_documents(text, field) if text.startswith(HUB) else _local_documents(text, field)
+    fields = (field,) if field else ("text", "content")
+    return _hub_documents(text, fields) if text.startswith(HUB) else _local_documents(text, fields)
 
 
 # --- local files
 
+Texts = Iterator[tuple[str, bytes, int]]  # of a file: place, text, bytes of the file read with it
 
-def _local_documents(path: str, field: str | None) -> Documents:
+
+def _local_documents(path: str, fields: tuple[str, ...]) -> Documents:
     root = Path(path).expanduser()
     if not root.exists():
         raise DataError(f"prepare.input: {root} does not exist, seen from {Path.cwd()}; give an absolute path")
-    files = [root] if root.is_file() else sorted(f for f in root.rglob("*") if f.suffix in FORMATS and f.is_file())
+    files = [root] if root.is_file() else sorted(f for f in root.rglob("*") if f.suffix in READERS and f.is_file())
     if not files:
-        raise DataError(f"prepare.input: no {', '.join(FORMATS)} file under {root}; name a file or another folder")
-    sizes = [file.stat().st_size for file in files]
-    origin = []
-    for file, size in zip(files, sizes, strict=True):
-        name = file.name if file == root else file.relative_to(root).as_posix()
-        origin.append({"name": name, "bytes": size, "sha256": file_sha256(file)})
+        raise DataError(f"prepare.input: no {', '.join(READERS)} file under {root}; name a file or another folder")
+    sizes = {file: file.stat().st_size for file in files}
+    names = {file: file.name if file == root else file.relative_to(root).as_posix() for file in files}
+    origin = [{"name": names[file], "bytes": size, "sha256": file_sha256(file)} for file, size in sizes.items()]
 
     def documents() -> Iterator[Document]:
         before = 0
-        for file, size in zip(files, sizes, strict=True):
-            rows = {".jsonl": _json_lines, ".parquet": _parquet_rows}.get(file.suffix, _whole)
-            for place, text, read in rows(file, field):
+        for file, size in sizes.items():
+            for place, text, read in READERS.get(file.suffix, _whole)(file, fields):
                 if text:
-                    yield Document(place, text, None, before + read)
+                    yield Document(place, text, False, before + read)
             before += size
 
-    return Documents(origin, sum(sizes), False, documents)
+    return Documents(origin, sum(sizes.values()), False, documents)
 
 
-def _whole(file: Path, field: str | None) -> Iterator[tuple[str, bytes, int]]:
+def _whole(file: Path, fields: tuple[str, ...]) -> Texts:
     text = file.read_bytes()
     if file.suffix != ".txt" and b"\0" in text[:4096]:
-        raise DataError(f"prepare.input: {file.name} is not a text; unpack it to {' or '.join(FORMATS)}")
+        raise DataError(f"prepare.input: {file.name} is not a text; unpack it to {' or '.join(READERS)}")
     yield file.name, text, len(text)
 
 
-def _json_lines(file: Path, field: str | None) -> Iterator[tuple[str, bytes, int]]:
+def _json_lines(file: Path, fields: tuple[str, ...]) -> Texts:
     read = 0
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -97,10 +95,10 @@ def _json_lines(file: Path, field: str | None) -> Iterator[tuple[str, bytes, int
             except ValueError as error:  # of JSON, or of UTF-8
                 reason = str(error).partition(":")[0]
                 raise DataError(f"prepare.input: {place} is not JSON ({reason}); fix or remove the line") from None
-            yield place, _text(row, field, place), read
+            yield place, _text(row, fields, place), read
 
 
-def _parquet_rows(file: Path, field: str | None) -> Iterator[tuple[str, bytes, int]]:
+def _parquet_rows(file: Path, fields: tuple[str, ...]) -> Texts:
     try:
         import pyarrow.lib
         import pyarrow.parquet
@@ -109,35 +107,34 @@ def _parquet_rows(file: Path, field: str | None) -> Iterator[tuple[str, bytes, i
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
             names = table.schema_arrow.names
-            column = next((name for name in ([field] if field else FIELDS) if name in names), None)
+            column = next((name for name in fields if name in names), None)
             if column is None:
-                wanted = field or " or ".join(FIELDS)
-                raise DataError(
-                    f"prepare.input: {file.name} has no column {wanted}, only {', '.join(names)}; name one: prepare.field=..."
-                )
-            size, rows, number = file.stat().st_size, table.metadata.num_rows, 0
-            for batch in table.iter_batches(batch_size=1024, columns=[column]):
-                for value in batch.column(0).to_pylist():
-                    number += 1
-                    place = f"{file.name} row {number}"
-                    yield place, _text({column: value}, column, place), size * number // rows
+                wanted, there = " or ".join(fields), ", ".join(names)
+                raise DataError(f"prepare.input: {file.name} has no column {wanted}, only {there}; name one: prepare.field=...")
+            size, rows = file.stat().st_size, table.metadata.num_rows
+            batches = table.iter_batches(batch_size=1024, columns=[column])
+            for number, value in enumerate((value for batch in batches for value in batch.column(0).to_pylist()), 1):
+                place = f"{file.name} row {number}"
+                yield place, _text({column: value}, fields, place), size * number // rows
     except (pyarrow.lib.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"prepare.input: {file.name} is damaged or not parquet ({reason}); copy or write it again") from None
 
 
-def _text(row: Any, field: str | None, place: str) -> bytes:
+READERS = {".txt": _whole, ".jsonl": _json_lines, ".parquet": _parquet_rows}
+
+
+def _text(row: Any, fields: tuple[str, ...], place: str) -> bytes:
     """The text of a line or row, as UTF-8."""
     if not isinstance(row, dict):
         raise DataError(f'prepare.input: {place} is not a JSON object; write one object per line, as in {{"text": "..."}}')
-    key = next((key for key in ([field] if field else FIELDS) if key in row), None)
+    key = next((key for key in fields if key in row), None)
     if key is None:
-        wanted, keys = field or " or ".join(FIELDS), ", ".join(map(str, row)) or "none"
+        wanted, keys = " or ".join(fields), ", ".join(map(str, row)) or "none"
         raise DataError(f"prepare.input: {place} has no key {wanted}, its keys: {keys}; name the right one: prepare.field=...")
     if not isinstance(row[key], str):
-        raise DataError(
-            f"prepare.input: {place}: {key} is {type(row[key]).__name__}, not text; fix it or name another prepare.field"
-        )
+        found = type(row[key]).__name__
+        raise DataError(f"prepare.input: {place}: {key} is {found}, not text; fix it or name another prepare.field")
     try:
         return row[key].encode()
     except UnicodeEncodeError:
@@ -149,7 +146,7 @@ def _text(row: Any, field: str | None, place: str) -> bytes:
 # --- the hub
 
 
-def _hub_documents(spec: str, field: str | None) -> Documents:
+def _hub_documents(spec: str, fields: tuple[str, ...]) -> Documents:
     name, _, revision = spec.removeprefix(HUB).partition("@")
     name, _, config = name.partition(":")
     if not name:
@@ -168,19 +165,16 @@ def _hub_documents(spec: str, field: str | None) -> Documents:
     def documents() -> Iterator[Document]:
         read = 0
         for split in ("train", "validation"):
-            rows, number = iter(splits.get(split, ())), 0
-            while True:
-                try:
-                    row = next(rows, None)
-                except Exception as error:
-                    raise _hub_error(spec, error) from None
-                if row is None:
-                    break
-                number += 1
-                place = f"{name} {split} row {number}"
-                if text := _text(row, field, place):
-                    read += len(text)
-                    yield Document(place, text, split == "validation" if len(splits) > 1 else None, read)
+            try:
+                for number, row in enumerate(splits.get(split, ()), 1):
+                    place = f"{name} {split} row {number}"
+                    if text := _text(row, fields, place):
+                        read += len(text)
+                        yield Document(place, text, split == "validation", read)
+            except DataError:
+                raise
+            except Exception as error:
+                raise _hub_error(spec, error) from None
 
     origin = [{"name": f"{HUB}{name}", "config": config or None, "revision": sha, "splits": list(splits)}]
     return Documents(origin, 0, "validation" in splits, documents)

@@ -1,14 +1,23 @@
-"""Documents cut into pieces to encode: a few megabytes at a time, without changing a token."""
+"""Documents split into training and validation text, and cut into pieces to encode: a few megabytes at a time.
 
+Validation is a tenth of every document, a hundredth of the documents by hash, or the source's own part. No cut changes a token.
+"""
+
+import hashlib
 import re
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
-from spectral_mup.data.prepare.documents import Documents
-from spectral_mup.data.prepare.holdout import split_document
+from spectral_mup.data.prepare.documents import Document, Documents
 from spectral_mup.data.prepare.tokenizers import Tokenizer
 from spectral_mup.data.shards import DataError
+from spectral_mup.data.split import SPLIT, split_point
 
+BY_HASH = "whole documents: validation is those with sha1 % 100 = 0"
+OF_SOURCE = "that of the source"
+MIN_DOCUMENTS = 200  # below, whole documents are too coarse a sample to hold out
+SURVEYED = 1000  # documents read to choose the rule; the chance that none of these falls to validation is 4e-5
 TRAINING_BYTES = 2**28  # of text for a BPE; more changes its merges little
 PIECE = 2**16  # characters; so that threads share a long document
 BATCH = 2**21  # characters encoded at once, which bounds the memory
@@ -21,6 +30,33 @@ class Piece(NamedTuple):
     val: bool
     part_bytes: int
     text: str
+
+
+def choose_rule(documents: Documents) -> tuple[str, bool]:
+    """The split rule, and whether there are several documents. DataError if there are none."""
+    held_out = [is_held_out(document.text) for document in islice(documents.read(), SURVEYED)]
+    if not held_out:
+        raise DataError("prepare.input: it contains no text; name another")
+    if documents.has_splits:
+        return OF_SOURCE, True
+    return BY_HASH if len(held_out) >= MIN_DOCUMENTS and any(held_out) else SPLIT, len(held_out) > 1
+
+
+def is_held_out(text: bytes) -> bool:
+    """Whether the rule BY_HASH takes a document for validation."""
+    return int.from_bytes(hashlib.sha1(text).digest()) % 100 == 0
+
+
+def split_document(document: Document, rule: str) -> list[tuple[bool, bytes]]:
+    """A document's texts, each with whether it is for validation."""
+    text = document.text
+    if rule == OF_SOURCE:
+        return [(document.val, text)]
+    if rule == BY_HASH:
+        return [(is_held_out(text), text)]
+    at = split_point(text)
+    at += next((i for i, byte in enumerate(text[at : at + 4]) if byte & 0xC0 != 0x80), 0)  # not within a character of UTF-8
+    return [(val, part) for val, part in ((False, text[:at]), (True, text[at:])) if part]
 
 
 def batches(documents: Documents, rule: str, tokenizer: Tokenizer) -> Iterator[tuple[list[Piece], int]]:

