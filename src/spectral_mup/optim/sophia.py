@@ -51,7 +51,7 @@ class Sophia(StackedOptimizer):
     def diagnose(self, stack: Stack) -> dict[str, Tensor]:
         """clip_fraction: share of entries with |m| ≥ max(γ·h, ε), whose step is a sign."""
         clipped = stack.state["exp_avg"].abs() >= _bound(stack.state, stack.group)
-        return {"clip_fraction": clipped.flatten(1).float().mean(1)}
+        return {"clip_fraction": clipped.reshape(len(clipped), -1).float().mean(1)}
 
 
 def _bound(state: State, group: Group) -> Tensor:

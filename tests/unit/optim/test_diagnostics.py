@@ -46,6 +46,14 @@ def test_trust_ratio_is_the_one_applied():
         assert told[p]["trust_ratio"] == pytest.approx(float(step.norm() / directed.norm()), rel=1e-3)
 
 
+def test_a_scalar_parameter_has_diagnostics_too():
+    p = torch.nn.Parameter(torch.tensor(1.0))
+    optimizer = Sophia([p], lr=0.1)
+    p.grad = torch.tensor(0.5)
+    optimizer.step()
+    assert optimizer.diagnostics()[p] == {"clip_fraction": 1.0}
+
+
 def test_clip_fraction_is_the_share_of_signs():
     params, _, steps, told = stepped(partial(Sophia, gamma=0.3, hessian_interval=1))
     shares = [float((u.abs() > 1 - 1e-4).float().mean()) for u in steps]
