@@ -1,7 +1,5 @@
 """What `analyze` does: collect the runs of a sweep and judge them. Imports pandas only when it is needed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,6 @@ from spectral_mup.config.compose import load_config
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.provenance import commit
 from spectral_mup.util.text import pluralize
-
-OTHER = {"width": "depth", "depth": "width"}
 
 
 def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
@@ -37,7 +33,8 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
     for axis in axes:
         on_axis = along(points, axis, base)
         if len(axes) > 1:
-            print(f"Over {axis}, at {OTHER[axis]} {base[OTHER[axis]]}{': no runs yet' if on_axis.empty else ''}")
+            other = "depth" if axis == "width" else "width"
+            print(f"Over {axis}, at {other} {base[other]}{': no runs yet' if on_axis.empty else ''}")
         if not on_axis.empty:
             name = s.name if axis == axes[0] else f"{s.name}/{axis}"
             found = report(

@@ -1,7 +1,5 @@
 """The commands as a shell calls them: `spectral-mup`, `python -m spectral_mup`, launch.py and analyze.py."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable

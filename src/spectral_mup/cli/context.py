@@ -1,7 +1,5 @@
 """What an action works on and returns: the config and what follows from it, the command line to copy next, exit codes."""
 
-from __future__ import annotations
-
 import shlex
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What --help prints."""
 
-from __future__ import annotations
-
 import textwrap
 
 from spectral_mup.analysis.figures import figure_help

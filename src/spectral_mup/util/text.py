@@ -7,8 +7,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 
-UNLIMITED = 1_000_000  # columns, so that rich wraps nothing
-
 
 def pluralize(n: int, noun: str) -> str:
     """'1 run', '2 runs'."""
@@ -40,7 +38,8 @@ def table(
     for row in rows:
         lines.add_row(*[Text(cell) for cell in row])
     shown = StringIO()
-    Console(file=shown, width=UNLIMITED, force_terminal=sys.stdout.isatty(), highlight=False).print(lines)
+    width = 1_000_000  # so that rich wraps nothing
+    Console(file=shown, width=width, force_terminal=sys.stdout.isatty(), highlight=False).print(lines)
     return [(" " * indent + line).rstrip() for line in shown.getvalue().splitlines()] if lines.columns else []
 
 

@@ -1,7 +1,5 @@
 """The actions of `launch`: help, validation and dispatch read this one dict. A new action is a function here and its entry."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """The actions about rules: explain (what each tensor trains with), derive (the rule that an optimizer's updates ask for)."""
 
-from __future__ import annotations
-
 import shlex
 from dataclasses import asdict
 from pathlib import Path
@@ -30,11 +28,9 @@ def explain(context: Context) -> int:
     scalings = [scale_on_meta(run, vocab_size) for run in runs]
     rows = [tensor_rows(scaling, **hyperparameters(run)) for scaling, run in zip(scalings, runs, strict=True)]
     forward = [asdict(multipliers(scaling)) for scaling in scalings]
+    (first, source), alone = next(iter(sources.items())), len(rows) == 1
     print(_heading(config))
-    if len(rows) == 1:
-        print(one_rule(*next(iter(sources.items())), rows[0], forward[0]))
-    else:
-        print(side_by_side(sources, rows, forward))
+    print(one_rule(first, source, rows[0], forward[0]) if alone else side_by_side(sources, rows, forward))
     return OK
 
 

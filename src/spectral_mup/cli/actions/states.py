@@ -1,7 +1,5 @@
 """The actions that show where the runs are, from files and SLURM, or end them: status, why, logs, cancel, doctor."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """The actions that decide what is trained, here or on SLURM: run, plan, retry, extend."""
 
-from __future__ import annotations
-
 import re
 import signal
 import sys

@@ -1,7 +1,5 @@
 """The actions that bring text in and results out: prepare, wandb_push. Imports wandb only when it is needed."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import shlex
