@@ -2,12 +2,12 @@
 
 import sys
 
-from spectral_mup.cli.command_line import SCRIPTS
-from spectral_mup.cli.console import launch_command
+from spectral_mup.cli import console
+from spectral_mup.cli.context import SCRIPTS
 
 
 def main(argv: list[str]) -> int:
-    return launch_command(argv, SCRIPTS)
+    return console.main(["launch", *argv], SCRIPTS)
 
 
 if __name__ == "__main__":

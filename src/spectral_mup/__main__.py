@@ -2,8 +2,8 @@
 
 import sys
 
-from spectral_mup.cli.command_line import MODULE
 from spectral_mup.cli.console import main
+from spectral_mup.cli.context import MODULE
 
 if __name__ == "__main__":
     sys.exit(main(program=MODULE))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.launches import Launch
 
-from spectral_mup.cli.main import BAD_INPUT, OK
+from spectral_mup.cli.context import BAD_INPUT, OK
 
 TINY = [
     "data=pydoc", "sweep.width=[32,64]", "sweep.base_width=32", "sweep.lr=[-6]", "sweep.seed=[0]", "lr.adaptive=false",

@@ -8,8 +8,8 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from spectral_mup.cli.command_line import command
 from spectral_mup.cli.console import main
+from spectral_mup.cli.context import command
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder

@@ -17,6 +17,7 @@ from spectral_mup.analysis.optimum import Optimum
 from spectral_mup.analysis.results import write_results
 from spectral_mup.analysis.stats import rows, write_csv
 from spectral_mup.analysis.verdict import Verdict, by_rule, judge
+from spectral_mup.util.text import table
 
 LARGER = {"width": "wider", "depth": "deeper"}
 ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
@@ -128,8 +129,7 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a table with columns of equal width, the head underlined."""
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in cells]
+    lines = table(cells)
     return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 

@@ -1,34 +1,26 @@
 """What `analyze` does: collect the runs of a sweep and judge them. Imports pandas only when it is needed."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from spectral_mup.cli.command_line import SCRIPTS, Program
-from spectral_mup.cli.context import Context
-from spectral_mup.cli.exit_codes import CHECK_FAILED, OK
+from spectral_mup.cli.context import CHECK_FAILED, OK, SCRIPTS, Context
 from spectral_mup.config.compose import load_config
 from spectral_mup.errors import ConfigError
+from spectral_mup.runs.provenance import commit
 from spectral_mup.util.text import pluralize
 
-if TYPE_CHECKING:
-    import pandas as pd
 
-OTHER = {"width": "depth", "depth": "width"}
-
-
-def analyze(argv: list[str], check: bool, program: Program = SCRIPTS) -> int:
+def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
     """Collect, judge, draw; with `check`, CHECK_FAILED unless every rule but the controls transfers and no feature fails.
 
     Where width and depth vary, each is judged at the other's base: width into the sweep's folder, depth into depth/ below it.
     """
     context = Context(load_config(argv), argv, program)
-    plan, s = context.plan, context.config.sweep
+    plan, s, figures = context.plan, context.config.sweep, context.config.figures
 
     from spectral_mup.analysis.collect import collect
-    from spectral_mup.analysis.report import along, format_verdicts, report_joint
+    from spectral_mup.analysis.report import along, format_verdicts, report, report_joint
 
     sizes, base = {"width": s.width, "depth": s.depth}, {"width": s.base_width, "depth": s.base_depth}
     base = {axis: size if size in sizes[axis] else min(sizes[axis]) for axis, size in base.items()}
@@ -36,59 +28,36 @@ def analyze(argv: list[str], check: bool, program: Program = SCRIPTS) -> int:
     points, norms = collect(plan.curves, context.runs)
     if set(points["status"]) == {"missing"}:
         raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
-    folder, figures = Path(context.config.paths.results) / s.name, context.config.figures
+    results = Path(context.config.paths.results)
     verdicts: list[Any] = []
     for axis in axes:
-        below = "" if axis == axes[0] else f"/{axis}"
         on_axis = along(points, axis, base)
         if len(axes) > 1:
-            print(f"Over {axis}, at {OTHER[axis]} {base[OTHER[axis]]}{': no runs yet' if on_axis.empty else ''}")
+            other = "depth" if axis == "width" else "width"
+            print(f"Over {axis}, at {other} {base[other]}{': no runs yet' if on_axis.empty else ''}")
         if not on_axis.empty:
-            found = _judge(context, on_axis, norms, base, axis, below)
+            name = s.name if axis == axes[0] else f"{s.name}/{axis}"
+            found = report(
+                on_axis, norms, name=name, out_dir=results / name, base=base, figures=figures, axis=axis,
+                command=context.analyze_command(), commit=commit(),
+            )  # fmt: skip
             print(format_verdicts(found) + "\n" * (len(axes) > 1))
             verdicts += found
     if len(axes) > 1:
-        print(report_joint(points, norms, verdicts, base, folder, figures))
-    missing = _missing(context)
+        print(report_joint(points, norms, verdicts, base, results / s.name, figures))
+    left = ((len(plan.todo), "run", "to do"), (context.later_curves, "curve", "still to be planned"))
+    missing = ", ".join(f"{pluralize(n, noun)} {state}" for n, noun, state in left if n)
     if missing:
         print(f"Not finished: {missing}. Resume with: {context.launch_command()}")
-    print(f"Figures and tables: {folder}/")
+    print(f"Figures and tables: {results / s.name}/")
     return OK if not check or as_claimed(verdicts) and not missing else CHECK_FAILED
-
-
-def _judge(
-    context: Context, points: pd.DataFrame, norms: pd.DataFrame, base: dict[str, int], axis: str, below: str
-) -> list[Any]:
-    """The verdicts over one axis, with their figures and tables written."""
-    from spectral_mup.analysis.report import report
-    from spectral_mup.runs.provenance import commit
-
-    name = context.config.sweep.name + below
-    return report(
-        points,
-        norms,
-        name=name,
-        out_dir=Path(context.config.paths.results) / name,
-        base=base,
-        figures=context.config.figures,
-        command=context.analyze_command(),
-        commit=commit(),
-        axis=axis,
-    )
-
-
-def _missing(context: Context) -> str:
-    """'2 runs to do, 1 curve still to be planned', or nothing."""
-    parts = {"run": (len(context.plan.todo), "to do"), "curve": (context.later_curves, "still to be planned")}
-    return ", ".join(f"{pluralize(n, noun)} {state}" for noun, (n, state) in parts.items() if n)
 
 
 def as_claimed(verdicts: Sequence[Any]) -> bool:
     """Does every rule but the controls transfer, and no feature fail?"""
     claims = [v for v in verdicts if not v.rule.split()[-1].startswith("standard")]
-    return bool(claims) and all(
-        v.verdict == "transfers" and (v.features is None or v.features.passed is not False) for v in claims
-    )
+    kept = [v.verdict == "transfers" and (v.features is None or v.features.passed is not False) for v in claims]
+    return bool(kept) and all(kept)
 
 
 def summarize(argv: list[str], check: bool) -> int:

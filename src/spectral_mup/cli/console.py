@@ -1,52 +1,93 @@
 """The commands as a shell calls them: `spectral-mup`, `python -m spectral_mup`, launch.py and analyze.py."""
 
-from __future__ import annotations
-
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from spectral_mup import __version__
+from spectral_mup.cli.actions import ACTIONS, Action
 from spectral_mup.cli.analyze import analyze, summarize
-from spectral_mup.cli.command_line import CONSOLE, Program
-from spectral_mup.cli.exit_codes import BAD_INPUT, OK
-from spectral_mup.cli.help import CONSOLE_HELP, analyze_help, launch_help
-from spectral_mup.cli.init import init
-from spectral_mup.cli.main import guard, launch
+from spectral_mup.cli.context import BAD_INPUT, CONSOLE, FAILED, INTERRUPTED, OK, REFUSED, SCRIPTS, Context
+from spectral_mup.cli.help import CONSOLE_HELP, help_of
+from spectral_mup.cluster.slurm.script import slurm_of
+from spectral_mup.config.compose import load_config
+from spectral_mup.errors import ConfigError, RecordError, Refusal, Unanswered
+from spectral_mup.util.registry import lookup
 
+HELP = ("-h", "--help")
+TEMPLATES = Path(__file__).with_name("templates")
+NAMES = {"gitignore": ".gitignore"}  # which would act on this repository under its own name
 SWITCHES = ("watch", "yes")  # may be given as bare words
 
 
-def main(argv: list[str] | None = None, program: Program = CONSOLE) -> int:
+def main(argv: list[str] | None = None, program: str = CONSOLE) -> int:
     """Run `spectral-mup COMMAND …`; return the exit code."""
     command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if command == "launch":
-        return launch_command(rest, program)
-    if command == "analyze":
-        return analyze_command(rest, program)
-    if command == "init" and len(rest) == 1 and not rest[0].startswith("-"):
-        return guard(lambda: init(Path(rest[0]), program))
-    if command == "--version":
-        print(__version__)
-        return OK
-    if command in ("-h", "--help") or command == "init" and rest in (["-h"], ["--help"]):
+    if command in ("launch", "analyze") and any(word in HELP for word in rest):
+        print(help_of(command, program), end="")
+    elif command in HELP or command == "init" and len(rest) == 1 and rest[0] in HELP:
         print(CONSOLE_HELP, end="")
+    elif command == "--version":
+        print(__version__)
+    elif command == "launch":
+        return guard(lambda: launch([f"{word}=true" if word in SWITCHES else word for word in rest], program))
+    elif command == "analyze":
+        overrides, check = [word for word in rest if word not in ("--check", "--summary")], "--check" in rest
+        return guard(lambda: summarize(overrides, check) if "--summary" in rest else analyze(overrides, check, program))
+    elif command == "init" and len(rest) == 1 and not rest[0].startswith("-"):
+        return guard(lambda: init(Path(rest[0]), program))
+    else:
+        problem = "init: give one folder, as in init demo" if command == "init" else f"{command}: unknown command"
+        print(f"error: {problem}; commands: launch, analyze, init, --version, --help", file=sys.stderr)
+        return BAD_INPUT
+    return OK
+
+
+def launch(argv: list[str], program: str = SCRIPTS) -> int:
+    """Run the action that these overrides ask for; return its exit code. Raises what `guard` catches."""
+    context = Context(load_config(argv), argv, program)
+    action = lookup(ACTIONS, context.config.action, "action")
+    if not isinstance(action, Action):  # the user's own, by its import path
+        return action(context)
+    if action.needs == "slurm":
+        slurm_of(context.config)
+    if action.needs != "config":
+        _ = context.sweep  # a missing corpus is reported before anything is printed
+    return action.run(context)
+
+
+def init(folder: Path, program: str) -> int:
+    """Write the templates into a new or empty folder. Raises ConfigError if anything is in it."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: already exists and is not an empty folder; choose a new one")
+    for template in sorted(path for path in TEMPLATES.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+        target = folder / template.relative_to(TEMPLATES)
+        target = target.with_name(NAMES.get(target.name, target.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(template.read_bytes())
+        print(target)
+    print(f"Next: cd {folder} && {program.format('launch')} sweep=mine && {program.format('analyze')} sweep=mine")
+    return OK
+
+
+def guard(run: Callable[[], int]) -> int:
+    """Turn expected failures into one line on stderr and an exit code; anything else keeps its traceback."""
+    try:
+        return run()
+    except (ValueError, RecordError, Refusal, Unanswered) as error:
+        ours = type(error).__module__.partition(".")[0] == "spectral_mup"
+        if not ours and not isinstance(error, ConfigError | RecordError | Refusal | Unanswered):
+            raise  # a ValueError of Python's own is a bug
+        code = getattr(error, "exit_code", BAD_INPUT)
+        print(f"{'refused' if code == REFUSED else 'error'}: {error}", file=sys.stderr)
+        return code
+    except BrokenPipeError:  # head and its like read what they want and close the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
-    problem = "init: give one folder, as in init demo" if command == "init" else f"{command}: unknown command"
-    print(f"error: {problem}; commands: launch, analyze, init, --version, --help", file=sys.stderr)
-    return BAD_INPUT
-
-
-def launch_command(argv: list[str], program: Program) -> int:
-    if "-h" in argv or "--help" in argv:
-        print(launch_help(program), end="")
-        return OK
-    return guard(lambda: launch([f"{word}=true" if word in SWITCHES else word for word in argv], program))
-
-
-def analyze_command(argv: list[str], program: Program) -> int:
-    if "-h" in argv or "--help" in argv:
-        print(analyze_help(program), end="")
-        return OK
-    check = "--check" in argv
-    overrides = [word for word in argv if word not in ("--check", "--summary")]
-    return guard(lambda: summarize(overrides, check) if "--summary" in argv else analyze(overrides, check, program))
+    except OSError as error:
+        what = f"{error.filename or 'disk'}: {error.strerror or error}"
+        print(f"error: {what}; free up or repair the disk, then run the same command again", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED

@@ -1,16 +1,43 @@
-"""What an action works on."""
+"""What an action works on and returns: the config and what follows from it, the command line to copy next, exit codes."""
 
-from __future__ import annotations
-
+import shlex
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from spectral_mup.cli.command_line import SCRIPTS, Program, command
-from spectral_mup.cluster.slurm.run_states import Report, reconcile
+from spectral_mup.cluster.slurm.run_states import Report, State, reconcile
 from spectral_mup.config.schema import Config
+from spectral_mup.data import Corpus, load
+from spectral_mup.errors import ConfigError
 from spectral_mup.runs.sweep import Outcome, Plan, Sweep, open_sweep, result_reader
 from spectral_mup.training.quantities import resolve_quantities
+from spectral_mup.util.text import pluralize
+
+# exit codes of every command; `--help` lists them
+OK = 0
+FAILED = 1  # some runs failed
+BAD_INPUT = 2  # nothing was started
+REFUSED = 3  # held back, or not confirmed
+NO_ANSWER = 4  # SLURM or W&B refused or gave no answer
+CHECK_FAILED = 5  # analyze --check
+INTERRUPTED = 130
+
+ABOUT_THIS_COMMAND = ("action=", "yes=", "watch=", "run=", "cause=")  # not part of the sweep, so not of the next command
+
+
+SCRIPTS, CONSOLE, MODULE = (
+    "python {}.py",
+    "spectral-mup {}",
+    "python -m spectral_mup {}",
+)  # how the user starts launch or analyze
+
+
+def command(start: str, overrides: Sequence[str], action: str | None = None) -> str:
+    """A command line of these overrides, quoted for a shell, with another action than they have."""
+    kept = [override for override in overrides if not override.startswith(ABOUT_THIS_COMMAND)]
+    return f"{start} {shlex.join([*kept, *([f'action={action}'] if action else [])])}".rstrip()
 
 
 @dataclass
@@ -19,7 +46,7 @@ class Context:
 
     config: Config
     argv: list[str]
-    program: Program = SCRIPTS
+    program: str = SCRIPTS
 
     @property
     def runs(self) -> Path:
@@ -54,9 +81,46 @@ class Context:
         """Curves that the plan does not reach yet."""
         return self.sweep.remaining_curves(self.plan)
 
+    def load_corpus(self) -> Corpus:
+        return load(self.config.data.source, self.config.data.path, self.config.data.vocab_size)
+
+    def matching(self) -> list[State]:
+        """States of the runs that run=ID names; all of them without it. Raises ConfigError if it names none."""
+        wanted = self.config.run
+        found = [s for s in self.report.states.values() if wanted is None or s.run.run_id.startswith(wanted)]
+        if wanted is not None and not found:
+            raise ConfigError(f"run={wanted}: no run id of this sweep starts with it; action=status lists them")
+        return found
+
     def launch_command(self, action: str | None = None) -> str:
         """This sweep's launch, or another action on it, to copy."""
-        return command(self.program.launch, self.argv, action)
+        return command(self.program.format("launch"), self.argv, action)
 
     def analyze_command(self) -> str:
-        return command(self.program.analyze, self.argv)
+        return command(self.program.format("analyze"), self.argv)
+
+    def confirmed(self, question: str) -> bool:
+        """Whether the user agrees: yes=true, or y on a terminal."""
+        if self.config.yes:
+            return True
+        if not sys.stdin.isatty():
+            print(f"refused: {question} Cannot ask for confirmation without a terminal; add yes=true", file=sys.stderr)
+            return False
+        try:
+            agreed = input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        except EOFError:
+            agreed = False
+        if not agreed:
+            print("Nothing was done.", file=sys.stderr)
+        return agreed
+
+
+def format_counts(report: Report) -> str:
+    """'84 runs: 72 done, 3 running, 9 planned'."""
+    counts = ", ".join(f"{n} {name}" for name, n in report.counts().items())
+    return f"{pluralize(len(report.states), 'run')}: {counts or 'none'}"
+
+
+def print_notes(report: Report) -> None:
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)

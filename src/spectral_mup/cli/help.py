@@ -1,10 +1,9 @@
 """What --help prints."""
 
-from __future__ import annotations
+import textwrap
 
 from spectral_mup.analysis.figures import figure_help
 from spectral_mup.cli.actions import ACTIONS
-from spectral_mup.cli.command_line import Program
 from spectral_mup.config.presets import GROUPS, options
 from spectral_mup.util.text import table
 
@@ -79,19 +78,11 @@ no run is missing, over every axis that varies, else 5. Other exit codes: 0 writ
 """
 
 
-def launch_help(program: Program) -> str:
+def help_of(command: str, program: str) -> str:
+    """What `launch --help` or `analyze --help` prints."""
     actions = table([[f"action={name}", action.help] for name, action in ACTIONS.items()], indent=4)
-    rows = [[f"{group}=", ", ".join(names)] for group, names in presets().items()]
-    return LAUNCH_HELP.format(
-        launch=program.launch, analyze=program.analyze, actions="\n".join(actions), presets="\n".join(table(rows, indent=2))
-    )
-
-
-def analyze_help(program: Program) -> str:
-    figures = "\n".join(f"  {line}" for line in figure_help().splitlines())
-    return ANALYZE_HELP.format(analyze=program.analyze, figures=figures)
-
-
-def presets() -> dict[str, list[str]]:
-    """{config group: its presets}."""
-    return {group: options(group) for group in GROUPS}
+    presets = table([[f"{group}=", ", ".join(options(group))] for group in GROUPS], indent=2)
+    return {"launch": LAUNCH_HELP, "analyze": ANALYZE_HELP}[command].format(
+        launch=program.format("launch"), analyze=program.format("analyze"), actions="\n".join(actions),
+        presets="\n".join(presets), figures=textwrap.indent(figure_help(), "  "),
+    )  # fmt: skip

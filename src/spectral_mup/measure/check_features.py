@@ -18,10 +18,10 @@ from spectral_mup.scaling.forward_multipliers import set_multipliers_
 from spectral_mup.scaling.groups import make_optimizers
 from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.scale import scale
-from spectral_mup.scaling.table import columns
 from spectral_mup.theory.rules import Rule
 from spectral_mup.training.probe import Probe
 from spectral_mup.training.trainer import Batch, SampledLoss, Trainer
+from spectral_mup.util.text import table
 
 PASSED, CHECK_FAILED = 0, 5  # exit codes, as those of analyze.py --check
 
@@ -58,7 +58,7 @@ class FeatureVerdict:
             cell = [r["name"], r["kind"], f"{r['slope']:+.2f}", f"[{r['lo']:+.2f}, {r['hi']:+.2f}]", f"±{r['limit']:.2f}"]
             other = control.get(r["name"])
             cells.append([*cell, r["verdict"], *([f"{other['slope']:+.2f}" if other else "–"] if self.control else [])])
-        lines = [line.rstrip() for line in columns(cells)]
+        lines = table(cells)
         lines += [f"{self.rule}: {self.check.summary}"]
         if self.control:
             said = (

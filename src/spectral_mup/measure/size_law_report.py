@@ -14,7 +14,7 @@ from spectral_mup.analysis.figures.lr_panels import rule_looks
 from spectral_mup.analysis.figures.style import STYLE, WIDTH, page, signed, sizes_on_x
 from spectral_mup.analysis.stats import rows
 from spectral_mup.measure.size_law_fit import ClassSlope, Row, SizeLaw, late
-from spectral_mup.scaling.table import columns
+from spectral_mup.util.text import table
 
 GROWTH = {"embedding (m, 1)": (1, 0), "vector (m, 1)": (1, 0), "hidden (m, m)": (1, 1), "hidden (m, 1)": (1, 0)}
 GROWTH |= {"hidden (1, m)": (0, 1), "readout (1, m)": (0, 1)}
@@ -42,7 +42,7 @@ def format_size_laws(laws: Sequence[SizeLaw]) -> str:
                 f"{known:+.2f}" if law.law else "–", f"{c.first:+.2f}", f"{c.last:+.2f}",
                 f"{c.gradient:+.2f}", _power(lr_exponent(c, known)),
             ])  # fmt: skip
-        lines += ["  " + line.rstrip() for line in columns(cells)]
+        lines += table(cells, indent=2)
         if not all(c.judged for c in law.classes):
             lines += ["  * not judged: the gradient behind a hidden side of fixed width takes many steps to reach its limit"]
         lines += [f"  not {name}: off by {by:.2f} at {where}" for name, (where, by) in law.rejected.items()]

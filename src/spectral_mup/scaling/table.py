@@ -11,6 +11,7 @@ from typing import Any
 from spectral_mup.scaling.forward_multipliers import multipliers
 from spectral_mup.scaling.groups import base_values
 from spectral_mup.scaling.scale import ModelScaling
+from spectral_mup.util.text import table
 
 QUANTITIES = {"init std": "init", "lr": "lr", "λ": "λ", "ε": "ε"}  # and their short headings
 
@@ -113,11 +114,11 @@ def merge(tensors: Sequence[Sequence[TensorRow]]) -> dict[str, Sequence[TensorRo
 
 def one_rule(name: str, source: str, rows: Sequence[TensorRow], forward: Mapping[str, float]) -> str:
     """Every tensor with its shape, growth, values and multipliers."""
-    table = [row.cells() | {"tensor": label} for label, (row,) in merge([[row] for row in rows]).items()]
-    numeric = [all(isinstance(row[key], float | int | None) for row in table) for key in table[0]]
-    lines = columns([list(table[0])] + [[decimal(v, 4) for v in row.values()] for row in table], right=numeric)
+    cells = [row.cells() | {"tensor": label} for label, (row,) in merge([[row] for row in rows]).items()]
+    numeric = [i for i, key in enumerate(cells[0]) if all(isinstance(row[key], float | int | None) for row in cells)]
+    lines = table([list(cells[0])] + [[decimal(v, 4) for v in row.values()] for row in cells], right=numeric)
     passes = ", ".join(f"{part} {decimal(x, 4)}" for part, x in forward.items())
-    return "\n".join([f"{name} ({source})", f"forward pass: {passes}", "", *(line.rstrip() for line in lines)])
+    return "\n".join([f"{name} ({source})", f"forward pass: {passes}", "", *lines])
 
 
 def side_by_side(
@@ -133,24 +134,24 @@ def side_by_side(
     letters = string.ascii_lowercase[: len(sources)]
     times = [f"×{letter}" for letter in letters]
     lines = merge(list(zip(*rows, strict=True)))
-    groups = [columns([["tensor"]] + [[label] for label in lines])]
-    groups += [columns([["kind"]] + [[line[0].kind] for line in lines.values()])]
+    groups = [table([["tensor"]] + [[label] for label in lines])]
+    groups += [table([["kind"]] + [[line[0].kind] for line in lines.values()])]
     for quantity, heading in QUANTITIES.items():
         values = [[short(line[0].base[quantity] or None), *marked(_times(line, quantity))] for line in lines.values()]
-        groups.append(columns([[heading, *times]] + values, " "))
+        groups.append(table([[heading, *times]] + values, gap=1))
     multiplier = [[row.multiplier for row in line] for line in lines.values()]
-    groups.append(columns([["fwd a", *letters[1:]]] + [marked(line) for line in multiplier], " "))
+    groups.append(table([["fwd a", *letters[1:]]] + [marked(line) for line in multiplier], gap=1))
 
     counts = {quantity: sum(not agree(_times(line, quantity)) for line in lines.values()) for quantity in QUANTITIES}
     counts["multiplier"] = sum(not agree(line) for line in multiplier)
     differ = ", ".join(f"{quantity} in {n}" for quantity, n in counts.items() if n)
     parts = [[part, *marked([numbers[part] for numbers in forward])] for part in forward[0]]
-    text = columns([[letter, name, source] for letter, (name, source) in zip(letters, sources.items(), strict=True)])
+    text = table([[letter, name, source] for letter, (name, source) in zip(letters, sources.items(), strict=True)])
     text += ["Base values, what each rule multiplies them by, ≠ where rules disagree; fwd: multiplier in the forward pass.", ""]
-    text += ["   ".join(cells) for cells in zip(*groups, strict=True)]
-    text += ["", *columns([["forward pass", *letters], *parts]), ""]
+    text += table(list(zip(*groups, strict=True)), gap=3)
+    text += ["", *table([["forward pass", *letters], *parts]), ""]
     text += [f"Of {len(lines)} rows the rules differ: {differ}." if differ else f"The rules agree in all {len(lines)} rows."]
-    return "\n".join(line.rstrip() for line in text)
+    return "\n".join(text)
 
 
 def _times(line: Sequence[TensorRow], quantity: str) -> list[float | None]:
@@ -183,10 +184,3 @@ def decimal(value: Any, digits: int) -> str:
     if not isinstance(value, float | int):
         return "–" if value is None else str(value)
     return f"{value:.{max(digits, 4) if abs(value) >= 1000 else digits}g}"
-
-
-def columns(cells: Sequence[Sequence[str]], gap: str = "  ", right: Sequence[bool] | None = None) -> list[str]:
-    """Lines of cells padded to columns of equal width, to the left but where `right`."""
-    right = right or [False] * len(cells[0])
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    return [gap.join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)) for line in cells]

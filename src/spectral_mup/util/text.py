@@ -1,12 +1,11 @@
-"""Numbers, durations and tables as a person reads them. Imports no torch."""
+"""Numbers, durations, tables and progress bars as a person reads them. Imports no torch."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
-
-UNLIMITED = 1_000_000  # columns, so that rich wraps nothing
 
 
 def pluralize(n: int, noun: str) -> str:
@@ -22,28 +21,44 @@ def format_duration(seconds: float) -> str:
 
 
 def table(
-    rows: Sequence[Sequence[str]],
-    *,
-    header: Sequence[str] | None = None,
-    right: Collection[int] = (),
-    indent: int = 0,
+    rows: Sequence[Sequence[str]], *, header: Sequence[str] | None = None, right: Collection[int] = (), indent: int = 0, gap=2
 ) -> list[str]:
-    """Lines of a table: cells padded to columns of equal width with two spaces between, never wrapped or cut.
+    """Lines of a table: cells padded to columns of equal width with `gap` spaces between, never wrapped or cut.
 
     right   indices of the columns that are aligned to the right
     Plain text, but for a bold header where stdout is a terminal.
     """
     from rich.console import Console
-    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    lines = Table(box=None, padding=(0, 2, 0, 0), show_header=header is not None, header_style="bold")
+    lines = Table(box=None, padding=(0, gap, 0, 0), show_header=header is not None, header_style="bold")
     for i, title in enumerate(header or (rows[0] if rows else ())):
         lines.add_column(Text(title), justify="right" if i in right else "left", no_wrap=True)
     for row in rows:
         lines.add_row(*[Text(cell) for cell in row])
     shown = StringIO()
-    console = Console(file=shown, width=UNLIMITED, force_terminal=sys.stdout.isatty(), highlight=False)
-    console.print(Padding(lines, (0, 0, 0, indent), expand=False))
-    return [line.rstrip() for line in shown.getvalue().splitlines()]
+    width = 1_000_000  # so that rich wraps nothing
+    Console(file=shown, width=width, force_terminal=sys.stdout.isatty(), highlight=False).print(lines)
+    return [(" " * indent + line).rstrip() for line in shown.getvalue().splitlines()] if lines.columns else []
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, float, float, str], None]]:
+    """Show a bar with the time left for each kind of work: call with (work, done, total, note); none before the first call."""
+    from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    bars = Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    tasks: dict[str, TaskID] = {}
+
+    def show(work: str, done: float, total: float, note: str) -> None:
+        if work not in tasks:
+            bars.start()
+            tasks[work] = bars.add_task(work, note=note)
+        bars.update(tasks[work], completed=done, total=total or None, note=note)
+
+    try:
+        yield show
+    finally:
+        if tasks:
+            bars.stop()

@@ -17,7 +17,7 @@ from support.launches import kill, newest_checkpoint, planned, read, trained, un
 from support.runs import TINY
 from support.slurm_sweeps import HELD, ON_SLURM, Site, fate
 
-from spectral_mup.cli import main as cli
+from spectral_mup.cli import console as cli
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.run_states import State, reconcile
 from spectral_mup.runs.run_folder import RunFolder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import pkgutil
+import typing
 from pathlib import Path
 
 import pytest
@@ -12,32 +13,37 @@ from support.cli import call
 from support.runs import TINY
 
 import spectral_mup.cli
+from spectral_mup.cli import actions
 from spectral_mup.cli.actions import ACTIONS, Action
 from spectral_mup.cli.context import Context
 
 FOLDER = Path(spectral_mup.cli.__file__).parent
 
 
-@pytest.mark.parametrize("name", ACTIONS)
-def test_every_action_is_a_function_of_a_context_in_a_file_of_its_name(name):
-    function = pkgutil.resolve_name(ACTIONS[name].run)
-    assert list(inspect.signature(function).parameters) == ["context"]
-    assert function.__module__ == f"spectral_mup.cli.actions.{name}" and function.__name__ == name
+def is_action(function: object) -> bool:
+    """A public function of a Context to an exit code, in a module of actions."""
+    if not inspect.isfunction(function) or function.__name__.startswith("_"):
+        return False
+    hints = typing.get_type_hints(function)
+    return hints == {"context": Context, "return": int} and function.__module__.startswith(f"{actions.__name__}.")
 
 
-def test_every_file_of_an_action_is_registered_and_in_the_help():
-    files = {path.stem for path in (FOLDER / "actions").glob("[!_]*.py")}
+def test_every_function_of_a_context_to_an_exit_code_is_registered_under_its_name_and_in_the_help():
+    modules = [pkgutil.resolve_name(f"{actions.__name__}.{module.name}") for module in pkgutil.iter_modules(actions.__path__)]
+    functions = {name: f for module in modules for name, f in vars(module).items() if is_action(f)}
+    assert functions == {name: action.run for name, action in ACTIONS.items()}
     shown = call("launch", "--help")[1]
-    assert files == set(ACTIONS) and all(f"action={name} " in shown for name in files)
+    assert all(f"action={name} " in shown for name in functions)
+    assert not is_action(call) and not is_action(Context.refresh)  # the controls
 
 
 def test_only_the_dispatch_imports_actions():
     """So that no action knows another, and no circle can form."""
     for path in [*FOLDER.glob("*.py"), *FOLDER.glob("actions/*.py")]:
         modules = [n.module or "" for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
-        actions = [m for m in modules if m.startswith("spectral_mup.cli.actions.") and not m.split(".")[-1].startswith("_")]
-        assert not actions, f"{path} imports {actions}"
-        assert "spectral_mup.cli.main" not in modules or path.name == "console.py"
+        imported = [module for module in modules if module.startswith(actions.__name__)]
+        assert not imported or path.name in ("__init__.py", "help.py", "console.py"), f"{path} imports {imported}"
+        assert "spectral_mup.cli.console" not in modules
 
 
 def test_an_unknown_action_is_one_line_with_the_nearest_name():
@@ -76,8 +82,12 @@ def test_a_missing_corpus_stops_the_actions_that_need_a_sweep_before_they_print(
         if action.needs == "sweep":
             code, out, err = call("launch", *TINY[1:], *missing, f"action={name}")
             assert (code, out) == (2, "") and "none.txt" in err, name
-    monkeypatch.setitem(ACTIONS, "doctor", Action("support.cli.planned", "", "config"))  # the control: called without a corpus
-    with pytest.raises(TypeError):
+
+    def without_corpus(context: Context) -> int:
+        raise TypeError("called")
+
+    monkeypatch.setitem(ACTIONS, "doctor", Action(without_corpus, "", "config"))  # the control
+    with pytest.raises(TypeError, match="called"):
         call("launch", *TINY[1:], *missing, "action=doctor")
 
 

@@ -49,7 +49,7 @@ def test_plan_on_slurm(argv, tmp_path, monkeypatch):
 
 def test_submission_is_refused_without_a_terminal(argv, tmp_path, monkeypatch):
     monkeypatch.setattr("spectral_mup.cluster.slurm_commands.max_array_size", lambda: 4)
-    monkeypatch.setattr("spectral_mup.cli.actions._slurm.check_script", lambda *_: None)
+    monkeypatch.setattr("spectral_mup.cli.actions.train.check_script", lambda *_: None)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     check_golden("run_slurm", transcript("launch", *argv, "cluster=slurm"), tmp_path)
 
@@ -99,7 +99,7 @@ def test_doctor(tmp_path, monkeypatch):
         Finding(GOOD, "sbatch", "/usr/bin/sbatch"), Finding(KNOW, "MaxArraySize", "1001"), Finding(LOOK, "GPU", "no answer"),
         Finding(WRONG, "controller", "no answer"),
     ]  # fmt: skip
-    monkeypatch.setattr("spectral_mup.cli.actions.doctor.examine", lambda config: findings)
+    monkeypatch.setattr("spectral_mup.cli.actions.states.examine", lambda config: findings)
     check_golden("doctor", transcript("launch", "action=doctor"))
 
 

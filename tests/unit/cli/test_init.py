@@ -9,7 +9,7 @@ import torch
 import yaml
 from support.cli import call
 
-from spectral_mup.cli.init import TEMPLATES
+from spectral_mup.cli.console import TEMPLATES
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from support.cli import call
 from support.runs import TINY
 
 import spectral_mup
-from spectral_mup.cli.command_line import CONSOLE, MODULE, SCRIPTS, command
-from spectral_mup.cli.main import guard
+from spectral_mup.cli.console import guard
+from spectral_mup.cli.context import CONSOLE, MODULE, SCRIPTS, command
 from spectral_mup.cluster.slurm_commands import NoAnswer
 from spectral_mup.data.shards import DataError
 from spectral_mup.errors import ConfigError, RecordError, Refusal, Unanswered
@@ -63,7 +63,7 @@ def test_the_next_command_keeps_the_sweep_and_the_form_it_was_given_in():
         (CONSOLE, "spectral-mup launch"),
         (MODULE, "python -m spectral_mup launch"),
     ):
-        line = command(program.launch, argv, "status")
+        line = command(program.format("launch"), argv, "status")
         assert line.startswith(f"{start} ")
         assert shlex.split(line)[-3:] == ["sweep.width=[32,64]", "sweep.name=a b", "action=status"]
     assert command("spectral-mup launch", ["action=plan"]) == "spectral-mup launch"
@@ -105,7 +105,7 @@ def test_watch_and_yes_may_be_bare_words(tmp_path):
 
 
 def test_a_reader_that_closes_the_pipe_is_no_failure():
-    code = "from spectral_mup.cli.main import guard; exit(guard(lambda: [print(i) for i in range(10**6)] and 1))"
+    code = "from spectral_mup.cli.console import guard; exit(guard(lambda: [print(i) for i in range(10**6)] and 1))"
     shell = f"{sys.executable} -c {shlex.quote(code)} | head -1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")

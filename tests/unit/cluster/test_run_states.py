@@ -19,7 +19,7 @@ from support.launches import snapshot
 from support.runs import TINY, composed
 from support.slurm_sweeps import ON_SLURM, fate
 
-from spectral_mup.cli.actions.why import why as print_why
+from spectral_mup.cli.actions.states import why as print_why
 from spectral_mup.cli.context import Context
 from spectral_mup.cluster import slurm_commands as commands
 from spectral_mup.cluster.liveness import is_owner_running

@@ -14,7 +14,7 @@ from support import ROOT
 from support.runs import first_point, run_point
 
 from spectral_mup import data
-from spectral_mup.cli import main as cli
+from spectral_mup.cli import console as cli
 from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.data import DataError, content, split
 from spectral_mup.data.prepare import PrepareConfig, documents, pieces, prepare

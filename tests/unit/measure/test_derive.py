@@ -8,7 +8,7 @@ import textwrap
 import pytest
 from support.optimizer_laws import TOLERANCE, declared, features, found
 
-from spectral_mup.cli import main as cli
+from spectral_mup.cli import console as cli
 from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.theory.size_laws import law_name
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from support.runs import build_run, explain_rows, first_point, optimizers_of
 
-from spectral_mup.cli import main as cli
+from spectral_mup.cli import console as cli
 from spectral_mup.config.compose import load_config
 from spectral_mup.scaling.table import TensorRow, agree, merge, short
 

@@ -1,0 +1,232 @@
+"""The actions that decide what is trained, here or on SLURM: run, plan, retry, extend."""
+
+import re
+import signal
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from spectral_mup.cli.context import FAILED, INTERRUPTED, OK, REFUSED, Context, format_counts, print_notes
+from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.cluster.slurm.failure_causes import CAUSES
+from spectral_mup.cluster.slurm.run_states import Report, State
+from spectral_mup.cluster.slurm.script import slurm_of
+from spectral_mup.cluster.slurm.submission import Submission
+from spectral_mup.cluster.slurm.submit import SubmissionPlan, check_script, describe, plan_submission, states_or_refuse, submit
+from spectral_mup.config.schema import Config, SlurmConfig
+from spectral_mup.errors import ConfigError
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.util.text import format_duration, pluralize, table
+
+KEYS_BY_SBATCH_ERROR = {
+    "account": ["account"], "partition": ["partition"], "qos": ["qos"], "feature": ["constraint"], "node name": ["exclude"],
+    "time limit": ["time"], "generic resource|gres": ["gpus"], "memory": ["memory"],
+    "processors|node": ["gpus", "cpus", "memory", "nodes"],
+}  # fmt: skip
+"""Words of sbatch, looked for in this order, and the keys they are about."""
+RETRIED = ("failed", "lost", "paused", "cancelled", "preempted")
+
+
+def run(context: Context) -> int:
+    """On SLURM submit what is planned, was cancelled, or failed for a passing cause; else train here until all is done."""
+    cluster = context.config.cluster
+    print(_format_plan(context))
+    if not context.plan.todo:
+        return _nothing_to_do(context)
+    if not isinstance(cluster, SlurmConfig):
+        return _train_here(context)
+    report = states_or_refuse(context.config, context.plan)
+    return _submit(context, report, lambda s: s.should_resubmit(cluster.retries) or s.name == "cancelled" and not s.live)
+
+
+def plan(context: Context) -> int:
+    """Print the runs so far and those to do; on SLURM also the tasks that they would make. Starts nothing."""
+    print(_format_plan(context))
+    if not context.plan.todo:
+        return _nothing_to_do(context)
+    if isinstance(context.config.cluster, SlurmConfig):
+        report = states_or_refuse(context.config, context.plan)
+        print_notes(report)
+        print(format_counts(report))
+        runs = [s.run for s in report.states.values() if s.should_resubmit(context.config.cluster.retries)]
+        submission = plan_submission(context.config, context.plan, runs) if runs else None
+        print(_format_submission(submission, context.config) if submission else "Nothing to submit.")
+    return OK
+
+
+def extend(context: Context) -> int:
+    """Submit what the results so far call for, but nothing that was cancelled."""
+    retries = slurm_of(context.config).retries
+    return _submit(context, states_or_refuse(context.config, context.plan), lambda s: s.should_resubmit(retries))
+
+
+def retry(context: Context) -> int:
+    """Run failed, lost, held back and cancelled runs again; with cause=NAME or run=ID only those."""
+    cause = context.config.cause
+    if cause is not None and cause not in CAUSES:
+        raise ConfigError(f"cause={cause}: must be one of {', '.join(CAUSES)}; quote it, as in 'cause=out of memory'")
+    states = context.matching()
+    ended = [s for s in states if not s.live and s.name in RETRIED]
+    chosen = {s.run.run_id for s in ended if cause in (None, s.cause and s.cause.name)}
+    planned = {s.run.run_id for s in states if s.name == "planned" and cause is None}
+    if not chosen:
+        print_notes(context.report)
+        print(f"{format_counts(context.report)}\nNothing to retry{f' with cause={cause}' if cause else ''}.")
+        return OK
+    if isinstance(context.config.cluster, SlurmConfig):
+        return _submit(context, context.report, lambda s: s.run.run_id in chosen | planned, chosen)
+    for run_id in chosen:
+        RunFolder(context.runs, run_id).archive_error()
+    return _train_here(context)
+
+
+def _format_plan(context: Context) -> str:
+    """Counts first, then a line a curve."""
+    plan, later, seeds = context.plan, context.later_curves, pluralize(len(context.config.sweep.seed), "seed")
+    todo, total = set(plan.todo), len(plan.runs)
+    text = f"{context.config.sweep.name}: {pluralize(total, 'run')} so far: {total - len(todo)} done, {len(todo)} to do"
+    if later:
+        text += f"; {pluralize(later, 'more curve')} to follow, each around the optimum of the one before"
+    lines = [text]
+    for curve, runs in plan.curves.items():
+        lrs = ", ".join(f"{lr:g}" for lr in sorted({run.log2_lr for run in runs}))
+        missing = len(todo.intersection(runs))
+        mark = ", not bracketed within lr.budget" if curve in plan.unbracketed else ""
+        lines.append(
+            f"  {curve.rule} width {curve.width} depth {curve.depth}: lr 2^[{lrs}] × {seeds}, "
+            f"{len(runs) - missing} done, {missing} to do{mark}"
+        )
+    return "\n".join(lines)
+
+
+def _nothing_to_do(context: Context) -> int:
+    print(f"Nothing to do. Next: {context.analyze_command()}")
+    return OK
+
+
+def _train_here(context: Context) -> int:
+    """Train on this machine until the plan is empty, Ctrl-C, or only failed runs are left."""
+    from spectral_mup.cluster.local import run_local, worker_count
+    from spectral_mup.cluster.progress import Progress
+
+    config = context.config
+    if note := context.load_corpus().note:
+        print(f"note: {note}")
+    progress = Progress(context.plan, worker_count(config), context.later_curves, lambda line, _run: print(line, flush=True))
+
+    def todo() -> list[Any]:
+        context.refresh()
+        progress.plan, progress.later_curves = context.plan, context.later_curves
+        return context.plan.todo
+
+    with _stop_requests() as stopping, progress:
+        failed = run_local(config, todo, progress.on_event, stopping)
+    context.refresh()
+    total = len(context.plan.runs)
+    done = pluralize(total - len(context.plan.todo), "run")
+    if stopping():
+        print(f"Stopped with {done} done. Resume with: {context.launch_command()}")
+        return INTERRUPTED
+    if failed:
+        lines = [f"  {config.paths.runs}/{run_id}: {error} (traceback in error.txt)" for run_id, error in failed.items()]
+        print(f"{len(failed)} of {pluralize(total, 'run')} failed:", *lines, sep="\n", file=sys.stderr)
+        print(f"Once the cause is removed, resume with: {context.launch_command()}", file=sys.stderr)
+        return FAILED
+    print(f"All {done} done. Next: {context.analyze_command()}")
+    return OK
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """While inside, SIGINT and SIGTERM only make the function given return True."""
+    asked: list[int] = []
+    previous = {s: signal.signal(s, lambda number, _frame: asked.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for s, handler in previous.items():
+            signal.signal(s, handler)
+
+
+def _submit(context: Context, report: Report, select: Callable[[State], bool], forgiven: Collection[str] = ()) -> int:
+    """Validate, show, ask, submit, print what to do next."""
+    config, sweep = context.config, context.sweep
+    print_notes(report)
+    print(format_counts(report))
+    runs = [s.run for s in report.states.values() if select(s)]
+    if not runs:
+        return _nothing_to_submit(context, report)
+    ordered = plan_submission(config, context.plan, runs)
+    print(_format_submission(ordered, config))
+    _refuse_what_sbatch_would(context, ordered)
+    if not context.confirmed(f"Submit {pluralize(len(runs), 'run')}?"):
+        return REFUSED
+    try:
+        made = submit(config, sweep, lambda: sweep.plan(context.outcome), select, forgiven=forgiven)
+    except KeyboardInterrupt:
+        print(f"Interrupted; what was submitted stays. Resume with: {context.launch_command()}")
+        return INTERRUPTED
+    if not made:
+        print("Another launch submitted them in the meantime:")
+        return _nothing_to_submit(context, states_or_refuse(config, context.plan))
+    print(f"Submitted {describe(made)}. You can close this terminal.")
+    print(f"To watch it: {context.launch_command('status')}")
+    return OK
+
+
+def _refuse_what_sbatch_would(context: Context, ordered: SubmissionPlan) -> None:
+    """Raises ConfigError about the keys that sbatch's words are about, with their values."""
+    try:
+        check_script(context.config, ordered.packs[: ordered.array_size], context.sweep.fingerprint)
+    except slurm.Refused as error:
+        keys = next((keys for words, keys in KEYS_BY_SBATCH_ERROR.items() if re.search(words, str(error), re.I)), [])
+        values = {key: getattr(context.config.cluster, key) for key in keys}
+        about = ", ".join(f"cluster.{key}={'null' if value is None else value}" for key, value in values.items())
+        reason = f"sbatch would refuse this, so nothing was submitted: {error}; action=doctor shows what the site offers"
+        raise ConfigError(f"{about or 'cluster.*'}: {reason}") from None
+    except slurm.NoAnswer as error:
+        raise slurm.NoAnswer(f"no answer from SLURM, nothing was submitted: {error}; see action=doctor") from None
+
+
+def _nothing_to_submit(context: Context, report: Report) -> int:
+    """Say why: all done, already submitted, or failed for good."""
+    counts = report.counts()
+    if counts.keys() <= {"done", "diverged"}:
+        return _nothing_to_do(context)
+    for name in ("queued", "running", "preempted"):
+        if jobs := [_describe(s.submission) for s in report.states.values() if s.name == name and s.submission]:
+            print(f"{len(jobs)} {name} in {', '.join(sorted(set(jobs)))}")
+    if bad := sum(counts.get(name, 0) for name in ("failed", "paused", "lost", "cancelled")):
+        print(f"{pluralize(bad, 'run')} ended without a result.")
+        print(f"To see why: {context.launch_command('why')}")
+        print(f"To run {'it' if bad == 1 else 'them'} again: {context.launch_command('retry')}")
+    print("Nothing to submit.")
+    return OK
+
+
+def _describe(submission: Submission) -> str:
+    launcher = f"process {submission.launcher['pid']} on {submission.launcher['host']}"
+    return f"job {submission.job} (submitted by {launcher})" if submission.job else f"a job that {launcher} is submitting"
+
+
+def _format_submission(ordered: SubmissionPlan, config: Config) -> str:
+    """Runs, tasks, GPUs and expected time, one row per size."""
+    c = slurm_of(config)
+    hours, unit = ordered.gpu_hours, "GPU-hours" if ordered.gpus else "task-hours"
+    cost = f"{unit} unknown (no earlier runs)" if hours is None else f"about {hours:.2g} {unit} ({ordered.expected.source})"
+    lines = [
+        f"To submit: {pluralize(len(ordered.runs), 'run')} in {pluralize(len(ordered.packs), 'task')}, "
+        f"{pluralize(ordered.arrays, 'array')} of at most {ordered.array_size}; {cost}",
+        f"A task has {pluralize(ordered.gpus, 'GPU') if ordered.gpus else 'no GPU'}, {c.cpus} cores and {c.time} min, "
+        f"and trains {ordered.workers} at once.",
+    ]
+    rows = []
+    sizes = [(pack[0].curve.width, pack[0].curve.depth) for pack in ordered.packs]
+    for width, depth in dict.fromkeys(sizes):
+        packs = [pack for pack, size in zip(ordered.packs, sizes, strict=True) if size == (width, depth)]
+        seconds = ordered.expected.total(max(packs, key=len))
+        takes = "unknown" if seconds is None else f"about {format_duration(seconds / ordered.workers)}"
+        rows.append([str(width), str(depth), str(sum(map(len, packs))), str(len(packs)), takes])
+    shown = table(rows, header=["width", "depth", "runs", "tasks", "time per task"], right=range(4), indent=2)
+    return "\n".join([*lines, *shown])
