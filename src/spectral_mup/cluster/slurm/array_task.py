@@ -8,9 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
-from spectral_mup.cluster.events import Event
 from spectral_mup.cluster.local import run_local
-from spectral_mup.cluster.progress import Progress
+from spectral_mup.cluster.progress import Event, Progress
 from spectral_mup.cluster.slurm.distributed_task import train_together
 from spectral_mup.cluster.slurm.pack import Pack, StopSignals, begin, finish
 from spectral_mup.runs.run_config import RunConfig

@@ -10,15 +10,16 @@ import os
 import socket
 import time
 import traceback
+from contextlib import suppress
 from typing import Any
 
-from spectral_mup.cluster.events import Event
-from spectral_mup.cluster.progress import Progress
+from spectral_mup.cluster.progress import Event, Progress
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.pack import FAILED, OK, TEMPORARY_FAILURE, Pack, StopSignals, begin, finish
 from spectral_mup.cluster.slurm_commands import ArrayTaskId
 from spectral_mup.cluster.worker import Worker
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
+from spectral_mup.util.files import write_atomic
 from spectral_mup.util.log import log, log_run
 
 START_SECONDS = 300.0  # for all processes to have started
@@ -26,7 +27,6 @@ START_SECONDS = 300.0  # for all processes to have started
 
 def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
     """Train the pack's runs one after the other; return the process's exit code."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     rank, size, local_rank = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
     if rank == 0:
         begin(pack, task)
@@ -35,20 +35,20 @@ def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
 
     host, port = main_address(pack, task, rank)
     with init_process_group(rank, size, host, port, worker.device.type) as processes:
-        code = _train_runs(pack, worker, processes, stopping)
-    if rank == 0:
-        worker.tracker.close()
-        return finish(pack, task, {}, stopping)
-    return code
+        _train_runs(pack, worker, processes, stopping)
+    if rank > 0:
+        return OK
+    worker.tracker.close()
+    return finish(pack, task, {}, stopping)
 
 
-def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignals) -> int:
+def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignals) -> None:
     progress = Progress(pack.plan(), 1, 0, log_run)
     while not processes.any(stopping()):
         claimed = _claim_next(pack, worker) if processes.is_main else None
         run_id = processes.broadcast(claimed and claimed.run_id)
         if run_id is None:
-            return OK
+            return
         run = next(r for r in pack.runs if r.run_id == run_id)
         folder = claimed or pack.folder(run)
         started = time.monotonic()
@@ -61,7 +61,6 @@ def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignal
         if processes.is_main and result is not None:
             progress.plan = pack.plan()
             progress.on_event(Event("done", run, result | {"seconds": time.monotonic() - started}))
-    return OK
 
 
 def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
@@ -83,18 +82,15 @@ def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
 
 
 def _write_traceback(folder: RunFolder, rank: int, error: BaseException) -> None:
-    """Write this rank's traceback to error.txt, unless another rank has already recorded the root cause (anything but a lost
-    peer)."""
+    """Write this rank's traceback to error.txt, unless that has a root cause (anything but a lost peer) from another rank."""
     text = f"rank {rank} on {socket.gethostname()}:\n{traceback.format_exc()}"
     log.error("%s", text, extra={"run": folder.run_id})
     if isinstance(error, ClaimedError):
         return
     before = folder.error()
     if before is None or causes.classify_traceback(before).retryable:
-        try:
+        with suppress(OSError, ClaimedError):  # a full disk, or another process has the run; the log has the traceback
             folder.write_error(text)
-        except (OSError, ClaimedError):
-            pass  # a full disk, or another process has the run; the log has the traceback
 
 
 def main_address(pack: Pack, task: ArrayTaskId, rank: int) -> tuple[str, int]:
@@ -104,9 +100,7 @@ def main_address(pack: Pack, task: ArrayTaskId, rank: int) -> tuple[str, int]:
         with socket.socket() as s:
             s.bind(("", 0))
             port = s.getsockname()[1]
-        temporary = path.with_suffix(".new")
-        temporary.write_text(f"{_host()} {port}\n")
-        temporary.replace(path)
+        write_atomic(path, f"{_host()} {port}\n".encode())
     deadline = time.monotonic() + START_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:
@@ -119,11 +113,8 @@ def main_address(pack: Pack, task: ArrayTaskId, rank: int) -> tuple[str, int]:
 
 def _host() -> str:
     """A name of this node that the others can resolve."""
-    for name in (os.environ.get("SLURMD_NODENAME", ""), socket.gethostname()):
-        try:
+    for name in filter(None, (os.environ.get("SLURMD_NODENAME"), socket.gethostname())):
+        with suppress(OSError):
             socket.getaddrinfo(name, None)
-            if name:
-                return name
-        except OSError:
-            pass
+            return name
     return "127.0.0.1"

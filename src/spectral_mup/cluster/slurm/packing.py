@@ -41,7 +41,7 @@ def estimate(runs_dir: Path, runs: Iterable[RunConfig], device: str) -> Estimate
     """Durations measured on those of the runs that are done on this kind of device ('cpu' or 'cuda')."""
     rates: dict[tuple[int, int], list[float]] = {}
     for run in runs:
-        timing = RunFolder(runs_dir, run.run_id).timing()
+        timing = RunFolder(runs_dir, run.run_id).read("timing.json")
         if timing and timing["device"] == device and timing["steps"] > 0:
             seconds = timing["seconds"] / timing["steps"] * run.train.steps
             rates.setdefault(_shape(run), []).append(seconds / run.cost)

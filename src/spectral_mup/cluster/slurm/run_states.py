@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -75,23 +75,19 @@ class Report:
 def reconcile(runs_dir: Path, jobs_dir: Path, runs: Iterable[RunConfig]) -> Report:
     """The state of every run now. Raises RecordError on files that contradict themselves."""
     every = submissions(jobs_dir)
-    tasks_of: dict[str, list[tuple[Submission, int]]] = {}
+    tasks_of: dict[str, list[tuple[Submission, int]]] = defaultdict(list)
     for submission in every:
         for index, pack in enumerate(submission.packs):
             for entry in pack:
-                tasks_of.setdefault(entry["run_id"], []).append((submission, index))
-    states: dict[str, State] = {}
-    unsettled = []
-    for run in runs:
-        result = RunFolder(runs_dir, run.run_id).result()
-        states[run.run_id] = State(run, result["status"] if result else "planned")  # keeps the order
-        if result is None:
-            unsettled.append(run)
+                tasks_of[entry["run_id"]].append((submission, index))
+    results = {run: RunFolder(runs_dir, run.run_id).result() for run in runs}
+    unsettled = [run for run, result in results.items() if result is None]
     notes: list[str] = []
-    relevant = {s.path: s for run in unsettled for s, _ in tasks_of.get(run.run_id, []) if not s.refusal}
-    slurm = _ask(list(relevant.values()), notes) if relevant else _Slurm({}, {})
+    relevant = list(dict.fromkeys(s for run in unsettled for s, _ in tasks_of[run.run_id] if not s.refusal))
+    slurm = _ask(relevant, notes) if relevant else _Slurm({}, {})
+    states = {run.run_id: State(run, result["status"] if result else "planned") for run, result in results.items()}
     for run in unsettled:
-        evidence = _Evidence(run, RunFolder(runs_dir, run.run_id), tasks_of.get(run.run_id, []), slurm)
+        evidence = _Evidence(run, RunFolder(runs_dir, run.run_id), tasks_of[run.run_id], slurm)
         states[run.run_id] = decide(evidence).state(evidence)
     return Report(states, notes, every)
 
@@ -112,9 +108,7 @@ class _Slurm:
         job = f"{submission.job}_{index}"
         for tasks, live_counts in ((self.queue, True), (self.accounting, self.queue is None)):
             task = (tasks or {}).get(job)
-            if task is None or task.name != submission.name:  # ids begin at 1 again on a new controller
-                continue
-            if live_counts or not task.live:
+            if task and task.name == submission.name and (live_counts or not task.live):  # a new controller reuses ids
                 return task
         return None
 
@@ -125,10 +119,8 @@ def _ask(relevant: list[Submission], notes: list[str]) -> _Slurm:
         queue = squeue()
     except NoAnswer as error:
         notes.append(f"squeue does not answer ({error}); states are the last known")
-    names = {task.name for task in (queue or {}).values()}
     _adopt(relevant, queue)
-    ended = [s for s in relevant if s.name not in names or _needs_accounting(s, queue or {})]
-    if ended:
+    if ended := [s for s in relevant if _needs_accounting(s, queue or {})]:
         try:
             accounting = sacct([s.name for s in ended], min(s.created for s in ended) - 3600)
             _adopt(relevant, accounting)
@@ -140,7 +132,7 @@ def _ask(relevant: list[Submission], notes: list[str]) -> _Slurm:
 def _needs_accounting(submission: Submission, queue: dict[str, ArrayTask]) -> bool:
     """Whether a task is no longer in the queue, or waits to start again: sacct alone knows how its last start ended."""
     tasks = [queue.get(f"{submission.job}_{i}") for i in range(len(submission.packs))]
-    return any(task is None or task.waiting and task.restarts > 0 for task in tasks)
+    return any(not task or task.name != submission.name or task.waiting and task.restarts > 0 for task in tasks)
 
 
 def _adopt(relevant: list[Submission], known: dict[str, ArrayTask] | None) -> None:
@@ -292,13 +284,9 @@ def signature(error: str) -> str:
 
 def breaker(runs_dir: Path, run_ids: Iterable[str]) -> str | None:
     """The failure that BREAKER or more runs of a sweep share while none has ended; None if there is no such failure."""
-    failures: Counter[str] = Counter()
-    for run_id in run_ids:
-        folder = RunFolder(runs_dir, run_id)
-        if folder.result() is not None:
-            return None
-        error = folder.error()
-        if error and not causes.classify_traceback(error).retryable:
-            failures[signature(error)] += 1
-    message, count = failures.most_common(1)[0] if failures else ("", 0)
-    return message if count >= BREAKER else None
+    folders = [RunFolder(runs_dir, run_id) for run_id in run_ids]
+    if any(folder.result() is not None for folder in folders):
+        return None
+    errors = [error for folder in folders if (error := folder.error()) and not causes.classify_traceback(error).retryable]
+    failures = Counter(map(signature, errors)).most_common(1)
+    return next((message for message, count in failures if count >= BREAKER), None)

@@ -18,12 +18,13 @@ from spectral_mup.cluster.slurm.packing import Estimate, estimate, pack
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
 from spectral_mup.cluster.slurm.script import render, slurm_of
 from spectral_mup.cluster.slurm.snapshot import snapshot_code, snapshot_config
-from spectral_mup.cluster.slurm.submission import Submission, Taken, numbers, prepare, take
+from spectral_mup.cluster.slurm.submission import Submission, Taken, prepare, take
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Plan, Sweep, result_reader
+from spectral_mup.runs.sweep import Plan, Sweep
+from spectral_mup.util.files import numbered
 from spectral_mup.util.text import pluralize
 
 SETTLE_SECONDS = 5.0  # an sbatch that outlives its launcher has reached the controller by then
@@ -89,10 +90,10 @@ def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ())
 def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerprint: str) -> None:
     """sbatch --test-only of the script as it will be. Raises slurm.Refused or slurm.NoAnswer."""
     jobs_dir = Path(config.paths.jobs).absolute()
-    trial = prepare(jobs_dir, snapshot_config(config), config.sweep.name, packs, fingerprint, "code")
+    trial = prepare(jobs_dir, snapshot_config(config), packs, fingerprint, "code")
     try:
         trial.script.write_text(render(config, trial))
-        slurm.sbatch(trial.script, Path.cwd(), test_only=True)
+        slurm.sbatch(trial.script, "--test-only")
     finally:
         trial.discard()
 
@@ -116,7 +117,7 @@ def submit(
     given: set[str] = set()
     arrays = 0  # that this call will make in all
     while True:
-        number = max(numbers(jobs_dir), default=0) + 1  # read first: a launch that submits from now on takes it
+        number = max(numbered(jobs_dir), default=0) + 1  # read first: a launch that submits from now on takes it
         plan = plan_now()
         report = states_or_refuse(config, plan, forgiven)
         runs = [s.run for s in report.states.values() if select(s) and s.run.run_id not in given]
@@ -130,7 +131,7 @@ def submit(
         arrays = arrays or planned.arrays
         places = _share(slurm_of(config).array_parallelism, arrays - len(submitted), report, submitted)
         try:
-            prepared = prepare(jobs_dir, resolved, config.sweep.name, packs, sweep.fingerprint, code, *places)
+            prepared = prepare(jobs_dir, resolved, packs, sweep.fingerprint, code, *places)
             taken = take(prepared, number, partial(render, config))
         except Taken:
             continue
@@ -184,7 +185,7 @@ def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
     message = ""
     for attempt in range(ATTEMPTS):
         try:
-            taken.record_job(slurm.sbatch(taken.script, Path.cwd()))
+            taken.record_job(slurm.sbatch(taken.script))
             return
         except slurm.Refused as error:
             taken.record_refusal(str(error))
@@ -200,14 +201,6 @@ def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
             return
         time.sleep((attempt + 1) * (1 + random.random()))
     raise Incomplete(f"sbatch does not answer ({message}); {so_far}; run the same command again")
-
-
-def extend_from_task(config: Config, submission: Submission) -> str:
-    """From inside a job: submit, with the same snapshot, the runs that the results so far call for and that no job has."""
-    sweep, results = Sweep(config, submission.fingerprint), result_reader(Path(config.paths.runs))
-    retries = slurm_of(config).retries
-    submitted = submit(config, sweep, lambda: sweep.plan(results), lambda s: s.should_resubmit(retries), submission.code)
-    return "submitted what these results call for: " + describe(submitted) if submitted else "nothing more to submit"
 
 
 def describe(submitted: Sequence[Submission]) -> str:
