@@ -101,8 +101,6 @@ class WorkerPool:
     def collect(self) -> bool:
         """Wait a moment for events and pass them on. Returns whether a run ended, so that others may be wanted now."""
         ended = False
-        if not self._workers:
-            time.sleep(POLL_SECONDS)
         handles: dict[Any, _WorkerProcess] = {handle: w for w in self._workers for handle in (w.pipe, w.process.sentinel)}
         for worker in {handles[handle] for handle in wait(handles, timeout=POLL_SECONDS)}:
             for event in worker.receive():

@@ -20,8 +20,7 @@ from typing import Any
 from spectral_mup.errors import Unanswered
 from spectral_mup.util.processes import is_alive
 
-ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
-         "TIMEOUT")  # fmt: skip
+ENDED = "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
 WAITING = ("PENDING", "CONFIGURING", "EXPEDITING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 SECONDS = 20  # a controller that is down says so after about 9
 ACCOUNTING_SECONDS = 10

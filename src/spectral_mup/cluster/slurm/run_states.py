@@ -54,9 +54,8 @@ class State:
 
     def should_resubmit(self, retries: int) -> bool:
         """Whether it is to be submitted without being asked for."""
-        if self.name == "planned":
-            return True
-        return self.cause is not None and self.cause.retryable and not self.live and self.tries <= retries
+        passing = self.cause is not None and self.cause.retryable and not self.live and self.tries <= retries
+        return self.name == "planned" or passing
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ class _Evidence:
         self.task: Any = task  # None if SLURM does not know it
         self.index, self.tries = index, len(submitted)
         self.job = f"{submission.job}_{index}" if submission else ""
-        self.unrecorded = submission is not None and submission.job is None
+        self.unrecorded, self.refusal = submission is not None and submission.job is None, submission and submission.refusal
         self.cancelled = submission is not None and run.run_id in submission.cancelled
         self.live = task is not None and task.live
         self.waiting = task is not None and task.live and task.waiting
@@ -206,52 +205,50 @@ class _Evidence:
         return self.state("preempted" if cause is causes.PREEMPTED else "failed", detail, cause)
 
 
-class Decision(NamedTuple):
+class Row(NamedTuple):
     name: str
-    applies: Callable[[_Evidence], bool]
+    applies: Callable[[_Evidence], Any]
     state: Callable[[_Evidence], State]
 
 
 DECISIONS = [
-    Decision("trained here, never submitted", lambda e: not e.submission and e.runs_here, _Evidence.as_running),
+    Row("trained here, never submitted", lambda e: not e.submission and e.runs_here, _Evidence.as_running),
     # SLURM has the task
-    Decision("cancelled in a live task", lambda e: e.live and e.cancelled, _Evidence.as_cancelled),
-    Decision("failed for good in a live task", lambda e: e.live and bool(e.error) and not e.error_cause.retryable,
-             _Evidence.as_failed),
-    Decision("waits for its first start", lambda e: e.waiting and not e.started_in_task,
-             lambda e: e.state("queued", f"job {e.job}, {e.task.reason}")),
-    Decision("waits after a preemption", lambda e: e.waiting and e.wait_cause is causes.PREEMPTED,
-             lambda e: e.state("preempted", f"job {e.job} waits to resume", e.wait_cause)),
-    Decision("waits for a known cause", lambda e: e.waiting and e.wait_cause is not None,
-             lambda e: e.state("queued", f"job {e.job} waits to resume", e.wait_cause)),
-    Decision("waits for an unknown cause", lambda e: e.waiting, lambda e: e.state("queued", f"job {e.job}, requeued by SLURM")),
-    Decision("runs in its task", lambda e: e.live and e.started_in_task and e.start["restart"] == e.task.restarts,
-             lambda e: e.as_running(f"job {e.job} on {e.task.node}")),
-    Decision("not yet started by its task", lambda e: e.live, lambda e: e.state("queued", f"in running job {e.job}")),
+    Row("cancelled in a live task", lambda e: e.live and e.cancelled, _Evidence.as_cancelled),
+    Row("failed for good in a live task", lambda e: e.live and e.error and not e.error_cause.retryable, _Evidence.as_failed),
+    Row("waits for its first start", lambda e: e.waiting and not e.started_in_task,
+        lambda e: e.state("queued", f"job {e.job}, {e.task.reason}")),
+    Row("waits after a preemption", lambda e: e.waiting and e.wait_cause is causes.PREEMPTED,
+        lambda e: e.state("preempted", f"job {e.job} waits to resume", e.wait_cause)),
+    Row("waits for a known cause", lambda e: e.waiting and e.wait_cause is not None,
+        lambda e: e.state("queued", f"job {e.job} waits to resume", e.wait_cause)),
+    Row("waits for an unknown cause", lambda e: e.waiting, lambda e: e.state("queued", f"job {e.job}, requeued by SLURM")),
+    Row("runs in its task", lambda e: e.live and e.started_in_task and e.start["restart"] == e.task.restarts,
+        lambda e: e.as_running(f"job {e.job} on {e.task.node}")),
+    Row("not yet started by its task", lambda e: e.live, lambda e: e.state("queued", f"in running job {e.job}")),
     # what the run itself shows
-    Decision("failed", lambda e: bool(e.error), _Evidence.as_failed),
-    Decision("trained here", lambda e: e.runs_here, _Evidence.as_running),
-    Decision("never submitted", lambda e: e.submission is None, lambda e: e.state("planned")),
-    Decision("cancelled", lambda e: e.cancelled, _Evidence.as_cancelled),
+    Row("failed", lambda e: e.error, _Evidence.as_failed),
+    Row("trained here", lambda e: e.runs_here, _Evidence.as_running),
+    Row("never submitted", lambda e: e.submission is None, lambda e: e.state("planned")),
+    Row("cancelled", lambda e: e.cancelled, _Evidence.as_cancelled),
     # SLURM does not know the task
-    Decision("refused", lambda e: e.unrecorded and bool(e.submission.refusal),
-             lambda e: e.state("planned", f"sbatch refused: {e.submission.refusal}")),
-    Decision("being submitted", lambda e: e.unrecorded and (e.slurm.queue is None or not e.submission.launcher_gone),
-             lambda e: e.state("queued", "being submitted")),
-    Decision("launcher died", lambda e: e.unrecorded, lambda e: e.state("planned", "its launcher died before sbatch")),
-    Decision("has a heartbeat", lambda e: e.task is None and _age(e.folder.last_heartbeat()) < SILENT_SECONDS,
-             lambda e: e.state("running", f"job {e.job}, by its heartbeat")),
-    Decision("not yet seen", lambda e: e.task is None and (e.slurm.queue is None or _age(e.submission.created) < NEW_SECONDS),
-             lambda e: e.state("queued", f"job {e.job}, by the last record")),
-    Decision("lost", lambda e: e.task is None, lambda e: e.state("lost", f"job {e.job}", causes.LOST)),
+    Row("refused", lambda e: e.unrecorded and e.refusal, lambda e: e.state("planned", f"sbatch refused: {e.refusal}")),
+    Row("being submitted", lambda e: e.unrecorded and (e.slurm.queue is None or not e.submission.launcher_gone),
+        lambda e: e.state("queued", "being submitted")),
+    Row("launcher died", lambda e: e.unrecorded, lambda e: e.state("planned", "its launcher died before sbatch")),
+    Row("has a heartbeat", lambda e: e.task is None and _age(e.folder.last_heartbeat()) < SILENT_SECONDS,
+        lambda e: e.state("running", f"job {e.job}, by its heartbeat")),
+    Row("not yet seen", lambda e: e.task is None and (e.slurm.queue is None or _age(e.submission.created) < NEW_SECONDS),
+        lambda e: e.state("queued", f"job {e.job}, by the last record")),
+    Row("lost", lambda e: e.task is None, lambda e: e.state("lost", f"job {e.job}", causes.LOST)),
     # SLURM says that the task has ended
-    Decision("cancelled outside", lambda e: e.task.state == "CANCELLED",
-             lambda e: e.as_cancelled(f"job {e.job} was cancelled outside")),
-    Decision("paused", lambda e: e.record.get("cause") == causes.PAUSED.name, lambda e: e.as_recorded("paused")),
-    Decision("no progress", lambda e: e.record.get("cause") == causes.STUCK.name, lambda e: e.as_recorded("failed")),
-    Decision("killed too often", lambda e: e.record.get("state") == "killed",
-             lambda e: e.as_recorded("failed", f"job {e.job}, {pluralize(e.record['kills'], 'time')}")),
-    Decision("ended", lambda e: True, _Evidence.as_ended),
+    Row("cancelled outside", lambda e: e.task.state == "CANCELLED",
+        lambda e: e.as_cancelled(f"job {e.job} was cancelled outside")),
+    Row("paused", lambda e: e.record.get("cause") == causes.PAUSED.name, lambda e: e.as_recorded("paused")),
+    Row("no progress", lambda e: e.record.get("cause") == causes.STUCK.name, lambda e: e.as_recorded("failed")),
+    Row("killed too often", lambda e: e.record.get("state") == "killed",
+        lambda e: e.as_recorded("failed", f"job {e.job}, {pluralize(e.record['kills'], 'time')}")),
+    Row("ended", lambda e: True, _Evidence.as_ended),
 ]  # fmt: skip
 
 
@@ -259,9 +256,9 @@ def _age(then: float | None) -> float:
     return time.time() - (then or 0)
 
 
-def decide(evidence: _Evidence) -> Decision:
+def decide(evidence: _Evidence) -> Row:
     """The first row that applies."""
-    return next(decision for decision in DECISIONS if decision.applies(evidence))
+    return next(row for row in DECISIONS if row.applies(evidence))
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
