@@ -1,7 +1,4 @@
-"""Calls of squeue, sacct, sbatch, scancel and scontrol, each with a time limit. Imports no torch.
-
-`NoAnswer` (a controller or a database that is down) never means that a job has ended.
-"""
+"""SLURM's commands, each with a time limit. `NoAnswer` (a controller or database that is down) never means that a job ended."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The worker's side: trains runs, one after the other, in a process that imported torch once.
-
-This module imports no torch before `work` runs, so that the launcher can name it.
-"""
+"""The worker's side: trains runs, one after the other, in a process that imports torch once, when `work` begins."""
 
 from __future__ import annotations
 
@@ -107,14 +104,12 @@ class Worker:
         if data.fingerprint(d.source, d.path, d.vocab_size) != run.data.content:
             raise ValueError("data.path: the text has changed since the launch; restore it, or launch again")
         folder.write_config(run.to_json())
-        if (result := folder.result()) is not None:
-            return result
-        current = current_array_task()
-        folder.claim(lambda owner: is_owner_running(owner, current), asdict(current) if current else None)
-        if (result := folder.result()) is not None:  # written in the meantime
-            return result
-        folder.write("provenance.json", provenance(self.device, t.devices, t.shard))
-        return None
+        if folder.result() is None:
+            current = current_array_task()
+            folder.claim(lambda owner: is_owner_running(owner, current), asdict(current) if current else None)
+            if folder.result() is None:  # else written in the meantime
+                folder.write("provenance.json", provenance(self.device, t.devices, t.shard))
+        return folder.result()
 
     def train(
         self, run: RunConfig, folder: RunFolder, should_stop: Callable[[], bool], send: Send, processes: Any = None

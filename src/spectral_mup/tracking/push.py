@@ -1,7 +1,5 @@
 """Replay run folders into Weights & Biases, any time and any number of times; W&B is never read.
 
-    push(runs_dir, runs, project, mode, on_run) → Counts
-
 Each row goes to the W&B run of the run's id at its own step, and W&B drops a step that it has. runs/<id>/wandb.json records
 what was sent where, written after W&B took it: after a kill the next push sends that run again, later ones only what is new.
 """
@@ -44,9 +42,8 @@ class Counts:
 def push(runs_dir: Path, runs: Sequence[RunConfig], project: str, mode: str, on_run: Callable[[], None]) -> Counts:
     """Send the rows and results of these runs that W&B does not have; call `on_run` after each run.
 
-    `mode` is 'online', or 'offline' for folders that `wandb sync` takes later. Offline, a run that grew is written whole again:
-    of two folders of one run, a sync lets the later overwrite the earlier. Raises PushError at the first refusal; what was
-    pushed until then is recorded.
+    `mode` is 'online', or 'offline' for folders that `wandb sync` takes later: then a run that grew is written whole again, as
+    of two folders a sync keeps the later. Raises PushError at the first refusal; what was pushed until then is recorded.
     """
     counts = Counts()
     target = _target(project, mode)

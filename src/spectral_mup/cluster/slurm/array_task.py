@@ -43,8 +43,7 @@ def main(path: str) -> int:
 def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
     """Train several runs at once, each in a worker of its own; return {run id: error} of those that failed."""
     c = pack.cluster
-    gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
-    cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    gpus, cores = int(os.environ.get("SLURM_GPUS_ON_NODE", "0")), int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     workers = min(c.workers or gpus or max(1, cores // c.threads), max(1, len(pack.runs)))
     progress = Progress(pack.plan(), workers, 0, log_run)
 
@@ -56,11 +55,9 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
         progress.plan = pack.plan()
         return pack.todo()
 
-    return run_local(
-        pack.config.model_copy(update={"cluster": c.model_copy(update={"workers": workers})}), todo, on_event, stopping,
-        max_first_failures=len(pack.runs) + 1,  # the breaker counts those of the whole sweep
-        patience=c.signal_seconds / 2,
-    )  # fmt: skip
+    config = pack.config.model_copy(update={"cluster": c.model_copy(update={"workers": workers})})
+    never = len(pack.runs) + 1  # as the breaker counts the first failures of the whole sweep
+    return run_local(config, todo, on_event, stopping, max_first_failures=never, patience=c.signal_seconds / 2)
 
 
 def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -90,10 +89,6 @@ class Submission:
     def record_job(self, job: str) -> None:
         write_atomic(self.path / "job.json", json_bytes({"id": job, "time": time.time()}))
         self.__dict__.pop("job", None)  # was cached as unknown
-
-    def discard(self) -> None:
-        """Remove a folder that was prepared but not taken."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
     def record_refusal(self, why: str) -> None:
         write_atomic(self.path / "job.json", json_bytes({"refused": why, "time": time.time()}))

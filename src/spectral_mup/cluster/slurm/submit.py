@@ -7,6 +7,7 @@ given out twice; a launcher that dies at any moment leaves either nothing or a f
 from __future__ import annotations
 
 import random
+import shutil
 import statistics
 import time
 from collections import defaultdict
@@ -149,7 +150,7 @@ def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerpri
         trial.script.write_text(render(config, trial))
         slurm.sbatch(trial.script, "--test-only")
     finally:
-        trial.discard()
+        shutil.rmtree(trial.path, ignore_errors=True)
 
 
 def submit(
