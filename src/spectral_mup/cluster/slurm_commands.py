@@ -180,10 +180,8 @@ def _fields(line: str) -> dict[str, str]:
 
 def clock(text: str) -> float | None:
     """Seconds since the epoch of SLURM's '2026-01-31T12:00:00'; None for 'None', 'Unknown' and the like."""
-    try:
+    with suppress(ValueError):
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
 
 
 def limits() -> list[dict[str, str]]:
@@ -198,10 +196,9 @@ def limits() -> list[dict[str, str]]:
 
 def max_array_size() -> int:
     """How many tasks an array may have: MaxArraySize caps the index, which counts from 0."""
-    try:
+    with suppress(NoAnswer):
         return int(settings().get("MaxArraySize", "1001"))
-    except NoAnswer:
-        return 1001
+    return 1001
 
 
 @dataclass(frozen=True)

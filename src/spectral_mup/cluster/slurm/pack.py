@@ -61,11 +61,8 @@ class Pack:
         self.runs_dir = Path(self.config.paths.runs)
         self.runs = submission.runs(index)
         self._claimed_since: dict[str, float] = {}
-        self._sweep = {
-            entry["run_id"]
-            for s in submissions(submission.path.parent) if s.sweep == submission.sweep and s.declared == submission.declared
-            for pack in s.packs for entry in pack
-        }  # fmt: skip
+        alike = [s for s in submissions(submission.path.parent) if s.sweep == submission.sweep]
+        self._sweep = {run_id for s in alike if s.declared == submission.declared for run_id in s.index_of}
         self.paused = breaker(self.runs_dir, self._sweep)
 
     @classmethod

@@ -76,9 +76,8 @@ def reconcile(runs_dir: Path, jobs_dir: Path, runs: Iterable[RunConfig]) -> Repo
     every = submissions(jobs_dir)
     tasks_of: dict[str, list[tuple[Submission, int]]] = defaultdict(list)
     for submission in every:
-        for index, pack in enumerate(submission.packs):
-            for entry in pack:
-                tasks_of[entry["run_id"]].append((submission, index))
+        for run_id, index in submission.index_of.items():
+            tasks_of[run_id].append((submission, index))
     results = {run: RunFolder(runs_dir, run.run_id).result() for run in runs}
     unsettled = [run for run, result in results.items() if result is None]
     notes: list[str] = []

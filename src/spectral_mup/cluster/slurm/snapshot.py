@@ -29,10 +29,8 @@ RESULTS = "sweeps/results/"  # committed figures: large, and not code
 def code_now() -> tuple[str, dict[str, bytes]]:
     """Hash and files of the code here, uncommitted changes and new files included."""
     files = {name: path.read_bytes() for name, path in sorted(_files(Path.cwd()).items())}
-    digest = hashlib.sha256()
-    for name, content in files.items():
-        digest.update(f"{name}\n{len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16], files
+    content = b"".join(f"{name}\n{len(content)}\n".encode() + content for name, content in files.items())
+    return hashlib.sha256(content).hexdigest()[:16], files
 
 
 def snapshot_code(jobs_dir: Path) -> str:
@@ -52,7 +50,6 @@ def snapshot_code(jobs_dir: Path) -> str:
 
 def _files(here: Path) -> dict[str, Path]:
     """Path of every file of a snapshot, by its name in it, for a launch from the folder `here`."""
-    files: dict[str, Path] = {}
     if ROOT / "src" in PACKAGE.parents:
         files = {name: ROOT / name for name in _tracked() or _names(ROOT, CHECKOUT_PARTS) if not name.startswith(RESULTS)}
     else:  # installed

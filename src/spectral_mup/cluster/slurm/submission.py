@@ -80,6 +80,11 @@ class Submission:
         """Run ids that were cancelled here."""
         return set(read_json(self.path / "cancelled.json") or [])
 
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """Which array task has a run, by the run's id."""
+        return {entry["run_id"]: index for index, pack in enumerate(self.packs) for entry in pack}
+
     @property
     def launcher_gone(self) -> bool:
         """Whether no process is left that could record a job for it."""
