@@ -162,7 +162,7 @@ def test_a_killed_push_goes_on_and_each_step_is_there_once(server, runs, tmp_pat
     server.fails[runs[1].run_id, 7] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         send(tmp_path, runs)
-    assert [RunFolder(tmp_path, p.run_id).pushed() is not None for p in runs] == [True, False]
+    assert [RunFolder(tmp_path, p.run_id).read("wandb.json") is not None for p in runs] == [True, False]
     assert send(tmp_path, runs) == Counts(pushed=1, rows=12, unchanged=1, not_begun=0)
     assert all(server.steps(p.run_id) == list(range(1, 13)) for p in runs)
     assert len(server.sent) == 12 + 7 + 12
@@ -330,7 +330,7 @@ def test_rows_that_a_server_refuses_are_not_taken_for_pushed(service, runs, tmp_
     service.answers.upload_code = 403
     refused = pushed(tmp_path, url=service.url)
     assert refused.process.returncode == 4 and "403" in refused.err and refused.err.count("\n") == 1
-    assert RunFolder(tmp_path / "runs", runs[0].run_id).pushed() is None
+    assert RunFolder(tmp_path / "runs", runs[0].run_id).read("wandb.json") is None
     service.answers.upload_code = 200
     assert pushed(tmp_path, url=service.url).process.returncode == 0
     assert len(service.answers.history[runs[0].run_id]) == 8
@@ -362,4 +362,4 @@ def test_without_a_network_it_says_so_in_a_line_and_in_bounded_time(runs, tmp_pa
     launch = pushed(tmp_path)
     assert launch.process.returncode == 4 and launch.err.count("\n") == 1 and time.monotonic() - started < 60
     assert re.search("error: W&B: .*refused.*wandb.mode=offline.*0 runs pushed before", launch.err)
-    assert RunFolder(tmp_path / "runs", runs[0].run_id).pushed() is None
+    assert RunFolder(tmp_path / "runs", runs[0].run_id).read("wandb.json") is None

@@ -13,11 +13,12 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
-from spectral_mup.cluster.events import ENDS, Event
+from spectral_mup.cluster.progress import ENDS, Event
 from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, work
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import RunConfig
@@ -46,16 +47,13 @@ def run_local(
     takes longer is killed: its run resumes from an earlier checkpoint.
     """
     pool = WorkerPool(config, on_event)
-    listed: list[RunConfig] = []
-    listed_at = -math.inf
+    listed, listed_at = [], -math.inf
     try:
         while not stop():
             if time.monotonic() - listed_at > LIST_SECONDS:
                 listed, listed_at = todo(), time.monotonic()
             waiting = [run for run in listed if run.run_id not in pool.failed and run.run_id not in pool.busy]
-            if not waiting and not pool.busy:
-                break
-            if not pool.finished and len(pool.failed) >= max_first_failures:
+            if not waiting and not pool.busy or not pool.finished and len(pool.failed) >= max_first_failures:
                 break
             pool.dispatch(waiting)
             if pool.collect():
@@ -103,8 +101,6 @@ class WorkerPool:
     def collect(self) -> bool:
         """Wait a moment for events and pass them on. Returns whether a run ended, so that others may be wanted now."""
         ended = False
-        if not self._workers:
-            time.sleep(POLL_SECONDS)
         handles: dict[Any, _WorkerProcess] = {handle: w for w in self._workers for handle in (w.pipe, w.process.sentinel)}
         for worker in {handles[handle] for handle in wait(handles, timeout=POLL_SECONDS)}:
             for event in worker.receive():
@@ -135,9 +131,12 @@ class WorkerPool:
         """Ask all workers to checkpoint at their next step and end; after `patience` (s; None: any time) kill them."""
         for worker in self._workers:
             worker.pipe.close()
-        deadline = math.inf if patience is None else time.monotonic() + patience
+        deadline = time.monotonic() + (patience or 0)
         for worker in self._workers:
-            worker.join(deadline)
+            worker.process.join(None if patience is None else max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
 
 
 class _WorkerProcess:
@@ -148,8 +147,8 @@ class _WorkerProcess:
         self.index = index
         self.run: RunConfig | None = None
         self.pipe, worker_end = context.Pipe()
-        before = {k: os.environ.get(k) for k in MALLOC}
-        os.environ.update({k: v for k, v in MALLOC.items() if before[k] is None})
+        added = {k: v for k, v in MALLOC.items() if k not in os.environ}
+        os.environ.update(added)
         resource_tracker.ensure_running()  # now, since its start unblocks SIGINT
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, LAUNCHER_SIGNALS)  # inherited: a starting worker outlives a Ctrl-C too
         try:
@@ -157,17 +156,14 @@ class _WorkerProcess:
             self.process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            for key, value in before.items():
-                if value is None:
-                    del os.environ[key]
+            for key in added:
+                del os.environ[key]
         worker_end.close()
 
     def give(self, run: RunConfig) -> None:
         self.run = run
-        try:
+        with suppress(OSError):  # it died while idle; its sentinel says so and the run is given out again
             self.pipe.send(run)
-        except OSError:
-            pass  # it died while idle; its sentinel says so and the run is given out again
 
     def receive(self) -> Iterable[Event]:
         """Events that wait in the pipe."""
@@ -179,10 +175,3 @@ class _WorkerProcess:
                 yield event
         except (EOFError, OSError):
             self.process.join(1)
-
-    def join(self, deadline: float) -> None:
-        """Wait for its end, and kill it at the time `deadline` (of time.monotonic)."""
-        self.process.join(None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()

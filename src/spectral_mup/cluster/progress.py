@@ -1,15 +1,26 @@
-"""The view of a launch: live on a terminal, lines elsewhere. Imports no torch."""
+"""What workers report to their launcher, and the view made of it: live on a terminal, lines elsewhere. Imports no torch."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from spectral_mup.cluster.events import Event
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.sweep import Plan
 from spectral_mup.util.text import format_duration, pluralize
+
+ENDS = ("done", "failed", "stopped", "claimed")  # after which the worker is idle
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a run: started, step, one of ENDS (claimed: another process has the run), or died."""
+
+    kind: str
+    run: RunConfig
+    payload: dict[str, Any] = field(default_factory=dict)
 
 
 class Progress:
@@ -19,11 +30,9 @@ class Progress:
     """
 
     def __init__(self, plan: Plan, workers: int, later_curves: int, show_line: Callable[[str, str], None]) -> None:
-        self.plan, self.workers, self.later_curves = plan, workers, later_curves
-        self.show_line = show_line
+        self.plan, self.workers, self.later_curves, self.show_line = plan, workers, later_curves, show_line
         self.running: dict[str, dict[str, Any]] = {}
-        self.seconds = 0.0
-        self.cost = 0.0
+        self.seconds = self.cost = 0.0  # of the runs that ended
         self.notes: list[str] = []
         self.live: Any = None
         self._claimed: set[str] = set()
@@ -60,13 +69,12 @@ class Progress:
         elif event.kind == "step":
             if run.run_id in self.running:
                 self.running[run.run_id] |= event.payload
-        elif event.kind == "claimed":
-            if run.run_id not in self._claimed:
-                self._claimed.add(run.run_id)
-                self._note(f"{run}: {event.payload['why']}; waiting for it", run)
-        else:
+        elif event.kind != "claimed":
             self.running.pop(run.run_id, None)
             self._note(self._ended(event), run)
+        elif run.run_id not in self._claimed:
+            self._claimed.add(run.run_id)
+            self._note(f"{run}: {event.payload['why']}; waiting for it", run)
 
     def _ended(self, event: Event) -> str:
         run, payload = event.run, event.payload
@@ -91,13 +99,12 @@ class Progress:
     def _table(self) -> Any:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
-        from rich.table import Table
+        from rich.table import Column, Table
         from rich.text import Text
 
         total = max(1, len(self.plan.runs))
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for title in ("running", "step", "loss"):
-            table.add_column(title, justify="left" if title == "running" else "right")
+        right = (Column(title, justify="right") for title in ("step", "loss"))
+        table = Table("running", *right, box=None, padding=(0, 2, 0, 0))
         for row in self.running.values():
             loss = "" if row["loss"] is None else f"{row['loss']:.3f}"
             table.add_row(str(row["run"]), f"{row['step']}/{row['steps']}" if row["step"] else "", loss)

@@ -1,23 +1,23 @@
-"""Calls of squeue, sacct, sbatch, scancel and scontrol, each with a time limit. Imports no torch.
-
-`NoAnswer` (a controller or a database that is down) never means that a job has ended.
-"""
+"""SLURM's commands, each with a time limit. `NoAnswer` (a controller or database that is down) never means that a job ended."""
 
 from __future__ import annotations
 
 import getpass
 import os
 import re
+import socket
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spectral_mup.errors import Unanswered
+from spectral_mup.util.processes import is_alive
 
-ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
-         "TIMEOUT")  # fmt: skip
+ENDED = "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
 WAITING = ("PENDING", "CONFIGURING", "EXPEDITING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 SECONDS = 20  # a controller that is down says so after about 9
 ACCOUNTING_SECONDS = 10
@@ -37,8 +37,7 @@ class Refused(RuntimeError):
 
 @dataclass(frozen=True)
 class ArrayTask:
-    """One task of a job array as SLURM sees it. `exit_code` and `signal` are those of an ended task; `before` is the state in
-    which its previous start ended, which only the accounting knows."""
+    """One task of a job array as SLURM sees it; `before` is the state in which its previous start ended, by the accounting."""
 
     job: str
     name: str
@@ -61,8 +60,7 @@ class ArrayTask:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without SLURM_*, PMI_* and similar variables, which would alter the jobs we submit; SLURM_CONF
-    is kept."""
+    """This process's environment without SLURM_* (but SLURM_CONF), PMI_* and the like, which would alter the jobs we submit."""
     variables = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(OUTER)}
     if "/usr/sbin" not in variables.get("PATH", "").split(":"):
         variables["PATH"] = variables.get("PATH", "/usr/bin:/bin") + ":/usr/sbin"
@@ -128,18 +126,14 @@ def _expand(job: str) -> list[str]:
     array = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
     if array is None:
         return [job]
-    indices: list[int] = []
-    for part in array[2].split(","):
-        first, _, last = part.partition("-")
-        indices += range(int(first), int(last or first) + 1)
-    return [f"{array[1]}_{i}" for i in indices]
+    ranges = (part.partition("-") for part in array[2].split(","))
+    return [f"{array[1]}_{i}" for first, _, last in ranges for i in range(int(first), int(last or first) + 1)]
 
 
-def sbatch(script: Path, folder: Path, *, test_only: bool = False) -> str:
-    """Submit a script with `folder` as its working directory; return the job id. Raises Refused, and NoAnswer when it is not
-    known whether the job was accepted: look for its name before the next try."""
-    options = ["--test-only"] if test_only else []
-    done = call("sbatch", "--parsable", f"--chdir={folder}", *options, str(script), seconds=120)
+def sbatch(script: Path, *options: str) -> str:
+    """Submit a script to run in the working directory; return the job id. Raises Refused, and NoAnswer when it is not known
+    whether the job was accepted: look for its name before the next try."""
+    done = call("sbatch", "--parsable", f"--chdir={Path.cwd()}", *options, str(script), seconds=120)
     message = " ".join(done.stderr.replace("sbatch: error: ", "").replace("allocation failure: ", "").split())
     if done.returncode == 0:
         return done.stdout.strip().partition(";")[0]
@@ -158,10 +152,8 @@ def scancel(jobs: list[str]) -> None:
 
 def requeue(job: str) -> None:
     """Put a running task back into the queue; SLURM may have done so already, which it reports as an error."""
-    try:
+    with suppress(NoAnswer):  # the batch script requeues it when the task has ended
         call("scontrol", "requeue", job, seconds=60)
-    except NoAnswer:
-        pass  # the batch script requeues it when the task has ended
 
 
 def settings() -> dict[str, str]:
@@ -183,16 +175,13 @@ def partitions() -> dict[str, dict[str, str]]:
 
 
 def _fields(line: str) -> dict[str, str]:
-    words = (word.partition("=") for word in line.split())
-    return {key: value for key, _, value in words}
+    return {key: value for key, _, value in (word.partition("=") for word in line.split())}
 
 
 def clock(text: str) -> float | None:
     """Seconds since the epoch of SLURM's '2026-01-31T12:00:00'; None for 'None', 'Unknown' and the like."""
-    try:
+    with suppress(ValueError):
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
 
 
 def limits() -> list[dict[str, str]]:
@@ -207,10 +196,9 @@ def limits() -> list[dict[str, str]]:
 
 def max_array_size() -> int:
     """How many tasks an array may have: MaxArraySize caps the index, which counts from 0."""
-    try:
+    with suppress(NoAnswer):
         return int(settings().get("MaxArraySize", "1001"))
-    except NoAnswer:
-        return 1001
+    return 1001
 
 
 @dataclass(frozen=True)
@@ -248,3 +236,22 @@ def is_cancelled(task: ArrayTaskId) -> bool:
 def was_preempted(job: dict[str, str], task: ArrayTaskId) -> bool:
     """Whether SLURM preempted this start of a task, by what show_job says of it: a PreemptTime, or another start since."""
     return job.get("PreemptTime", "None") not in ("None", "N/A") or int(job.get("Restarts", "0")) > task.restart
+
+
+def is_owner_running(owner: Mapping[str, Any], current: ArrayTaskId | None) -> bool:
+    """Whether the writer of this owner.json still runs, as seen from a process of the array task `current`.
+
+    An earlier start of the current task counts as dead: its process may linger for a few seconds, but writes nothing once the
+    run has a new claim. On this host the process table decides, elsewhere SLURM's queue; never a clock, and a queue that does
+    not answer means "still running".
+    """
+    job = owner.get("slurm")
+    if job and current and job["job"] == current.job and job["restart"] < current.restart:
+        return False
+    if not job or owner["host"] == socket.gethostname():
+        return is_alive(owner)
+    try:
+        task = squeue().get(job["job"])
+    except NoAnswer:
+        return True
+    return task is not None and task.live and not task.waiting and task.restarts <= job["restart"]

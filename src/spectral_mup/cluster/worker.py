@@ -1,7 +1,4 @@
-"""The worker's side: trains runs, one after the other, in a process that imported torch once.
-
-This module imports no torch before `work` runs, so that the launcher can name it.
-"""
+"""The worker's side: trains runs, one after the other, in a process that imports torch once, when `work` begins."""
 
 from __future__ import annotations
 
@@ -11,16 +8,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from spectral_mup import data
-from spectral_mup.cluster.events import Event
-from spectral_mup.cluster.liveness import is_owner_running
-from spectral_mup.cluster.slurm_commands import current_array_task
+from spectral_mup.cluster.progress import Event
+from spectral_mup.cluster.slurm_commands import current_array_task, is_owner_running
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.provenance import provenance
 from spectral_mup.runs.run_config import RunConfig
@@ -28,13 +24,13 @@ from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.tracking.live import WandbLogger
 from spectral_mup.util.log import configure_logging
 
+Send = Callable[[Event], None]
 HEARTBEAT_SECONDS = 30.0
 LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
 def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
     """Train runs from the pipe until it closes or the process `launcher` is gone."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic, read at its start
     for signum in LAUNCHER_SIGNALS:  # Ctrl-C, and SLURM's signals, which go to every process of a task; it closes the pipe
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, LAUNCHER_SIGNALS)
@@ -45,19 +41,15 @@ def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
         return os.getppid() != launcher or pipe.poll()
 
     def send(event: Event) -> None:
-        try:
+        with suppress(OSError):  # the launcher is gone; should_stop sees it
             pipe.send(event)
-        except OSError:
-            pass  # the launcher is gone; should_stop sees it
 
-    try:
+    with suppress(EOFError, OSError):  # closed: nothing more to do
         stopped = False
         while not stopped:
             event = worker.execute(pipe.recv(), should_stop, send)
             pipe.send(event)
             stopped = event.kind == "stopped"
-    except (EOFError, OSError):
-        pass  # closed: nothing more to do
     worker.tracker.close()
 
 
@@ -73,6 +65,7 @@ class Worker:
     @classmethod
     def start(cls, config: Config, index: int) -> Worker:
         """Import torch, take a device, read the corpus."""
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic, read at its start
         import torch
 
         torch.set_num_threads(config.cluster.threads)
@@ -82,7 +75,7 @@ class Worker:
         corpus = data.load(config.data.source, config.data.path, config.data.vocab_size)
         return cls(config, corpus, device, WandbLogger(config.wandb.mode, config.wandb.project))
 
-    def execute(self, run: RunConfig, should_stop: Callable[[], bool], send: Callable[[Event], None]) -> Event:
+    def execute(self, run: RunConfig, should_stop: Callable[[], bool], send: Send) -> Event:
         """Claim a run, train it, and return how it ended; whatever goes wrong with it is an event, never an exception."""
         folder = RunFolder(Path(self.config.paths.runs), run.run_id)
         started = time.monotonic()
@@ -111,22 +104,15 @@ class Worker:
         if data.fingerprint(d.source, d.path, d.vocab_size) != run.data.content:
             raise ValueError("data.path: the text has changed since the launch; restore it, or launch again")
         folder.write_config(run.to_json())
-        if (result := folder.result()) is not None:
-            return result
-        current = current_array_task()
-        folder.claim(lambda owner: is_owner_running(owner, current), asdict(current) if current else None)
-        if (result := folder.result()) is not None:  # written in the meantime
-            return result
-        folder.write_provenance(provenance(self.device, t.devices, t.shard))
-        return None
+        if folder.result() is None:
+            current = current_array_task()
+            folder.claim(lambda owner: is_owner_running(owner, current), asdict(current) if current else None)
+            if folder.result() is None:  # else written in the meantime
+                folder.write("provenance.json", provenance(self.device, t.devices, t.shard))
+        return folder.result()
 
     def train(
-        self,
-        run: RunConfig,
-        folder: RunFolder,
-        should_stop: Callable[[], bool],
-        send: Callable[[Event], None],
-        processes: Any = None,
+        self, run: RunConfig, folder: RunFolder, should_stop: Callable[[], bool], send: Send, processes: Any = None
     ) -> dict[str, Any] | None:
         """Train a claimed run, with other processes if they are given; return its result, None if stopped before."""
         from spectral_mup.training.distributed import SINGLE_PROCESS
@@ -152,7 +138,7 @@ class Worker:
             )  # fmt: skip
         if result is not None and processes.is_main:
             steps = result["steps"] + 1 - first.get("step", result["steps"] + 1)
-            folder.write_timing({"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type})
+            folder.write("timing.json", {"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type})
             self.tracker.finish(result)
         return result
 
@@ -164,10 +150,8 @@ def heartbeat(folder: RunFolder) -> Iterator[None]:
 
     def repeat() -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
-            try:
+            with suppress(OSError, ClaimedError):  # for people; unlike a result, not worth failing a run for
                 folder.write_heartbeat()
-            except (OSError, ClaimedError):
-                pass  # for people; unlike a result, not worth failing a run for
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()

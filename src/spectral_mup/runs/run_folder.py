@@ -19,21 +19,22 @@ Each file has one writer, and every file but the two .jsonl is replaced atomical
 
 from __future__ import annotations
 
-import errno
 import json
+import math
 import os
 import secrets
 import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from spectral_mup.errors import RecordError
 from spectral_mup.runs.run_config import hash_of
-from spectral_mup.util.files import json_bytes, read_json, read_rows, write_atomic
-from spectral_mup.util.processes import is_alive, process_start
+from spectral_mup.util.files import json_bytes, numbered, read_json, read_rows, rename_to_free, write_atomic
+from spectral_mup.util.processes import is_alive, this_process
 
 
 class ClaimedError(RuntimeError):
@@ -61,31 +62,32 @@ class RunFolder:
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the config once; an existing folder must hold the same one."""
         if not self.check_config():
-            write_atomic(self.path / "config.json", json_bytes(config))
+            self.write("config.json", config)
 
     def check_config(self) -> bool:
         """Whether the folder has a config. Raises RecordError if it does not hash to the folder's name."""
-        config = read_json(self.path / "config.json")
-        if config is None:
-            return False
-        if hash_of(config) != self.run_id:
+        config = self.read("config.json")
+        if config is not None and hash_of(config) != self.run_id:
             raise RecordError(
                 f"{self.path}/config.json does not hash to the folder's name, so it was edited after the run began; "
                 "restore it, or move the folder away to train the run again"
             )
-        return True
+        return config is not None
 
     # --- claims ---------------------------------------------------------------------------------------------------
 
     def owner(self) -> dict[str, Any] | None:
         """Who made the latest attempt, or None."""
-        numbers = self.attempts()
-        return read_json(self.path / "attempts" / str(numbers[-1]) / "owner.json") if numbers else None
+        latest = self._latest_attempt()
+        return read_json(latest / "owner.json") if latest else None
 
     def attempts(self) -> list[int]:
         """Numbers of the attempts so far, ascending."""
-        folder = self.path / "attempts"
-        return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.is_dir() else []
+        return numbered(self.path / "attempts")
+
+    def _latest_attempt(self) -> Path | None:
+        numbers = self.attempts()
+        return self.path / "attempts" / str(numbers[-1]) if numbers else None
 
     def claim(self, is_running: Callable[[Mapping[str, Any]], bool] = is_alive, slurm: Mapping[str, Any] | None = None) -> None:
         """Take the run for this process. Raises ClaimedError while a running process has it.
@@ -95,8 +97,7 @@ class RunFolder:
         A claim is the rename of a prepared folder to the next attempt's number: the claim never exists without its owner,
         and of two processes that try, one gets ENOTEMPTY. A claimed attempt is never deleted, so no race can lose a claim.
         """
-        numbers = self.attempts()
-        owner = self.owner()
+        before, owner = self._latest_attempt(), self.owner()
         if owner is not None and is_running(owner):
             by = f"process {owner['pid']} on {owner['host']}"
             if owner.get("slurm"):
@@ -105,20 +106,17 @@ class RunFolder:
                 by += f"; if that machine is gone, delete {self.path}/attempts"
             raise ClaimedError(f"{self.run_id} is claimed by {by}")
         nonce = secrets.token_hex(8)
-        attempts = self.path / "attempts"
-        prepared = attempts / f"new.{nonce}"
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid()), "nonce": nonce}
-        owner |= {"time": time.time()} | ({"slurm": dict(slurm)} if slurm else {})
+        prepared = self.path / "attempts" / f"new.{nonce}"
+        owner = this_process() | {"nonce": nonce, "time": time.time()} | ({"slurm": dict(slurm)} if slurm else {})
         try:
             write_atomic(prepared / "owner.json", json_bytes(owner))
-            os.rename(prepared, attempts / str((numbers[-1] if numbers else 0) + 1))
-        except OSError as error:
+        except OSError:
             shutil.rmtree(prepared, ignore_errors=True)
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
-            raise ClaimedError(f"{self.run_id} was claimed by another process just now") from None
+            raise
+        if not rename_to_free(prepared, prepared.with_name(str(int(before.name) + 1 if before else 1))):
+            raise ClaimedError(f"{self.run_id} was claimed by another process just now")
         self.nonce = nonce
-        self._archive_error(numbers)
+        self._archive_error(before)
 
     def check_claim(self) -> None:
         """Fencing: raise ClaimedError if this process lost the run (it was believed dead), so that it writes nothing more."""
@@ -129,15 +127,12 @@ class RunFolder:
     def write_heartbeat(self) -> None:
         """Record that the owner is alive. Raises ClaimedError if another process has the run by now."""
         self.check_claim()
-        write_atomic(self.path / "attempts" / str(self.attempts()[-1]) / "heartbeat.json", json_bytes({"time": time.time()}))
+        self.write(f"attempts/{self.attempts()[-1]}/heartbeat.json", {"time": time.time()})
 
     def last_heartbeat(self) -> float | None:
         """When the latest attempt was last known to be alive, in seconds since the epoch."""
-        numbers = self.attempts()
-        if not numbers:
-            return None
-        attempt = self.path / "attempts" / str(numbers[-1])
-        return ((read_json(attempt / "heartbeat.json") or read_json(attempt / "owner.json")) or {}).get("time")
+        latest = self._latest_attempt()
+        return latest and (read_json(latest / "heartbeat.json") or read_json(latest / "owner.json") or {}).get("time")
 
     # --- metrics --------------------------------------------------------------------------------------------------
 
@@ -159,30 +154,21 @@ class RunFolder:
 
     # --- status and result ----------------------------------------------------------------------------------------
 
-    def write_provenance(self, value: Mapping[str, Any]) -> None:
-        write_atomic(self.path / "provenance.json", json_bytes(value))
+    def write(self, name: str, value: Mapping[str, Any]) -> None:
+        """Replace one of the .json files."""
+        write_atomic(self.path / name, json_bytes(value))
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Content of one of the .json files, None if there is none."""
+        return read_json(self.path / name)
 
     def write_status(self, value: Mapping[str, Any]) -> None:
         """For people; unlike a result, not worth failing a run for."""
-        try:
-            write_atomic(self.path / "status.json", json_bytes(_finite(dict(value))))
-        except OSError:
-            pass
+        with suppress(OSError):
+            self.write("status.json", _finite(dict(value)))
 
     def status(self) -> dict[str, Any] | None:
-        return read_json(self.path / "status.json")
-
-    def write_timing(self, value: Mapping[str, Any]) -> None:
-        write_atomic(self.path / "timing.json", json_bytes(value))
-
-    def timing(self) -> dict[str, Any] | None:
-        return read_json(self.path / "timing.json")
-
-    def write_pushed(self, value: Mapping[str, Any]) -> None:
-        write_atomic(self.path / "wandb.json", json_bytes(value))
-
-    def pushed(self) -> dict[str, Any] | None:
-        return read_json(self.path / "wandb.json")
+        return self.read("status.json")
 
     def write_error(self, text: str) -> None:
         """Write the traceback of a failure. Raises ClaimedError if this process lost the run, whose failure it is not."""
@@ -192,36 +178,30 @@ class RunFolder:
 
     def error(self) -> str | None:
         """Traceback with which the latest attempt failed, or None."""
-        try:
+        with suppress(FileNotFoundError, NotADirectoryError):
             return (self.path / "error.txt").read_text(errors="replace")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
 
     def archive_error(self) -> None:
         """Move the last failure to its attempt's folder, so that the run counts as not yet trained."""
-        self._archive_error(self.attempts())
+        self._archive_error(self._latest_attempt())
 
-    def _archive_error(self, attempts: list[int]) -> None:
-        try:
-            if attempts:
-                os.replace(self.path / "error.txt", self.path / "attempts" / str(attempts[-1]) / "error.txt")
+    def _archive_error(self, attempt: Path | None) -> None:
+        with suppress(FileNotFoundError):
+            if attempt:
+                os.replace(self.path / "error.txt", attempt / "error.txt")
             else:
                 (self.path / "error.txt").unlink()
-        except FileNotFoundError:
-            pass
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json, after a last check that the run is still ours."""
         self.check_claim()
-        write_atomic(self.path / "result.json", json_bytes(_finite(dict(result))))
+        self.write("result.json", _finite(dict(result)))
 
     def result(self) -> dict[str, Any] | None:
-        return read_json(self.path / "result.json")
+        return self.read("result.json")
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        return None
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,8 +1,7 @@
 """Copy runs to Weights & Biases while they train, in the background; nothing is read back.
 
-Training puts rows in a queue and never waits. If W&B cannot be reached, one warning is logged and the rest is dropped; the run
-folder has everything, and action=wandb_push replays it later. The same helps a run that was resumed offline: each start left a
-folder, and in a sync the later overwrites the earlier.
+Training puts rows in a queue and never waits. If W&B cannot be reached, one warning is logged and the rest is dropped;
+action=wandb_push replays it later. So it does for a run resumed offline: in a sync a later start overwrites an earlier one.
 """
 
 from __future__ import annotations
@@ -60,9 +59,8 @@ class WandbLogger:
         self.mode, self.project = mode, project
         self.broken: str | None = None
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue()
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._copy, daemon=True)
         if mode != "disabled":
-            self._thread = threading.Thread(target=self._copy, daemon=True)
             self._thread.start()
 
     def start(self, run_id: str, config: dict[str, Any]) -> None:
@@ -76,30 +74,26 @@ class WandbLogger:
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """Wait a bounded time for what is queued."""
-        if self._thread is not None:
+        if self.mode != "disabled":
             self._put("close", None)
             self._thread.join(seconds)
 
     def _put(self, verb: str, value: Any) -> None:
-        if self._thread is not None and self.broken is None:
+        if self.mode != "disabled" and self.broken is None:
             self._queue.put((verb, value))
 
     def _copy(self) -> None:
-        run: Any = None
-        run_id = "-"
+        run, run_id = None, "-"
         try:
-            while True:
-                verb, value = self._queue.get()
+            for verb, value in iter(self._queue.get, ("close", None)):
                 if verb == "start":
                     run_id, config = value
                     run = open_run(run_id, config, self.mode, self.project)
                 elif verb == "log":
                     for row in value:
                         log_row(run, row)
-                elif verb == "finish":
-                    finish_run(run, value)
                 else:
-                    return
+                    finish_run(run, value)
         except Exception as error:  # whatever W&B or the network raises: training must not notice
             self.broken = f"{type(error).__name__}: {error}"
             message = "W&B cannot be reached, training continues without it (%s); action=wandb_push sends the runs later"

@@ -1,7 +1,5 @@
 """Replay run folders into Weights & Biases, any time and any number of times; W&B is never read.
 
-    push(runs_dir, runs, project, mode, on_run) → Counts
-
 Each row goes to the W&B run of the run's id at its own step, and W&B drops a step that it has. runs/<id>/wandb.json records
 what was sent where, written after W&B took it: after a kill the next push sends that run again, later ones only what is new.
 """
@@ -22,15 +20,9 @@ from spectral_mup.tracking.live import finish_run, import_wandb, log_row, open_r
 from spectral_mup.util.files import read_rows
 from spectral_mup.util.text import pluralize
 
-FINISH_SECONDS = 120  # that W&B has for the rows of one run
-SETTINGS = {  # a replay knows nothing of the machine that trained, and must not wait for ever
-    "x_disable_stats": True,
-    "x_disable_meta": True,
-    "disable_git": True,
-    "disable_code": True,
-    "finish_timeout": FINISH_SECONDS,
-    "finish_timeout_raises": True,
-}
+FINISH_SECONDS = 120  # that W&B has for the rows of one run, as a replay must not wait for ever
+UNKNOWN = ("x_disable_stats", "x_disable_meta", "disable_git", "disable_code")  # of the machine that trained
+SETTINGS: dict[str, Any] = dict.fromkeys(UNKNOWN, True) | {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
 
 
 class PushError(Unanswered):
@@ -50,16 +42,15 @@ class Counts:
 def push(runs_dir: Path, runs: Sequence[RunConfig], project: str, mode: str, on_run: Callable[[], None]) -> Counts:
     """Send the rows and results of these runs that W&B does not have; call `on_run` after each run.
 
-    `mode` is 'online', or 'offline' for folders that `wandb sync` takes later. Offline, a run that grew is written whole again:
-    of two folders of one run, a sync lets the later overwrite the earlier. Raises PushError at the first refusal; what was
-    pushed until then is recorded.
+    `mode` is 'online', or 'offline' for folders that `wandb sync` takes later: then a run that grew is written whole again, as
+    of two folders a sync keeps the later. Raises PushError at the first refusal; what was pushed until then is recorded.
     """
     counts = Counts()
     target = _target(project, mode)
     for run in runs:
         folder = RunFolder(runs_dir, run.run_id)
-        before = folder.pushed() or {}
-        if any(before.get(key) != value for key, value in target.items()):
+        before = folder.read("wandb.json") or {}
+        if not target.items() <= before.items():
             before = {}
         result = folder.result()  # before the rows, which are complete if there is one
         metrics = folder.path / "metrics.jsonl"
@@ -76,7 +67,7 @@ def push(runs_dir: Path, runs: Sequence[RunConfig], project: str, mode: str, on_
                 _send(run, sent, result, mode, project)
             except Exception as error:  # whatever W&B or the network raises
                 raise PushError(_refusal(error, counts.pushed)) from error
-            folder.write_pushed(target | {"step": max(last, rows[-1]["step"]), "finished": result is not None})
+            folder.write("wandb.json", target | {"step": max(last, rows[-1]["step"]), "finished": result is not None})
             counts.pushed, counts.rows = counts.pushed + 1, counts.rows + len(sent)
         on_run()
     return counts
@@ -100,13 +91,8 @@ def _send(run: RunConfig, rows: list[dict[str, Any]], result: dict[str, Any] | N
         log_row(target, row)
     client_log = Path(target.settings.log_internal)
     finish_run(target, result)
-    _check_uploaded(client_log)
-
-
-def _check_uploaded(client_log: Path) -> None:
-    """Raise PushError if W&B's client gave up on the rows, which only its own log shows."""
     for line in client_log.read_text("utf-8").splitlines() if client_log.exists() else ():
-        if "filestream: fatal error" in line:
+        if "filestream: fatal error" in line:  # the client gave up on the rows, which only its own log shows
             raise PushError(json.loads(line)["msg"])
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,23 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
+def rename_to_free(prepared: Path, target: Path) -> bool:
+    """Rename a folder with content, or remove it. Whether the target was free: of two processes that try, one gets it."""
+    try:
+        os.rename(prepared, target)
+        return True
+    except OSError as error:
+        shutil.rmtree(prepared, ignore_errors=True)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return False
+        raise
+
+
+def numbered(folder: Path) -> list[int]:
+    """The numbers among the names in a folder, ascending; none without the folder."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+
+
 def json_bytes(value: Any) -> bytes:
     """Readable JSON with sorted keys. Raises ValueError on numbers that are not finite."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
@@ -46,10 +65,7 @@ def read_json(path: Path) -> Any | None:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a .jsonl file; a last line without its end was cut off by a kill and is skipped.
-
-    Raises RecordError on a broken line anywhere else.
-    """
+    """Rows of a .jsonl file without a last line that a kill cut off. Raises RecordError on a broken line anywhere else."""
     with path.open() as f:
         for number, line in enumerate(f, 1):
             if not line.endswith("\n"):

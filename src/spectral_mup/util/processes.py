@@ -20,15 +20,18 @@ def process_start(pid: int) -> str | None:
         pass
     try:  # no /proc: the pid alone must do
         os.kill(pid, 0)
-        return "alive"
     except ProcessLookupError:
         return None
     except PermissionError:
-        return "alive"
+        pass
+    return "alive"
+
+
+def this_process() -> dict[str, Any]:
+    """What `is_alive` must know of this process."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
 
 
 def is_alive(owner: Mapping[str, Any]) -> bool:
     """Whether the process that wrote this owner.json still runs. On another host nobody can tell: it counts as alive."""
-    if owner["host"] != socket.gethostname():
-        return True
-    return process_start(int(owner["pid"])) == owner["start"]
+    return owner["host"] != socket.gethostname() or process_start(int(owner["pid"])) == owner["start"]

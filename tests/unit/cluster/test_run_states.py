@@ -22,13 +22,12 @@ from support.slurm_sweeps import ON_SLURM, fate
 from spectral_mup.cli.actions.states import why as print_why
 from spectral_mup.cli.context import Context
 from spectral_mup.cluster import slurm_commands as commands
-from spectral_mup.cluster.liveness import is_owner_running
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm import run_states
 from spectral_mup.cluster.slurm.run_states import DECISIONS, State, reconcile, signature
 from spectral_mup.cluster.slurm.snapshot import snapshot_config
 from spectral_mup.cluster.slurm.submission import prepare, take
-from spectral_mup.cluster.slurm_commands import ArrayTaskId
+from spectral_mup.cluster.slurm_commands import ArrayTaskId, is_owner_running
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.training.checkpoint import save_checkpoint
@@ -132,7 +131,7 @@ class Told:
             update={"paths": config.paths.model_copy(update={"runs": str(self.runs), "jobs": str(self.jobs)})}
         )
         self.planned = open_sweep(config).plan(lambda p: None).runs
-        prepared = prepare(self.jobs, snapshot_config(config), "long", [self.planned], "", "code")
+        prepared = prepare(self.jobs, snapshot_config(config), [self.planned], "", "code")
         self.submission = take(prepared, 1, lambda s: "")
         self.submission.record_job("7")
         self.folder = RunFolder(self.runs, self.planned[0].run_id)

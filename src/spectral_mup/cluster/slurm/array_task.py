@@ -1,20 +1,32 @@
 """One task of a job array: train its runs from the snapshot, checkpoint when SLURM sends a warning, record why it stopped.
 
-Run as `python -m spectral_mup.cluster.slurm.array_task JOBS/<n>`.
+Run as `python -m spectral_mup.cluster.slurm.array_task JOBS/<n>`, by srun in several processes where train.devices > 1: then
+they train each run together. Rank 0 claims, chooses and records. A process that raises writes why to the run's error.txt and
+ends; srun then ends the others, and the batch script requeues the task.
 """
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import time
+import traceback
+from contextlib import suppress
+from typing import Any
 
-from spectral_mup.cluster.events import Event
 from spectral_mup.cluster.local import run_local
-from spectral_mup.cluster.progress import Progress
-from spectral_mup.cluster.slurm.distributed_task import train_together
-from spectral_mup.cluster.slurm.pack import Pack, StopSignals, begin, finish
+from spectral_mup.cluster.progress import Event, Progress
+from spectral_mup.cluster.slurm import failure_causes as causes
+from spectral_mup.cluster.slurm.pack import FAILED, OK, TEMPORARY_FAILURE, Pack, StopSignals, begin, finish
+from spectral_mup.cluster.slurm_commands import ArrayTaskId
+from spectral_mup.cluster.worker import Worker
 from spectral_mup.runs.run_config import RunConfig
-from spectral_mup.util.log import configure_logging, log_run
+from spectral_mup.runs.run_folder import ClaimedError, RunFolder
+from spectral_mup.util.files import write_atomic
+from spectral_mup.util.log import configure_logging, log, log_run
+
+START_SECONDS = 300.0  # for all processes to have started
 
 
 def main(path: str) -> int:
@@ -31,8 +43,7 @@ def main(path: str) -> int:
 def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
     """Train several runs at once, each in a worker of its own; return {run id: error} of those that failed."""
     c = pack.cluster
-    gpus = int(os.environ.get("SLURM_GPUS_ON_NODE", "0"))
-    cores = int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
+    gpus, cores = int(os.environ.get("SLURM_GPUS_ON_NODE", "0")), int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     workers = min(c.workers or gpus or max(1, cores // c.threads), max(1, len(pack.runs)))
     progress = Progress(pack.plan(), workers, 0, log_run)
 
@@ -44,11 +55,104 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
         progress.plan = pack.plan()
         return pack.todo()
 
-    return run_local(
-        pack.config.model_copy(update={"cluster": c.model_copy(update={"workers": workers})}), todo, on_event, stopping,
-        max_first_failures=len(pack.runs) + 1,  # the breaker counts those of the whole sweep
-        patience=c.signal_seconds / 2,
-    )  # fmt: skip
+    config = pack.config.model_copy(update={"cluster": c.model_copy(update={"workers": workers})})
+    never = len(pack.runs) + 1  # as the breaker counts the first failures of the whole sweep
+    return run_local(config, todo, on_event, stopping, max_first_failures=never, patience=c.signal_seconds / 2)
+
+
+def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
+    """Train the pack's runs one after the other; return the process's exit code."""
+    rank, size, local_rank = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
+    if rank == 0:
+        begin(pack, task)
+    worker = Worker.start(pack.config, local_rank)
+    from spectral_mup.training.distributed import init_process_group
+
+    host, port = main_address(pack, task, rank)
+    with init_process_group(rank, size, host, port, worker.device.type) as processes:
+        _train_runs(pack, worker, processes, stopping)
+    if rank > 0:
+        return OK
+    worker.tracker.close()
+    return finish(pack, task, {}, stopping)
+
+
+def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignals) -> None:
+    progress = Progress(pack.plan(), 1, 0, log_run)
+    while not processes.any(stopping()):
+        claimed = _claim_next(pack, worker) if processes.is_main else None
+        run_id = processes.broadcast(claimed and claimed.run_id)
+        if run_id is None:
+            return
+        run = next(r for r in pack.runs if r.run_id == run_id)
+        folder = claimed or pack.folder(run)
+        started = time.monotonic()
+        try:
+            result = worker.train(run, folder, stopping, lambda event: None, processes)
+        except BaseException as error:
+            _write_traceback(folder, processes.rank, error)
+            # At once, without a message to peers that may be gone; srun ends the others.
+            os._exit(TEMPORARY_FAILURE if causes.classify_traceback(traceback.format_exc()).retryable else FAILED)
+        if processes.is_main and result is not None:
+            progress.plan = pack.plan()
+            progress.on_event(Event("done", run, result | {"seconds": time.monotonic() - started}))
+
+
+def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
+    """Claim the next run that is to do and that no other process has; only rank 0 does."""
+    while todo := pack.todo():
+        for run in todo:
+            folder = pack.folder(run)
+            try:
+                if worker.claim(run, folder) is None:
+                    return folder
+            except ClaimedError as error:
+                log_run(str(error), run.run_id)
+                pack.on_event(Event("claimed", run))
+            except Exception:
+                folder.write_error(traceback.format_exc())
+                pack.on_event(Event("failed", run))
+        time.sleep(1)
+    return None
+
+
+def _write_traceback(folder: RunFolder, rank: int, error: BaseException) -> None:
+    """Write this rank's traceback to error.txt, unless that has a root cause (anything but a lost peer) from another rank."""
+    text = f"rank {rank} on {socket.gethostname()}:\n{traceback.format_exc()}"
+    log.error("%s", text, extra={"run": folder.run_id})
+    if isinstance(error, ClaimedError):
+        return
+    before = folder.error()
+    if before is None or causes.classify_traceback(before).retryable:
+        with suppress(OSError, ClaimedError):  # a full disk, or another process has the run; the log has the traceback
+            folder.write_error(text)
+
+
+def main_address(pack: Pack, task: ArrayTaskId, rank: int) -> tuple[str, int]:
+    """Where rank 0 of this start listens: it writes that to a file, as no fixed port is sure to be free everywhere."""
+    path = pack.submission.path / "tasks" / f"{pack.index}.{task.restart}.address"
+    if rank == 0:
+        with socket.socket() as s:
+            s.bind(("", 0))
+            port = s.getsockname()[1]
+        write_atomic(path, f"{_host()} {port}\n".encode())
+    deadline = time.monotonic() + START_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"rank 0 has not written its address within {START_SECONDS:g} s: {path}")
+        list(path.parent.iterdir())  # makes a network disk refresh its cache
+        time.sleep(0.1)
+    host, port = path.read_text().split()
+    return host, int(port)
+
+
+def _host() -> str:
+    """A name of this node that the others can resolve."""
+    for name in filter(None, (os.environ.get("SLURMD_NODENAME"), socket.gethostname())):
+        with suppress(OSError):
+            socket.getaddrinfo(name, None)
+            return name
+    return "127.0.0.1"
 
 
 if __name__ == "__main__":

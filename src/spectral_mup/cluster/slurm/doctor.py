@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +40,10 @@ def _needed(config: Config) -> str:
 
 
 def _commands(config: Config) -> Iterator[Finding]:
+    missing = "not on the PATH: launch from a login node, or use cluster=local"
     for name in ("sbatch", "squeue", "scancel", "scontrol", "srun"):
         path = shutil.which(name, path=slurm.environment()["PATH"])
-        missing = Finding(_needed(config), name, "not on the PATH: launch from a login node, or use cluster=local")
-        yield Finding(GOOD, name, path) if path else missing
+        yield Finding(GOOD if path else _needed(config), name, path or missing)
 
 
 def _accounting(config: Config) -> Iterator[Finding]:
@@ -66,9 +67,8 @@ def _controller(config: Config) -> Iterator[Finding]:
 
 def check_settings(settings: dict[str, str], config: Config) -> Iterator[Finding]:
     """What the controller's configuration means for a sweep."""
-    clock = slurm.clock(settings[slurm.NOW])
-    if clock is not None and abs(clock - time.time()) > SKEW_SECONDS:
-        skew = clock - time.time()
+    skew = (slurm.clock(settings[slurm.NOW]) or time.time()) - time.time()
+    if abs(skew) > SKEW_SECONDS:
         yield Finding(LOOK, "clock", f"the controller's is {skew:+.0f} s from ours: states may look outdated")
     yield Finding(KNOW, "MaxArraySize", f"{settings.get('MaxArraySize', '?')}: longer sweeps become several arrays")
     if "SLURM_VERSION" in settings and settings.get("JobRequeue") == "0":
@@ -110,15 +110,12 @@ def _partitions(name: str | None) -> Iterator[Finding]:
 
 def limits() -> Iterator[Finding]:
     """This user's accounts; none where the site does not show them."""
-    try:
-        rows = slurm.limits()
-    except slurm.NoAnswer:
-        return
-    for row in rows:
-        where = f" in partition {row['Partition']}" if row["Partition"] else ""
-        most = {"submitted": row["MaxSubmit"], "running": row["MaxJobs"]}
-        message = "; ".join(f"at most {n} jobs {what}" for what, n in most.items() if n) or "no limit on jobs"
-        yield Finding(KNOW, f"account {row['Account']}", f"{message}{where}; qos {row['QOS'] or 'none'}")
+    with suppress(slurm.NoAnswer):
+        for row in slurm.limits():
+            where = f" in partition {row['Partition']}" if row["Partition"] else ""
+            most = {"submitted": row["MaxSubmit"], "running": row["MaxJobs"]}
+            message = "; ".join(f"at most {n} jobs {what}" for what, n in most.items() if n) or "no limit on jobs"
+            yield Finding(KNOW, f"account {row['Account']}", f"{message}{where}; qos {row['QOS'] or 'none'}")
 
 
 def _folder(key: str, path: Path) -> Finding:

@@ -35,20 +35,19 @@ EXCEPTION = Cause("exception", False, "fix the cause, then action=retry")
 CANCELLED = Cause("cancelled", False, "the next launch, or action=retry, submits it again")
 PAUSED = Cause("paused", False, "the sweep's first runs all failed in the same way; fix the cause, then action=retry")
 
-CAUSES = {
-    c.name: c for c in (PREEMPTED, NODE, LAUNCH, KILLED, DISK, PEER, NO_RESULT, LOST, TIME, STUCK, HOST_MEMORY, DEVICE_MEMORY,
-                        EXCEPTION, CANCELLED, PAUSED)
-}  # fmt: skip
+CAUSES = {cause.name: cause for cause in list(globals().values()) if isinstance(cause, Cause)}
 
 BY_STATE = {
     "NODE_FAIL": NODE, "BOOT_FAIL": NODE, "PREEMPTED": PREEMPTED, "TIMEOUT": TIME, "DEADLINE": TIME, "CANCELLED": CANCELLED,
     "REVOKED": CANCELLED, "COMPLETED": NO_RESULT,
 }  # fmt: skip
 
-OUT_OF_MEMORY = re.compile(
-    r"oom[-_ ]?kill|Out Of Memory|exceeded (step |job )?memory limit|being killed\. *Exceeded|OOM Killed", re.I
-)
-FULL_DEVICE = re.compile(r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED")
+BY_EXCEPTION = {  # patterns of the line that names the exception
+    r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": DEVICE_MEMORY,
+    r"^MemoryError|^WorkerDied: .*exit code -9|can't allocate memory|not enough memory": HOST_MEMORY,
+    r"^OSError: \[Errno (5|116)\]": DISK,  # EIO, ESTALE
+}
+OUT_OF_MEMORY = re.compile(r"oom[-_ ]?kill|Out Of Memory|exceeded (step |job )?memory limit|being killed\. *Exceeded", re.I)
 LOST_PEER = re.compile(r"closed by peer|Connection reset|DistBackendError|DistNetworkError|peer (process|rank)|ncclRemoteError"
                        r"|Broken pipe.*gloo|gloo.*(timed out|Timed out)|wait timeout")  # fmt: skip
 
@@ -62,20 +61,8 @@ def exception_line(traceback: str) -> str:
 def classify_traceback(traceback: str) -> Cause:
     """The cause of a run that raised, from its exception line, and from torch's messages about a lost peer."""
     last = exception_line(traceback)
-    if FULL_DEVICE.search(last):
-        return DEVICE_MEMORY
-    if (
-        last.startswith("MemoryError")
-        or re.match(r"WorkerDied: .*exit code -9", last)
-        or "can't allocate memory" in last
-        or "not enough memory" in last
-    ):
-        return HOST_MEMORY
-    if re.match(r"OSError: \[Errno (5|116)\]", last):  # EIO, ESTALE
-        return DISK
-    if LOST_PEER.search(traceback):
-        return PEER
-    return EXCEPTION
+    found = next((cause for pattern, cause in BY_EXCEPTION.items() if re.search(pattern, last)), None)
+    return found or (PEER if LOST_PEER.search(traceback) else EXCEPTION)
 
 
 def classify_task(task: ArrayTask, log: str) -> Cause:

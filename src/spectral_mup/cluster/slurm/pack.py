@@ -7,26 +7,28 @@ process, a disk). The batch script then runs requeue.py.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 from spectral_mup.cluster import slurm_commands as slurm
-from spectral_mup.cluster.events import Event
+from spectral_mup.cluster.progress import Event
 from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm.failure_causes import Cause
 from spectral_mup.cluster.slurm.run_states import breaker
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission, open_submission, submissions
-from spectral_mup.cluster.slurm.submit import extend_from_task
+from spectral_mup.cluster.slurm.submit import describe, submit
 from spectral_mup.cluster.slurm_commands import ArrayTaskId
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Plan
+from spectral_mup.runs.sweep import Plan, Sweep, result_reader
 from spectral_mup.util.log import log
 from spectral_mup.util.text import pluralize
 
@@ -59,13 +61,9 @@ class Pack:
         self.runs_dir = Path(self.config.paths.runs)
         self.runs = submission.runs(index)
         self._claimed_since: dict[str, float] = {}
-        self._sweep = {
-            entry["run_id"]
-            for s in submissions(submission.path.parent) if s.sweep == submission.sweep and s.declared == submission.declared
-            for pack in s.packs for entry in pack
-        }  # fmt: skip
-        self.paused: str | None = None
-        self.check_breaker()
+        alike = [s for s in submissions(submission.path.parent) if s.sweep == submission.sweep]
+        self._sweep = {run_id for s in alike if s.declared == submission.declared for run_id in s.index_of}
+        self.paused = breaker(self.runs_dir, self._sweep)
 
     @classmethod
     def of_this_task(cls, path: str) -> tuple[Pack, ArrayTaskId]:
@@ -80,9 +78,8 @@ class Pack:
         """Unfinished runs without those that another process has had for long; none if the sweep is paused."""
         if self.paused:
             return []
-        now = time.monotonic()
-        foreign = {i for i, since in self._claimed_since.items() if now - since > CLAIMED_SECONDS}
-        return [run for run in self.unfinished() if run.run_id not in foreign]
+        long_ago = time.monotonic() - CLAIMED_SECONDS
+        return [run for run in self.unfinished() if self._claimed_since.get(run.run_id, math.inf) >= long_ago]
 
     def unfinished(self) -> list[RunConfig]:
         """Runs that have neither ended, nor failed for good, nor been cancelled."""
@@ -110,10 +107,7 @@ class Pack:
         elif event.kind == "started":
             self._claimed_since.pop(event.run.run_id, None)
         elif event.kind == "failed":
-            self.check_breaker()
-
-    def check_breaker(self) -> None:
-        self.paused = breaker(self.runs_dir, self._sweep)
+            self.paused = breaker(self.runs_dir, self._sweep)
 
     def progress(self) -> int:
         """Steps that are safe on disk, over the pack: a start that adds none need not be repeated for ever."""
@@ -128,10 +122,7 @@ def begin(pack: Pack, task: ArrayTaskId) -> None:
     """Record the start and the progress until then. Exits if too many starts in a row saved no step."""
     before, progress = pack.submission.task(pack.index), pack.progress()
     starts = 1 if progress > before.get("progress", -1) else before.get("starts_without_progress", 0) + 1
-    pack.write_task(
-        job=task.job, restart=task.restart, cause=None, detail="", progress=progress, starts_without_progress=starts,
-        state="running",
-    )  # fmt: skip
+    pack.write_task(**asdict(task), state="running", cause=None, detail="", progress=progress, starts_without_progress=starts)
     if starts > pack.cluster.retries + 1:
         sys.exit(give_up(pack, f"{starts - 1} starts saved no step"))
     done = len(pack.runs) - len(pack.unfinished())
@@ -175,9 +166,7 @@ def stop(pack: Pack, task: ArrayTaskId, signals: list[int]) -> int:
     pack.write_task(state="stopped", cause=cause.name, detail=f"signals {signals}")
     log.info("stopped (%s), all is saved; queued again", cause.name)
     slurm.requeue(task.job)
-    deadline = time.monotonic() + pack.cluster.signal_seconds + 60
-    while time.monotonic() < deadline:  # exit code 0 now would count as done, another as failed
-        time.sleep(1)
+    time.sleep(pack.cluster.signal_seconds + 60)  # exit code 0 now would count as done, another as failed
     return TEMPORARY_FAILURE
 
 
@@ -200,8 +189,12 @@ def why_stopped(task: ArrayTaskId, signal_seconds: float) -> Cause:
 
 
 def extend(pack: Pack) -> None:
-    """Submit what the sweep needs by these results, and what was lost: no launcher has to run for that."""
+    """Submit, with the same snapshot, what these results call for and what was lost: no launcher has to run for that."""
+    retries, code = pack.cluster.retries, pack.submission.code
     try:
-        log.info(extend_from_task(pack.config, pack.submission))
+        sweep, results = Sweep(pack.config, pack.submission.fingerprint), result_reader(pack.runs_dir)
+        submitted = submit(pack.config, sweep, lambda: sweep.plan(results), lambda s: s.should_resubmit(retries), code)
+        called_for = f"submitted what these results call for: {describe(submitted)}"
+        log.info("%s", called_for if submitted else "nothing more to submit")
     except Exception as error:  # the task's own work is done and must not count as failed
         log.warning("cannot submit more (%s: %s); action=extend does", type(error).__name__, error)

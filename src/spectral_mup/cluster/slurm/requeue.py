@@ -1,6 +1,4 @@
-"""The last line of the batch script: requeue a task that was killed, a bounded number of times.
-
-    python -m spectral_mup.cluster.slurm.requeue JOBS/<n> EXIT_CODE
+"""The last line of the batch script, `… requeue JOBS/<n> EXIT_CODE`: requeue a task that was killed, a bounded number of times.
 
 It does nothing after an orderly end, a cancel, or a death for lack of memory, which would only happen again.
 """
@@ -33,10 +31,8 @@ def main(path: str, exit_code: str) -> int:
     if not left or slurm.is_cancelled(task) or causes.OUT_OF_MEMORY.search(tail(pack.submission, pack.index)):
         return 0
     kills, retries = record.get("kills", 0) + 1, pack.cluster.retries
-    if not started:
-        cause = causes.LAUNCH
-    else:
-        cause = causes.PEER if int(os.environ.get("SLURM_NTASKS", "1")) > 1 else causes.KILLED
+    killed = causes.PEER if int(os.environ.get("SLURM_NTASKS", "1")) > 1 else causes.KILLED
+    cause = killed if started else causes.LAUNCH
     if code == TEMPORARY_FAILURE:
         errors = [pack.folder(run).error() for run in left]
         cause = next((causes.classify_traceback(e) for e in errors if e), cause)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,9 +54,8 @@ class State:
 
     def should_resubmit(self, retries: int) -> bool:
         """Whether it is to be submitted without being asked for."""
-        if self.name == "planned":
-            return True
-        return self.cause is not None and self.cause.retryable and not self.live and self.tries <= retries
+        passing = self.cause is not None and self.cause.retryable and not self.live and self.tries <= retries
+        return self.name == "planned" or passing
 
 
 @dataclass(frozen=True)
@@ -75,23 +74,18 @@ class Report:
 def reconcile(runs_dir: Path, jobs_dir: Path, runs: Iterable[RunConfig]) -> Report:
     """The state of every run now. Raises RecordError on files that contradict themselves."""
     every = submissions(jobs_dir)
-    tasks_of: dict[str, list[tuple[Submission, int]]] = {}
+    tasks_of: dict[str, list[tuple[Submission, int]]] = defaultdict(list)
     for submission in every:
-        for index, pack in enumerate(submission.packs):
-            for entry in pack:
-                tasks_of.setdefault(entry["run_id"], []).append((submission, index))
-    states: dict[str, State] = {}
-    unsettled = []
-    for run in runs:
-        result = RunFolder(runs_dir, run.run_id).result()
-        states[run.run_id] = State(run, result["status"] if result else "planned")  # keeps the order
-        if result is None:
-            unsettled.append(run)
+        for run_id, index in submission.index_of.items():
+            tasks_of[run_id].append((submission, index))
+    results = {run: RunFolder(runs_dir, run.run_id).result() for run in runs}
+    unsettled = [run for run, result in results.items() if result is None]
     notes: list[str] = []
-    relevant = {s.path: s for run in unsettled for s, _ in tasks_of.get(run.run_id, []) if not s.refusal}
-    slurm = _ask(list(relevant.values()), notes) if relevant else _Slurm({}, {})
+    relevant = list(dict.fromkeys(s for run in unsettled for s, _ in tasks_of[run.run_id] if not s.refusal))
+    slurm = _ask(relevant, notes) if relevant else _Slurm({}, {})
+    states = {run.run_id: State(run, result["status"] if result else "planned") for run, result in results.items()}
     for run in unsettled:
-        evidence = _Evidence(run, RunFolder(runs_dir, run.run_id), tasks_of.get(run.run_id, []), slurm)
+        evidence = _Evidence(run, RunFolder(runs_dir, run.run_id), tasks_of[run.run_id], slurm)
         states[run.run_id] = decide(evidence).state(evidence)
     return Report(states, notes, every)
 
@@ -112,9 +106,7 @@ class _Slurm:
         job = f"{submission.job}_{index}"
         for tasks, live_counts in ((self.queue, True), (self.accounting, self.queue is None)):
             task = (tasks or {}).get(job)
-            if task is None or task.name != submission.name:  # ids begin at 1 again on a new controller
-                continue
-            if live_counts or not task.live:
+            if task and task.name == submission.name and (live_counts or not task.live):  # a new controller reuses ids
                 return task
         return None
 
@@ -125,10 +117,8 @@ def _ask(relevant: list[Submission], notes: list[str]) -> _Slurm:
         queue = squeue()
     except NoAnswer as error:
         notes.append(f"squeue does not answer ({error}); states are the last known")
-    names = {task.name for task in (queue or {}).values()}
     _adopt(relevant, queue)
-    ended = [s for s in relevant if s.name not in names or _needs_accounting(s, queue or {})]
-    if ended:
+    if ended := [s for s in relevant if _needs_accounting(s, queue or {})]:
         try:
             accounting = sacct([s.name for s in ended], min(s.created for s in ended) - 3600)
             _adopt(relevant, accounting)
@@ -140,7 +130,7 @@ def _ask(relevant: list[Submission], notes: list[str]) -> _Slurm:
 def _needs_accounting(submission: Submission, queue: dict[str, ArrayTask]) -> bool:
     """Whether a task is no longer in the queue, or waits to start again: sacct alone knows how its last start ended."""
     tasks = [queue.get(f"{submission.job}_{i}") for i in range(len(submission.packs))]
-    return any(task is None or task.waiting and task.restarts > 0 for task in tasks)
+    return any(not task or task.name != submission.name or task.waiting and task.restarts > 0 for task in tasks)
 
 
 def _adopt(relevant: list[Submission], known: dict[str, ArrayTask] | None) -> None:
@@ -167,7 +157,7 @@ class _Evidence:
         self.task: Any = task  # None if SLURM does not know it
         self.index, self.tries = index, len(submitted)
         self.job = f"{submission.job}_{index}" if submission else ""
-        self.unrecorded = submission is not None and submission.job is None
+        self.unrecorded, self.refusal = submission is not None and submission.job is None, submission and submission.refusal
         self.cancelled = submission is not None and run.run_id in submission.cancelled
         self.live = task is not None and task.live
         self.waiting = task is not None and task.live and task.waiting
@@ -214,52 +204,50 @@ class _Evidence:
         return self.state("preempted" if cause is causes.PREEMPTED else "failed", detail, cause)
 
 
-class Decision(NamedTuple):
+class Row(NamedTuple):
     name: str
-    applies: Callable[[_Evidence], bool]
+    applies: Callable[[_Evidence], Any]
     state: Callable[[_Evidence], State]
 
 
 DECISIONS = [
-    Decision("trained here, never submitted", lambda e: not e.submission and e.runs_here, _Evidence.as_running),
+    Row("trained here, never submitted", lambda e: not e.submission and e.runs_here, _Evidence.as_running),
     # SLURM has the task
-    Decision("cancelled in a live task", lambda e: e.live and e.cancelled, _Evidence.as_cancelled),
-    Decision("failed for good in a live task", lambda e: e.live and bool(e.error) and not e.error_cause.retryable,
-             _Evidence.as_failed),
-    Decision("waits for its first start", lambda e: e.waiting and not e.started_in_task,
-             lambda e: e.state("queued", f"job {e.job}, {e.task.reason}")),
-    Decision("waits after a preemption", lambda e: e.waiting and e.wait_cause is causes.PREEMPTED,
-             lambda e: e.state("preempted", f"job {e.job} waits to resume", e.wait_cause)),
-    Decision("waits for a known cause", lambda e: e.waiting and e.wait_cause is not None,
-             lambda e: e.state("queued", f"job {e.job} waits to resume", e.wait_cause)),
-    Decision("waits for an unknown cause", lambda e: e.waiting, lambda e: e.state("queued", f"job {e.job}, requeued by SLURM")),
-    Decision("runs in its task", lambda e: e.live and e.started_in_task and e.start["restart"] == e.task.restarts,
-             lambda e: e.as_running(f"job {e.job} on {e.task.node}")),
-    Decision("not yet started by its task", lambda e: e.live, lambda e: e.state("queued", f"in running job {e.job}")),
+    Row("cancelled in a live task", lambda e: e.live and e.cancelled, _Evidence.as_cancelled),
+    Row("failed for good in a live task", lambda e: e.live and e.error and not e.error_cause.retryable, _Evidence.as_failed),
+    Row("waits for its first start", lambda e: e.waiting and not e.started_in_task,
+        lambda e: e.state("queued", f"job {e.job}, {e.task.reason}")),
+    Row("waits after a preemption", lambda e: e.waiting and e.wait_cause is causes.PREEMPTED,
+        lambda e: e.state("preempted", f"job {e.job} waits to resume", e.wait_cause)),
+    Row("waits for a known cause", lambda e: e.waiting and e.wait_cause is not None,
+        lambda e: e.state("queued", f"job {e.job} waits to resume", e.wait_cause)),
+    Row("waits for an unknown cause", lambda e: e.waiting, lambda e: e.state("queued", f"job {e.job}, requeued by SLURM")),
+    Row("runs in its task", lambda e: e.live and e.started_in_task and e.start["restart"] == e.task.restarts,
+        lambda e: e.as_running(f"job {e.job} on {e.task.node}")),
+    Row("not yet started by its task", lambda e: e.live, lambda e: e.state("queued", f"in running job {e.job}")),
     # what the run itself shows
-    Decision("failed", lambda e: bool(e.error), _Evidence.as_failed),
-    Decision("trained here", lambda e: e.runs_here, _Evidence.as_running),
-    Decision("never submitted", lambda e: e.submission is None, lambda e: e.state("planned")),
-    Decision("cancelled", lambda e: e.cancelled, _Evidence.as_cancelled),
+    Row("failed", lambda e: e.error, _Evidence.as_failed),
+    Row("trained here", lambda e: e.runs_here, _Evidence.as_running),
+    Row("never submitted", lambda e: e.submission is None, lambda e: e.state("planned")),
+    Row("cancelled", lambda e: e.cancelled, _Evidence.as_cancelled),
     # SLURM does not know the task
-    Decision("refused", lambda e: e.unrecorded and bool(e.submission.refusal),
-             lambda e: e.state("planned", f"sbatch refused: {e.submission.refusal}")),
-    Decision("being submitted", lambda e: e.unrecorded and (e.slurm.queue is None or not e.submission.launcher_gone),
-             lambda e: e.state("queued", "being submitted")),
-    Decision("launcher died", lambda e: e.unrecorded, lambda e: e.state("planned", "its launcher died before sbatch")),
-    Decision("has a heartbeat", lambda e: e.task is None and _age(e.folder.last_heartbeat()) < SILENT_SECONDS,
-             lambda e: e.state("running", f"job {e.job}, by its heartbeat")),
-    Decision("not yet seen", lambda e: e.task is None and (e.slurm.queue is None or _age(e.submission.created) < NEW_SECONDS),
-             lambda e: e.state("queued", f"job {e.job}, by the last record")),
-    Decision("lost", lambda e: e.task is None, lambda e: e.state("lost", f"job {e.job}", causes.LOST)),
+    Row("refused", lambda e: e.unrecorded and e.refusal, lambda e: e.state("planned", f"sbatch refused: {e.refusal}")),
+    Row("being submitted", lambda e: e.unrecorded and (e.slurm.queue is None or not e.submission.launcher_gone),
+        lambda e: e.state("queued", "being submitted")),
+    Row("launcher died", lambda e: e.unrecorded, lambda e: e.state("planned", "its launcher died before sbatch")),
+    Row("has a heartbeat", lambda e: e.task is None and _age(e.folder.last_heartbeat()) < SILENT_SECONDS,
+        lambda e: e.state("running", f"job {e.job}, by its heartbeat")),
+    Row("not yet seen", lambda e: e.task is None and (e.slurm.queue is None or _age(e.submission.created) < NEW_SECONDS),
+        lambda e: e.state("queued", f"job {e.job}, by the last record")),
+    Row("lost", lambda e: e.task is None, lambda e: e.state("lost", f"job {e.job}", causes.LOST)),
     # SLURM says that the task has ended
-    Decision("cancelled outside", lambda e: e.task.state == "CANCELLED",
-             lambda e: e.as_cancelled(f"job {e.job} was cancelled outside")),
-    Decision("paused", lambda e: e.record.get("cause") == causes.PAUSED.name, lambda e: e.as_recorded("paused")),
-    Decision("no progress", lambda e: e.record.get("cause") == causes.STUCK.name, lambda e: e.as_recorded("failed")),
-    Decision("killed too often", lambda e: e.record.get("state") == "killed",
-             lambda e: e.as_recorded("failed", f"job {e.job}, {pluralize(e.record['kills'], 'time')}")),
-    Decision("ended", lambda e: True, _Evidence.as_ended),
+    Row("cancelled outside", lambda e: e.task.state == "CANCELLED",
+        lambda e: e.as_cancelled(f"job {e.job} was cancelled outside")),
+    Row("paused", lambda e: e.record.get("cause") == causes.PAUSED.name, lambda e: e.as_recorded("paused")),
+    Row("no progress", lambda e: e.record.get("cause") == causes.STUCK.name, lambda e: e.as_recorded("failed")),
+    Row("killed too often", lambda e: e.record.get("state") == "killed",
+        lambda e: e.as_recorded("failed", f"job {e.job}, {pluralize(e.record['kills'], 'time')}")),
+    Row("ended", lambda e: True, _Evidence.as_ended),
 ]  # fmt: skip
 
 
@@ -267,9 +255,9 @@ def _age(then: float | None) -> float:
     return time.time() - (then or 0)
 
 
-def decide(evidence: _Evidence) -> Decision:
+def decide(evidence: _Evidence) -> Row:
     """The first row that applies."""
-    return next(decision for decision in DECISIONS if decision.applies(evidence))
+    return next(row for row in DECISIONS if row.applies(evidence))
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -292,13 +280,9 @@ def signature(error: str) -> str:
 
 def breaker(runs_dir: Path, run_ids: Iterable[str]) -> str | None:
     """The failure that BREAKER or more runs of a sweep share while none has ended; None if there is no such failure."""
-    failures: Counter[str] = Counter()
-    for run_id in run_ids:
-        folder = RunFolder(runs_dir, run_id)
-        if folder.result() is not None:
-            return None
-        error = folder.error()
-        if error and not causes.classify_traceback(error).retryable:
-            failures[signature(error)] += 1
-    message, count = failures.most_common(1)[0] if failures else ("", 0)
-    return message if count >= BREAKER else None
+    folders = [RunFolder(runs_dir, run_id) for run_id in run_ids]
+    if any(folder.result() is not None for folder in folders):
+        return None
+    errors = [error for folder in folders if (error := folder.error()) and not causes.classify_traceback(error).retryable]
+    failures = Counter(map(signature, errors)).most_common(1)
+    return next((message for message, count in failures if count >= BREAKER), None)

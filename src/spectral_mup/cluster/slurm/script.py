@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 import sys
 
-from spectral_mup.cluster.slurm.snapshot import find_preamble, snapshot_path
+from spectral_mup.cluster.slurm.snapshot import find_preamble
 from spectral_mup.cluster.slurm.submission import Submission
 from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError
@@ -31,29 +31,21 @@ def render(config: Config, submission: Submission) -> str:
         executor = submitit.SlurmExecutor(folder=submission.logs)
     except RuntimeError:
         raise ConfigError("cluster=slurm: no srun on the PATH; launch from a login node, or use cluster=local") from None
-    processes, count = config.train.devices // c.nodes, len(submission.packs)
-    options = {
-        "partition": c.partition, "account": c.account, "qos": c.qos, "constraint": c.constraint, "exclude": c.exclude,
-        "gpus_per_node": c.gpus or None,
-    }  # fmt: skip
+    count = len(submission.packs)
+    preamble = find_preamble(c.preamble).read_text().splitlines() if c.preamble else []
+    setup = [line for line in preamble if not line.startswith("#!")] + environment(submission)
     more = {"mem": c.memory, "nice": c.nice, "requeue": True} | c.extra
     if submission.after_job:
         more["dependency"] = ",".join(filter(None, [c.extra.get("dependency"), f"afterany:{submission.after_job}"]))
+    same = c.model_dump(include={"partition", "account", "qos", "constraint", "exclude", "time", "nodes"}, exclude_none=True)
+    gpus = {"gpus_per_node": c.gpus} if c.gpus else {}
     executor.update_parameters(
-        job_name=submission.name,
-        time=c.time,
-        nodes=c.nodes,
-        ntasks_per_node=processes,
-        cpus_per_task=c.cpus,
-        signal_delay_s=c.signal_seconds,
-        array_parallelism=submission.max_parallel or count,
-        stderr_to_stdout=True,
-        srun_args=["--kill-on-bad-exit=1"],
-        setup=[*preamble(c), *environment(submission)],
+        **same, **gpus, cpus_per_task=c.cpus, ntasks_per_node=config.train.devices // c.nodes, job_name=submission.name,
+        array_parallelism=submission.max_parallel or count, signal_delay_s=c.signal_seconds, stderr_to_stdout=True,
+        srun_args=["--kill-on-bad-exit=1"], setup=setup,
         teardown=["code=$?", f"{_python('requeue', submission)} $code", "exit $code"],
         additional_parameters={k: v for k, v in more.items() if v is not None},
-        **{k: v for k, v in options.items() if v is not None},
-    )
+    )  # fmt: skip
     executor.parameters["map_count"] = count
     return executor._make_submission_file_text(_python("array_task", submission), "")
 
@@ -63,16 +55,11 @@ def _python(module: str, submission: Submission) -> str:
     return shlex.join([sys.executable, "-P", "-u", "-m", f"spectral_mup.cluster.slurm.{module}", str(submission.path)])
 
 
-def preamble(c: SlurmConfig) -> list[str]:
-    """Lines of the site's file. Raises ConfigError if it does not exist."""
-    lines = find_preamble(c.preamble).read_text().splitlines() if c.preamble else []
-    return [line for line in lines if not line.startswith("#!")]
-
-
 def environment(submission: Submission) -> list[str]:
     """Run the snapshot, with the working directory for what is in neither it nor PYTHONPATH, and let srun have the cores that
     sbatch got (srun 22.05 and later forget them)."""
-    source = shlex.quote(":".join(snapshot_path(submission.path.parent / "code" / submission.code)))
+    code = submission.path.parent / "code" / submission.code
+    source = shlex.quote(f"{code}/src:{code}/user")
     return [
         f'export PYTHONPATH={source}"${{PYTHONPATH:+:$PYTHONPATH}}:$PWD"',
         'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',

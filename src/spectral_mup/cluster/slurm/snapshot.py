@@ -9,9 +9,7 @@ and in a checkout what lies beside src/.
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
-import shutil
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +19,7 @@ from spectral_mup.config.presets import package_root
 from spectral_mup.config.schema import Config, to_plain
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.provenance import COMMIT_FILE, PACKAGE, commit
+from spectral_mup.util.files import rename_to_free
 
 CHECKOUT_PARTS = ("src", "conf", "sweeps", "launch.py", "analyze.py", "pyproject.toml")
 ROOT = package_root()
@@ -30,10 +29,8 @@ RESULTS = "sweeps/results/"  # committed figures: large, and not code
 def code_now() -> tuple[str, dict[str, bytes]]:
     """Hash and files of the code here, uncommitted changes and new files included."""
     files = {name: path.read_bytes() for name, path in sorted(_files(Path.cwd()).items())}
-    digest = hashlib.sha256()
-    for name, content in files.items():
-        digest.update(f"{name}\n{len(content)}\n".encode() + content)
-    return digest.hexdigest()[:16], files
+    content = b"".join(f"{name}\n{len(content)}\n".encode() + content for name, content in files.items())
+    return hashlib.sha256(content).hexdigest()[:16], files
 
 
 def snapshot_code(jobs_dir: Path) -> str:
@@ -47,23 +44,12 @@ def snapshot_code(jobs_dir: Path) -> str:
         path = prepared / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    try:
-        os.rename(prepared, target)
-    except OSError:
-        shutil.rmtree(prepared, ignore_errors=True)
-        if not target.is_dir():
-            raise
+    rename_to_free(prepared, target)  # if it is taken, by equal code
     return code
-
-
-def snapshot_path(code: Path) -> list[str]:
-    """What PYTHONPATH has first in a job that runs the snapshot in the folder `code`."""
-    return [str(code / "src"), str(code / "user")]
 
 
 def _files(here: Path) -> dict[str, Path]:
     """Path of every file of a snapshot, by its name in it, for a launch from the folder `here`."""
-    files: dict[str, Path] = {}
     if ROOT / "src" in PACKAGE.parents:
         files = {name: ROOT / name for name in _tracked() or _names(ROOT, CHECKOUT_PARTS) if not name.startswith(RESULTS)}
     else:  # installed

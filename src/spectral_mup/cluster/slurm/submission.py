@@ -16,11 +16,8 @@ again, and submits only what is still left. A numbered folder is never deleted. 
 
 from __future__ import annotations
 
-import errno
-import os
 import re
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -34,8 +31,8 @@ from spectral_mup.config.parse import typed
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.sweep import Sweep
-from spectral_mup.util.files import json_bytes, read_json, write_atomic
-from spectral_mup.util.processes import is_alive, process_start
+from spectral_mup.util.files import json_bytes, numbered, read_json, rename_to_free, write_atomic
+from spectral_mup.util.processes import is_alive, this_process
 
 FOREIGN_SECONDS = 600.0  # a launcher on another host that has recorded no job for this long is assumed dead
 
@@ -83,20 +80,20 @@ class Submission:
         """Run ids that were cancelled here."""
         return set(read_json(self.path / "cancelled.json") or [])
 
+    @cached_property
+    def index_of(self) -> dict[str, int]:
+        """Which array task has a run, by the run's id."""
+        return {entry["run_id"]: index for index, pack in enumerate(self.packs) for entry in pack}
+
     @property
     def launcher_gone(self) -> bool:
         """Whether no process is left that could record a job for it."""
-        if self.launcher["host"] == socket.gethostname():
-            return not is_alive(self.launcher)
-        return time.time() - self.created > FOREIGN_SECONDS
+        here = self.launcher["host"] == socket.gethostname()
+        return not is_alive(self.launcher) if here else time.time() - self.created > FOREIGN_SECONDS
 
     def record_job(self, job: str) -> None:
         write_atomic(self.path / "job.json", json_bytes({"id": job, "time": time.time()}))
         self.__dict__.pop("job", None)  # was cached as unknown
-
-    def discard(self) -> None:
-        """Remove a folder that was prepared but not taken."""
-        shutil.rmtree(self.path, ignore_errors=True)
 
     def record_refusal(self, why: str) -> None:
         write_atomic(self.path / "job.json", json_bytes({"refused": why, "time": time.time()}))
@@ -150,17 +147,12 @@ def open_submission(path: Path) -> Submission | None:
 
 def submissions(jobs_dir: Path) -> list[Submission]:
     """All of them, oldest first."""
-    return [s for number in numbers(jobs_dir) if (s := open_submission(jobs_dir / str(number)))]
-
-
-def numbers(jobs_dir: Path) -> list[int]:
-    return sorted(int(p.name) for p in jobs_dir.iterdir() if p.name.isdigit()) if jobs_dir.is_dir() else []
+    return [s for number in numbered(jobs_dir) if (s := open_submission(jobs_dir / str(number)))]
 
 
 def prepare(
     jobs_dir: Path,
     config: Mapping[str, Any],
-    sweep: str,
     packs: Sequence[Sequence[RunConfig]],
     fingerprint: str,
     code: str,
@@ -169,13 +161,12 @@ def prepare(
 ) -> Submission:
     """Write a folder with everything but its number, which `take` gives."""
     nonce = secrets.token_hex(4)
-    path = jobs_dir / f"new.{nonce}"
-    launcher = {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
+    path, sweep = jobs_dir / f"new.{nonce}", config["sweep"]["name"]
     name = f"{slurm.NAME}{re.sub(r'[^A-Za-z0-9.-]', '-', sweep)[:40]}-{nonce}"
     entries = [
         [asdict(run.curve) | {"log2_lr": run.log2_lr, "seed": run.seed, "run_id": run.run_id} for run in pack] for pack in packs
     ]
-    prepared = Submission(path, sweep, name, entries, fingerprint, code, time.time(), launcher, max_parallel, after_job)
+    prepared = Submission(path, sweep, name, entries, fingerprint, code, time.time(), this_process(), max_parallel, after_job)
     for folder in ("log", "tasks"):
         (path / folder).mkdir(parents=True)
     write_atomic(path / "config.json", json_bytes(config))
@@ -186,13 +177,8 @@ def prepare(
 def take(prepared: Submission, number: int, render: Callable[[Submission], str]) -> Submission:
     """Give the folder this number and write its script, which contains its path. Raises Taken if another launch was first."""
     path = prepared.path.with_name(str(number))
-    try:
-        os.rename(prepared.path, path)
-    except OSError as error:
-        shutil.rmtree(prepared.path, ignore_errors=True)
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
-        raise Taken(f"{path} was taken by another launch") from None
+    if not rename_to_free(prepared.path, path):
+        raise Taken(f"{path} was taken by another launch")
     taken = replace(prepared, path=path)
     write_atomic(taken.script, render(taken).encode())
     return taken

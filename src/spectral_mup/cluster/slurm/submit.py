@@ -7,25 +7,29 @@ given out twice; a launcher that dies at any moment leaves either nothing or a f
 from __future__ import annotations
 
 import random
+import shutil
+import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from spectral_mup.cluster import slurm_commands as slurm
-from spectral_mup.cluster.slurm.packing import Estimate, estimate, pack
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
 from spectral_mup.cluster.slurm.script import render, slurm_of
 from spectral_mup.cluster.slurm.snapshot import snapshot_code, snapshot_config
-from spectral_mup.cluster.slurm.submission import Submission, Taken, numbers, prepare, take
+from spectral_mup.cluster.slurm.submission import Submission, Taken, prepare, take
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Plan, Sweep, result_reader
+from spectral_mup.runs.sweep import Plan, Sweep
+from spectral_mup.util.files import numbered
 from spectral_mup.util.text import pluralize
 
+UNKNOWN_PACK = 4  # runs for each worker of a task while their duration is unknown
 SETTLE_SECONDS = 5.0  # an sbatch that outlives its launcher has reached the controller by then
 ATTEMPTS = 3
 
@@ -36,6 +40,59 @@ class SweepPaused(Refusal):
 
 class Incomplete(Unanswered):
     """SLURM refused or did not answer; the message says what, and what was submitted."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected seconds of a run from `runs` earlier ones on the same kind of device: per unit of cost, by shape and overall."""
+
+    of_shape: dict[tuple[int, int], float]
+    per_cost: float | None
+    runs: int
+
+    def seconds(self, run: RunConfig) -> float | None:
+        """Expected seconds of one run on one worker: from runs of its width and depth, else by cost; None if unknown."""
+        rate = self.of_shape.get((run.width, run.depth), self.per_cost)
+        return None if rate is None else rate * run.cost
+
+    def total(self, runs: Iterable[RunConfig]) -> float | None:
+        """Sum over runs; None if any is unknown."""
+        known = [self.seconds(run) for run in runs]
+        return None if None in known else sum(x for x in known if x is not None)
+
+    @property
+    def source(self) -> str:
+        return f"from {pluralize(self.runs, 'earlier run')}" if self.runs else "unknown"
+
+
+def estimate(runs_dir: Path, runs: Iterable[RunConfig], device: str) -> Estimate:
+    """Durations measured on those of the runs that are done on this kind of device ('cpu' or 'cuda')."""
+    rates: dict[tuple[int, int], list[float]] = defaultdict(list)
+    for run in runs:
+        timing = RunFolder(runs_dir, run.run_id).read("timing.json")
+        if timing and timing["device"] == device and timing["steps"] > 0:
+            seconds = timing["seconds"] / timing["steps"] * run.train.steps
+            rates[run.width, run.depth].append(seconds / run.cost)
+    every = [rate for of_shape in rates.values() for rate in of_shape]
+    medians = {shape: statistics.median(of_shape) for shape, of_shape in rates.items()}
+    return Estimate(medians, statistics.median(every) if every else None, len(every))
+
+
+def split_into_packs(runs: Sequence[RunConfig], expected: Estimate, seconds: float, workers: int) -> list[list[RunConfig]]:
+    """Split runs into packs, each of one width and depth, that `workers` processes train in about `seconds`.
+
+    Packs of a shape are of equal length, give or take one run; the largest shapes come first.
+    """
+    shapes: dict[tuple[int, int], list[RunConfig]] = defaultdict(list)
+    for run in runs:
+        shapes[run.width, run.depth].append(run)
+    packs = []
+    for same_shape in sorted(shapes.values(), key=lambda runs: runs[0].cost, reverse=True):
+        each = expected.seconds(same_shape[0])
+        size = UNKNOWN_PACK * workers if each is None else max(workers, int(seconds * workers / max(each, 1e-3)))
+        count = -(-len(same_shape) // size)
+        packs += [same_shape[i * len(same_shape) // count : (i + 1) * len(same_shape) // count] for i in range(count)]
+    return packs
 
 
 @dataclass(frozen=True)
@@ -69,7 +126,7 @@ def plan_submission(config: Config, plan: Plan, runs: Sequence[RunConfig]) -> Su
     workers = 1 if config.train.devices > 1 else c.workers or c.gpus or max(1, c.cpus // c.threads)
     device = "cuda" if c.device != "cpu" and c.gpus else "cpu"
     expected = estimate(Path(config.paths.runs), plan.runs, device)
-    packs = pack(runs, expected, 60 * c.pack_minutes, workers)
+    packs = split_into_packs(runs, expected, 60 * c.pack_minutes, workers)
     return SubmissionPlan(packs, expected, slurm.max_array_size(), workers, c.gpus * c.nodes)
 
 
@@ -77,8 +134,7 @@ def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ())
     """The state of every run of the plan. Raises SweepPaused if the first runs, `forgiven` ones apart, share one failure."""
     runs_dir = Path(config.paths.runs)
     report = reconcile(runs_dir, Path(config.paths.jobs), plan.runs)
-    failure = breaker(runs_dir, report.states.keys() - set(forgiven))
-    if failure:
+    if failure := breaker(runs_dir, report.states.keys() - set(forgiven)):
         raise SweepPaused(
             f"the first runs of {config.sweep.name} all failed in the same way ({failure}), so the sweep is paused; "
             "action=why shows the cause; fix it, then action=retry"
@@ -89,12 +145,12 @@ def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ())
 def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerprint: str) -> None:
     """sbatch --test-only of the script as it will be. Raises slurm.Refused or slurm.NoAnswer."""
     jobs_dir = Path(config.paths.jobs).absolute()
-    trial = prepare(jobs_dir, snapshot_config(config), config.sweep.name, packs, fingerprint, "code")
+    trial = prepare(jobs_dir, snapshot_config(config), packs, fingerprint, "code")
     try:
         trial.script.write_text(render(config, trial))
-        slurm.sbatch(trial.script, Path.cwd(), test_only=True)
+        slurm.sbatch(trial.script, "--test-only")
     finally:
-        trial.discard()
+        shutil.rmtree(trial.path, ignore_errors=True)
 
 
 def submit(
@@ -116,7 +172,7 @@ def submit(
     given: set[str] = set()
     arrays = 0  # that this call will make in all
     while True:
-        number = max(numbers(jobs_dir), default=0) + 1  # read first: a launch that submits from now on takes it
+        number = max(numbered(jobs_dir), default=0) + 1  # read first: a launch that submits from now on takes it
         plan = plan_now()
         report = states_or_refuse(config, plan, forgiven)
         runs = [s.run for s in report.states.values() if select(s) and s.run.run_id not in given]
@@ -130,7 +186,7 @@ def submit(
         arrays = arrays or planned.arrays
         places = _share(slurm_of(config).array_parallelism, arrays - len(submitted), report, submitted)
         try:
-            prepared = prepare(jobs_dir, resolved, config.sweep.name, packs, sweep.fingerprint, code, *places)
+            prepared = prepare(jobs_dir, resolved, packs, sweep.fingerprint, code, *places)
             taken = take(prepared, number, partial(render, config))
         except Taken:
             continue
@@ -184,7 +240,7 @@ def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
     message = ""
     for attempt in range(ATTEMPTS):
         try:
-            taken.record_job(slurm.sbatch(taken.script, Path.cwd()))
+            taken.record_job(slurm.sbatch(taken.script))
             return
         except slurm.Refused as error:
             taken.record_refusal(str(error))
@@ -200,14 +256,6 @@ def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
             return
         time.sleep((attempt + 1) * (1 + random.random()))
     raise Incomplete(f"sbatch does not answer ({message}); {so_far}; run the same command again")
-
-
-def extend_from_task(config: Config, submission: Submission) -> str:
-    """From inside a job: submit, with the same snapshot, the runs that the results so far call for and that no job has."""
-    sweep, results = Sweep(config, submission.fingerprint), result_reader(Path(config.paths.runs))
-    retries = slurm_of(config).retries
-    submitted = submit(config, sweep, lambda: sweep.plan(results), lambda s: s.should_resubmit(retries), submission.code)
-    return "submitted what these results call for: " + describe(submitted) if submitted else "nothing more to submit"
 
 
 def describe(submitted: Sequence[Submission]) -> str:
