@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.optimum import Optimum, find_optimum
+from spectral_mup.analysis.optimum import Optimum, find_optimum, tabulate
 from spectral_mup.analysis.stats import rows
-from spectral_mup.analysis.verdict import by_rule, curves_of
+from spectral_mup.analysis.verdict import by_rule
 
 REGRET_COLUMNS = ["rule", "width", "depth", "log2_lr", "loss", "base_log2_lr", "regret", "at_least"]
 
@@ -35,12 +35,8 @@ def joint_regret(points: pd.DataFrame, base: Mapping[str, int]) -> pd.DataFrame:
 
 def _optima(part: pd.DataFrame) -> dict[tuple[int, int], Optimum | None]:
     """The optimum of every size of one rule; the estimate alone, which needs no draws."""
-    optima = {}
-    for depth in sorted({int(d) for d in part["depth"]}):
-        here = rows(part, part["depth"] == depth)
-        for width, curve in curves_of(here, "width", sorted({int(w) for w in here["width"]})).items():
-            optima[width, depth] = curve and find_optimum(curve, n_boot=1)
-    return optima
+    curves = {(w, d): tabulate(size) for (d, w), size in part.groupby(["depth", "width"])}  # pyright: ignore
+    return {(int(w), int(d)): curve and find_optimum(curve, n_boot=1) for (w, d), curve in curves.items()}
 
 
 def format_joint_regret(table: pd.DataFrame) -> str:
@@ -52,7 +48,8 @@ def format_joint_regret(table: pd.DataFrame) -> str:
             lines.append(f"{rule}: no run finished at the base, so the regret over width and depth together is unknown")
             continue
         worst = part.iloc[int(part["regret"].to_numpy(float).argmax())]
-        cost = f"{'at least ' * bool(worst['at_least'])}{worst['regret']:.2%}"
-        lines.append(f"{rule}: over width and depth together the base's lr costs most, {cost}, at width {worst['width']}, "
-                     f"depth {worst['depth']}")  # fmt: skip
+        cost = (
+            f"{'at least ' * bool(worst['at_least'])}{worst['regret']:.2%}, at width {worst['width']}, depth {worst['depth']}"
+        )
+        lines.append(f"{rule}: over width and depth together the base's lr costs most, {cost}")
     return "\n".join(lines)

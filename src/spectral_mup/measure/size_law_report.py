@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from spectral_mup.analysis.figures.lr_panels import rule_looks
+from spectral_mup.analysis.figures.lr_transfer import rule_looks
 from spectral_mup.analysis.figures.style import STYLE, WIDTH, page, signed, sizes_on_x
 from spectral_mup.analysis.stats import rows
 from spectral_mup.measure.size_law_fit import ClassSlope, Row, SizeLaw, late
@@ -36,12 +36,10 @@ def format_size_laws(laws: Sequence[SizeLaw]) -> str:
         lines += [f"{law.algorithm}: {' or '.join([law.law or 'none: measured exponents', *law.also])}"]
         cells = [["tensors", "slope [95 %]", "law", "first", "last", "in loss", "lr ×"]]
         for c in law.classes:
-            known = c.laws[law.law] if law.law else c.slope
-            cells.append([
-                c.label, f"{c.slope:+.2f} [{c.lo:+.2f}, {c.hi:+.2f}]" + ("" if c.judged else " *"),
-                f"{known:+.2f}" if law.law else "–", f"{c.first:+.2f}", f"{c.last:+.2f}",
-                f"{c.gradient:+.2f}", _power(lr_exponent(c, known)),
-            ])  # fmt: skip
+            slope = f"{c.slope:+.2f} [{c.lo:+.2f}, {c.hi:+.2f}]" + ("" if c.judged else " *")
+            steps = [f"{x:+.2f}" for x in (c.first, c.last, c.gradient)]
+            power = _power(lr_exponent(c, law.predicted(c) if law.law else c.slope))
+            cells.append([c.label, slope, f"{law.predicted(c):+.2f}" if law.law else "–", *steps, power])
         lines += ["  " + line.rstrip() for line in columns(cells)]
         if not all(c.judged for c in law.classes):
             lines += ["  * not judged: the gradient behind a hidden side of fixed width takes many steps to reach its limit"]
@@ -65,9 +63,8 @@ def rule_yaml(laws: Sequence[SizeLaw], measured_on: str) -> str:
     lines += [f"source: measured on {measured_on}", "multipliers:", "  attention: {d_head: -1}", "  branch: {m_depth: -1}"]
     lines += ["  logits: {m_width: -1}", "scaling:", "  update_norm:"]
     for law in laws:
-        lines += [f"    {law.algorithm}:"]
-        for kind, size in law.exponents.items():
-            lines += [f"      {kind}: {{{', '.join(f'{q}: {x:g}' for q, x in size.items())}}}"]
+        sizes = {kind: ", ".join(f"{q}: {x:g}" for q, x in size.items()) for kind, size in law.exponents.items()}
+        lines += [f"    {law.algorithm}:", *(f"      {kind}: {{{size}}}" for kind, size in sizes.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -85,15 +82,17 @@ def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> t
         ax = fig.add_subplot(grid[i // cols, i % cols])
         ax.set_title(f"{law.algorithm}: {law.law or 'no named law'}", loc="left")
         for c in law.classes:
-            points = _relative(rows(table, (table["algorithm"] == law.algorithm) & (table["label"] == c.label)))
+            points, look = (
+                _relative(rows(table, (table["algorithm"] == law.algorithm) & (table["label"] == c.label))),
+                looks[c.label],
+            )
             x, y = np.log2(points["width"].to_numpy()), points["log2_ratio"].to_numpy()
-            look = looks[c.label]
             ax.plot(x, y, ls="", ms=2, alpha=0.35, mew=0, **look)
             widths = np.unique(x)
             label = f"{c.label}  {signed(c.slope)} (±{(c.hi - c.lo) / 2:.2f})"
             ax.plot(widths, [y[x == w].mean() for w in widths], ms=3.5, label=label, **look)
             if law.law:
-                ax.plot(widths, c.laws[law.law] * (widths - widths[0]), ls="--", lw=0.8, color=look["color"])
+                ax.plot(widths, law.predicted(c) * (widths - widths[0]), ls="--", lw=0.8, color=look["color"])
             drawn.append(points.assign(algorithm=law.algorithm, tensors=c.label))
         sizes_on_x(ax, sorted(set(table["width"])), "width", (WIDTH - 1) / cols)
         ax.set_ylabel(r"log2 $\|U\|_2$, relative to the base")
