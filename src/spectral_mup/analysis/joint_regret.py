@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.optimum import Optimum, find_optimum, tabulate
+from spectral_mup.analysis.optimum import find_optimum, tabulate
 from spectral_mup.analysis.stats import rows
 from spectral_mup.analysis.verdict import by_rule
 
@@ -23,7 +23,8 @@ def joint_regret(points: pd.DataFrame, base: Mapping[str, int]) -> pd.DataFrame:
     """
     table = []
     for rule, part in by_rule(points).items():
-        optima = _optima(part)
+        curves = {(int(w), int(d)): tabulate(size) for (d, w), size in part.groupby(["depth", "width"])}  # pyright: ignore
+        optima = {size: curve and find_optimum(curve, n_boot=1) for size, curve in curves.items()}  # an estimate needs no draws
         tuned = optima.get((base["width"], base["depth"]))
         for (width, depth), o in optima.items():
             regret, beyond = o.regret_at(tuned.log2_lr) if o and tuned else (np.nan, False)
@@ -31,12 +32,6 @@ def joint_regret(points: pd.DataFrame, base: Mapping[str, int]) -> pd.DataFrame:
             at_least = bool(beyond) or bool(o and tuned and not o.bracketed)
             table.append((rule, width, depth, *own, tuned.log2_lr if tuned else np.nan, float(regret), at_least))
     return pd.DataFrame(table, columns=REGRET_COLUMNS)
-
-
-def _optima(part: pd.DataFrame) -> dict[tuple[int, int], Optimum | None]:
-    """The optimum of every size of one rule; the estimate alone, which needs no draws."""
-    curves = {(w, d): tabulate(size) for (d, w), size in part.groupby(["depth", "width"])}  # pyright: ignore
-    return {(int(w), int(d)): curve and find_optimum(curve, n_boot=1) for (w, d), curve in curves.items()}
 
 
 def format_joint_regret(table: pd.DataFrame) -> str:

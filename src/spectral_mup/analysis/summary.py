@@ -80,9 +80,7 @@ def features(v: Verdict) -> str:
     """The feature check in a word or two."""
     if v.features is None or v.features.step is None:
         return "-"
-    if v.features.passed is False:
-        return f"{len(v.features.failed)} failed"
-    return "passed" if v.features.passed else "undecided"
+    return {True: "passed", False: f"{len(v.features.failed)} failed", None: "undecided"}[v.features.passed]
 
 
 def format_summary(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str:

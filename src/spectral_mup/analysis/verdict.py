@@ -89,7 +89,12 @@ def judge(
     sizes = sorted(int(s) for s in points[axis].unique())
     base = sizes[0] if base is None else int(base)
     far = sizes[-1] if base != sizes[-1] else sizes[0]
-    optima = _optima(points, axis, sizes, n_boot)
+    curves = curves_of(points, axis, sizes)
+    rich = [c for c in curves.values() if c is not None and c.n_points > 3]
+    pooled = (np.concatenate([c.residuals_K for c in rich]), sum(c.n_points - 3 for c in rich)) if rich else None
+    # one stream a size: with one for all, every size would draw the same seeds and the slope look too sure
+    seeded = enumerate(curves.items())
+    optima = {size: c and find_optimum(c, seed=[0, i], n_boot=n_boot, pooled=pooled) for i, (size, c) in seeded}
     finished = {s: o for s, o in optima.items() if o is not None}
     tried = {s: o for s, o in finished.items() if len(o.open_sides) < 2}  # of a single lr nothing is known
     rule, status = label or str(points["rule"].iloc[0]), list(points["status"])
@@ -106,16 +111,6 @@ def judge(
 def curves_of(points: pd.DataFrame, axis: str, sizes: list[int]) -> dict[int, MeanCurve | None]:
     """The curve of every size under one rule; None where no lr finished."""
     return {s: tabulate(rows(points, points[axis] == s)) for s in sizes}
-
-
-def _optima(points: pd.DataFrame, axis: str, sizes: list[int], n_boot: int) -> dict[int, Optimum | None]:
-    """The optimum of every size, with the residuals of all sizes pooled."""
-    curves = curves_of(points, axis, sizes)
-    rich = [c for c in curves.values() if c is not None and c.n_points > 3]
-    pooled = (np.concatenate([c.residuals_K for c in rich]), sum(c.n_points - 3 for c in rich)) if rich else None
-    # one stream a size: with one for all, every size would draw the same seeds and the slope look too sure
-    found = enumerate(curves.items())
-    return {size: c and find_optimum(c, seed=[0, i], n_boot=n_boot, pooled=pooled) for i, (size, c) in found}
 
 
 def _decide(v: Verdict, far: int) -> tuple[str, str]:

@@ -100,7 +100,9 @@ def _class_slope(ladder: pd.DataFrame, scaled: pd.DataFrame) -> ClassSlope:
     first, last = (_fit(rows(ladder, ladder["step"] == step))[0] for step in (ladder["step"].min(), ladder["step"].max()))
     predicted = {n: ladder.assign(direction=[monomial(law, x) for x in ladder["ratios"]]) for n, law in SIZE_LAWS.items()}
     laws = {name: float(_slopes(table).mean()) for name, table in predicted.items()}
-    return ClassSlope(label, kind, *_fit(ladder), first, last, _in_loss(ladder, scaled), laws)
+    both = scaled.merge(ladder, on=["width", "seed", "tensor", "step"], suffixes=("", "_plain"))  # at the base width
+    gradient = (np.log2(both["direction"] / both["direction_plain"]) / np.log2(both["loss_scale"])).mean()
+    return ClassSlope(label, kind, *_fit(ladder), first, last, float(gradient), laws)
 
 
 def _slopes(ladder: pd.DataFrame) -> np.ndarray:
@@ -122,12 +124,6 @@ def _fit(ladder: pd.DataFrame) -> tuple[float, float, float]:
     variance += float(by_tensor.var(ddof=1)) / len(by_tensor) if len(by_tensor) > 1 else 0.0
     half = t975(dof) * variance**0.5
     return slope, slope - half, slope + half
-
-
-def _in_loss(ladder: pd.DataFrame, scaled: pd.DataFrame) -> float:
-    """Mean of log2(‖U‖₂ with a larger loss / without) over log2 of how much larger, at the base width."""
-    both = scaled.merge(ladder, on=["width", "seed", "tensor", "step"], suffixes=("", "_plain"))
-    return float((np.log2(both["direction"] / both["direction_plain"]) / np.log2(both["loss_scale"])).mean())
 
 
 def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:

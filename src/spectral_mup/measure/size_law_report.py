@@ -38,19 +38,15 @@ def format_size_laws(laws: Sequence[SizeLaw]) -> str:
         for c in law.classes:
             slope = f"{c.slope:+.2f} [{c.lo:+.2f}, {c.hi:+.2f}]" + ("" if c.judged else " *")
             steps = [f"{x:+.2f}" for x in (c.first, c.last, c.gradient)]
-            power = _power(lr_exponent(c, law.predicted(c) if law.law else c.slope))
-            cells.append([c.label, slope, f"{law.predicted(c):+.2f}" if law.law else "–", *steps, power])
+            power = round(lr_exponent(c, law.predicted(c) if law.law else c.slope), 2) + 0.0
+            lr = f"m^{power:g}" if power else "1"
+            cells.append([c.label, slope, f"{law.predicted(c):+.2f}" if law.law else "–", *steps, lr])
         lines += ["  " + line.rstrip() for line in columns(cells)]
         if not all(c.judged for c in law.classes):
             lines += ["  * not judged: the gradient behind a hidden side of fixed width takes many steps to reach its limit"]
         lines += [f"  not {name}: off by {by:.2f} at {where}" for name, (where, by) in law.rejected.items()]
         lines += [f"  undecided: {law.too_few}"] if law.too_few else []
     return "\n".join(lines)
-
-
-def _power(exponent: float) -> str:
-    exponent = round(exponent, 2) + 0.0
-    return "1" if exponent == 0 else f"m^{exponent:g}"
 
 
 def rule_yaml(laws: Sequence[SizeLaw], measured_on: str) -> str:

@@ -83,7 +83,10 @@ def spectral_norms(data: SweepData) -> Drawing:
     if {"W", "ΔW"} - set(values["quantity"]) or not page.names:
         return None
     weights = rows(page.slopes, page.slopes["quantity"] == "W")
-    last = {str(rule): last_common(part) for rule, part in weights.groupby("rule", sort=False)}
+    last = {}  # of each rule the last step at which a slope was fitted for every tensor that has one at all
+    for rule, part in weights.groupby("rule", sort=False):
+        fitted = part.groupby("step")["name"].nunique()
+        last[str(rule)] = max(zip(fitted, fitted.index, strict=True))[1]
     at_init = rows(weights, (weights["step"] == 0) & (weights["kind"] == "embedding"))
     flat = dict.fromkeys(zip(page.slopes["rule"], page.slopes["name"], strict=True), 0.0)
     of_weights = flat | {(rule, name): slope for rule, name, slope in at_init[["rule", "name", "slope"]].to_numpy()}
@@ -265,9 +268,3 @@ def init_std(tensors: pd.DataFrame, norms: pd.DataFrame) -> np.ndarray:
         for run, name, kind in tensors[["run_id", "name", "kind"]].to_numpy()
     ]
     return np.array(of_rows, float)
-
-
-def last_common(fitted: pd.DataFrame) -> int:
-    """The last step at which a slope was fitted for every tensor that has one at all."""
-    per_step = pd.Series(fitted.groupby("step")["name"].nunique())
-    return int(per_step.index[per_step == per_step.max()].max())

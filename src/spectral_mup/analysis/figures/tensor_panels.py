@@ -65,23 +65,19 @@ def strip_page(rules: Sequence[str], strips: Sequence[Strip], note: str, least: 
             ax = page_style.panel(fig, grid[i, j], cols * i + j, rule, None if j else strip.label, first.get(strip.quantity))
             first.setdefault(strip.quantity, ax)
             numbers[page_style.letter_of(cols * i + j)] = strip.draw(ax, rule, look, inches)
-        _table(fig.add_subplot(grid[i, cols]), look, numbers if columns else {}, strip.header, table)
+        ax = fig.add_subplot(grid[i, cols])
+        ax.set_axis_off()
+        ax.set(xlim=(0, table), ylim=(len(look) + 0.5, -0.8))
+        ax.text(0, 0, strip.header, va="center")
+        for k, (name, style) in enumerate(look.items(), start=1):
+            ax.plot([0, 0.08, 0.16], [k, k, k], markevery=[1], clip_on=False, **style)
+            ax.text(0.22, k, short(name), va="center")
+        for j, (letter, column) in enumerate(reversed(list(numbers.items()) if columns else [])):
+            right: dict[str, Any] = {"x": table - COLUMN * j, "ha": "right", "va": "center"}
+            ax.text(y=0, s=f"({letter})", **right)
+            for k, (number, bold) in ((k, column[name]) for k, name in enumerate(look, start=1) if name in column):
+                ax.text(y=k, s=signed(number), weight="bold" if bold else "normal", **right)
     return fig
-
-
-def _table(ax: Axes, look: Looks, numbers: Mapping[str, Numbers], header: str, inches: float) -> None:
-    """Write the legend of a row of panels: mark, name, and its number in each panel."""
-    ax.set_axis_off()
-    ax.set(xlim=(0, inches), ylim=(len(look) + 0.5, -0.8))
-    ax.text(0, 0, header, va="center")
-    for i, (name, style) in enumerate(look.items(), start=1):
-        ax.plot([0, 0.08, 0.16], [i, i, i], markevery=[1], clip_on=False, **style)
-        ax.text(0.22, i, short(name), va="center")
-    for j, (letter, column) in enumerate(reversed(list(numbers.items()))):
-        right: dict[str, Any] = {"x": inches - COLUMN * j, "ha": "right", "va": "center"}
-        ax.text(y=0, s=f"({letter})", **right)
-        for i, (number, bold) in ((i, column[name]) for i, name in enumerate(look, start=1) if name in column):
-            ax.text(y=i, s=signed(number), weight="bold" if bold else "normal", **right)
 
 
 def seeds_and_mean(ax: Axes, x: np.ndarray, y: np.ndarray, style: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
