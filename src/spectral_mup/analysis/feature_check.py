@@ -42,9 +42,7 @@ class FeatureCheck:
     values: pd.DataFrame = field(repr=False)
 
 
-def check_features(
-    norms: pd.DataFrame, near: float, *, axis: str = "width", sizes: Sequence[int] | None = None
-) -> FeatureCheck:
+def check_features(norms: pd.DataFrame, near: float, *, axis: str = "width", sizes: list[int] | None = None) -> FeatureCheck:
     """Fit d log2(norm) / d log2(size) per module, tensor and step, at the common lr nearest `near`.
 
     Ordinary least squares over every (size, seed); 95 % interval slope ± t(0.975, N-2)·se. A module passes if abs(slope) ≤ 0.15

@@ -43,8 +43,6 @@ def format_joint_regret(table: pd.DataFrame) -> str:
             lines.append(f"{rule}: no run finished at the base, so the regret over width and depth together is unknown")
             continue
         worst = part.iloc[int(part["regret"].to_numpy(float).argmax())]
-        cost = (
-            f"{'at least ' * bool(worst['at_least'])}{worst['regret']:.2%}, at width {worst['width']}, depth {worst['depth']}"
-        )
-        lines.append(f"{rule}: over width and depth together the base's lr costs most, {cost}")
+        cost, at = f"{'at least ' * bool(worst['at_least'])}{worst['regret']:.2%}", f"{worst['width']}, depth {worst['depth']}"
+        lines.append(f"{rule}: over width and depth together the base's lr costs most, {cost}, at width {at}")
     return "\n".join(lines)

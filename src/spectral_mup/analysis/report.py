@@ -20,6 +20,7 @@ from spectral_mup.analysis.verdict import Verdict, by_rule, judge
 from spectral_mup.util.text import table
 
 LARGER = {"width": "wider", "depth": "deeper"}
+FIT_ALONE = "intervals rest on the fit alone: with one seed, a seed-dependent shift of the whole curve cannot be detected"
 ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
 
 
@@ -93,9 +94,7 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
     lines = aligned(cells)
     lines.append(f"lr*: log2 of the best learning rate. Regret: cost of the lr tuned at {axis} {verdicts[0].base}.")
     if any("fit" in v.basis.split(", ") for v in verdicts):
-        lines += [
-            "intervals rest on the fit alone: with one seed, a seed-dependent shift of the whole curve cannot be detected"
-        ]
+        lines.append(FIT_ALONE)
     for v in verdicts:
         runs = ", ".join(f"{n} {status}" for status, n in v.counts.items() if n)
         larger = f"; {LARGER[axis]} is {'' if v.larger_is_better else 'NOT always '}better" * (v.larger_is_better is not None)

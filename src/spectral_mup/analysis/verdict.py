@@ -160,9 +160,8 @@ def _unmeasured(v: Verdict) -> list[str]:
     reasons = [f"no runs at the base {v.axis} {v.base}"] if v.base not in v.optima else []
     reasons += [f"no lr finished at {v.axis} {', '.join(empty)}"] if empty else []
     reasons += [f"only {len(v.optima)} of the {MIN_SIZES} {v.axis}s that a slope needs"] if len(v.optima) < MIN_SIZES else []
-    return reasons + [
-        f"not bracketed: test {side} lr at {v.axis} {', '.join(sizes)}" for side, sizes in beyond.items() if sizes
-    ]
+    reasons += [f"not bracketed: test {side} lr at {v.axis} {', '.join(sizes)}" for side, sizes in beyond.items() if sizes]
+    return reasons
 
 
 def _too_wide(v: Verdict) -> str:

@@ -78,10 +78,8 @@ def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> t
         ax = fig.add_subplot(grid[i // cols, i % cols])
         ax.set_title(f"{law.algorithm}: {law.law or 'no named law'}", loc="left")
         for c in law.classes:
-            points, look = (
-                _relative(rows(table, (table["algorithm"] == law.algorithm) & (table["label"] == c.label))),
-                looks[c.label],
-            )
+            points = _relative(rows(table, (table["algorithm"] == law.algorithm) & (table["label"] == c.label)))
+            look = looks[c.label]
             x, y = np.log2(points["width"].to_numpy()), points["log2_ratio"].to_numpy()
             ax.plot(x, y, ls="", ms=2, alpha=0.35, mew=0, **look)
             widths = np.unique(x)

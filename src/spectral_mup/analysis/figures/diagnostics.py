@@ -18,14 +18,15 @@ from spectral_mup.analysis.figures import FIGURES, SweepData
 from spectral_mup.analysis.figures import tensor_panels as panels
 from spectral_mup.analysis.figures.lr_transfer import Looks
 from spectral_mup.analysis.figures.style import slashed, step_at, steps_on_x
+from spectral_mup.analysis.figures.tensor_panels import Cell, Strip
 from spectral_mup.analysis.stats import NAN, fit_slopes, rows
 from spectral_mup.analysis.verdict import by_rule
 
 Drawing = tuple[Figure, pd.DataFrame] | None
 Slopes = dict[tuple[str, str], float]  # by (rule, tensor)
 NATURAL = r"$\sqrt{n_{out}/n_{in}}$"
-SIDES = {"largest": "λmax", "median": "median λ / λmax", "rank": "effective rank", "damped": "share damped"}
-SIDE_KINDS = {"damped": "share"}  # of vertical axes; the others are logarithmic
+SIDES = {"largest": ("λmax", "log"), "median": ("median λ / λmax", "log"), "rank": ("effective rank", "log")}
+SIDES |= {"damped": ("share damped", "share")}  # of Shampoo's L and R: title, kind of axis
 SLOPE_KEYS = ["rule", "quantity", "name", "step"]  # what a slope is fitted for, over the sizes
 # columns of the norms that say of what and when a row is, or that enter other quantities: `quantities` does not draw them
 CONTEXT = """run_id rule width depth log2_lr seed step name what kind fan_in fan_out multiplier lr rms delta_rms grad_norm
@@ -43,9 +44,7 @@ class SlopePage:
         steepest = representative(list(data.checks.values()), "update", most=10)
         self.names = [name for name in steepest if name in set(values["name"])]
 
-    def strip(
-        self, quantity: str, label: str, steps: Mapping[str, int], dotted: Slopes, expected: Slopes, judged_by: str = ""
-    ) -> panels.Strip:
+    def strip(self, quantity: str, label: str, steps: dict[str, int], dotted: Slopes, expected: Slopes, judged_by="") -> Strip:
         """A quantity of every rule against the size at the rule's step, and in the table its slopes.
 
         A slope is bold if all the interval of `judged_by` is further from the `expected` one (default 0) than the kind's limit.
@@ -62,9 +61,9 @@ class SlopePage:
             own = dict(rows(slopes, slopes["quantity"] == quantity)[["name", "slope"]].to_numpy())
             return {name: (own.get(name, NAN), outside.get(name, False)) for name in look}
 
-        return panels.Strip(quantity, label, self.names, "slope in", draw)
+        return Strip(quantity, label, self.names, "slope in", draw)
 
-    def drawing(self, strips: Sequence[panels.Strip], note: str) -> Drawing:
+    def drawing(self, strips: Sequence[Strip], note: str) -> Drawing:
         rules = list(dict.fromkeys(self.values["rule"]))
         text = f"{panels.sweep_note(self.data)} Lines: mean over seeds (faint: single seeds). Blocks: the last one. {note}"
         fig = panels.strip_page(rules, strips, text + panels.left_out(self.data, rules), 1.75)
@@ -94,11 +93,9 @@ def spectral_norms(data: SweepData) -> Drawing:
     note += "Dotted: constant, as the spectral condition asks; of W of an embedding, the slope at init, for a table of N rows "
     note += "has ‖W‖₂ ∝ √N + √width. Right: fitted slopes, bold where the whole interval is further than 0.15 (embedding, "
     note += "readout 0.10) from dotted."
-    strips = [
-        page.strip("W", rf"c$\|W\|_2$ / {NATURAL}", last, of_weights, of_weights),
-        page.strip("ΔW", rf"c$\|\Delta W\|_2$ / {NATURAL}", steps, flat, flat),
-    ]
-    return page.drawing(strips, note)
+    top = page.strip("W", rf"c$\|W\|_2$ / {NATURAL}", last, of_weights, of_weights)
+    bottom = page.strip("ΔW", rf"c$\|\Delta W\|_2$ / {NATURAL}", steps, flat, flat)
+    return page.drawing([top, bottom], note)
 
 
 def trust_ratios(data: SweepData) -> Drawing:
@@ -120,9 +117,8 @@ def trust_ratios(data: SweepData) -> Drawing:
     expected = {(r, n): at.get((r, "trust", n), NAN) - at.get((r, "over std", n), NAN) for r in steps for n in page.names}
 
     def over_steps(ax: Axes, rule: str, look: Looks, inches: float) -> panels.Numbers:
-        own = rows(
-            page.slopes, (page.slopes["rule"] == rule) & (page.slopes["quantity"] == "over std") & (page.slopes["step"] > 0)
-        )
+        s = page.slopes
+        own = rows(s, (s["rule"] == rule) & (s["quantity"] == "over std") & (s["step"] > 0))
         for name, style in look.items():
             line = rows(own, own["name"] == name).sort_values("step")
             ax.plot(step_at(line["step"]), line["slope"], **style)
@@ -138,12 +134,9 @@ def trust_ratios(data: SweepData) -> Drawing:
     note += "while weights and directions keep their shape. Bottom: distance of the fitted slope from it over the steps; grey: "
     note += "±0.15. Right: fitted slopes (bold: the interval of the distance lies outside ±0.15, or ±0.10 of embedding and "
     note += "readout), and slopes of the init std measured at step 0."
-    label = r"trust ratio $\|W\|_F/\|u\|_F$"
-    strips = [
-        page.strip("trust", label, steps, expected, {}, judged_by="over std"),
-        panels.Strip("over std", "slope minus that of the init std", page.names, "init std", over_steps),
-    ]
-    return page.drawing(strips, note)
+    ratios = page.strip("trust", r"trust ratio $\|W\|_F/\|u\|_F$", steps, expected, {}, judged_by="over std")
+    distances = Strip("over std", "slope minus that of the init std", page.names, "init std", over_steps)
+    return page.drawing([ratios, distances], note)
 
 
 def stable_rank(data: SweepData) -> Drawing:
@@ -174,10 +167,7 @@ def shampoo_spectra(data: SweepData) -> Drawing:
     linear = values["quantity"].str.endswith("_damped").to_numpy(bool)
     values = rows(values, linear | (values["value"] > 0))
     cells = [
-        [
-            panels.Cell(rule, group, (f"left_{w}", f"right_{w}"), title, _row(rule, group), SIDE_KINDS.get(w, "log"), title)
-            for w, title in SIDES.items()
-        ]
+        [Cell(rule, group, (f"left_{w}", f"right_{w}"), t, _row(rule, group), kind, t) for w, (t, kind) in SIDES.items()]
         for rule, group in dict.fromkeys(zip(values["rule"], values["group"], strict=True))
     ]
     note = "λ: eigenvalues of L and R, the averages of GGᵀ and GᵀG (a median of 0 is left out); effective rank: Σλ/λmax; "
@@ -192,13 +182,10 @@ def quantities(data: SweepData) -> Drawing:
     values = long(tensor_rows(data, list(names), what=("tensor", "feature")), list(names))
     kinds = {str(quantity): _kind(part.to_numpy(float)) for quantity, part in values.groupby("quantity", sort=False)["value"]}
     cells = [
-        [
-            panels.Cell(rule, group, (quantity,), group, _row(rule, quantity.replace("_", " ")), kind, quantity)
-            for group in groups
-        ]
+        [Cell(rule, group, (q,), group, _row(rule, q.replace("_", " ")), kind, q) for group in groups]
         for groups in [dict.fromkeys(values["group"])]
         for rule in dict.fromkeys(values["rule"])
-        for quantity, kind in kinds.items()
+        for q, kind in kinds.items()
     ]
     return panels.against_steps(data, values, cells, names, "")
 
@@ -220,7 +207,7 @@ def _by_group(data: SweepData, quantities: Mapping[str, str], label: str, note: 
     if set(quantities) - set(values["quantity"]):
         return None
     cells = [
-        [panels.Cell(rule, group, tuple(quantities), group, _row(rule, label), kind) for group in groups]
+        [Cell(rule, group, tuple(quantities), group, _row(rule, label), kind) for group in groups]
         for groups in [dict.fromkeys(values["group"])]
         for rule in dict.fromkeys(values["rule"])
     ]

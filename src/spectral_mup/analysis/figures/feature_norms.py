@@ -22,12 +22,13 @@ from spectral_mup.analysis.stats import rows
 from spectral_mup.analysis.verdict import what_was_run
 
 QUANTITY = {"feature": "RMS of Δh", "update": r"$\|\Delta W\|_2\,\sqrt{n_{in}/n_{out}}$"}
+Drawing = tuple[Figure, pd.DataFrame]
 Panel = Callable[[Axes, FeatureCheck, str, Looks, float], tuple[list[tuple], Numbers]]
 BRANCHES = 2  # of a block, whose outputs have a row of panels each
 LAYER_COLUMNS = ["rule", "module", "depth", "block", "position", "seed", "value"]
 
 
-def feature_norms(data: SweepData) -> tuple[Figure, pd.DataFrame]:
+def feature_norms(data: SweepData) -> Drawing:
     """Feature and update norms against size at the judged step, relative to the smallest size, with slopes."""
     note = "Lines: mean over seeds (faint: single seeds) relative to the smallest {axis}, at step {step} and log2 lr {lr}, the "
     note += "common one nearest the base's optimum. Right: fitted slopes, bold where the whole interval is outside the limit."
@@ -48,7 +49,7 @@ def feature_norms(data: SweepData) -> tuple[Figure, pd.DataFrame]:
     return _norm_figure(data, note, against_size, ["size", "seed", "value", "log2_ratio"], "{}, relative", "slope in")
 
 
-def feature_steps(data: SweepData) -> tuple[Figure, pd.DataFrame]:
+def feature_steps(data: SweepData) -> Drawing:
     """Slopes of the feature and update norms against size, over the probed steps."""
     note = "Slope of log2 norm against log2 {axis} at each probed step; log2 lr {lr}. Dashed: judged step {step}."
 
@@ -69,9 +70,7 @@ def feature_steps(data: SweepData) -> tuple[Figure, pd.DataFrame]:
     return _norm_figure(data, note, over_steps, ["step", "slope", "lo", "hi"], "slope of {}", "")
 
 
-def _norm_figure(
-    data: SweepData, note: str, draw_panel: Panel, columns: list[str], label: str, header: str
-) -> tuple[Figure, pd.DataFrame]:
+def _norm_figure(data: SweepData, note: str, draw_panel: Panel, columns: list[str], label: str, header: str) -> Drawing:
     """Lay out quantity × rule panels; `header` of the table of slopes, or empty if there is none."""
     checks, drawn = data.checks, []
     note = note.format(axis=data.axis, step=slashed(c.step for c in checks.values()), lr=norm_lrs(data))
@@ -102,7 +101,7 @@ def _limits(ax: Axes, x: np.ndarray, unit: np.ndarray) -> None:
     ax.plot(x, np.outer(unit, [-0.1, 0.1]), color="0.55", lw=0.6, ls=":", zorder=0)
 
 
-def layers(data: SweepData) -> tuple[Figure, pd.DataFrame] | None:
+def layers(data: SweepData) -> Drawing | None:
     """RMS of the change of each block's and branch's output against its place (i+1)/L among L blocks.
 
     Rows: the residual stream after a block, and the output of the last linear map of each branch, before the branch multiplier;

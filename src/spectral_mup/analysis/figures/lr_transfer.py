@@ -112,9 +112,7 @@ def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: Looks, inch
     return View(look, row, lo, hi, hi + step * (len(row) + 0.5))
 
 
-def loss_panel(
-    ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: Sequence[float], ticks: tuple[int, int] = (7, 6)
-) -> list[tuple]:
+def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: list[float], ticks=(7, 6)) -> list[tuple]:
     """Draw all curves of one rule, and its base's optimum, over the range of `lrs`, with about `ticks` ticks on x and y.
 
     Of each size: seeds, mean, optimum; above the losses, a row of diverged runs.
