@@ -26,9 +26,9 @@ BLOCK = re.compile(r"^(.*?)\.?\b(\d+|first|last)(?:\.(.*))?$")  # 'blocks.3.attn
 class FeatureCheck:
     """Slopes of feature and update norms against size at one lr.
 
-    `passed` judges the features at `step`; None is 'not decided', with the reason in `summary`.
-    `table` has one row per (quantity, name, step): kind, slope, lo, hi, limit, verdict, n_sizes,
-    n_seeds, judged; `values` the (quantity, name, kind, step, size, seed, value) rows they were fitted to.
+    `passed` judges the features at `step`; None is 'not decided', with the reason in `summary`. `table` has one row per
+    (quantity, name, step): kind, slope, lo, hi, limit, verdict, n_sizes, n_seeds, judged; `values` the (quantity, name, kind,
+    step, size, seed, value) rows they were fitted to.
     """
 
     passed: bool | None

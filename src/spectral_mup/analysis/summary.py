@@ -61,19 +61,17 @@ def sizes_of(sweeps: Sequence[Results]) -> list[tuple[str, int]]:
 
 def summary_table(sweeps: Sequence[Results]) -> pd.DataFrame:
     """One row per sweep and rule: verdict, slope with its 95 % interval, regret (a fraction), optimum and loss by size."""
-    return pd.DataFrame([_row(r, v, sizes_of(sweeps)) for r in sweeps for v in r.verdicts])
-
-
-def _row(r: Results, v: Verdict, sizes: list[tuple[str, int]]) -> dict[str, Any]:
+    table = []
     numbers = "rule verdict slope slope_lo slope_hi regret regret_lo regret_hi regret_at_least".split()
-    row: dict[str, Any] = {"optimizer": r.optimizer} | {name: getattr(v, name) for name in numbers}
-    row |= {"features": features(v), "interval_of": v.basis, "axis": v.axis, "base": v.base}
-    for axis, size in sizes:
-        o = v.optima.get(size) if v.axis == axis else None
-        for name in ("log2_lr", "lo", "hi", "loss"):
-            row[f"{name}_{axis}_{size}"] = getattr(o, name) if o else None
-        row[f"not_bracketed_{axis}_{size}"] = " ".join(o.open_sides) if o else None
-    return row | v.counts | {"sweep": r.name, "commit": r.commit, "reason": v.reason}
+    for r, v in ((sweep, v) for sweep in sweeps for v in sweep.verdicts):
+        row: dict[str, Any] = {"optimizer": r.optimizer} | {name: getattr(v, name) for name in numbers}
+        row |= {"features": features(v), "interval_of": v.basis, "axis": v.axis, "base": v.base}
+        for axis, size in sizes_of(sweeps):
+            o = v.optima.get(size) if v.axis == axis else None
+            row |= {f"{name}_{axis}_{size}": getattr(o, name) if o else None for name in ("log2_lr", "lo", "hi", "loss")}
+            row[f"not_bracketed_{axis}_{size}"] = " ".join(o.open_sides) if o else None
+        table.append(row | v.counts | {"sweep": r.name, "commit": r.commit, "reason": v.reason})
+    return pd.DataFrame(table)
 
 
 def features(v: Verdict) -> str:

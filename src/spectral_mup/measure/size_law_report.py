@@ -73,13 +73,18 @@ def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> t
     note += "seeds; dashed: the named law, where one fits; in brackets: slope and half of its 95 % interval."
     fig, grid = page([2.6] * shown, [1] * cols, note)
     drawn, table = [], late(pd.DataFrame(list(measured)))
+    table["log2"] = np.log2(table["direction"])
     looks = rule_looks(list(dict.fromkeys(c.label for law in laws for c in law.classes)))
     for i, law in enumerate(laws):
         ax = fig.add_subplot(grid[i // cols, i % cols])
         ax.set_title(f"{law.algorithm}: {law.law or 'no named law'}", loc="left")
         for c in law.classes:
-            points = _relative(rows(table, (table["algorithm"] == law.algorithm) & (table["label"] == c.label)))
-            look = looks[c.label]
+            of_class, look = rows(table, (table["algorithm"] == law.algorithm) & (table["label"] == c.label)), looks[c.label]
+            by_run = of_class.groupby(["tensor", "width", "seed"], sort=False, as_index=False)
+            points = pd.DataFrame(by_run["log2"].mean())  # over the steps
+            smallest = rows(points, points["width"] == points["width"].min())
+            base = {tensor: part["log2"].mean() for tensor, part in smallest.groupby("tensor")}
+            points["log2_ratio"] = points["log2"] - [base[tensor] for tensor in points["tensor"]]
             x, y = np.log2(points["width"].to_numpy()), points["log2_ratio"].to_numpy()
             ax.plot(x, y, ls="", ms=2, alpha=0.35, mew=0, **look)
             widths = np.unique(x)
@@ -92,11 +97,3 @@ def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> t
         ax.set_ylabel(r"log2 $\|U\|_2$, relative to the base")
         ax.legend(fontsize=7, loc="upper left")
     return fig, pd.concat(drawn).reindex(columns=["algorithm", "tensors", "tensor", "width", "seed", "log2_ratio"])
-
-
-def _relative(table: pd.DataFrame) -> pd.DataFrame:
-    """tensor, width, seed, log2_ratio: mean log2 ‖U‖₂ over the steps, less that of the tensor at the smallest width."""
-    by_run = table.assign(log2=np.log2(table["direction"])).groupby(["tensor", "width", "seed"], sort=False, as_index=False)
-    mean = pd.DataFrame(by_run["log2"].mean())
-    base = pd.Series(rows(mean, mean["width"] == mean["width"].min()).groupby("tensor")["log2"].mean())
-    return mean.assign(log2_ratio=mean["log2"] - [base[tensor] for tensor in mean["tensor"]])

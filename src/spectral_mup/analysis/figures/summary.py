@@ -37,7 +37,13 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
     needed = [LINE * sum(text.count("\n") + 1.7 for text in of_sweep.values()) for of_sweep in texts]
     heights = [max(HEIGHT + lr.ROW * len(view.row), own) for view, own in zip(views, needed, strict=True)]
     widths = [NAME_WIDTH] + [1.0] * (len(shown) + 1) + [TEXT_WIDTH]
-    fig, grid = page(heights, widths, _note(sweeps, views, rules), legends=2)
+    base = " / ".join(dict.fromkeys(f"{v.axis} {v.base}" for r in sweeps for v in r.verdicts))
+    note = f"{what_was_run(pd.concat([r.points for r in sweeps], ignore_index=True))}. {lr.OPTIMUM_NOTE}. Dashed: optimum "
+    note += f"of {base}. Slope: of log2 optimal lr on log2 size. Regret: what the optimal lr of the base costs at the "
+    note += "largest size."
+    note += " Above the grey line: diverged runs, one row per size." if any(view.row for view in views) else ""
+    note += f" Losses of {', '.join(rules[MAX_RULES:])} are in the tables." if len(rules) > MAX_RULES else ""
+    fig, grid = page(heights, widths, note, legends=2)
     drawn, spans = [], []
     for i, (r, label, view) in enumerate(zip(sweeps, labels(sweeps), views, strict=True)):
         name, *panels, optimum, text = (fig.add_subplot(grid[i, j]) for j in range(len(widths)))
@@ -80,15 +86,6 @@ def _loss_panels(panels: Sequence[Axes], r: Results, shown: Sequence[str], view:
             ax.set_xticks([])
             ax.text(0.5, 0.5, "not run", transform=ax.transAxes, ha="center", va="center", color=GREY)
     return drawn
-
-
-def _note(sweeps: Sequence[Results], views: Sequence[lr.View], rules: Sequence[str]) -> str:
-    points = pd.concat([r.points for r in sweeps], ignore_index=True)
-    base = " / ".join(dict.fromkeys(f"{v.axis} {v.base}" for r in sweeps for v in r.verdicts))
-    note = f"{what_was_run(points)}. {lr.OPTIMUM_NOTE}. Dashed: optimum of {base}. Slope: of log2 optimal lr on log2 size. "
-    note += "Regret: what the optimal lr of the base costs at the largest size."
-    note += " Above the grey line: diverged runs, one row per size." if any(view.row for view in views) else ""
-    return note + (f" Losses of {', '.join(rules[MAX_RULES:])} are in the tables." if len(rules) > MAX_RULES else "")
 
 
 def _verdict_text(v: Verdict, inches: float) -> str:
