@@ -1,7 +1,5 @@
 """From run folders to two DataFrames, the only place of the analysis that knows of folders."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -3,8 +3,6 @@
 A passed check does not prove that the lr transfers, as users of microsoft/mup found; a failed one says why not.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Width and depth together: what the lr tuned on the smallest model costs at every size."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

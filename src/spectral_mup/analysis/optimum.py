@@ -3,8 +3,6 @@
 A curve is the final validation loss (nats/token) of one model size under one rule, over log2 lr and seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property

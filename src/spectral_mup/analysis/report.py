@@ -1,7 +1,5 @@
 """From points and norms to the folder of a sweep's results, and to the table on the screen."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The results folder of a sweep as files: what report.py found is written here, and read back without any run."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Several analysed sweeps side by side: one table and one figure, from their result files alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

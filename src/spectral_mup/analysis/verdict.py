@@ -1,7 +1,5 @@
 """Does the best learning rate stay the same as the model grows? One verdict per rule, with its numbers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 

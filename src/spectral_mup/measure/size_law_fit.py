@@ -1,7 +1,5 @@
 """From measured directions to a size law: slopes with intervals, the named law nearest to them, or none."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

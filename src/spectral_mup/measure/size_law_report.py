@@ -1,7 +1,5 @@
 """The measured size laws of `derive`: on the screen, as a rule in YAML, as a figure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

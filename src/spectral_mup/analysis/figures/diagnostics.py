@@ -3,8 +3,6 @@
 Each answers one question about why an lr transfers or drifts, and is None where the runs did not record what it needs.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Mapping, Sequence
 

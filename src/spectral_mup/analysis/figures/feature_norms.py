@@ -1,7 +1,5 @@
 """The figures of feature and update norms: their growth with size, its slope over the steps, and in every layer over depth."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable, Sequence
 

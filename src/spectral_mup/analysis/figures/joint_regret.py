@@ -1,7 +1,5 @@
 """The figure over width and depth together: a heat map of what the base's lr costs at every size."""
 
-from __future__ import annotations
-
 import matplotlib
 import numpy as np
 import pandas as pd

@@ -3,8 +3,6 @@
 `lr_transfer` is the figure of one sweep; the panels below it, which draw and return what they drew, summary.py lays out too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any, NamedTuple

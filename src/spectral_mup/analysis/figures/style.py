@@ -4,8 +4,6 @@ Print rules: at most 6.75 in wide, no font under 7 pt, ordered colours and a mar
 works, no title (the caption is the paper's), a footnote that says what was run and what every mark means.
 """
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The figure over several sweeps: a row each, with the losses under every rule, the optimum over size, and the verdict."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.style

@@ -1,7 +1,5 @@
 """Two layouts for modules and tensors: single ones with a table of their slopes, and groups of them over the steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
