@@ -1,7 +1,5 @@
 """From run folders to two DataFrames, the only place of the analysis that knows of folders."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,14 +35,11 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], runs: Path) -> tuple[pd
                 f"runs {' and '.join(corpora.values())} under {runs} were trained on different texts: the corpus was "
                 "changed while the sweep ran; move the wrong ones away and launch again"
             )
-        rows[-1] |= {name: result[name] for name in OF_RESULT} | {"loss": result["val_loss"]}
+        rows[-1] |= {name: result[name] for name in ("status", *OF_RESULT)} | {"loss": result["val_loss"]}
         norms += [key | row for row in read_rows(folder.path / "norms.jsonl")]
     table = pd.DataFrame(rows, columns=COLUMNS).astype({"loss": float, "diverged_step": float})
     return table, pd.DataFrame(norms)
 
 
-OF_RESULT = ["status", "diverged_step", "steps", "tokens", "epochs", "parameters", "precision"]
-COLUMNS = [
-    "run_id", "family", "optimizer", "rule", "width", "depth", "log2_lr", "seed", "status", "loss", "diverged_step",
-    "steps", "tokens", "epochs", "parameters", "precision",
-]  # fmt: skip
+OF_RESULT = ["diverged_step", "steps", "tokens", "epochs", "parameters", "precision"]
+COLUMNS = ["run_id", "family", "optimizer", "rule", "width", "depth", "log2_lr", "seed", "status", "loss", *OF_RESULT]

@@ -3,8 +3,6 @@
 A passed check does not prove that the lr transfers, as users of microsoft/mup found; a failed one says why not.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,9 +24,9 @@ BLOCK = re.compile(r"^(.*?)\.?\b(\d+|first|last)(?:\.(.*))?$")  # 'blocks.3.attn
 class FeatureCheck:
     """Slopes of feature and update norms against size at one lr.
 
-    `passed` judges the features at `step`; None is 'not decided', with the reason in `summary`.
-    `table` has one row per (quantity, name, step): kind, slope, lo, hi, limit, verdict, n_sizes,
-    n_seeds, judged; `values` the (quantity, name, kind, step, size, seed, value) rows they were fitted to.
+    `passed` judges the features at `step`; None is 'not decided', with the reason in `summary`. `table` has one row per
+    (quantity, name, step): kind, slope, lo, hi, limit, verdict, n_sizes, n_seeds, judged; `values` the (quantity, name, kind,
+    step, size, seed, value) rows they were fitted to.
     """
 
     passed: bool | None
@@ -42,27 +40,25 @@ class FeatureCheck:
     values: pd.DataFrame = field(repr=False)
 
 
-def check_features(
-    norms: pd.DataFrame, near: float, *, axis: str = "width", sizes: Sequence[int] | None = None
-) -> FeatureCheck:
+def check_features(norms: pd.DataFrame, near: float, *, axis: str = "width", sizes: list[int] | None = None) -> FeatureCheck:
     """Fit d log2(norm) / d log2(size) per module, tensor and step, at the common lr nearest `near`.
 
-    Ordinary least squares over every (size, seed); 95 % interval slope ± t(0.975, N-2)·se. A module passes if
-    abs(slope) ≤ 0.15 (hidden) or 0.10 (embedding, readout), fails if its whole interval lies outside, and is
-    undecided if only its estimate does, judged at the last step ≤ 20 that all sizes probed; the other steps are in
-    the table. A run that diverged has rows up to where it did. Zeros (a hidden feature behind a zero readout has not
-    moved at step 1) leave a slope undefined. `sizes` are those that the sweep declared; where they share no lr,
-    nothing is decided. Over depth the first and the last block of each model are compared (`first_and_last`), and
-    updates inside blocks are multiplied by the depth (`norm_values`). Features of the first block are in the table
-    but not judged: its MLP sees its own attention, a share 1/L of all branches.
+    Ordinary least squares over every (size, seed); 95 % interval slope ± t(0.975, N-2)·se. A module passes if abs(slope) ≤ 0.15
+    (hidden) or 0.10 (embedding, readout), fails if its whole interval lies outside, and is undecided if only its estimate does,
+    judged at the last step ≤ 20 that all sizes probed; the other steps are in the table. A run that diverged has rows up to
+    where it did. Zeros (a hidden feature behind a zero readout has not moved at step 1) leave a slope undefined. `sizes` are
+    those that the sweep declared; where they share no lr, nothing is decided. Over depth the first and the last block of each
+    model are compared (`first_and_last`), and updates inside blocks are multiplied by the depth (`norm_values`). Features of
+    the first block are in the table but not judged: its MLP sees its own attention, a share 1/L of all branches.
     """
     values = norm_values(norms, axis)
     sizes = sorted({int(s) for s in (values["size"] if sizes is None else sizes)})
     early = rows(values, (values["quantity"] == "feature") & (values["step"] <= LAST_STEP))
-    cells = _common_cells(early, sizes)
-    if len(sizes) < 2 or not cells:
-        why = f"no lr has norms of steps 1 to {LAST_STEP} at every {axis}"
-        why = "no norms were recorded" if early.empty else f"only one {axis}" if len(sizes) < 2 else why
+    seen = early.groupby(["log2_lr", "step"])["size"]
+    cells = [(float(lr), int(step)) for (lr, step), here in seen if set(here) >= set(sizes)]  # pyright: ignore
+    reasons = {"no norms were recorded": early.empty, f"only one {axis}": len(sizes) < 2}
+    reasons |= {f"no lr has norms of steps 1 to {LAST_STEP} at every {axis}": not cells}
+    if why := next((reason for reason, holds in reasons.items() if holds), ""):
         none = values.iloc[:0]
         return FeatureCheck(None, f"not decided: {why}", (), (), True, None, None, _table(none), none)
 
@@ -73,38 +69,20 @@ def check_features(
     table["judged"] = (table["step"] == step) & (table["n_sizes"] == len(sizes))  # not blocks that only deep models have
     table["judged"] &= (table["quantity"] == "update") | ~np.array([".first." in name for name in table["name"]], bool)
     judged = table.loc[table["judged"]].to_dict("records")
-    features = [r for r in judged if r["quantity"] == "feature"]
+    features, updates = ([r for r in judged if r["quantity"] == quantity] for quantity in ("feature", "update"))
+    failed, failed_updates = (tuple(r["name"] for r in of if r["verdict"] == "failed") for of in (features, updates))
     passed, summary = _conclude(features, axis)
     indicative = len(sizes) < FEW_SIZES or max((r["n_seeds"] for r in features), default=0) < FEW_SEEDS
-    return FeatureCheck(
-        passed=passed,
-        summary=summary + " (indicative)" * (indicative and passed is not None),
-        failed=tuple(r["name"] for r in features if r["verdict"] == "failed"),
-        failed_updates=tuple(r["name"] for r in judged if r["quantity"] == "update" and r["verdict"] == "failed"),
-        indicative=indicative,
-        log2_lr=log2_lr,
-        step=step,
-        table=table,
-        values=values,
-    )
-
-
-def _common_cells(early: pd.DataFrame, sizes: Sequence[int]) -> list[tuple[float, int]]:
-    """The (log2 lr, step) at which every size has features."""
-    seen: dict[tuple[float, int], set[int]] = {}
-    for lr, step, size in early[["log2_lr", "step", "size"]].drop_duplicates().to_numpy(float):
-        seen.setdefault((float(lr), int(step)), set()).add(int(size))
-    return [cell for cell, present in seen.items() if present >= set(sizes)]
+    summary += " (indicative)" * (indicative and passed is not None)
+    return FeatureCheck(passed, summary, failed, failed_updates, indicative, log2_lr, step, table, values)
 
 
 def _conclude(features: Sequence[dict[str, Any]], axis: str) -> tuple[bool | None, str]:
     """Whether all judged features passed, and a summary that names those that did not, the steepest first."""
     steepest = sorted((r for r in features if np.isfinite(r["slope"])), key=lambda r: -abs(r["slope"]))
-    failed = [f"{r['name']} ({r['slope']:+.2f})" for r in steepest if r["verdict"] == "failed"]
-    if failed:
+    if failed := [f"{r['name']} ({r['slope']:+.2f})" for r in steepest if r["verdict"] == "failed"]:
         return False, f"failed: {first_of(failed)}"
-    unclear = [f"{r['name']} ({_interval(r)})" for r in steepest if r["verdict"] == "undecided"]
-    if unclear:
+    if unclear := [f"{r['name']} ({_interval(r)})" for r in steepest if r["verdict"] == "undecided"]:
         passed = sum(r["verdict"] == "passed" for r in features)
         summary = f"undecided: {passed} of {len(features)} modules passed, {len(unclear)} undecided ({first_of(unclear, 3)})"
         return None, f"{summary}; more seeds or sizes would decide"
@@ -144,53 +122,44 @@ def first_and_last(table: pd.DataFrame) -> pd.DataFrame:
     `table` has name and size (a depth); a model with a single block yields both rows. The output of the first block itself is
     dropped: it is the stream after a share 1/L of the branches, at another place in every depth.
     """
-    blocks, sizes = [BLOCK.match(name) for name in table["name"]], list(table["size"])
-    last = last_blocks(blocks, sizes)
-    at, names = [], []
-    for i, (block, size) in enumerate(zip(blocks, sizes, strict=True)):
-        ends = [""]
-        if block:
-            ends = ["first"] * (block[2] == "0" and block[3] is not None)
-            ends += ["last"] * (int(block[2]) == last[block[1], size])
-        at += [i] * len(ends)
-        names += [".".join(filter(None, (block[1], end, block[3]))) if block else table["name"].iloc[i] for end in ends]
-    return table.iloc[at].reset_index(drop=True).assign(name=names)
-
-
-def last_blocks(blocks: Sequence[re.Match[str] | None], sizes: Sequence[int]) -> dict[tuple[str, int], int]:
-    """{(name of the stack of blocks, size): index of its last block}, of matches of BLOCK."""
+    matches = {name: block for name in set(table["name"]) if (block := BLOCK.match(name))}
     last: dict[tuple[str, int], int] = {}
-    for block, size in zip(blocks, sizes, strict=True):
-        if block:
+    for name, size in zip(table["name"], table["size"], strict=True):
+        if block := matches.get(name):
             last[block[1], size] = max(last.get((block[1], size), 0), int(block[2]))
-    return last
+
+    def names(name: str, size: int) -> list[str]:
+        if not (block := matches.get(name)):
+            return [name]
+        ends = {"first": block[2] == "0" and block[3] is not None, "last": int(block[2]) == last[block[1], size]}
+        return [f"{name[: block.start(2)]}{end}{name[block.end(2) :]}" for end, here in ends.items() if here]
+
+    named = table.assign(name=list(map(names, table["name"], table["size"])))
+    return named.explode("name").dropna(subset="name").reset_index(drop=True)
 
 
 def relative(check: FeatureCheck, quantity: str, name: str) -> np.ndarray:
     """Rows (size, seed, value, log2 of value over its mean at the smallest size) at the judged step."""
-    at = check.values
-    at = rows(at, (at["quantity"] == quantity) & (at["name"] == name) & (at["step"] == check.step))
-    at = at[["size", "seed", "value"]].to_numpy(float)
-    at = at[at[:, 2] > 0]
-    if not len(at):
-        return np.empty((0, 4))
-    log2 = np.log2(at[:, 2])
-    return np.column_stack([at, log2 - log2[at[:, 0] == at[:, 0].min()].mean()])
+    v = check.values
+    at = rows(v, (v["quantity"] == quantity) & (v["name"] == name) & (v["step"] == check.step) & (v["value"] > 0))
+    log2 = np.log2(at["value"].astype(float))
+    at = at[["size", "seed", "value"]].assign(log2=log2 - log2[at["size"] == at["size"].min()].mean())
+    return at.to_numpy(float)
 
 
 def representative(checks: Sequence[FeatureCheck], quantity: str, most: int) -> list[str]:
     """Names outside blocks and in the last block; of more than `most`, the steepest."""
+    table = pd.concat([check.table for check in checks])
+    table = rows(table, table["judged"] & (table["quantity"] == quantity))
     slope: dict[str, float] = {}
-    for check in checks:
-        table = rows(check.table, check.table["judged"] & (check.table["quantity"] == quantity))
-        for name, value in table[["name", "slope"]].to_numpy():
-            slope[name] = max(slope.get(name, 0.0), abs(value) if np.isfinite(value) else 0.0)
+    for name, value in table[["name", "slope"]].to_numpy():
+        slope[name] = max(slope.get(name, 0.0), abs(value) if np.isfinite(value) else 0.0)
     last: dict[tuple, tuple[float, str]] = {}
-    ends = {"first": -1.0, "last": float("inf")}
     for name in slope:
         block = BLOCK.match(name)
-        key, index = ((block[1], block[3]), ends.get(block[2]) or float(block[2])) if block else ((name,), 0.0)
-        last[key] = max(last.get(key, (-2.0, "")), (index, name))
+        key = (block[1], block[3]) if block else (name,)
+        place = float({"first": "-1", "last": "inf"}.get(block[2], block[2])) if block else 0.0
+        last[key] = max(last.get(key, (-2.0, "")), (place, name))
     names = [name for _, name in last.values()]
     steepest = sorted(names, key=lambda n: -slope[n])[:most]
     return [n for n in names if n in steepest]

@@ -1,15 +1,13 @@
 """Width and depth together: what the lr tuned on the smallest model costs at every size."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.optimum import Optimum, find_optimum
+from spectral_mup.analysis.optimum import find_optimum, tabulate
 from spectral_mup.analysis.stats import rows
-from spectral_mup.analysis.verdict import by_rule, curves_of
+from spectral_mup.analysis.verdict import by_rule
 
 REGRET_COLUMNS = ["rule", "width", "depth", "log2_lr", "loss", "base_log2_lr", "regret", "at_least"]
 
@@ -23,7 +21,8 @@ def joint_regret(points: pd.DataFrame, base: Mapping[str, int]) -> pd.DataFrame:
     """
     table = []
     for rule, part in by_rule(points).items():
-        optima = _optima(part)
+        curves = {(int(w), int(d)): tabulate(size) for (d, w), size in part.groupby(["depth", "width"])}  # pyright: ignore
+        optima = {size: curve and find_optimum(curve, n_boot=1) for size, curve in curves.items()}  # an estimate needs no draws
         tuned = optima.get((base["width"], base["depth"]))
         for (width, depth), o in optima.items():
             regret, beyond = o.regret_at(tuned.log2_lr) if o and tuned else (np.nan, False)
@@ -31,16 +30,6 @@ def joint_regret(points: pd.DataFrame, base: Mapping[str, int]) -> pd.DataFrame:
             at_least = bool(beyond) or bool(o and tuned and not o.bracketed)
             table.append((rule, width, depth, *own, tuned.log2_lr if tuned else np.nan, float(regret), at_least))
     return pd.DataFrame(table, columns=REGRET_COLUMNS)
-
-
-def _optima(part: pd.DataFrame) -> dict[tuple[int, int], Optimum | None]:
-    """The optimum of every size of one rule; the estimate alone, which needs no draws."""
-    optima = {}
-    for depth in sorted({int(d) for d in part["depth"]}):
-        here = rows(part, part["depth"] == depth)
-        for width, curve in curves_of(here, "width", sorted({int(w) for w in here["width"]})).items():
-            optima[width, depth] = curve and find_optimum(curve, n_boot=1)
-    return optima
 
 
 def format_joint_regret(table: pd.DataFrame) -> str:
@@ -52,7 +41,6 @@ def format_joint_regret(table: pd.DataFrame) -> str:
             lines.append(f"{rule}: no run finished at the base, so the regret over width and depth together is unknown")
             continue
         worst = part.iloc[int(part["regret"].to_numpy(float).argmax())]
-        cost = f"{'at least ' * bool(worst['at_least'])}{worst['regret']:.2%}"
-        lines.append(f"{rule}: over width and depth together the base's lr costs most, {cost}, at width {worst['width']}, "
-                     f"depth {worst['depth']}")  # fmt: skip
+        cost, at = f"{'at least ' * bool(worst['at_least'])}{worst['regret']:.2%}", f"{worst['width']}, depth {worst['depth']}"
+        lines.append(f"{rule}: over width and depth together the base's lr costs most, {cost}, at width {at}")
     return "\n".join(lines)

@@ -3,8 +3,6 @@
 A curve is the final validation loss (nats/token) of one model size under one rule, over log2 lr and seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +15,6 @@ from spectral_mup.analysis.stats import NAN, rows, satterthwaite, t975
 
 WINDOW = 1.0  # octaves on each side of the grid argmin that the parabola sees
 MAX_EXCESS_LOSS = 0.05  # points whose loss exceeds the best by more than 5 % are left out of the parabola
-Pooled = tuple[np.ndarray, int]  # residuals of several curves, and their degrees of freedom
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,9 +79,8 @@ class MeanCurve:
     @cached_property
     def smooth_L(self) -> np.ndarray:
         """The mean curve with the parabola in place of the points under it."""
-        smooth_L = self.mean_L.copy()
+        smooth_L, window = self.mean_L.copy(), self.window(self.best)
         if self.n_points:
-            window = self.window(self.best)
             smooth_L[window] = np.polyval(self._fit, self.log2_lrs[window] - self.log2_lrs[self.best])
         return smooth_L
 
@@ -102,9 +98,7 @@ class MeanCurve:
 
     def is_worse(self, lr: float) -> bool:
         """Whether lr is no better than the grid argmin for the seeds that finished both; one that diverged is worse."""
-        if lr not in self.table.columns:
-            return True
-        return bool((self.table[lr] - self.table[self.log2_lrs[self.best]]).mean() >= 0)
+        return lr not in self.table or bool((self.table[lr] - self.table[self.log2_lrs[self.best]]).mean() >= 0)
 
     def vertices(self, curves_BL: np.ndarray) -> np.ndarray:
         """The vertex of each curve, clamped to the tested neighbours of its argmin; all that share an argmin at once."""
@@ -145,12 +139,9 @@ def tabulate(points: pd.DataFrame) -> MeanCurve | None:
 def _complete(table: pd.DataFrame) -> pd.DataFrame:
     """The lrs that every seed finished, of as many seeds as leave three lrs (else as leave one)."""
     order = table.notna().sum(axis=1).sort_values(ascending=False, kind="stable").index
-    for least in (3, 1):
-        for m in range(len(order), 0, -1):
-            part = table.loc[sorted(order[:m])].dropna(axis=1)
-            if part.shape[1] >= least:
-                return part
-    return table.iloc[:0, :0]
+    parts = [table.loc[sorted(order[:m])].dropna(axis=1) for m in range(len(order), 0, -1)]
+    enough = (part for least in (3, 1) for part in parts if part.shape[1] >= least)
+    return next(enough, table.iloc[:0, :0])
 
 
 class Draws(NamedTuple):
@@ -184,10 +175,9 @@ class Optimum:
         return not self.open_sides
 
     def loss_at(self, log2_lr):
-        """Return (loss, at_least) at any log2 lr, scalar or array.
+        """(loss, at_least) at any log2 lr, scalar or array: parabola where it was fitted, else straight lines between means.
 
-        Parabola where it was fitted, straight lines between the mean losses outside it. Beyond the lrs that
-        finished, the loss of the last one stands, marked `at_least`.
+        Beyond the lrs that finished, the loss of the last one stands, marked `at_least`.
         """
         x, lrs, inside = np.asarray(log2_lr, dtype=float), self.curve.log2_lrs, False
         loss = np.interp(x, lrs, self.curve.mean_L)
@@ -198,50 +188,45 @@ class Optimum:
         return loss, ~np.asarray(inside) & ((x < lrs[0]) | (x > lrs[-1]))
 
     def regret_at(self, log2_lr):
-        """Return ((loss_at - loss) / loss, at least 0, and the flag `at_least`)."""
+        """((loss_at - loss) / loss, at least 0, and the flag `at_least`)."""
         loss, at_least = self.loss_at(log2_lr)
         return np.maximum(0.0, (loss - self.loss) / self.loss), at_least
 
 
 def find_optimum(
-    curve: MeanCurve, *, seed: int | Sequence[int] = 0, n_boot: int = 2000, pooled: Pooled | None = None
+    curve: MeanCurve, *, seed: int | Sequence[int] = 0, n_boot: int = 2000, pooled: tuple[np.ndarray, int] | None = None
 ) -> Optimum:
     """Estimate the optimum of one curve and its 95 % interval.
 
-    Estimate: mean over seeds at each lr where every seed finished; grid argmin; least-squares parabola in log2 lr
-    through the points within one octave of it and less than 5 % above it, or else the nearest three; its vertex,
-    clamped to the tested neighbours of the argmin. A diverged neighbour is tested and worse, so it brackets. A
-    neighbour that only some seeds finished brackets if those seeds are worse there. An argmin without a worse
-    neighbour on both sides is 'not bracketed'.
+    Estimate: mean over seeds at each lr where every seed finished; grid argmin; least-squares parabola in log2 lr through the
+    points within one octave of it and less than 5 % above it, or else the nearest three; its vertex, clamped to the tested
+    neighbours of the argmin. A diverged neighbour is tested and worse, so it brackets. A neighbour that only some seeds
+    finished brackets if those seeds are worse there. An argmin without a worse neighbour on both sides is 'not bracketed'.
 
     Interval: log2_lr ± t(0.975, ν)·sd, where sd is over bootstrap draws that repeat the whole estimate:
 
-    * seeds: whole seed-curves drawn with replacement (seeds share their data order over lr), deviations from
-      the mean inflated by sqrt(n/(n-1)), ν_s = n-1;
-    * fit: residuals of the parabola drawn with replacement, inflated by sqrt(k/(k-3)), ν_f = k-3; or those in
-      `pooled` (residuals, dof), of the curves of all sizes, as the noise of a run is similar at every size.
-      With k = 3 and nothing pooled there are none.
+    * seeds: whole seed-curves drawn with replacement (seeds share their data order over lr), deviations from the mean inflated
+      by sqrt(n/(n-1)), ν_s = n-1;
+    * fit: residuals of the parabola drawn with replacement, inflated by sqrt(k/(k-3)), ν_f = k-3; or those in `pooled`
+      (residuals, dof), of the curves of all sizes, as the noise of a run is similar at every size. With k = 3 and nothing
+      pooled there are none.
 
-    Percentiles of such draws would understate: two seeds give a bootstrap of three atoms that ends at
-    1.41 standard errors, where Student's t with one degree of freedom needs 12.7. So the draws give only the
-    variance and ν = (V_s + V_f)² / (V_s²/ν_s + V_f²/ν_f). Noise that is independent over lr enters both V_s and
-    V_f, so the interval errs on the wide side (on synthetic sweeps it covers in 92-100 %). A parabola through an
-    asymmetric curve is biased by a shift that is the same at every size: it matters to log2_lr, hardly to a
-    slope. With one seed the basis is 'fit' alone: a seed-dependent shift of the whole curve cannot be detected.
-    With one seed and three points, or fewer points, only the bracket is known: interval = bracket, draws
-    uniform on it.
+    Percentiles of such draws would understate: two seeds give a bootstrap of three atoms that ends at 1.41 standard errors,
+    where Student's t with one degree of freedom needs 12.7. So the draws give only the variance and
+    ν = (V_s + V_f)² / (V_s²/ν_s + V_f²/ν_f). Noise that is independent over lr enters both V_s and V_f, so the interval errs on
+    the wide side (on synthetic sweeps it covers in 92-100 %). A parabola through an asymmetric curve is biased by a shift that
+    is the same at every size: it matters to log2_lr, hardly to a slope. With one seed the basis is 'fit' alone: a
+    seed-dependent shift of the whole curve cannot be detected. With one seed and three points, or fewer points, only the
+    bracket is known: interval = bracket, draws uniform on it.
     """
     vertex = float(curve.vertices(curve.mean_L[None])[0])
     sides = dict(zip(("lower", "higher"), curve.neighbours(curve.best), strict=True))
     open_sides = tuple(side for side, lr in sides.items() if lr is None or not curve.is_worse(lr))
-    own = curve.residuals_K, curve.n_points - 3
-    residuals, fit_dof = pooled if pooled and curve.n_points else own
-    n, rng = curve.n_seeds, np.random.default_rng(seed)
-    noise = _resample(curve, residuals, n_boot, rng)
-    if curve.n_points and (n > 1 or len(residuals)):
-        basis = "seeds and fit" if n > 1 and len(residuals) else "seeds" if n > 1 else "fit"
-        draws = _bootstrap(curve, *noise)
-        dof = satterthwaite([draws.seed_variance, draws.fit_variance], [n - 1, fit_dof])
+    residuals, fit_dof = pooled if pooled and curve.n_points else (curve.residuals_K, curve.n_points - 3)
+    basis, rng = " and ".join(["seeds"] * (curve.n_seeds > 1) + ["fit"] * (len(residuals) > 0)), np.random.default_rng(seed)
+    if curve.n_points and basis:
+        draws = _bootstrap(curve, residuals, n_boot, rng)
+        dof = satterthwaite([draws.seed_variance, draws.fit_variance], [curve.n_seeds - 1, fit_dof])
         half = t975(dof) * float(draws.samples.std())
         lo, hi = vertex - half, vertex + half
     else:
@@ -253,8 +238,8 @@ def find_optimum(
     return Optimum(vertex, lo, hi, loss, open_sides, basis, dof, curve, draws)
 
 
-def _resample(curve: MeanCurve, residuals: np.ndarray, n_boot: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Noise of the mean curve from resampled seeds, and from resampled residuals (n_boot, L)."""
+def _bootstrap(curve: MeanCurve, residuals: np.ndarray, n_boot: int, rng: np.random.Generator) -> Draws:
+    """Repeat the estimate on curves with the noise of resampled seeds, of resampled residuals, and with both."""
     n, k = curve.n_seeds, curve.n_points
     seed_noise_BL, fit_noise_BL = np.zeros((2, n_boot, len(curve.log2_lrs)))
     if n > 1:
@@ -262,11 +247,6 @@ def _resample(curve: MeanCurve, residuals: np.ndarray, n_boot: int, rng: np.rand
         seed_noise_BL = deviation_SL[rng.integers(n, size=(n_boot, n))].mean(1)
     if len(residuals):
         fit_noise_BL[:, curve.window(curve.best)] = residuals[rng.integers(len(residuals), size=(n_boot, k))]
-    return seed_noise_BL, fit_noise_BL
-
-
-def _bootstrap(curve: MeanCurve, seed_noise_BL: np.ndarray, fit_noise_BL: np.ndarray) -> Draws:
-    """Repeat the estimate on curves with either noise, and with both."""
     by_seed_BL, by_fit_BL = curve.smooth_L + seed_noise_BL, curve.smooth_L + fit_noise_BL
     both, by_seed, by_fit = map(curve.vertices, (by_seed_BL + fit_noise_BL, by_seed_BL, by_fit_BL))
     return Draws(both, float(by_seed.var()), float(by_fit.var()))

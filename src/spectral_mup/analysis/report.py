@@ -1,7 +1,5 @@
 """From points and norms to the folder of a sweep's results, and to the table on the screen."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,23 +18,14 @@ from spectral_mup.analysis.verdict import Verdict, by_rule, judge
 from spectral_mup.util.text import table
 
 LARGER = {"width": "wider", "depth": "deeper"}
+FIT_ALONE = "intervals rest on the fit alone: with one seed, a seed-dependent shift of the whole curve cannot be detected"
 ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
 
 
 def report(
-    points: pd.DataFrame,
-    norms: pd.DataFrame,
-    *,
-    name: str,
-    out_dir: Path | str,
-    axis: str = "width",
-    base: Mapping[str, int] | None = None,
-    tolerance: float = 0.25,
-    regret_limit: float = 0.005,
-    command: str = "",
-    commit: str = "",
-    figures: Sequence[str] | None = None,
-) -> list[Verdict]:
+    points: pd.DataFrame, norms: pd.DataFrame, *, name: str, out_dir: Path | str, axis: str = "width",
+    base: Mapping[str, int] | None = None, command: str = "", commit: str = "", figures: Sequence[str] | None = None,
+) -> list[Verdict]:  # fmt: skip
     """Judge a sweep over one axis, write everything that can be said about it into out_dir, and return the verdicts.
 
     curves.csv      every point                      optima.csv    one row per rule and size
@@ -51,7 +40,7 @@ def report(
     out.mkdir(parents=True, exist_ok=True)
     rank = {rule: i for i, rule in enumerate(dict.fromkeys(points["rule"]))}  # rules stay in the sweep's order
     points = points.sort_values(ORDER, ignore_index=True, key=lambda c: c.map(rank) if c.name == "rule" else c)
-    verdicts = judge_all(points, norms, axis, base.get(axis), tolerance, regret_limit)
+    verdicts = judge_all(points, norms, axis, base.get(axis))
     about = {"name": name, "axis": axis, "command": command, "commit": commit, "run_ids": sorted(points["run_id"])}
     write_results(out, points, verdicts, about)
     draw_figures(SweepData(points, norms, verdicts, base, axis), out, chosen)
@@ -65,29 +54,23 @@ def along(points: pd.DataFrame, axis: str, base: Mapping[str, int]) -> pd.DataFr
 
 
 def report_joint(
-    points: pd.DataFrame,
-    norms: pd.DataFrame,
-    verdicts: Sequence[Verdict],
-    base: Mapping[str, int],
-    out_dir: Path | str,
-    figures: Sequence[str] | None = None,
-) -> str:
+    points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict], base: Mapping[str, int],
+    out_dir: Path | str, figures: Sequence[str] | None = None,
+) -> str:  # fmt: skip
     """Write joint_regret.csv and the figures of a sweep over width and depth, and return its lines for the screen."""
     chosen, out = choose_figures(figures), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
-    table = joint_regret(points, base)
-    write_csv(table, out / "joint_regret.csv")
+    regret = joint_regret(points, base)
+    write_csv(regret, out / "joint_regret.csv")
     draw_figures(SweepData(points, norms, verdicts, base, "joint"), out, chosen)
-    return format_joint_regret(table)
+    return format_joint_regret(regret)
 
 
-def judge_all(
-    points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | None, tolerance: float = 0.25, regret_limit: float = 0.005
-) -> list[Verdict]:
+def judge_all(points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | None) -> list[Verdict]:
     """One verdict per rule with its feature check, made at the lr nearest the base's optimum."""
     verdicts = []
     for label, part in by_rule(points).items():
-        v = judge(part, axis, base, tolerance, regret_limit, label=label)
+        v = judge(part, axis, base, label=label)
         optima = [v.finished.get(v.base, o) for o in v.finished.values()]
         near = optima[0].log2_lr if optima else float(np.median(part["log2_lr"].to_numpy(float)))
         own = norms if norms.empty else rows(norms, norms["run_id"].isin(list(part["run_id"])))
@@ -100,8 +83,7 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
 
     log2 lr* is the optimum, '<' or '>' where it is not bracketed on that side; 'none' where nothing finished.
     """
-    sizes = sorted({size for v in verdicts for size in v.optima})
-    axis = verdicts[0].axis
+    sizes, axis = sorted({size for v in verdicts for size in v.optima}), verdicts[0].axis
     head = ["rule", f"over {axis}", "slope [95 %]", "regret", "interval of"]
     cells = [[*head, *(f"lr* {axis[0]}{s}" for s in sizes), *(f"loss {axis[0]}{s}" for s in sizes)]]
     for v in verdicts:
@@ -110,9 +92,7 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
     lines = aligned(cells)
     lines.append(f"lr*: log2 of the best learning rate. Regret: cost of the lr tuned at {axis} {verdicts[0].base}.")
     if any("fit" in v.basis.split(", ") for v in verdicts):
-        lines.append(
-            "intervals rest on the fit alone: with one seed, a seed-dependent shift of the whole curve cannot be detected"
-        )
+        lines.append(FIT_ALONE)
     for v in verdicts:
         runs = ", ".join(f"{n} {status}" for status, n in v.counts.items() if n)
         larger = f"; {LARGER[axis]} is {'' if v.larger_is_better else 'NOT always '}better" * (v.larger_is_better is not None)
@@ -120,10 +100,9 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
         if v.features is not None:
             at = f" (step {v.features.step}, log2 lr {v.features.log2_lr:g})" if v.features.log2_lr is not None else ""
             lines.append(f"  feature norms{at}: {v.features.summary}")
-            if v.features.failed_updates:
-                lines.append(f"  update norms that drift: {first_of(v.features.failed_updates)}")
-        if v.reason:
-            lines.append(f"  undecided: {v.reason}")
+            drifting = first_of(v.features.failed_updates)
+            lines += [f"  update norms that drift: {drifting}"] if drifting else []
+        lines += [f"  undecided: {v.reason}"] if v.reason else []
     return "\n".join(lines)
 
 
@@ -146,7 +125,4 @@ def best_loss(o: Optimum | None) -> str:
 
 def best_lr(o: Optimum | None) -> str:
     """log2 of the optimum as a cell of a table, '<' or '>' on the sides where nothing worse was tested."""
-    if o is None:
-        return "none"
-    sides = {"lower": "<", "higher": ">"}
-    return "".join(sides[s] for s in o.open_sides) + f"{o.log2_lr:.2f}"
+    return "".join({"lower": "<", "higher": ">"}[s] for s in o.open_sides) + f"{o.log2_lr:.2f}" if o else "none"

@@ -1,7 +1,5 @@
 """The results folder of a sweep as files: what report.py found is written here, and read back without any run."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +18,10 @@ from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of
 OF_VERDICT = "rule axis base verdict reason tolerance regret_limit basis max_residual larger_is_better counts".split()
 OF_OPTIMUM = "log2_lr lo hi loss loss_sd grid_log2_lr grid_loss bracketed basis n_seeds n_points dof".split()
 OF_FEATURES = "passed summary failed failed_updates indicative log2_lr step".split()
+NESTED = {  # its entries that hold several fields of Verdict
+    "slope": {"estimate": "slope", "lo": "slope_lo", "hi": "slope_hi"},
+    "regret": {"estimate": "regret", "lo": "regret_lo", "hi": "regret_hi", "at_least": "regret_at_least"},
+}
 
 
 class ResultsError(ValueError):
@@ -62,34 +64,28 @@ def read_results(folder: Path) -> list[Results]:
     draws. Raises ResultsError.
     """
     path = folder / "verdicts.json"
+    again = f"write it again with python analyze.py and the sweep's overrides, or move {folder} away"
+    found: dict[str, tuple[list[pd.DataFrame], list[Verdict]]] = {}  # by optimizer
     try:
         content = json.loads(path.read_text("utf-8"))
         path = folder / "curves.csv"
-        points = pd.read_csv(path)
-        parts = by_rule(points)
+        parts = by_rule(pd.read_csv(path))
         path = folder / "verdicts.json"
-        results: dict[str, Results] = {}
         for row in content["verdicts"]:
-            if row["rule"] not in parts:
-                raise ResultsError(f"{folder}: curves.csv has no rule '{row['rule']}' of verdicts.json; {_again(folder)}")
-            part = parts[row["rule"]]
-            optimizer, rule = (str(part[column].iloc[0]) for column in ("optimizer", "rule"))
-            own = results.setdefault(optimizer, Results(folder, content["name"], optimizer, content["commit"], part, []))
-            all_points = pd.concat([own.points, part], ignore_index=True) if own.verdicts else part
-            verdicts = [*own.verdicts, replace(_verdict(row, part), rule=rule)]
-            results[optimizer] = replace(own, points=all_points, verdicts=verdicts)
+            if (part := parts.get(row["rule"])) is None:
+                raise ResultsError(f"{folder}: curves.csv has no rule '{row['rule']}' of verdicts.json; {again}")
+            points, verdicts = found.setdefault(str(part["optimizer"].iloc[0]), ([], []))
+            points.append(part)
+            verdicts.append(replace(_verdict(row, part), rule=str(part["rule"].iloc[0])))
+        name, commit = content["name"], content["commit"]
     except FileNotFoundError:
-        raise ResultsError(f"{path}: does not exist; {_again(folder)}") from None
+        raise ResultsError(f"{path}: does not exist; {again}") from None
     except ResultsError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON, UTF-8, pandas, or a missing entry
         what = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise ResultsError(f"{path}: damaged ({what}); {_again(folder)}") from None
-    return list(results.values())
-
-
-def _again(folder: Path) -> str:
-    return f"write it again with python analyze.py and the sweep's overrides, or move {folder} away"
+        raise ResultsError(f"{path}: damaged ({what}); {again}") from None
+    return [Results(folder, name, o, commit, pd.concat(points, ignore_index=True), v) for o, (points, v) in found.items()]
 
 
 def _optimum_row(v: Verdict, size: int, o: Optimum | None) -> dict[str, Any]:
@@ -101,8 +97,7 @@ def _optimum_row(v: Verdict, size: int, o: Optimum | None) -> dict[str, Any]:
 
 def _verdict_row(v: Verdict) -> dict[str, Any]:
     row = {n: getattr(v, n) for n in OF_VERDICT}
-    row["slope"] = {"estimate": v.slope, "lo": v.slope_lo, "hi": v.slope_hi}
-    row["regret"] = {"estimate": v.regret, "lo": v.regret_lo, "hi": v.regret_hi, "at_least": v.regret_at_least}
+    row |= {entry: {key: getattr(v, name) for key, name in fields.items()} for entry, fields in NESTED.items()}
     row["optima"] = [_optimum_row(v, size, o) for size, o in v.optima.items()]
     if v.features is not None:
         row["features"] = {n: getattr(v.features, n) for n in OF_FEATURES}
@@ -121,24 +116,15 @@ def _strict(value: Any) -> Any:
 
 
 def _verdict(row: Mapping[str, Any], part: pd.DataFrame) -> Verdict:
-    slope, regret = ({k: _number(x) for k, x in row[key].items()} for key in ("slope", "regret"))
+    own = {n: row[n] for n in OF_VERDICT} | {"max_residual": _number(row["max_residual"])}
+    own |= {name: _number(row[entry][key]) for entry, fields in NESTED.items() for key, name in fields.items()}
     curves = curves_of(part, row["axis"], [int(o[row["axis"]]) for o in row["optima"]])
     features = row.get("features")
     if features is not None:
         kept: dict[str, Any] = {n: tuple(x) if isinstance(x := features[n], list) else x for n in OF_FEATURES}
         features = FeatureCheck(**kept, table=pd.DataFrame(), values=pd.DataFrame())
-    return Verdict(
-        **{n: row[n] for n in OF_VERDICT} | {"max_residual": _number(row["max_residual"])},
-        slope=slope["estimate"],
-        slope_lo=slope["lo"],
-        slope_hi=slope["hi"],
-        regret=regret["estimate"],
-        regret_lo=regret["lo"],
-        regret_hi=regret["hi"],
-        regret_at_least=bool(regret["at_least"]),
-        optima={size: _optimum(o, curve) for (size, curve), o in zip(curves.items(), row["optima"], strict=True)},
-        features=features,
-    )
+    optima = {size: _optimum(o, curve) for (size, curve), o in zip(curves.items(), row["optima"], strict=True)}
+    return Verdict(**own, optima=optima, features=features)
 
 
 def _optimum(row: Mapping[str, Any], curve: MeanCurve | None) -> Optimum | None:

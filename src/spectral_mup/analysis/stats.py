@@ -1,7 +1,5 @@
 """Student's t, degrees of freedom of a sum, straight lines with intervals; and two helpers on tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Several analysed sweeps side by side: one table and one figure, from their result files alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,19 +44,12 @@ def gather(folder: Path, names: Sequence[str] = ()) -> tuple[list[Results], list
         raise ResultsError(f"{folder}: no verdicts.json here or below; analyse its sweeps first: python analyze.py sweep=NAME")
     if not names:
         return sorted(sweeps, key=lambda r: (r.optimizer, r.folder.as_posix())), []
-    chosen, absent = [], []
-    for name in dict.fromkeys(names):
-        named = [r for r in sweeps if name in _names(r, folder)]
-        chosen += [r for r in named if all(r is not c for c in chosen)]
-        absent += [] if named else [name]
+    paths = [r.folder.relative_to(folder).as_posix() for r in sweeps]
+    of_sweep = [{path, r.folder.name, r.name, r.optimizer} for r, path in zip(sweeps, paths, strict=True)]
+    chosen = dict.fromkeys(i for name in names for i, known in enumerate(of_sweep) if name in known)
     if not chosen:
-        known = sorted({r.folder.relative_to(folder).as_posix() for r in sweeps})
-        raise ResultsError(f"{folder}: no results of {', '.join(names)} here; there are {', '.join(known)}")
-    return chosen, absent
-
-
-def _names(r: Results, folder: Path) -> set[str]:
-    return {r.folder.relative_to(folder).as_posix(), r.folder.name, r.name, r.optimizer}
+        raise ResultsError(f"{folder}: no results of {', '.join(names)} here; there are {', '.join(sorted(set(paths)))}")
+    return [sweeps[i] for i in chosen], [name for name in dict.fromkeys(names) if not any(name in known for known in of_sweep)]
 
 
 def sizes_of(sweeps: Sequence[Results]) -> list[tuple[str, int]]:
@@ -68,50 +59,41 @@ def sizes_of(sweeps: Sequence[Results]) -> list[tuple[str, int]]:
 
 def summary_table(sweeps: Sequence[Results]) -> pd.DataFrame:
     """One row per sweep and rule: verdict, slope with its 95 % interval, regret (a fraction), optimum and loss by size."""
-    return pd.DataFrame([_row(r, v, sizes_of(sweeps)) for r in sweeps for v in r.verdicts])
-
-
-def _row(r: Results, v: Verdict, sizes: list[tuple[str, int]]) -> dict[str, Any]:
-    row: dict[str, Any] = {"optimizer": r.optimizer, "rule": v.rule, "verdict": v.verdict}
-    row |= {"slope": v.slope, "slope_lo": v.slope_lo, "slope_hi": v.slope_hi}
-    row |= {"regret": v.regret, "regret_lo": v.regret_lo, "regret_hi": v.regret_hi, "regret_at_least": v.regret_at_least}
-    row |= {"features": features(v), "interval_of": v.basis, "axis": v.axis, "base": v.base}
-    for axis, size in sizes:
-        o = v.optima.get(size) if v.axis == axis else None
-        for name in ("log2_lr", "lo", "hi", "loss"):
-            row[f"{name}_{axis}_{size}"] = getattr(o, name) if o else None
-        row[f"not_bracketed_{axis}_{size}"] = " ".join(o.open_sides) if o else None
-    return row | v.counts | {"sweep": r.name, "commit": r.commit, "reason": v.reason}
+    table = []
+    numbers = "rule verdict slope slope_lo slope_hi regret regret_lo regret_hi regret_at_least".split()
+    for r, v in ((sweep, v) for sweep in sweeps for v in sweep.verdicts):
+        row: dict[str, Any] = {"optimizer": r.optimizer} | {name: getattr(v, name) for name in numbers}
+        row |= {"features": features(v), "interval_of": v.basis, "axis": v.axis, "base": v.base}
+        for axis, size in sizes_of(sweeps):
+            o = v.optima.get(size) if v.axis == axis else None
+            row |= {f"{name}_{axis}_{size}": getattr(o, name) if o else None for name in ("log2_lr", "lo", "hi", "loss")}
+            row[f"not_bracketed_{axis}_{size}"] = " ".join(o.open_sides) if o else None
+        table.append(row | v.counts | {"sweep": r.name, "commit": r.commit, "reason": v.reason})
+    return pd.DataFrame(table)
 
 
 def features(v: Verdict) -> str:
     """The feature check in a word or two."""
     if v.features is None or v.features.step is None:
         return "-"
-    if v.features.passed is False:
-        return f"{len(v.features.failed)} failed"
-    return "passed" if v.features.passed else "undecided"
+    return {True: "passed", False: f"{len(v.features.failed)} failed", None: "undecided"}[v.features.passed]
 
 
 def format_summary(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str:
     """The table for the screen, one line per sweep and rule, then what the numbers alone do not say."""
     sizes = sizes_of(sweeps)
-    heads = [f"{axis[0]}{size}" for axis, size in sizes]
-    cells = [["optimizer", "rule", "verdict", "over", "slope [95 %]", "regret", "features"]]
-    cells[0] += [*(f"lr* {head}" for head in heads), *(f"loss {head}" for head in heads)]
-    notes = []
+    heads = [f"{what} {axis[0]}{size}" for what in ("lr*", "loss") for axis, size in sizes]
+    cells, notes = [["optimizer", "rule", "verdict", "over", "slope [95 %]", "regret", "features", *heads]], []
     for r, label in zip(sweeps, labels(sweeps), strict=True):
         for v in r.verdicts:
             own = [(v.optima.get(size), axis == v.axis and size in v.optima) for axis, size in sizes]
             lrs, losses = ([cell(o) if tried else "-" for o, tried in own] for cell in (best_lr, best_loss))
             verdict, slope, regret = verdict_cells(v)
             cells.append([label, v.rule, verdict, v.axis, slope, regret, features(v), *lrs, *losses])
-            notes += [f"{label}, {v.rule}: undecided: {v.reason}"] if v.reason else []
             missing = v.counts.get("missing", 0)
+            notes += [f"{label}, {v.rule}: undecided: {v.reason}"] if v.reason else []
             notes += [f"{label}, {v.rule}: {missing} of {sum(v.counts.values())} runs missing"] if missing else []
-    legend = [
-        "lr*: log2 of the best learning rate, '<' or '>' where it is not bracketed on that side. Features: their check.",
-        "Regret: what the optimal lr of the base costs at the largest size.",
-    ]
-    notes += [f"no results here yet: {', '.join(absent)}"] if absent else []
-    return "\n".join([*aligned(cells), *legend, *notes])
+    lines = aligned(cells)
+    lines += ["lr*: log2 of the best learning rate, '<' or '>' where it is not bracketed on that side. Features: their check."]
+    lines += ["Regret: what the optimal lr of the base costs at the largest size."]
+    return "\n".join([*lines, *notes, *([f"no results here yet: {', '.join(absent)}"] if absent else [])])

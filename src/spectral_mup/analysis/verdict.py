@@ -1,8 +1,7 @@
 """Does the best learning rate stay the same as the model grows? One verdict per rule, with its numbers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -10,6 +9,7 @@ import pandas as pd
 from spectral_mup.analysis.feature_check import FeatureCheck
 from spectral_mup.analysis.optimum import MeanCurve, Optimum, find_optimum, tabulate
 from spectral_mup.analysis.stats import NAN, rows, satterthwaite, slope_weights, t975
+from spectral_mup.util.text import pluralize
 
 MIN_SIZES = 3  # through two sizes a line always fits, whatever the noise
 
@@ -60,69 +60,48 @@ def what_was_run(points: pd.DataFrame) -> str:
         values = values[np.isfinite(values)]
         return "–".join(dict.fromkeys(form.format(v) for v in (values.min(), values.max()))) if len(values) else "?"
 
-    named = ", ".join("/".join(map(str, dict.fromkeys(points[column]))) for column in ("family", "optimizer"))
-    fixed = [f"{axis} {points[axis].iloc[0]}" for axis in ("width", "depth") if len(set(points[axis])) == 1]
-    named = ", ".join([named, *fixed])
-    missing, seeds = list(points["status"]).count("missing"), len(set(points["seed"]))
-    line = f"{named}; {span('steps', '{:.0f}')} steps, {span('tokens', '{:.3g}', 1e6)} M tokens, "
-    line += f"{span('epochs', '{:.2g}')} epochs; {seeds} seed{'s' * (seeds > 1)}"
-    if "precision" in points:
-        line += "; " + "/".join(sorted(set(points["precision"].dropna())))
-    return line + (f"; {missing} of {len(points)} runs missing" if missing else "")
+    named = ["/".join(map(str, dict.fromkeys(points[column]))) for column in ("family", "optimizer")]
+    named += [f"{axis} {points[axis].iloc[0]}" for axis in ("width", "depth") if len(set(points[axis])) == 1]
+    length = f"{span('steps', '{:.0f}')} steps, {span('tokens', '{:.3g}', 1e6)} M tokens, {span('epochs', '{:.2g}')} epochs"
+    parts = [", ".join(named), length, pluralize(len(set(points["seed"])), "seed")]
+    parts += ["/".join(sorted(set(points["precision"].dropna())))] if "precision" in points else []
+    missing = list(points["status"]).count("missing")
+    return "; ".join(parts + [f"{missing} of {len(points)} runs missing"] * (missing > 0))
 
 
 def judge(
-    points: pd.DataFrame,
-    axis: str = "width",
-    base: int | None = None,
-    tolerance: float = 0.25,
-    regret_limit: float = 0.005,
-    *,
-    label: str = "",
-    seed: int = 0,
-    n_boot: int = 2000,
-) -> Verdict:
+    points: pd.DataFrame, axis: str = "width", base: int | None = None, tolerance: float = 0.25, regret_limit: float = 0.005,
+    *, label: str = "", n_boot: int = 2000,
+) -> Verdict:  # fmt: skip
     """Judge the points of one rule.
 
-    'transfers': the slope's 95 % interval lies within ±tolerance and the regret is at most `regret_limit`.
-    'drifts': the interval lies outside ±tolerance. Else 'undecided', and always so with fewer than three
-    sizes or an optimum that is not bracketed; `reason` names what failed and what would decide it.
+    'transfers': the slope's 95 % interval lies within ±tolerance and the regret is at most `regret_limit`. 'drifts': the
+    interval lies outside ±tolerance. Else 'undecided', and always so with fewer than three sizes or an optimum that is not
+    bracketed; `reason` names what failed and what would decide it.
 
-    Slope: least squares over the sizes; interval slope ± t(0.975, ν)·sd over the bootstrap draws of the
-    optima (independent between sizes), ν by Satterthwaite. Regret: L_W(η*_base) / L_W(η*_W) - 1 at the
-    largest size W (the smallest if the base is the largest), judged by the estimate; its interval holds W's
-    curve fixed and draws the distance between the two optima. `base` is the size that was tuned, by default
-    the smallest.
+    Slope: least squares over the sizes; interval slope ± t(0.975, ν)·sd over the bootstrap draws of the optima (independent
+    between sizes), ν by Satterthwaite. Regret: L_W(η*_base) / L_W(η*_W) - 1 at the largest size W (the smallest if the base is
+    the largest), judged by the estimate; its interval holds W's curve fixed and draws the distance between the two optima.
+    `base` is the size that was tuned, by default the smallest.
     """
     sizes = sorted(int(s) for s in points[axis].unique())
     base = sizes[0] if base is None else int(base)
     far = sizes[-1] if base != sizes[-1] else sizes[0]
-    optima = _optima(points, axis, sizes, seed, n_boot)
-    tried = {s: o for s, o in optima.items() if o is not None and len(o.open_sides) < 2}  # of a single lr nothing is known
-    slope, half, max_residual = _slope(tried)
-    regret, regret_lo, regret_hi, at_least = _regret(tried.get(base), tried.get(far))
-    losses, status = [o.loss for o in optima.values() if o is not None], list(points["status"])
-    v = Verdict(
-        rule=label or str(points["rule"].iloc[0]),
-        axis=axis,
-        base=base,
-        verdict="undecided",
-        reason="",
-        tolerance=tolerance,
-        regret_limit=regret_limit,
-        slope=slope,
-        slope_lo=slope - half,
-        slope_hi=slope + half,
-        max_residual=max_residual,
-        regret=regret,
-        regret_lo=regret_lo,
-        regret_hi=regret_hi,
-        regret_at_least=at_least,
-        larger_is_better=all(b < a for a, b in zip(losses, losses[1:], strict=False)) if len(losses) > 1 else None,
-        basis=", ".join(sorted({o.basis for o in optima.values() if o is not None})),
-        optima=optima,
-        counts={s: status.count(s) for s in ("done", "diverged", "missing")},
-    )
+    curves = curves_of(points, axis, sizes)
+    rich = [c for c in curves.values() if c is not None and c.n_points > 3]
+    pooled = (np.concatenate([c.residuals_K for c in rich]), sum(c.n_points - 3 for c in rich)) if rich else None
+    # one stream a size: with one for all, every size would draw the same seeds and the slope look too sure
+    seeded = enumerate(curves.items())
+    optima = {size: c and find_optimum(c, seed=[0, i], n_boot=n_boot, pooled=pooled) for i, (size, c) in seeded}
+    finished = {s: o for s, o in optima.items() if o is not None}
+    tried = {s: o for s, o in finished.items() if len(o.open_sides) < 2}  # of a single lr nothing is known
+    rule, status = label or str(points["rule"].iloc[0]), list(points["status"])
+    losses = [o.loss for o in finished.values()]
+    larger_is_better = all(b < a for a, b in pairwise(losses)) if len(losses) > 1 else None
+    basis = ", ".join(sorted({o.basis for o in finished.values()}))
+    counts = {s: status.count(s) for s in ("done", "diverged", "missing")}
+    numbers = (tolerance, regret_limit, *_slope(tried), *_regret(tried.get(base), tried.get(far)))
+    v = Verdict(rule, axis, base, "undecided", "", *numbers, larger_is_better, basis, optima, counts)
     verdict, reason = _decide(v, far)
     return replace(v, verdict=verdict, reason=reason)
 
@@ -130,17 +109,6 @@ def judge(
 def curves_of(points: pd.DataFrame, axis: str, sizes: list[int]) -> dict[int, MeanCurve | None]:
     """The curve of every size under one rule; None where no lr finished."""
     return {s: tabulate(rows(points, points[axis] == s)) for s in sizes}
-
-
-def _optima(points: pd.DataFrame, axis: str, sizes: list[int], seed: int, n_boot: int) -> dict[int, Optimum | None]:
-    """The optimum of every size, with the residuals of all sizes pooled."""
-    curves = curves_of(points, axis, sizes)
-    rich = [c for c in curves.values() if c is not None and c.n_points > 3]
-    pooled = (np.concatenate([c.residuals_K for c in rich]), sum(c.n_points - 3 for c in rich)) if rich else None
-    # one stream a size: with one for all, every size would draw the same seeds and the slope look too sure
-    return {
-        size: c and find_optimum(c, seed=[seed, i], n_boot=n_boot, pooled=pooled) for i, (size, c) in enumerate(curves.items())
-    }
 
 
 def _decide(v: Verdict, far: int) -> tuple[str, str]:
@@ -159,19 +127,16 @@ def _decide(v: Verdict, far: int) -> tuple[str, str]:
     return "undecided", reason + ("no run at that lr finished there" if v.regret_at_least else further)
 
 
-def _slope(optima: dict[int, Optimum]) -> tuple[float, float, float]:
-    """Slope over the sizes that have an optimum, half width of its 95 % interval, and largest residual."""
+def _slope(optima: dict[int, Optimum]) -> tuple[float, float, float, float]:
+    """Slope over the sizes that have an optimum, its 95 % interval, and the largest residual."""
     if len(optima) < 2:
-        return NAN, NAN, NAN
-    x = np.log2(list(optima))
+        return NAN, NAN, NAN, NAN
+    x, best = np.log2(list(optima)), np.array([o.log2_lr for o in optima.values()])
     weight = slope_weights(x)
-    best = np.array([o.log2_lr for o in optima.values()])
     draws = weight @ np.stack([o.draws.samples for o in optima.values()])
     variances = [w * w * o.draws.variance for w, o in zip(weight, optima.values(), strict=True)]
-    dof = satterthwaite(variances, [o.dof for o in optima.values()])
-    slope = float(weight @ best)
-    max_residual = float(np.abs(best - best.mean() - slope * (x - x.mean())).max())
-    return slope, t975(dof) * float(draws.std()), max_residual
+    slope, half = float(weight @ best), t975(satterthwaite(variances, [o.dof for o in optima.values()])) * float(draws.std())
+    return slope, slope - half, slope + half, float(np.abs(best - best.mean() - slope * (x - x.mean())).max())
 
 
 def _regret(base: Optimum | None, wide: Optimum | None) -> tuple[float, float, float, bool]:
@@ -188,12 +153,13 @@ def _regret(base: Optimum | None, wide: Optimum | None) -> tuple[float, float, f
 
 def _unmeasured(v: Verdict) -> list[str]:
     """Reasons not to judge a slope at all: sizes without runs, too few sizes, open brackets."""
-    beyond = {side: [s for s, o in v.finished.items() if side in o.open_sides] for side in ("lower", "higher")}
-    empty = [size for size, o in v.optima.items() if o is None]
+    beyond = {side: [f"{s}" for s, o in v.finished.items() if side in o.open_sides] for side in ("lower", "higher")}
+    empty = [f"{size}" for size, o in v.optima.items() if o is None]
     reasons = [f"no runs at the base {v.axis} {v.base}"] if v.base not in v.optima else []
-    reasons += [f"no lr finished at {v.axis} {_join(empty)}"] if empty else []
+    reasons += [f"no lr finished at {v.axis} {', '.join(empty)}"] if empty else []
     reasons += [f"only {len(v.optima)} of the {MIN_SIZES} {v.axis}s that a slope needs"] if len(v.optima) < MIN_SIZES else []
-    return reasons + [f"not bracketed: test {side} lr at {v.axis} {_join(sizes)}" for side, sizes in beyond.items() if sizes]
+    reasons += [f"not bracketed: test {side} lr at {v.axis} {', '.join(sizes)}" for side, sizes in beyond.items() if sizes]
+    return reasons
 
 
 def _too_wide(v: Verdict) -> str:
@@ -213,7 +179,3 @@ def _too_wide(v: Verdict) -> str:
         advice = f"more lr points within an octave of the optimum at {v.axis} {worst} (now {optima[worst].curve.n_points})"
         advice += ", or a second seed" * (optima[worst].curve.n_seeds == 1) + f", or {longer}"
     return f"the 95 % interval of the slope ({v.slope:+.2f} ± {half:.2f}) crosses the ±{v.tolerance:g} threshold: {advice}"
-
-
-def _join(sizes: list[int]) -> str:
-    return ", ".join(map(str, sizes))

@@ -1,7 +1,5 @@
 """From measured directions to a size law: slopes with intervals, the named law nearest to them, or none."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.stats import fit_line, rows, t975
+from spectral_mup.analysis.stats import NAN, fit_line, rows, t975
 from spectral_mup.theory.growth import monomial
 from spectral_mup.theory.size_laws import SIZE_LAWS, Exponents
 
@@ -41,13 +39,10 @@ class ClassSlope:
 
     def misfit(self, law: str) -> tuple[bool, float, str]:
         """Whether a named law is wrong for this class, by how much at most, and where: at its growth or in the loss."""
-        off = {self.label: abs(self.slope - self.laws[law]), f"{self.label}, in the size of the loss": self.follows(law)}
-        near = off[self.label] <= TOLERANCE or self.lo <= self.laws[law] <= self.hi
-        where = max(off, key=lambda what: off[what])
-        return not near or self.follows(law) > TOLERANCE, off[where], where
-
-    def follows(self, law: str) -> float:
-        return abs(self.gradient - SIZE_LAWS[law].get("a", 0.0))
+        growth, follows = abs(self.slope - self.laws[law]), abs(self.gradient - SIZE_LAWS[law].get("a", 0.0))
+        near = growth <= TOLERANCE or self.lo <= self.laws[law] <= self.hi
+        where = self.label if growth >= follows else f"{self.label}, in the size of the loss"
+        return not near or follows > TOLERANCE, max(growth, follows), where
 
 
 @dataclass(frozen=True)
@@ -62,18 +57,21 @@ class SizeLaw:
     too_few: str  # why the law is undecided, and what would help; empty if it is not
     exponents: Mapping[str, Exponents]  # of the size law, by kind
 
+    def predicted(self, c: ClassSlope) -> float:
+        """Slope that the law predicts for a class; NaN where no named one fits."""
+        return c.laws[self.law] if self.law else NAN
+
 
 def size_laws(measured: Sequence[Row]) -> list[SizeLaw]:
     """Judge every algorithm of the rows that `directions.measure_directions` returns.
 
-    A class's slope is that of least squares through its tensors' mean log2 ‖U‖₂ over the steps from 8 on, with an
-    intercept a tensor; interval: t(0.975, N−2) times the root of the fit's variance over (width, seed) plus that of the
-    slopes over tensors. A law fits if every class is within ±0.15 of it or has it in its interval, and the exponent in
-    the loss is its own. For directions that follow the gradient, hidden (1, m) is not judged: what reaches a hidden layer
-    of fixed width starts a factor √m below its limit and takes many steps to it.
+    A class's slope is that of least squares through its tensors' mean log2 ‖U‖₂ over the steps from 8 on, with an intercept a
+    tensor; interval: t(0.975, N−2)·√(the fit's variance over (width, seed) + that of the slopes over tensors). A law fits if
+    every class is within ±0.15 of it or has it in its interval, and the exponent in the loss is its own. For directions that
+    follow the gradient, hidden (1, m) is not judged: what reaches a hidden layer of fixed width starts a factor √m below its
+    limit and takes many steps to it.
     """
-    algorithms = pd.DataFrame(list(measured)).groupby("algorithm", sort=False)
-    return [_judge(str(name), part) for name, part in algorithms]
+    return [_judge(str(name), part) for name, part in pd.DataFrame(list(measured)).groupby("algorithm", sort=False)]
 
 
 def late(measured: pd.DataFrame) -> pd.DataFrame:
@@ -86,8 +84,7 @@ def _judge(algorithm: str, measured: pd.DataFrame) -> SizeLaw:
     classes = tuple(_class_slope(part, scaled) for _, part in ladder.groupby("label", sort=False))
     judged = [c for c in classes if c.judged]
     worst = {law: max(c.misfit(law) for c in judged) for law in SIZE_LAWS}
-    fitting = [law for law in SIZE_LAWS if not worst[law][0]]
-    fitting.sort(key=lambda law: sum(c.misfit(law)[1] ** 2 for c in judged))
+    fitting = sorted((x for x in SIZE_LAWS if not worst[x][0]), key=lambda x: sum(c.misfit(x)[1] ** 2 for c in judged))
     law = fitting[0] if fitting else None
     also = tuple(x for x in fitting[1:] if any(abs(c.laws[x] - c.laws[fitting[0]]) > 0.02 for c in judged))
     rejected = {x: (where, by) for x, (wrong, by, where) in worst.items() if wrong}
@@ -97,11 +94,13 @@ def _judge(algorithm: str, measured: pd.DataFrame) -> SizeLaw:
 
 def _class_slope(ladder: pd.DataFrame, scaled: pd.DataFrame) -> ClassSlope:
     """`scaled`: rows of the run with a larger loss."""
-    label, kind, steps = str(ladder["label"].iloc[0]), str(ladder["kind"].iloc[0]), sorted(set(ladder["step"]))
-    first, last = (_fit(rows(ladder, ladder["step"] == step))[0] for step in (steps[0], steps[-1]))
+    label, kind = str(ladder["label"].iloc[0]), str(ladder["kind"].iloc[0])
+    first, last = (_fit(rows(ladder, ladder["step"] == step))[0] for step in (ladder["step"].min(), ladder["step"].max()))
     predicted = {n: ladder.assign(direction=[monomial(law, x) for x in ladder["ratios"]]) for n, law in SIZE_LAWS.items()}
     laws = {name: float(_slopes(table).mean()) for name, table in predicted.items()}
-    return ClassSlope(label, kind, *_fit(ladder), first, last, _in_loss(ladder, scaled), laws)
+    both = scaled.merge(ladder, on=["width", "seed", "tensor", "step"], suffixes=("", "_plain"))  # at the base width
+    gradient = (np.log2(both["direction"] / both["direction_plain"]) / np.log2(both["loss_scale"])).mean()
+    return ClassSlope(label, kind, *_fit(ladder), first, last, float(gradient), laws)
 
 
 def _slopes(ladder: pd.DataFrame) -> np.ndarray:
@@ -125,12 +124,6 @@ def _fit(ladder: pd.DataFrame) -> tuple[float, float, float]:
     return slope, slope - half, slope + half
 
 
-def _in_loss(ladder: pd.DataFrame, scaled: pd.DataFrame) -> float:
-    """Mean of log2(‖U‖₂ with a larger loss / without) over log2 of how much larger, at the base width."""
-    both = scaled.merge(ladder, on=["width", "seed", "tensor", "step"], suffixes=("", "_plain"))
-    return float((np.log2(both["direction"] / both["direction_plain"]) / np.log2(both["loss_scale"])).mean())
-
-
 def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:
     """A measured law of one kind as exponents of m_out and m_in, to two digits."""
     slopes = {c.label: c.slope for c in judged if c.kind == kind}
@@ -145,28 +138,26 @@ def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:
 
 def _too_few(ladder: pd.DataFrame, judged: Sequence[ClassSlope], also: Sequence[str]) -> str:
     """Why the law is undecided; empty if it is not."""
-    counts = {what: len(set(ladder[what])) for what in ("width", "seed", "step")}
     vague = [c for c in judged if not (c.hi - c.lo) / 2 <= WIDE]
     if not vague and not also:
         return ""
-    worst = max(vague or judged, key=lambda c: c.hi - c.lo)
-    reason = (
-        f"{worst.label} is known to ±{(worst.hi - worst.lo) / 2:.2f} only; laws differ by 0.5" if vague else "several laws fit"
-    )
-    enough = {"width": 4, "seed": 3, "step": 5}
-    few = [f"more {what}s (now {counts[what]})" for what, n in enough.items() if counts[what] < n]
+    worst, reason = max(vague or judged, key=lambda c: c.hi - c.lo), "several laws fit"
+    if vague:
+        reason = f"{worst.label} is known to ±{(worst.hi - worst.lo) / 2:.2f} only; laws differ by 0.5"
+    counts = {"width": 4, "seed": 3, "step": 5}  # that are enough
+    few = [f"more {what}s (now {n})" for what, enough in counts.items() if (n := len(set(ladder[what]))) < enough]
     return f"{reason}: {' or '.join(few or ['a longer ladder of widths'])} would decide"
 
 
 def law_table(laws: Sequence[SizeLaw]) -> pd.DataFrame:
     """One row per class: what was measured and what the law predicts."""
-    classes: list[dict[str, Any]] = []
-    for law in laws:
-        for c in law.classes:
-            row = {"algorithm": law.algorithm, "tensors": c.label, "slope": c.slope, "lo": c.lo, "hi": c.hi}
-            row |= {"first": c.first, "last": c.last, "law": law.law or "", "law_slope": c.laws[law.law] if law.law else np.nan}
-            classes.append(row | {"judged": c.judged, "loss_exponent": c.gradient})
-    return pd.DataFrame(classes)
+    table = [
+        (law.algorithm, c.label, c.slope, c.lo, c.hi, c.first, c.last, law.law or "", law.predicted(c), c.judged, c.gradient)
+        for law in laws
+        for c in law.classes
+    ]
+    names = "algorithm tensors slope lo hi first last law law_slope judged loss_exponent"
+    return pd.DataFrame(table, columns=names.split())
 
 
 def first_log2_lr(measured: Sequence[Row]) -> float:

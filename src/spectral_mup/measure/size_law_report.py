@@ -1,7 +1,5 @@
 """The measured size laws of `derive`: on the screen, as a rule in YAML, as a figure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -10,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from spectral_mup.analysis.figures.lr_panels import rule_looks
+from spectral_mup.analysis.figures.lr_transfer import rule_looks
 from spectral_mup.analysis.figures.style import STYLE, WIDTH, page, signed, sizes_on_x
 from spectral_mup.analysis.stats import rows
 from spectral_mup.measure.size_law_fit import ClassSlope, Row, SizeLaw, late
@@ -36,23 +34,17 @@ def format_size_laws(laws: Sequence[SizeLaw]) -> str:
         lines += [f"{law.algorithm}: {' or '.join([law.law or 'none: measured exponents', *law.also])}"]
         cells = [["tensors", "slope [95 %]", "law", "first", "last", "in loss", "lr ×"]]
         for c in law.classes:
-            known = c.laws[law.law] if law.law else c.slope
-            cells.append([
-                c.label, f"{c.slope:+.2f} [{c.lo:+.2f}, {c.hi:+.2f}]" + ("" if c.judged else " *"),
-                f"{known:+.2f}" if law.law else "–", f"{c.first:+.2f}", f"{c.last:+.2f}",
-                f"{c.gradient:+.2f}", _power(lr_exponent(c, known)),
-            ])  # fmt: skip
+            slope = f"{c.slope:+.2f} [{c.lo:+.2f}, {c.hi:+.2f}]" + ("" if c.judged else " *")
+            steps = [f"{x:+.2f}" for x in (c.first, c.last, c.gradient)]
+            power = round(lr_exponent(c, law.predicted(c) if law.law else c.slope), 2) + 0.0
+            lr = f"m^{power:g}" if power else "1"
+            cells.append([c.label, slope, f"{law.predicted(c):+.2f}" if law.law else "–", *steps, lr])
         lines += table(cells, indent=2)
         if not all(c.judged for c in law.classes):
             lines += ["  * not judged: the gradient behind a hidden side of fixed width takes many steps to reach its limit"]
         lines += [f"  not {name}: off by {by:.2f} at {where}" for name, (where, by) in law.rejected.items()]
         lines += [f"  undecided: {law.too_few}"] if law.too_few else []
     return "\n".join(lines)
-
-
-def _power(exponent: float) -> str:
-    exponent = round(exponent, 2) + 0.0
-    return "1" if exponent == 0 else f"m^{exponent:g}"
 
 
 def rule_yaml(laws: Sequence[SizeLaw], measured_on: str) -> str:
@@ -65,9 +57,8 @@ def rule_yaml(laws: Sequence[SizeLaw], measured_on: str) -> str:
     lines += [f"source: measured on {measured_on}", "multipliers:", "  attention: {d_head: -1}", "  branch: {m_depth: -1}"]
     lines += ["  logits: {m_width: -1}", "scaling:", "  update_norm:"]
     for law in laws:
-        lines += [f"    {law.algorithm}:"]
-        for kind, size in law.exponents.items():
-            lines += [f"      {kind}: {{{', '.join(f'{q}: {x:g}' for q, x in size.items())}}}"]
+        sizes = {kind: ", ".join(f"{q}: {x:g}" for q, x in size.items()) for kind, size in law.exponents.items()}
+        lines += [f"    {law.algorithm}:", *(f"      {kind}: {{{size}}}" for kind, size in sizes.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -80,30 +71,27 @@ def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> t
     note += "seeds; dashed: the named law, where one fits; in brackets: slope and half of its 95 % interval."
     fig, grid = page([2.6] * shown, [1] * cols, note)
     drawn, table = [], late(pd.DataFrame(list(measured)))
+    table["log2"] = np.log2(table["direction"])
     looks = rule_looks(list(dict.fromkeys(c.label for law in laws for c in law.classes)))
     for i, law in enumerate(laws):
         ax = fig.add_subplot(grid[i // cols, i % cols])
         ax.set_title(f"{law.algorithm}: {law.law or 'no named law'}", loc="left")
         for c in law.classes:
-            points = _relative(rows(table, (table["algorithm"] == law.algorithm) & (table["label"] == c.label)))
+            of_class, look = rows(table, (table["algorithm"] == law.algorithm) & (table["label"] == c.label)), looks[c.label]
+            by_run = of_class.groupby(["tensor", "width", "seed"], sort=False, as_index=False)
+            points = pd.DataFrame(by_run["log2"].mean())  # over the steps
+            smallest = rows(points, points["width"] == points["width"].min())
+            base = {tensor: part["log2"].mean() for tensor, part in smallest.groupby("tensor")}
+            points["log2_ratio"] = points["log2"] - [base[tensor] for tensor in points["tensor"]]
             x, y = np.log2(points["width"].to_numpy()), points["log2_ratio"].to_numpy()
-            look = looks[c.label]
             ax.plot(x, y, ls="", ms=2, alpha=0.35, mew=0, **look)
             widths = np.unique(x)
             label = f"{c.label}  {signed(c.slope)} (±{(c.hi - c.lo) / 2:.2f})"
             ax.plot(widths, [y[x == w].mean() for w in widths], ms=3.5, label=label, **look)
             if law.law:
-                ax.plot(widths, c.laws[law.law] * (widths - widths[0]), ls="--", lw=0.8, color=look["color"])
+                ax.plot(widths, law.predicted(c) * (widths - widths[0]), ls="--", lw=0.8, color=look["color"])
             drawn.append(points.assign(algorithm=law.algorithm, tensors=c.label))
         sizes_on_x(ax, sorted(set(table["width"])), "width", (WIDTH - 1) / cols)
         ax.set_ylabel(r"log2 $\|U\|_2$, relative to the base")
         ax.legend(fontsize=7, loc="upper left")
     return fig, pd.concat(drawn).reindex(columns=["algorithm", "tensors", "tensor", "width", "seed", "log2_ratio"])
-
-
-def _relative(table: pd.DataFrame) -> pd.DataFrame:
-    """tensor, width, seed, log2_ratio: mean log2 ‖U‖₂ over the steps, less that of the tensor at the smallest width."""
-    by_run = table.assign(log2=np.log2(table["direction"])).groupby(["tensor", "width", "seed"], sort=False, as_index=False)
-    mean = pd.DataFrame(by_run["log2"].mean())
-    base = pd.Series(rows(mean, mean["width"] == mean["width"].min()).groupby("tensor")["log2"].mean())
-    return mean.assign(log2_ratio=mean["log2"] - [base[tensor] for tensor in mean["tensor"]])

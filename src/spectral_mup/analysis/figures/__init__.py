@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from spectral_mup.analysis.feature_check import FeatureCheck
     from spectral_mup.analysis.verdict import Verdict
 
     Drawing = tuple[Figure, pd.DataFrame]
@@ -34,10 +35,20 @@ class SweepData:
     base: Mapping[str, int]  # width and depth of the base model
     axis: str = "width"  # 'width', 'depth', or 'joint': width and depth together
 
+    @property
+    def checks(self) -> dict[str, FeatureCheck]:
+        """The feature check of each rule."""
+        return {v.rule: v.features for v in self.verdicts if v.features is not None}
+
+    @property
+    def judged_steps(self) -> dict[str, int]:
+        """The step at which the features of each rule are judged, where its check found an lr that all sizes share."""
+        return {rule: check.step for rule, check in self.checks.items() if check.step is not None}
+
     def has(self, need: str) -> bool:
         """Whether a column of `norms` was recorded; of 'norms', whether some rule's feature check found a common lr."""
         if need == "norms":
-            return any(v.features is not None and v.features.step is not None for v in self.verdicts)
+            return bool(self.judged_steps)
         return need in self.norms and bool(self.norms[need].notna().any())
 
 
@@ -91,43 +102,29 @@ def figure_help() -> str:
 
 NORMS = frozenset({"norms"})
 SPECTRA = frozenset(f"{side}_{what}" for side in ("left", "right") for what in ("largest", "median", "rank", "damped"))
-DIAGNOSTICS = f"{__name__}.diagnostics"
+STEPS = f"{__name__}.diagnostics"  # most of its figures are over the steps
 
 FIGURES: dict[str, FigureSpec] = {
     "lr_transfer": FigureSpec(f"{__name__}.lr_transfer.lr_transfer", "loss against lr, a line per size; optimum against size"),
-    "feature_norms": FigureSpec(
-        f"{__name__}.feature_norms.feature_norms", "change of features and of weights against size (all: features.csv)", NORMS
-    ),
+    "feature_norms": FigureSpec(f"{__name__}.feature_norms.feature_norms",
+        "change of features and of weights against size (all: features.csv)", NORMS),
     "feature_steps": FigureSpec(f"{__name__}.feature_norms.feature_steps", "their slopes at every probed step", NORMS),
-    "spectral_norms": FigureSpec(
-        f"{DIAGNOSTICS}.spectral_norms", "spectral norms of weights and updates against width, in natural units",
-        NORMS | {"weight_norm", "update_norm"}, frozenset({"width"}),  # over depth the condition asks for other powers
-    ),
-    "stable_rank": FigureSpec(
-        f"{DIAGNOSTICS}.stable_rank", "stable rank of updates and gradients over the steps",
-        NORMS | {"update_stable_rank", "grad_stable_rank"},
-    ),
-    "alignment": FigureSpec(
-        f"{DIAGNOSTICS}.alignment", "alignment of weights and updates with their inputs over the steps",
-        NORMS | {"weight_alignment", "update_alignment"},
-    ),
-    "trust_ratios": FigureSpec(
-        f"{DIAGNOSTICS}.trust_ratios", "LAMB: trust ratios against size, and compared with the init std",
-        NORMS | {"trust_ratio", "weight_norm"},
-    ),
-    "clip_fraction": FigureSpec(
-        f"{DIAGNOSTICS}.clip_fraction", "Sophia: share of clipped entries over the steps", NORMS | {"clip_fraction"}
-    ),
-    "shampoo_spectra": FigureSpec(
-        f"{DIAGNOSTICS}.shampoo_spectra", "Shampoo: eigenvalues of its preconditioners over the steps", NORMS | SPECTRA
-    ),
-    "layers": FigureSpec(
-        f"{__name__}.depth_layers.layers", "over depth: change of every block and branch against its place in the model",
-        NORMS, frozenset({"depth"}),
-    ),
-    "joint_regret": FigureSpec(
-        f"{__name__}.joint_regret.joint_figure", "over width and depth: what the lr tuned on the base costs at every size",
-        axes=frozenset({"joint"}),
-    ),
-    "quantities": FigureSpec(f"{DIAGNOSTICS}.quantities", "other quantities that were recorded, over the steps", NORMS),
+    "spectral_norms": FigureSpec(f"{STEPS}.spectral_norms",
+        "spectral norms of weights and updates against width, in natural units",
+        NORMS | {"weight_norm", "update_norm"}, frozenset({"width"})),  # over depth the condition asks for other powers
+    "stable_rank": FigureSpec(f"{STEPS}.stable_rank", "stable rank of updates and gradients over the steps",
+        NORMS | {"update_stable_rank", "grad_stable_rank"}),
+    "alignment": FigureSpec(f"{STEPS}.alignment", "alignment of weights and updates with their inputs over the steps",
+        NORMS | {"weight_alignment", "update_alignment"}),
+    "trust_ratios": FigureSpec(f"{STEPS}.trust_ratios", "LAMB: trust ratios against size, and compared with the init std",
+        NORMS | {"trust_ratio", "weight_norm"}),
+    "clip_fraction": FigureSpec(f"{STEPS}.clip_fraction", "Sophia: share of clipped entries over the steps",
+        NORMS | {"clip_fraction"}),
+    "shampoo_spectra": FigureSpec(f"{STEPS}.shampoo_spectra", "Shampoo: eigenvalues of its preconditioners over the steps",
+        NORMS | SPECTRA),
+    "layers": FigureSpec(f"{__name__}.feature_norms.layers",
+        "over depth: change of every block and branch against its place in the model", NORMS, frozenset({"depth"})),
+    "joint_regret": FigureSpec(f"{__name__}.joint_regret.joint_figure",
+        "over width and depth: what the lr tuned on the base costs at every size", axes=frozenset({"joint"})),
+    "quantities": FigureSpec(f"{STEPS}.quantities", "other quantities that were recorded, over the steps", NORMS),
 }  # fmt: skip

@@ -1,9 +1,7 @@
-"""The figures of feature and update norms: their growth with size, and the slope of it over the steps."""
-
-from __future__ import annotations
+"""The figures of feature and update norms: their growth with size, its slope over the steps, and in every layer over depth."""
 
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,28 +9,33 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from spectral_mup.analysis.feature_check import FeatureCheck, relative, representative
+from spectral_mup.analysis.feature_check import BLOCK, FeatureCheck, relative, representative
 from spectral_mup.analysis.figures import SweepData
-from spectral_mup.analysis.figures.style import sizes_on_x
-from spectral_mup.analysis.figures.tensor_panels import MODULES, Looks, Numbers, Strip, seeds_and_mean, strip_page
+from spectral_mup.analysis.figures import tensor_panels as panels
+from spectral_mup.analysis.figures.diagnostics import tensor_rows
+from spectral_mup.analysis.figures.lr_transfer import Looks, size_looks, size_marks
+from spectral_mup.analysis.figures.style import SIZE, legend, page, panel, per_row, sizes_on_x, slashed
+from spectral_mup.analysis.figures.tensor_panels import Numbers, Strip, norm_lrs
 from spectral_mup.analysis.stats import rows
 from spectral_mup.analysis.verdict import what_was_run
 
 QUANTITY = {"feature": "RMS of Δh", "update": r"$\|\Delta W\|_2\,\sqrt{n_{in}/n_{out}}$"}
+Drawing = tuple[Figure, pd.DataFrame]
 Panel = Callable[[Axes, FeatureCheck, str, Looks, float], tuple[list[tuple], Numbers]]
+BRANCHES = 2  # of a block, whose outputs have a row of panels each
+LAYER_COLUMNS = ["rule", "module", "depth", "block", "position", "seed", "value"]
 
 
-def feature_norms(data: SweepData) -> tuple[Figure, pd.DataFrame]:
+def feature_norms(data: SweepData) -> Drawing:
     """Feature and update norms against size at the judged step, relative to the smallest size, with slopes."""
-    note = "Lines: mean over seeds (faint: single seeds) relative to the smallest {axis}, at step {step} and log2 "
-    note += "lr {lr}, the common one nearest the base's optimum. Right: fitted slopes, "
-    note += "bold where the whole interval is outside the limit."
+    note = "Lines: mean over seeds (faint: single seeds) relative to the smallest {axis}, at step {step} and log2 lr {lr}, the "
+    note += "common one nearest the base's optimum. Right: fitted slopes, bold where the whole interval is outside the limit."
 
-    def panel(ax: Axes, check: FeatureCheck, quantity: str, look: Looks, inches: float) -> tuple[list[tuple], Numbers]:
+    def against_size(ax: Axes, check: FeatureCheck, quantity: str, look: Looks, inches: float) -> tuple[list[tuple], Numbers]:
         drawn = []
         for name, style in look.items():
             seeds = relative(check, quantity, name)
-            seeds_and_mean(ax, np.log2(seeds[:, 0]), seeds[:, 3], style)
+            panels.seeds_and_mean(ax, np.log2(seeds[:, 0]), seeds[:, 3], style)
             drawn += [(name, *row) for row in seeds]
         sizes = np.unique(check.values["size"].to_numpy(float))
         _limits(ax, np.log2(sizes), np.log2(sizes / sizes[0]))
@@ -41,14 +44,14 @@ def feature_norms(data: SweepData) -> tuple[Figure, pd.DataFrame]:
         judged = rows(check.table, (check.table["step"] == check.step) & (check.table["quantity"] == quantity))
         return drawn, {n: (slope, v == "failed") for n, slope, v in judged[["name", "slope", "verdict"]].to_numpy()}
 
-    return _norm_figure(data, note, panel, ["size", "seed", "value", "log2_ratio"], "{}, relative", "slope in")
+    return _norm_figure(data, note, against_size, ["size", "seed", "value", "log2_ratio"], "{}, relative", "slope in")
 
 
-def feature_steps(data: SweepData) -> tuple[Figure, pd.DataFrame]:
+def feature_steps(data: SweepData) -> Drawing:
     """Slopes of the feature and update norms against size, over the probed steps."""
     note = "Slope of log2 norm against log2 {axis} at each probed step; log2 lr {lr}. Dashed: judged step {step}."
 
-    def panel(ax: Axes, check: FeatureCheck, quantity: str, look: Looks, inches: float) -> tuple[list[tuple], Numbers]:
+    def over_steps(ax: Axes, check: FeatureCheck, quantity: str, look: Looks, inches: float) -> tuple[list[tuple], Numbers]:
         drawn, table = [], rows(check.table, check.table["quantity"] == quantity)
         for name, style in look.items():
             slopes = rows(table, table["name"] == name)[["step", "slope", "lo", "hi"]].to_numpy(float)
@@ -58,27 +61,20 @@ def feature_steps(data: SweepData) -> tuple[Figure, pd.DataFrame]:
         _limits(ax, steps, np.ones(len(steps)))
         ax.axvline(float(check.step or 0), color="0.6", lw=0.7, ls="--", zorder=0)
         ax.set_xscale("log", base=2)
-        ax.xaxis.set_major_formatter(lambda step, _: f"{step:g}")
-        ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel("optimizer step")
+        ax.xaxis.set(major_formatter=lambda step, _: f"{step:g}", minor_locator=NullLocator())
         return drawn, {}
 
-    return _norm_figure(data, note, panel, ["step", "slope", "lo", "hi"], "slope of {}", "")
+    return _norm_figure(data, note, over_steps, ["step", "slope", "lo", "hi"], "slope of {}", "")
 
 
-def _norm_figure(
-    data: SweepData, note: str, panel: Panel, columns: list[str], label: str, header: str
-) -> tuple[Figure, pd.DataFrame]:
+def _norm_figure(data: SweepData, note: str, draw_panel: Panel, columns: list[str], label: str, header: str) -> Drawing:
     """Lay out quantity × rule panels; `header` of the table of slopes, or empty if there is none."""
-    checks = {v.rule: v.features for v in data.verdicts if v.features is not None}
-    steps = dict.fromkeys(f"{c.step}" for c in checks.values())
-    lrs = dict.fromkeys(f"{c.log2_lr:g}" for c in checks.values() if c.log2_lr is not None)
-    text = (
-        f"{what_was_run(data.points)}. {note.format(axis=data.axis, step='/'.join(steps), lr='/'.join(lrs))} Blocks: the last "
-    )
-    text += f"one.{' Updates inside blocks: times the depth, as branches add up.' * (data.axis == 'depth')} Grey: "
-    text += "|slope| ≤ 0.15 (the limit of hidden modules), dotted: 0.10 (embedding, readout)."
-    drawn: list[tuple] = []
+    checks, drawn = data.checks, []
+    note = note.format(axis=data.axis, step=slashed(c.step for c in checks.values()), lr=norm_lrs(data))
+    text = f"{what_was_run(data.points)}. {note} Blocks: the last one."
+    text += " Updates inside blocks: times the depth, as branches add up." * (data.axis == "depth")
+    text += " Grey: |slope| ≤ 0.15 (the limit of hidden modules), dotted: 0.10 (embedding, readout)."
 
     def strip(quantity: str) -> Strip:
         def draw(ax: Axes, rule: str, look: Looks, inches: float) -> Numbers:
@@ -86,14 +82,14 @@ def _norm_figure(
             if check.step is None:
                 ax.text(0.5, 0.5, textwrap.fill(check.summary, 24), ha="center", va="center", transform=ax.transAxes)
                 return {}
-            points, numbers = panel(ax, check, quantity, look, inches)
+            points, numbers = draw_panel(ax, check, quantity, look, inches)
             drawn.extend((rule, quantity, *row) for row in points)
             return numbers
 
-        names = representative(list(checks.values()), quantity, most=len(MODULES))
+        names = representative(list(checks.values()), quantity, most=len(panels.MODULES))
         return Strip(quantity, label.format(QUANTITY[quantity]), names, header, draw)
 
-    fig = strip_page(list(checks), [strip(q) for q in QUANTITY], text, 1.6, columns=bool(header))
+    fig = panels.strip_page(list(checks), [strip(q) for q in QUANTITY], text, 1.6)
     return fig, pd.DataFrame(drawn, columns=["rule", "quantity", "name", *columns])
 
 
@@ -101,3 +97,68 @@ def _limits(ax: Axes, x: np.ndarray, unit: np.ndarray) -> None:
     """Draw the limits of the slopes; `unit`: a slope of one."""
     ax.fill_between(x, -0.15 * unit, 0.15 * unit, color="0.88", lw=0, zorder=0)
     ax.plot(x, np.outer(unit, [-0.1, 0.1]), color="0.55", lw=0.6, ls=":", zorder=0)
+
+
+def layers(data: SweepData) -> Drawing | None:
+    """RMS of the change of each block's and branch's output against its place (i+1)/L among L blocks.
+
+    Rows: the residual stream after a block, and the output of the last linear map of each branch, before the branch multiplier;
+    all at the step and lr of the feature check. Under a rule that transfers over depth the lines of all depths coincide, the
+    stream growing from block to block and no branch standing still (2505.01618). None where no block was recorded.
+    """
+    values = layer_values(data)
+    if values.empty:
+        return None
+    rules, modules = list(dict.fromkeys(values["rule"])), _shown(list(values["module"]))
+    values = rows(values, values["module"].isin(modules))
+    cols = per_row(len(rules))
+    chunks = [(rules[i : i + cols], module) for i in range(0, len(rules), cols) for module in modules]
+    look = size_looks(sorted(set(values["depth"])))
+    note = f"{what_was_run(data.points)}. RMS of the change Δh since step 0, at step {slashed(data.judged_steps.values())} and "
+    note += f"log2 lr {norm_lrs(data)}, the common one nearest the base's optimum. Lines: geometric mean over seeds (faint: "
+    note += "single seeds). Block i of L, counted from 1, stands at i/L. Block: the residual stream after it; others: output "
+    note += "of the last linear map of a branch, before the branch multiplier. Lines that coincide: the same learning at every "
+    note += f"depth.{panels.left_out(data, rules, 'depths')}"
+    fig, grid = page([1.5] * len(chunks), [1] * cols, note, legends=1)
+    for i, (own_rules, module) in enumerate(chunks):
+        label, of_module = f"RMS of Δh\n{_inside(module) or 'block'}", rows(values, values["module"] == module)
+        lo, hi = np.log2(of_module["value"].min()), np.log2(of_module["value"].max())
+        half = max((hi - lo) / 2 + 0.15, 1.0)  # in view are at least two octaves, or noise would look like a trend
+        for j, rule in enumerate(own_rules):
+            ax = panel(fig, grid[i, j], cols * i + j, rule, None if j else label)
+            for depth, style in look.items():
+                part = rows(of_module, (of_module["rule"] == rule) & (of_module["depth"] == depth))
+                table = part.pivot(index="position", columns="seed", values="value").map(np.log2)
+                panels.seeds_over(ax, table.index, table, {"ms": 3.2, **style})
+            ax.set(xlim=(0, 1.04), ylim=((lo + hi) / 2 - half, (lo + hi) / 2 + half))
+            ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
+            panels.octaves_on_y(ax, 5)
+            ax.set_xlabel("layer position i/L" if i >= len(chunks) - len(modules) and module == modules[-1] else "")
+    legend(fig, size_marks(SIZE["depth"], look), line=1)
+    return fig, values
+
+
+def layer_values(data: SweepData) -> pd.DataFrame:
+    """LAYER_COLUMNS of every module inside blocks, at the step and lr of each rule's feature check."""
+    features, steps = tensor_rows(data, ["delta_rms"], ["feature"]), data.judged_steps
+    features = rows(features, [steps.get(r) == s for r, s in zip(features["rule"], features["step"], strict=True)])
+    features = rows(features, [BLOCK.match(name) is not None for name in features["name"]])
+    blocks = [block for name in features["name"] if (block := BLOCK.match(name))]
+    module = [f"{block.string[: block.start(2)]}*{block.string[block.end(2) :]}" for block in blocks]
+    stack, block = [block[1] for block in blocks], [int(block[2]) for block in blocks]
+    values = features.assign(module=module, stack=stack, block=block, depth=features["size"].astype(int))
+    last = values.groupby(["rule", "stack", "depth"])["block"].transform("max").to_numpy()
+    values = values.assign(position=(values["block"] + 1) / (last + 1), value=values["delta_rms"])
+    return rows(values, values["value"] > 0).reindex(columns=LAYER_COLUMNS)  # a log axis has no place for what has not moved
+
+
+def _inside(module: str) -> str:
+    """Name inside the block, of the block itself '': 'blocks.*.mlp.up' → 'mlp.up'."""
+    return module.partition("*")[2].removeprefix(".")
+
+
+def _shown(modules: Sequence[str]) -> list[str]:
+    """The blocks themselves, then the last module of each branch, as 'blocks.*.mlp.down' of its 'mlp'."""
+    names = list(dict.fromkeys(modules))
+    last = {name.partition("*")[0] + _inside(name).partition(".")[0]: name for name in names if _inside(name)}
+    return [*(name for name in names if not _inside(name)), *list(last.values())[:BRANCHES]]

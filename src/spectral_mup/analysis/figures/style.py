@@ -4,20 +4,18 @@ Print rules: at most 6.75 in wide, no font under 7 pt, ordered colours and a mar
 works, no title (the caption is the paper's), a footnote that says what was run and what every mark means.
 """
 
-from __future__ import annotations
-
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.gridspec import GridSpec
+from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
@@ -29,20 +27,11 @@ LINE = 0.14  # inches a line of 7 pt text takes
 LETTER = 0.058  # inches a letter of it takes
 STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same bytes on every machine
-    "font.size": 7.2,
-    "axes.titlesize": "medium",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.0,
-    "legend.frameon": False,
     "pdf.fonttype": 42,  # the default embeds Type 3 fonts, which publishers refuse
-    "svg.hashsalt": "spectral_mup",
-}
-NO_DATES = {
-    "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
-    "svg": {"Date": None, "Creator": None},
-    "png": {"Software": None},
-}
+    "font.size": 7.2, "axes.titlesize": "medium", "axes.spines.top": False, "axes.spines.right": False,
+    "lines.linewidth": 1.0, "legend.frameon": False, "svg.hashsalt": "spectral_mup",
+}  # fmt: skip
+NO_DATES = {"pdf": ["CreationDate", "Producer", "Creator"], "svg": ["Date", "Creator"], "png": ["Software"]}  # left out
 MARKERS = "os^DvPX*<>"
 SIZE = {"width": "width", "depth": "depth (layers)"}  # label of an axis of sizes
 GREY = "0.45"
@@ -53,9 +42,9 @@ def per_row(rules: int) -> int:
     return math.ceil(rules / math.ceil(rules / 3)) if rules else 1
 
 
-def save(fig: Figure, stem: Path | str, data: pd.DataFrame, data_stem: Path | str | None = None) -> list[Path]:
+def save(fig: Figure, stem: Path | str, data: pd.DataFrame, data_stem: Path | str | None = None) -> None:
     """Write stem.pdf, .svg, .png (300 dpi) and .csv (what is drawn); the same data give the same bytes."""
-    paths = [*(Path(f"{stem}.{kind}") for kind in NO_DATES), Path(f"{data_stem or stem}.csv")]
+    paths = [Path(f"{stem}.{kind}") for kind in NO_DATES]
     with matplotlib.style.context(["default", STYLE]):
         # lay out once for all formats, and round: the solver's last bits differ from run to run and name clips in svg
         fig.draw_without_rendering()
@@ -63,10 +52,9 @@ def save(fig: Figure, stem: Path | str, data: pd.DataFrame, data_stem: Path | st
         for ax in fig.axes:
             x, y, w, h = (round(float(v), 6) for v in ax.get_position().bounds)
             ax.set_position((x, y, w, h))
-        for path, metadata in zip(paths, NO_DATES.values(), strict=False):
-            fig.savefig(path, dpi=300, metadata=metadata)
-    write_csv(data, paths[-1])
-    return paths
+        for path, dates in zip(paths, NO_DATES.values(), strict=True):
+            fig.savefig(path, dpi=300, metadata=dict.fromkeys(dates))
+    write_csv(data, Path(f"{data_stem or stem}.csv"))
 
 
 def page(heights: list[float], widths: list[float], note: str, legends: int = 0) -> tuple[Figure, GridSpec]:
@@ -81,10 +69,18 @@ def page(heights: list[float], widths: list[float], note: str, legends: int = 0)
     return fig, fig.add_gridspec(len(heights), len(widths), height_ratios=heights, width_ratios=widths)
 
 
+def panel(fig: Figure, at: SubplotSpec, i: int, title: str, label: str | None, share: Axes | None = None) -> Axes:
+    """Add the i-th panel; `label` of its vertical axis, None: that of the panel at its left holds for both."""
+    ax = fig.add_subplot(at, sharey=share)
+    ax.set_title(f"({letter_of(i)}) {title}", loc="left")
+    ax.set_ylabel(label or "")
+    ax.tick_params(labelleft=label is not None)
+    return ax
+
+
 def legend(fig: Figure, handles: list[Line2D], line: int) -> None:
     """Put a legend of one line under the panels, the `line`-th from above."""
-    engine = fig.get_layout_engine()
-    assert engine is not None
+    engine = cast(ConstrainedLayoutEngine, fig.get_layout_engine())
     y = engine.get()["rect"][1] - 1.1 * LINE * (line - 1) / fig.get_figheight()
     packed = {"borderaxespad": 0, "borderpad": 0, "columnspacing": 1.3, "handletextpad": 0.4, "handlelength": 1.6}
     fig.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, y), ncol=len(handles), **packed)
@@ -105,9 +101,8 @@ def steps_on_x(ax: Axes, steps: Sequence[int], inches: float, label: bool = True
     texts, free = [], np.inf
     for at, step in zip(x[::-1], reversed(steps), strict=True):
         half = LETTER * (len(str(int(step))) / 2 + 0.4) / unit
-        fits = at + half <= free
-        texts.append(f"{step:g}" if fits else "")
-        free = at - half if fits else free
+        texts.append(f"{step:g}" if at + half <= free else "")
+        free = at - half if texts[-1] else free
     ax.set_xticks(x, texts[::-1])
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xlim(x[0] - 0.4, x[-1] + 0.4)
@@ -125,6 +120,11 @@ def letter_of(i: int) -> str:
     return ("" if i < 26 else chr(96 + i // 26)) + chr(97 + i % 26)
 
 
+def slashed(values: Iterable[Any]) -> str:
+    """Different values in one word: '20', or '5/20' where rules differ."""
+    return "/".join(dict.fromkeys(map(str, values)))
+
+
 def signed(x: float) -> str:
     """Number with its sign and two decimals, as it stands in a figure."""
     return f"{round(x, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(x) else "–"
@@ -132,8 +132,7 @@ def signed(x: float) -> str:
 
 def mark(label: str, **look: Any) -> Line2D:
     """Entry of a legend; without further looks a grey text."""
-    look = {"color": GREY, "ls": "", **look}
-    return Line2D([], [], label=label, **look)
+    return Line2D([], [], label=label, **{"color": GREY, "ls": "", **look})
 
 
 def powers_of_two(axis: Any, lo: float, hi: float, most: int) -> None:

@@ -1,9 +1,6 @@
 """The figure over several sweeps: a row each, with the losses under every rule, the optimum over size, and the verdict."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -11,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spectral_mup.analysis.figures import lr_panels as lr
+from spectral_mup.analysis.figures import lr_transfer as lr
 from spectral_mup.analysis.figures.style import GREY, LETTER, LINE, SIZE, STYLE, legend, mark, page, powers_of_two, sizes_on_x
 from spectral_mup.analysis.results import Results, labels
 from spectral_mup.analysis.stats import rows
@@ -21,6 +18,7 @@ MAX_RULES = 3  # whose losses have a panel: more would be too narrow to read
 HEIGHT = 1.3  # inches of a row: six, legends and note fit on a page
 HEIGHT_OF_LOSSES = 0.95  # of them, for the losses in view
 NAME_WIDTH, TEXT_WIDTH = 0.08, 1.3  # of the name and of the text beside a row, in panels
+PACKED = {"borderaxespad": 0, "borderpad": 0, "handlelength": 1.0, "handletextpad": 0.5, "labelspacing": 0.6, "fontsize": 7}
 
 
 @matplotlib.style.context(["default", STYLE])
@@ -29,15 +27,22 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
     rules = list(dict.fromkeys(v.rule for r in sweeps for v in r.verdicts))
     shown, looks = rules[:MAX_RULES], lr.rule_looks(rules)
     axes = list(dict.fromkeys(v.axis for r in sweeps for v in r.verdicts))
-    sizes = {axis: sorted({s for r in sweeps for v in r.verdicts if v.axis == axis for s in v.optima}) for axis in axes}
-    look = {axis: lr.size_looks(of_axis) for axis, of_axis in sizes.items()}
+    sizes = {axis: {s for r in sweeps for v in r.verdicts if v.axis == axis for s in v.optima} for axis in axes}
+    look = {axis: lr.size_looks(sorted(of_axis)) for axis, of_axis in sizes.items()}
     views = [lr.view_of(r.points, r.verdicts, look[r.verdicts[0].axis], HEIGHT_OF_LOSSES) for r in sweeps]
     inches = 5.5 / (NAME_WIDTH + len(shown) + 1 + TEXT_WIDTH)  # of a panel, less its labels
-    heights = [_height(r, view, inches * TEXT_WIDTH) for r, view in zip(sweeps, views, strict=True)]
+    texts = [{v.rule: _verdict_text(v, inches * TEXT_WIDTH) for v in r.verdicts} for r in sweeps]
+    needed = [LINE * sum(text.count("\n") + 1.7 for text in of_sweep.values()) for of_sweep in texts]
+    heights = [max(HEIGHT + lr.ROW * len(view.row), own) for view, own in zip(views, needed, strict=True)]
     widths = [NAME_WIDTH] + [1.0] * (len(shown) + 1) + [TEXT_WIDTH]
-    fig, grid = page(heights, widths, _note(sweeps, views, rules), legends=2)
-    drawn: list[tuple] = []
-    spans: list[tuple[Axes, float, float]] = []
+    base = " / ".join(dict.fromkeys(f"{v.axis} {v.base}" for r in sweeps for v in r.verdicts))
+    note = f"{what_was_run(pd.concat([r.points for r in sweeps], ignore_index=True))}. {lr.OPTIMUM_NOTE}. Dashed: optimum "
+    note += f"of {base}. Slope: of log2 optimal lr on log2 size. Regret: what the optimal lr of the base costs at the "
+    note += "largest size."
+    note += " Above the grey line: diverged runs, one row per size." if any(view.row for view in views) else ""
+    note += f" Losses of {', '.join(rules[MAX_RULES:])} are in the tables." if len(rules) > MAX_RULES else ""
+    fig, grid = page(heights, widths, note, legends=2)
+    drawn, spans = [], []
     for i, (r, label, view) in enumerate(zip(sweeps, labels(sweeps), views, strict=True)):
         name, *panels, optimum, text = (fig.add_subplot(grid[i, j]) for j in range(len(widths)))
         name.set_axis_off()
@@ -50,15 +55,15 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
         sizes_on_x(optimum, sorted({s for v in r.verdicts for s in v.optima}), "", inches)
         optimum.set_xlabel(SIZE[r.verdicts[0].axis] if last or len(axes) > 1 else "")
         optimum.set_ylabel("optimal lr")
-        _write_verdicts(text, r.verdicts, looks, inches * TEXT_WIDTH)
-        if i == 0:
-            titles = zip((*panels, optimum, text), (*shown, "optimum", "verdict, slope, regret"), strict=True)
-            for ax, title in titles:
-                ax.set_title(title, loc="left")
+        text.set_axis_off()
+        handles = [mark(written, ls="-", ms=4.5, **looks[rule]) for rule, written in texts[i].items()]
+        text.legend(handles=handles, loc="center left", bbox_to_anchor=(0, 0.5), **PACKED)
+        for ax, title in zip((*panels, optimum, text), (*shown, "optimum", "verdict, slope, regret"), strict=True):
+            ax.set_title(title if i == 0 else "", loc="left")
     reach = max(hi - lo for _, lo, hi in spans)  # the same octaves in all rows, so that equal slopes look equal
     for ax, lo, hi in spans:
         ax.set_ylim((lo + hi - reach) / 2, (lo + hi + reach) / 2)
-        powers_of_two(ax.yaxis, *ax.get_ylim(), 4)
+        powers_of_two(ax.yaxis, (lo + hi - reach) / 2, (lo + hi + reach) / 2, 4)
     legend(fig, [entry for axis in axes for entry in lr.size_marks(axis, look[axis])], line=1)
     legend(fig, lr.point_marks(), line=2)
     return fig, pd.DataFrame(drawn, columns=["sweep", "optimizer", *lr.LR_COLUMNS])
@@ -66,14 +71,14 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
 
 def _loss_panels(panels: Sequence[Axes], r: Results, shown: Sequence[str], view: lr.View, last: bool) -> list[tuple]:
     """Draw the losses of a sweep under each of the rules shown."""
-    verdicts, lrs, drawn = {v.rule: v for v in r.verdicts}, r.points["log2_lr"].to_numpy(float), []
+    verdicts, drawn = {v.rule: v for v in r.verdicts}, []
     for j, (ax, rule) in enumerate(zip(panels, shown, strict=True)):
         ax.set_ylabel("loss (nats/token)" if j == 0 else "")
         ax.set_xlabel("learning rate" if last and rule in verdicts else "")
         ax.tick_params(labelleft=j == 0)
         if rule in verdicts:
             part = rows(r.points, r.points["rule"] == rule)
-            drawn += lr.loss_panel(ax, part, verdicts[rule], view, (float(lrs.min()), float(lrs.max())), ticks=(4, 4))
+            drawn += lr.loss_panel(ax, part, verdicts[rule], view, list(r.points["log2_lr"]), ticks=(4, 4))
         else:
             lr.losses_on_y(ax, view, 4)
             ax.set_xticks([])
@@ -81,30 +86,7 @@ def _loss_panels(panels: Sequence[Axes], r: Results, shown: Sequence[str], view:
     return drawn
 
 
-def _height(r: Results, view: lr.View, inches: float) -> float:
-    text = sum(_verdict_text(v, inches).count("\n") + 1.7 for v in r.verdicts) * LINE
-    return max(HEIGHT + lr.ROW * len(view.row), text)
-
-
-def _note(sweeps: Sequence[Results], views: Sequence[lr.View], rules: Sequence[str]) -> str:
-    points = pd.concat([r.points for r in sweeps], ignore_index=True)
-    base = " / ".join(dict.fromkeys(f"{v.axis} {v.base}" for r in sweeps for v in r.verdicts))
-    note = f"{what_was_run(points)}. Optimum: vertex of a parabola within an octave of the best point; bars: 95 % interval. "
-    note += f"Dashed: optimum of {base}. Slope: of log2 optimal lr on log2 size. "
-    note += "Regret: what the optimal lr of the base costs at the largest size."
-    note += " Above the grey line: diverged runs, one row per size." if any(view.row for view in views) else ""
-    return note + (f" Losses of {', '.join(rules[MAX_RULES:])} are in the tables." if len(rules) > MAX_RULES else "")
-
-
 def _verdict_text(v: Verdict, inches: float) -> str:
     gap = "\n" if (len(v.rule) + len(v.verdict) + 5) * LETTER > inches else " "
     regret = f"{'at least ' * v.regret_at_least}{v.regret:.2%}".replace("%", " %") if np.isfinite(v.regret) else "unknown"
     return f"{v.rule}:{gap}{v.verdict}\n{lr.slope_text(v)}\nregret {regret}"
-
-
-def _write_verdicts(ax: Axes, verdicts: Sequence[Verdict], looks: dict[str, dict[str, Any]], inches: float) -> None:
-    """Write the verdicts, beside the colour and mark of each rule."""
-    ax.set_axis_off()
-    handles = [mark(_verdict_text(v, inches), ls="-", ms=4.5, **looks[v.rule]) for v in verdicts]
-    packed = {"borderaxespad": 0, "borderpad": 0, "handlelength": 1.0, "handletextpad": 0.5, "labelspacing": 0.6, "fontsize": 7}
-    ax.legend(handles=handles, loc="center left", bbox_to_anchor=(0, 0.5), **packed)
