@@ -77,16 +77,14 @@ def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScalin
     if isinstance(optimizer, str):
         spec = spec_of(parse(OptimizerConfig, read_preset("optimizer", optimizer), "optimizer"))
         if any(algorithm.update_norm is None for algorithm in spec.by_kind.values()):
-            raise ValueError(
-                f"optimizer={optimizer!r}: it declares no size law; measure one with spectral_mup.derive and pass that"
-            )
+            fix = "measure one with spectral_mup.derive and pass that"
+            raise ValueError(f"optimizer={optimizer!r}: it declares no size law; {fix}")
         return spec
     scalings = dict.fromkeys(KINDS, optimizer) if isinstance(optimizer, UpdateScaling) else dict(optimizer)
     for kind in KINDS:
         if not isinstance(scalings.get(kind), UpdateScaling):
-            raise ValueError(
-                f"optimizer: no UpdateScaling for {kind} tensors; give one for each of {', '.join(KINDS)}, or one for all"
-            )
+            fix = f"give one for each of {', '.join(KINDS)}, or one for all"
+            raise ValueError(f"optimizer: no UpdateScaling for {kind} tensors; {fix}")
     by_kind = {kind: Algorithm(u.name, None, u.update_norm, u.eps) for kind, u in scalings.items() if kind in KINDS}
     return OptimizerSpec(" + ".join(dict.fromkeys(a.name for a in by_kind.values())), by_kind)
 

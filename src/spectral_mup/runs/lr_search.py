@@ -27,26 +27,20 @@ def search_lrs(
     """
     wanted = set(start)
     while True:
-        losses = {x: loss(x) for x in wanted}
-        if any(v is None for v in losses.values()):
+        known = {x: value for x in wanted if (value := loss(x)) is not None}
+        if len(known) < len(wanted):
             return Search(sorted(wanted), False, False, None)
-        known = {x: v for x, v in losses.items() if v is not None}
         best = min(known, key=lambda x: (known[x], x))
-        below = [x for x in wanted if x < best]
-        above = [x for x in wanted if x > best]
+        below, above = [x for x in wanted if x < best], [x for x in wanted if x > best]
         bracketed = bool(below and above) and math.isfinite(known[best])
-        if not adaptive or len(wanted) >= budget:
-            return Search(sorted(wanted), True, bracketed, best)
         if not math.isfinite(known[best]):
             new = {min(wanted) - 1}
         elif not bracketed:
             new = {best - 1} if not below else {best + 1}
         else:
-            new = set()
-            for side, gap in ((-1, best - max(below)), (1, min(above) - best)):
-                if gap > resolution:
-                    new.add(best + side * max(math.floor(gap / 2 / resolution) * resolution, resolution))
-        new = set(sorted(new)[: budget - len(wanted)])
-        if not new:
-            return Search(sorted(wanted), True, True, best)
+            gaps = ((side, gap) for side, gap in ((-1, best - max(below)), (1, min(above) - best)) if gap > resolution)
+            new = {best + side * max(math.floor(gap / 2 / resolution) * resolution, resolution) for side, gap in gaps}
+        new = set(sorted(new)[: max(0, budget - len(wanted))])
+        if not adaptive or not new:
+            return Search(sorted(wanted), True, bracketed, best)
         wanted |= new
