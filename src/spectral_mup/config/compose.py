@@ -18,24 +18,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spectral_mup.config.credentials import refuse_credentials, refuse_in_overrides
 from spectral_mup.config.parse import keys, refuse_missing, typed, unknown_key, variants, walk
-from spectral_mup.config.presets import GROUPS, files_of, options, package_root, read_preset, read_sweep, shown
+from spectral_mup.config.presets import GROUPS, files_of, load_yaml, options, package_root, read_preset, shown
 from spectral_mup.config.schema import Config
 from spectral_mup.config.validate import check
 from spectral_mup.errors import ConfigError
-
-__all__ = ["ConfigError", "check", "load_config", "typed"]
 
 
 def load_config(overrides: list[str]) -> Config:
     """Compose the presets with the overrides of a command line and check the result. Raises ConfigError."""
     refuse_in_overrides(overrides)
-    source = PresetSource()
+    source, given = PresetSource(), [override.lstrip("+~").partition("=")[0] for override in overrides]
     try:
         with initialize_config_dir(str(package_root() / "conf"), version_base="1.3"):
             GlobalHydra.instance().config_loader().get_sources().insert(0, source)  # before the package's own folder
             composed = compose("config", overrides=overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error, overrides)) from None
+        raise ConfigError(_explain(error, given)) from None
     plain = OmegaConf.to_container(composed)
     refuse_credentials(plain)
     try:
@@ -45,16 +43,16 @@ def load_config(overrides: list[str]) -> Config:
     except OmegaConfBaseException as error:  # an interpolation
         raise ConfigError(str(error).splitlines()[0]) from None
     except ConfigError as error:
-        raise ConfigError(f"{error}{_where(str(error), source, overrides)}") from None
+        raise ConfigError(f"{error}{_where(str(error), source, given)}") from None
     return config
 
 
 class PresetSource(ConfigSource):
-    """Presets of all project folders: a rule goes to rule.NAME, a sweep to the root, any other to its group."""
+    """Presets of all project folders, each placed from the root of the config; the `defaults` of a sweep are read by Hydra."""
 
     def __init__(self) -> None:
         super().__init__("spectral-mup", "spectral-mup://")
-        self.loaded: list[tuple[str, dict[str, Any]]] = []  # files, and what each gives, from the root of the config
+        self.loaded: list[tuple[str, dict[str, Any]]] = []  # files, and what each gives
 
     def __deepcopy__(self, memo: Any) -> PresetSource:
         return self  # Hydra reads from copies of its sources, whose `loaded` nobody would see
@@ -65,12 +63,15 @@ class PresetSource(ConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         group, _, name = config_path.removesuffix(".yaml").partition("/")
-        content = read_sweep(name) if group == "sweep" else read_preset(group, name)
-        if group == "rule":
-            content = {name: content}
-        self.loaded.append((shown(files_of(group, name)[0]), content if group == "sweep" else {group: content}))
-        header: dict[str, str | None] = {"package": "_global_" if group == "sweep" else group}
-        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(content), header)
+        file = files_of(group, name)[0]
+        if group == "sweep":
+            content = load_yaml(file)
+            content["sweep"] = {"name": name} | (content.get("sweep") or {})
+        else:
+            preset = read_preset(group, name)
+            content = {group: {name: preset} if group == "rule" else preset}
+        self.loaded.append((shown(file), content))
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(content), {"package": "_global_"})
 
     def is_group(self, config_path: str) -> bool:
         return config_path in GROUPS
@@ -87,14 +88,10 @@ class PresetSource(ConfigSource):
         return options(config_path)
 
 
-def _keys_given(overrides: list[str]) -> list[str]:
-    return [override.lstrip("+~").partition("=")[0] for override in overrides]
-
-
-def _explain(error: Exception, overrides: list[str]) -> str:
-    """One line about what Hydra refuses."""
+def _explain(error: Exception, given: list[str]) -> str:
+    """One line about what Hydra refuses; `given` are the keys of the command line."""
     text = " ".join(str(error).split())
-    for key in _keys_given(overrides):
+    for key in given:
         if f"Could not override '{key}'" in text or f"Key '{key.rsplit('.')[-1]}' is not in struct" in text:
             return _not_in_config(key)
     if isinstance(error, OverrideParseException):
@@ -117,11 +114,11 @@ def _not_in_config(key: str) -> str:
     return unknown_key(key, known)
 
 
-def _where(message: str, source: PresetSource, overrides: list[str]) -> str:
+def _where(message: str, source: PresetSource, given: list[str]) -> str:
     """(in FILE) if the key that an error begins with was set by a preset and not by the command line."""
     found = re.match(r"[\w/*-]+(\.[\w/*-]+)*", message)
     key = found[0] if found else ""
-    if any(f"{key}.".startswith(f"{given}.") for given in _keys_given(overrides) if given not in GROUPS):
+    if any(f"{key}.".startswith(f"{other}.") for other in given if other not in GROUPS):
         return ""
     wanted = key.rpartition(".")[0] if ": a value is missing" in message else key
     return next((f" (in {file})" for file, content in reversed(source.loaded) if wanted in dict(walk(content))), "")

@@ -1,7 +1,4 @@
-"""What an optimizer is to the framework: which algorithm trains each kind of tensor, and how its update scales.
-
-Imports no torch.
-"""
+"""What an optimizer is to the framework: which algorithm trains each kind of tensor, and how its update scales."""
 
 from __future__ import annotations
 
@@ -91,9 +88,7 @@ def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScalin
 
 def resolve_rule(rule: str | Rule) -> Rule:
     """From a name of conf/rule; a Rule stays as it is. Raises ValueError on an unknown name."""
-    if isinstance(rule, Rule):
-        return rule
-    return rule_of(rule, parse(RuleConfig, read_preset("rule", rule), f"rule.{rule}"))
+    return rule if isinstance(rule, Rule) else rule_of(rule, parse(RuleConfig, read_preset("rule", rule), f"rule.{rule}"))
 
 
 def rule_of(name: str, config: RuleConfig) -> Rule:

@@ -76,12 +76,6 @@ def read_preset(group: str, name: str, inside: tuple[Path, ...] = ()) -> dict[st
     return merged
 
 
-def read_sweep(name: str) -> dict[str, Any]:
-    """A sweep as its file has it, `defaults` included, which Hydra reads; its sweep.name is that of the file unless given."""
-    own = load_yaml(files_of("sweep", name)[0])
-    return own | {"sweep": {"name": name} | (own.get("sweep") or {})}
-
-
 def load_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file, not interpolated. Raises ConfigError, which names the file."""
     try:

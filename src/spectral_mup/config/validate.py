@@ -1,7 +1,4 @@
-"""What can be known wrong with a config beyond single values, which schema.py bounds: each mistake is one line.
-
-Nothing in this module imports torch.
-"""
+"""What can be known wrong with a config beyond single values, which schema.py bounds: each mistake is one line."""
 
 from __future__ import annotations
 

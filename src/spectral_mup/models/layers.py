@@ -35,10 +35,8 @@ class CausalSelfAttention(nn.Module):
         self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
         self.head_dim, self.scaling = head_dim, head_dim**-0.5
         kv_width = max(1, width * kv_heads // heads)  # 1 only where a base model is no more than a reference (base width 1)
-        self.query = linear(width, width, bias)
-        self.key = linear(width, kv_width, bias)
-        self.value = linear(width, kv_width, bias)
-        self.out = linear(width, width, bias)
+        self.query, self.key = linear(width, width, bias), linear(width, kv_width, bias)
+        self.value, self.out = linear(width, kv_width, bias), linear(width, width, bias)
 
     def forward(self, x_BTD: Tensor, rotation_TE: tuple[Tensor, Tensor] | None = None) -> Tensor:
         q_BHTE = self.query(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -73,8 +71,7 @@ class GeluMLP(nn.Module):
     def __init__(self, width: int, hidden: int, bias: bool, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.up = linear(width, hidden, bias)
-        self.down = linear(hidden, width, bias)
+        self.up, self.down = linear(width, hidden, bias), linear(hidden, width, bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return F.dropout(self.down(F.gelu(self.up(x_BTD))), self.dropout, self.training)
@@ -86,8 +83,7 @@ class SwigluMLP(nn.Module):
     def __init__(self, width: int, hidden: int, bias: bool, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.gate = linear(width, hidden, bias)
-        self.up = linear(width, hidden, bias)
+        self.gate, self.up = linear(width, hidden, bias), linear(width, hidden, bias)
         self.down = linear(hidden, width, bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:

@@ -61,9 +61,8 @@ class RunConfig:
         """Plain dicts, lists and numbers: what config.json holds and the id is the hash of."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         values |= {name: to_plain(values[name]) for name in ("model", "train", "probe")}
-        values |= {name: asdict(values[name]) for name in ("optimizer", "rule", "data")}
-        if self.rule == BASE:
-            values["rule"] = None
+        values |= {name: asdict(values[name]) for name in ("optimizer", "data")}
+        values["rule"] = None if self.rule == BASE else asdict(self.rule)
         values["train"] = {key: value for key, value in values["train"].items() if key not in PROCESS_KEYS}
         return {"schema_version": SCHEMA_VERSION} | values
 
