@@ -8,102 +8,117 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_mup.config.credentials import refuse_credentials, refuse_in_overrides
-from spectral_mup.config.parse import key_of, keys, typed, unknown_key, variants
-from spectral_mup.config.presets import GROUPS, unknown_preset
+from spectral_mup.config.parse import keys, refuse_missing, typed, unknown_key, variants, walk
+from spectral_mup.config.presets import GROUPS, files_of, load_yaml, options, package_root, read_preset, shown
 from spectral_mup.config.schema import Config
 from spectral_mup.config.validate import check
 from spectral_mup.errors import ConfigError
-
-__all__ = ["ConfigError", "check", "load_config", "typed"]
 
 
 def load_config(overrides: list[str]) -> Config:
     """Compose the presets with the overrides of a command line and check the result. Raises ConfigError."""
     refuse_in_overrides(overrides)
-    composed, loaded = _compose(overrides)
-    refuse_credentials(OmegaConf.to_container(composed))
+    source, given = PresetSource(), [override.lstrip("+~").partition("=")[0] for override in overrides]
     try:
-        config = typed(_plain(composed))
+        with initialize_config_dir(str(package_root() / "conf"), version_base="1.3"):
+            GlobalHydra.instance().config_loader().get_sources().insert(0, source)  # before the package's own folder
+            composed = compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(_explain(error, given)) from None
+    plain = OmegaConf.to_container(composed)
+    refuse_credentials(plain)
+    try:
+        refuse_missing(plain)
+        config = typed(OmegaConf.to_container(composed, resolve=True))
         check(config)
+    except OmegaConfBaseException as error:  # an interpolation
+        raise ConfigError(str(error).splitlines()[0]) from None
     except ConfigError as error:
-        raise ConfigError(f"{error}{_where(str(error), loaded, overrides)}") from None
+        raise ConfigError(f"{error}{_where(str(error), source, given)}") from None
     return config
 
 
-def _compose(overrides: list[str]) -> tuple[Any, list[tuple[str, str, dict[str, Any]]]]:
-    from hydra.errors import HydraException
+class PresetSource(ConfigSource):
+    """Presets of all project folders, each placed from the root of the config; the `defaults` of a sweep are read by Hydra."""
 
-    from spectral_mup.config.hydra_source import compose_presets
+    def __init__(self) -> None:
+        super().__init__("spectral-mup", "spectral-mup://")
+        self.loaded: list[tuple[str, dict[str, Any]]] = []  # files, and what each gives
 
-    try:
-        return compose_presets(overrides)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error, overrides)) from None
+    def __deepcopy__(self, memo: Any) -> PresetSource:
+        return self  # Hydra reads from copies of its sources, whose `loaded` nobody would see
+
+    @staticmethod
+    def scheme() -> str:
+        return "spectral-mup"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        group, _, name = config_path.removesuffix(".yaml").partition("/")
+        file = files_of(group, name)[0]
+        if group == "sweep":
+            content = load_yaml(file)
+            content["sweep"] = {"name": name} | (content.get("sweep") or {})
+        else:
+            preset = read_preset(group, name)
+            content = {group: {name: preset} if group == "rule" else preset}
+        self.loaded.append((shown(file), content))
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(content), {"package": "_global_"})
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path in GROUPS
+
+    def is_config(self, config_path: str) -> bool:
+        """Any name in a group: one that does not exist is an error of read_preset. config.yaml itself is the package's."""
+        group, _, name = config_path.partition("/")
+        return group in GROUPS and bool(name)
+
+    def available(self) -> bool:
+        return True
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return options(config_path)
 
 
-def _plain(composed: Any) -> Any:
-    missing = sorted(OmegaConf.missing_keys(composed))
-    if missing:
-        raise ConfigError(f"{missing[0]}: a value is missing; give one, as in {missing[0]}=VALUE")
-    try:
-        return OmegaConf.to_container(composed, resolve=True)
-    except OmegaConfBaseException as error:  # an interpolation
-        raise ConfigError(str(error).splitlines()[0]) from None
-
-
-def _explain(error: Exception, overrides: list[str]) -> str:
-    """One line about what Hydra refuses."""
-    from hydra.errors import OverrideParseException
-
-    text = str(error)
-    preset = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text)
-    if preset and preset[1] in GROUPS:
-        return str(unknown_preset(preset[1], preset[2]))
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
+def _explain(error: Exception, given: list[str]) -> str:
+    """One line about what Hydra refuses; `given` are the keys of the command line."""
+    text = " ".join(str(error).split())
+    for key in given:
         if f"Could not override '{key}'" in text or f"Key '{key.rsplit('.')[-1]}' is not in struct" in text:
             return _not_in_config(key)
     if isinstance(error, OverrideParseException):
-        first = " ".join(text.partition("See https")[0].split())
-        return f"cannot read the command line: {first}; quote lists, as in 'sweep.width=[64,128]'"
-    return " ".join(text.split())
+        return f"cannot read the command line: {text.partition(' See https')[0]}; quote lists, as in 'sweep.width=[64,128]'"
+    return text
 
 
 def _not_in_config(key: str) -> str:
     """Why a key cannot be set: no config has it, another family or scheduler has it, or the chosen file leaves it out."""
     group = key.partition(".")[0]
-    classes = variants(group)
-    owners = [name for name, cls in classes.items() if key in keys(cls, group)]
+    of_variant = {name: list(keys(cls, group)) for name, cls in variants(group).items()}
+    owners = [name for name, known in of_variant.items() if key in known]
     if key == "cluster.extra":
         return f"{key}: prefix with + to add to it, as in '+cluster.extra={{name: value}}', with cluster=slurm or a site's file"
-    if owners and len(owners) < len(classes):
+    if owners and len(owners) < len(of_variant):
         return f"{key}: only with {group}={' or '.join(owners)}{', or a site of it' if group == 'cluster' else ''}"
-    known = [*keys(Config), *(k for cls in classes.values() for k in keys(cls, group))]
+    known = [*keys(Config), *(k for known in of_variant.values() for k in known)]
     if key in known:
         return f"{key}: the chosen file of conf/{group} leaves it out; give it there, or here as +{key}=VALUE"
     return unknown_key(key, known)
 
 
-def _where(message: str, loaded: list[tuple[str, str, dict[str, Any]]], overrides: list[str]) -> str:
-    """(in FILE) if the key that an error is about was set by a preset and not by the command line."""
-    key = key_of(message)
-    given = [override.lstrip("+~").partition("=")[0] for override in overrides]
-    if any(f"{key}.".startswith(f"{k}.") for k in given if k not in GROUPS):
+def _where(message: str, source: PresetSource, given: list[str]) -> str:
+    """(in FILE) if the key that an error begins with was set by a preset and not by the command line."""
+    found = re.match(r"[\w/*-]+(\.[\w/*-]+)*", message)
+    key = found[0] if found else ""
+    if any(f"{key}.".startswith(f"{other}.") for other in given if other not in GROUPS):
         return ""
     wanted = key.rpartition(".")[0] if ": a value is missing" in message else key
-    for file, place, content in reversed(loaded):
-        if _holds({place: content} if place else content, wanted):
-            return f" (in {file})"
-    return ""
-
-
-def _holds(node: Any, key: str) -> bool:
-    for name in key.split("."):
-        if not isinstance(node, dict) or name not in node:
-            return False
-        node = node[name]
-    return True
+    return next((f" (in {file})" for file, content in reversed(source.loaded) if wanted in dict(walk(content))), "")

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from spectral_mup.config.parse import walk
 from spectral_mup.errors import ConfigError
 
 NAME = re.compile(r"api[-_]?key|token$|secret|passw(or)?d", re.IGNORECASE)
@@ -22,39 +23,22 @@ def refuse_in_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         key = re.split(r"[^\w.@/-]", key)[0]  # so that a value behind a colon is not repeated as if it were the key
-        for name in [*key.split("."), *INNER_KEY.findall(value)]:
-            _refuse_name(key, name)
-        _refuse_value(key, value)
+        _refuse(key, [*key.split("."), *INNER_KEY.findall(value)], value)
 
 
-def refuse_credentials(node: Any, key: str = "") -> None:
+def refuse_credentials(config: Any) -> None:
     """Refuse a composed, not yet resolved config that has a credential at any depth. Raises ConfigError."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            inner = f"{key}.{name}" if key else str(name)
-            _refuse_name(inner, str(name))
-            refuse_credentials(value, inner)
-    elif isinstance(node, list):
-        for value in node:
-            refuse_credentials(value, key)
-    elif isinstance(node, str):
-        _refuse_value(key, node)
+    for key, value in walk(config):
+        _refuse(key, key.split("."), value if isinstance(value, str) else "")
 
 
-def _refuse_name(key: str, name: str) -> None:
-    if NAME.search(name):
-        raise _error(key, "a credential")
-
-
-def _refuse_value(key: str, value: str) -> None:
-    for variable in FROM_ENVIRONMENT.findall(value):
-        if NAME.search(variable):
-            raise _error(key, f"the credential {variable}")
+def _refuse(key: str, names: Sequence[str], value: str) -> None:
+    found = ["a credential" for name in names if NAME.search(name)]
+    found += [f"the credential {variable}" for variable in FROM_ENVIRONMENT.findall(value) if NAME.search(variable)]
     if key.startswith("wandb.") and WANDB_KEY.search(value):
-        raise _error(key, "a key of Weights & Biases")
-
-
-def _error(key: str, what: str) -> ConfigError:
-    return ConfigError(
-        f"{key}: {what} must not be in a config, which is kept on disk; keep it in the environment (WANDB_API_KEY) or ~/.netrc"
-    )
+        found.append("a key of Weights & Biases")
+    if found:
+        raise ConfigError(
+            f"{key}: {found[0]} must not be in a config, which is kept on disk; "
+            "keep it in the environment (WANDB_API_KEY) or ~/.netrc"
+        )

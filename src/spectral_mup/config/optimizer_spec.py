@@ -1,7 +1,4 @@
-"""What an optimizer is to the framework: which algorithm trains each kind of tensor, and how its update scales.
-
-Imports no torch.
-"""
+"""What an optimizer is to the framework: which algorithm trains each kind of tensor, and how its update scales."""
 
 from __future__ import annotations
 
@@ -77,25 +74,21 @@ def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScalin
     if isinstance(optimizer, str):
         spec = spec_of(parse(OptimizerConfig, read_preset("optimizer", optimizer), "optimizer"))
         if any(algorithm.update_norm is None for algorithm in spec.by_kind.values()):
-            raise ValueError(
-                f"optimizer={optimizer!r}: it declares no size law; measure one with spectral_mup.derive and pass that"
-            )
+            fix = "measure one with spectral_mup.derive and pass that"
+            raise ValueError(f"optimizer={optimizer!r}: it declares no size law; {fix}")
         return spec
     scalings = dict.fromkeys(KINDS, optimizer) if isinstance(optimizer, UpdateScaling) else dict(optimizer)
     for kind in KINDS:
         if not isinstance(scalings.get(kind), UpdateScaling):
-            raise ValueError(
-                f"optimizer: no UpdateScaling for {kind} tensors; give one for each of {', '.join(KINDS)}, or one for all"
-            )
+            fix = f"give one for each of {', '.join(KINDS)}, or one for all"
+            raise ValueError(f"optimizer: no UpdateScaling for {kind} tensors; {fix}")
     by_kind = {kind: Algorithm(u.name, None, u.update_norm, u.eps) for kind, u in scalings.items() if kind in KINDS}
     return OptimizerSpec(" + ".join(dict.fromkeys(a.name for a in by_kind.values())), by_kind)
 
 
 def resolve_rule(rule: str | Rule) -> Rule:
     """From a name of conf/rule; a Rule stays as it is. Raises ValueError on an unknown name."""
-    if isinstance(rule, Rule):
-        return rule
-    return rule_of(rule, parse(RuleConfig, read_preset("rule", rule), f"rule.{rule}"))
+    return rule if isinstance(rule, Rule) else rule_of(rule, parse(RuleConfig, read_preset("rule", rule), f"rule.{rule}"))
 
 
 def rule_of(name: str, config: RuleConfig) -> Rule:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
@@ -16,10 +14,11 @@ from spectral_mup.config.schema import SCHEDULERS, ClusterConfig, Config
 from spectral_mup.errors import ConfigError
 from spectral_mup.models import FAMILIES
 from spectral_mup.models.configs import FamilyConfig
-from spectral_mup.util.registry import lookup
+from spectral_mup.util.registry import did_you_mean, lookup
 
 M = TypeVar("M", bound=BaseModel)
 
+MISSING = "{key}: a value is missing; give one, as in {key}=VALUE"
 MESSAGES = {  # by the beginning of pydantic's error types
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be above {gt}",
@@ -33,6 +32,8 @@ MESSAGES = {  # by the beginning of pydantic's error types
     "dict": "must be a table, as in {{name: value}}",
     "model": "must be a table, as in {{name: value}}",
     "too_short": "is empty; give at least one value",
+    "literal_error": "must be one of {choices}",
+    "value_error": "{error}",
 }
 
 
@@ -58,30 +59,39 @@ def _family(name: Any) -> type[FamilyConfig]:
     return found
 
 
+def variants(group: str) -> dict[str, type[BaseModel]]:
+    """The classes that a part of the config may have, by the value that chooses it: by model.family, by cluster.scheduler."""
+    return {"model": {name: _family(name) for name in FAMILIES}, "cluster": dict(SCHEDULERS)}.get(group, {})
+
+
 def parse(cls: type[M], node: Any, key: str) -> M:
     """One part of the config, which lies at `key`. Raises ConfigError about its first mistake.
 
     What chooses the class comes first, then unknown keys: a misspelt one is missing as well.
     """
-    missing = next(_missing(node, key), None)
-    if missing is not None:
-        raise ConfigError(f"{missing}: a value is missing; give one, as in {missing}=VALUE")
+    refuse_missing(node, key)
     try:
         return cls.model_validate(node)
     except ValidationError as error:
         mistakes = error.errors(include_url=False)
-        first = min(
-            mistakes, key=lambda e: (e["loc"][-1:] not in (("family",), ("scheduler",)), e["type"] != "extra_forbidden")
-        )
+        first = min(mistakes, key=lambda e: ({"family", "scheduler"}.isdisjoint(e["loc"]), e["type"] != "extra_forbidden"))
         raise ConfigError(_describe(dict(first), key, cls)) from None
 
 
-def _missing(node: Any, key: str) -> Iterator[str]:
-    if node == "???":
-        yield key
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from _missing(value, f"{key}.{name}".lstrip("."))
+def refuse_missing(node: Any, key: str = "") -> None:
+    """Raise ConfigError if a value is still YAML's ???."""
+    missing = [inner for inner, value in walk(node, key) if value == "???"]
+    if missing:
+        raise ConfigError(MISSING.format(key=min(missing)))
+
+
+def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key of nested dicts with its value; entries of a list are under the key of the list."""
+    if isinstance(node, dict | list):
+        for name, value in node.items() if isinstance(node, dict) else (("", entry) for entry in node):
+            inner = f"{key}.{name}".strip(".")
+            yield inner, value
+            yield from walk(value, inner)
 
 
 def _describe(error: dict[str, Any], prefix: str, cls: type[BaseModel]) -> str:
@@ -91,19 +101,14 @@ def _describe(error: dict[str, Any], prefix: str, cls: type[BaseModel]) -> str:
     names = [str(x) for x in error["loc"] if not isinstance(x, int) and str(x)[0] not in "<["]
     key = ".".join(filter(None, [prefix, *names]))
     if kind == "missing":
-        return f"{key}: a value is missing; give one, as in {key}=VALUE"
+        return MISSING.format(key=key)
     if kind == "extra_forbidden":
         return unknown_key(key, keys(cls, prefix))
     choices = str(context.get("expected", "")).replace("'", "").replace(" or ", ", ")
     if error["loc"][-1] == "[key]":
         return unknown_key(key, [f"{key.rpartition('.')[0]}.{choice}" for choice in choices.split(", ")])
-    if kind == "literal_error":
-        message = f"must be one of {choices}"
-    elif kind == "value_error":
-        message = str(context["error"])
-    else:
-        message = next((text for begin, text in MESSAGES.items() if kind.startswith(begin)), error["msg"])
-        message = message.format(key=key, **context).replace("above 0", "positive")
+    message = next((text for begin, text in MESSAGES.items() if kind.startswith(begin)), error["msg"])
+    message = message.format(key=key, choices=choices, **context).replace("above 0", "positive")
     value = "null" if error["input"] is None else error["input"]
     return f"{key}={str(value).lower() if isinstance(value, bool) else value}: {message}"
 
@@ -112,8 +117,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
     """What to say of a key that is not in the schema: the nearest one, and those beside it."""
     known, (parent, _, last) = list(dict.fromkeys(known)), key.rpartition(".")
     beside = [k.rpartition(".")[2] for k in known if fnmatchcase(parent, k.rpartition(".")[0])]
-    near = difflib.get_close_matches(last, beside, n=1)
-    hint = f"did you mean {'.'.join(filter(None, [parent, near[0]]))}? " if near else ""
+    hint = did_you_mean(last, beside, f"{parent}." if parent else "")
     return f"{key}: unknown key; {hint}known: {', '.join(sorted(beside or [k for k in known if '.' not in k]))}"
 
 
@@ -129,20 +133,6 @@ def keys(cls: type[BaseModel], prefix: str = "") -> Iterator[str]:
                 yield from (f"{key}.{quantity}" for quantity in inner.__annotations__)
 
 
-def _classes(annotation: Any) -> Iterator[Any]:
+def _classes(annotation: Any) -> list[Any]:
     inside = get_args(annotation)
-    for inner in inside:
-        yield from _classes(inner)
-    if not inside:
-        yield annotation
-
-
-def variants(group: str) -> dict[str, type[BaseModel]]:
-    """The classes that a part of the config may have, by the value that chooses it: by model.family, by cluster.scheduler."""
-    return {"model": {name: _family(name) for name in FAMILIES}, "cluster": dict(SCHEDULERS)}.get(group, {})
-
-
-def key_of(message: str) -> str:
-    """The config key that the message of a ConfigError begins with."""
-    found = re.match(r"[\w/*-]+(\.[\w/*-]+)*", message)
-    return found[0] if found else ""
+    return [cls for inner in inside for cls in _classes(inner)] if inside else [annotation]

@@ -6,16 +6,16 @@ the package. Imports neither torch nor Hydra.
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from spectral_mup.errors import ConfigError
+from spectral_mup.util.registry import did_you_mean
 
 GROUPS = ("cluster", "data", "model", "optimizer", "rule", "sweep", "train")
 NAMED_BY_FILE = {"model": "family", "data": "source"}  # what the name of a file stands for if no YAML gives it
@@ -46,66 +46,47 @@ def options(group: str) -> list[str]:
 
 
 def files_of(group: str, name: str) -> list[Path]:
-    """Files of a preset, the one that counts first; empty if there is none."""
-    return [path for path in (p.with_name(f"{p.name}.yaml") for p in candidates(f"{group}/{name}")) if path.is_file()]
+    """Files of a preset, the one that counts first. Raises ConfigError, which lists those that exist, if there is none."""
+    files = [path for p in candidates(f"{group}/{name}") if (path := p.with_name(f"{p.name}.yaml")).is_file()]
+    if not files:
+        known = options(group)
+        hint = did_you_mean(name, known)
+        raise ConfigError(f"{group}={name}: no such file; {hint}{group} can be {', '.join(known)}")
+    return files
 
 
-def unknown_preset(group: str, name: str) -> ConfigError:
-    """The error for a preset that does not exist, with those that do."""
-    known = options(group)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return ConfigError(f"{group}={name}: no such file; {hint}{group} can be {', '.join(known)}")
+def read_preset(group: str, name: str, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A preset of conf/ over those that its `defaults` name, which are of the same group. Raises ConfigError.
 
-
-def read_preset(group: str, name: str) -> dict[str, Any]:
-    """A preset of conf/ over those that its `defaults` name, which are of the same group. Raises ConfigError."""
-    return _read(group, name, ())
-
-
-def _read(group: str, name: str, inside: tuple[Path, ...]) -> dict[str, Any]:
-    """`inside` are the files that inherit this one; a file may extend one of its own name in a later folder."""
-    files = files_of(group, name)
-    path = next((p for p in files if p not in inside), None)
+    `inside` are the files that inherit this one; a file may extend one of its own name in a later folder.
+    """
+    path = next((p for p in files_of(group, name) if p not in inside), None)
     if path is None:
-        raise ConfigError(f"{shown(inside[-1])}: its defaults lead back to itself") if files else unknown_preset(group, name)
+        raise ConfigError(f"{shown(inside[-1])}: its defaults lead back to itself")
     own = load_yaml(path)
     defaults = own.pop("defaults", [])
     if not isinstance(defaults, list) or not all(isinstance(x, str) for x in defaults):
         raise ConfigError(f"{shown(path)}: defaults must list names of conf/{group}, as in [{options(group)[0]}]")
     if group == "optimizer":
         own.setdefault("name", name)
-    parts = [own if x == "_self_" else _read(group, x.removeprefix(f"/{group}/"), (*inside, path)) for x in defaults]
-    merged = OmegaConf.to_container(OmegaConf.merge(*parts, *([] if "_self_" in defaults else [own])))
-    assert isinstance(merged, dict)
+    parts = [own if x == "_self_" else read_preset(group, x.removeprefix(f"/{group}/"), (*inside, path)) for x in defaults]
+    merged: Any = OmegaConf.to_container(OmegaConf.merge(*parts, *([] if "_self_" in defaults else [own])))
     if group in NAMED_BY_FILE:
         merged.setdefault(NAMED_BY_FILE[group], name)
-    return {str(key): value for key, value in merged.items()}
-
-
-def read_sweep(name: str) -> dict[str, Any]:
-    """A sweep as its file has it, `defaults` included, which Hydra reads; its sweep.name is that of the file unless given."""
-    files = files_of("sweep", name)
-    if not files:
-        raise unknown_preset("sweep", name)
-    own = load_yaml(files[0])
-    own["sweep"] = {"name": name} | (own.get("sweep") or {})
-    return own
+    return merged
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file, not interpolated. Raises ConfigError, which names the file."""
     try:
-        loaded = OmegaConf.load(path)
+        plain = OmegaConf.to_container(OmegaConf.load(path))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         problem = str(getattr(error, "problem", None) or error).splitlines()[0]
         raise ConfigError(f"{shown(path)}{where}: not valid YAML: {problem}") from None
-    if not isinstance(loaded, DictConfig):
+    if not isinstance(plain, dict):
         raise ConfigError(f"{shown(path)}: must hold lines of the form key: value")
-    plain = OmegaConf.to_container(loaded)
-    assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag
 from typing_extensions import TypedDict
 
 from spectral_mup.data.prepare.settings import PrepareConfig
@@ -23,14 +23,25 @@ ShapeExponents = dict[Annotated[str, one_of("fan_out", "fan_in")], Float]
 
 ARGUMENTS = {  # of optimizers, by the names that they commonly have: (what it must be, whether it is)
     "eps": ("positive", lambda x: x > 0),
-    "gamma": ("at least 0", lambda x: x >= 0),
-    "weight_decay": ("at least 0", lambda x: x >= 0),
-    "momentum": ("in [0, 1)", lambda x: 0 <= x < 1),
     "betas": ("numbers in [0, 1)", lambda x: all(0 <= beta < 1 for beta in x)),
-    **dict.fromkeys(("beta1", "beta2", "beta3", "shampoo_beta", "dampening"), ("in [0, 1)", lambda x: 0 <= x < 1)),
-    **dict.fromkeys(("interval", "hessian_interval", "precondition_frequency"), ("at least 1", lambda x: x >= 1)),
-    "ns_steps": ("at least 1", lambda x: x >= 1),
+    **dict.fromkeys(("gamma", "weight_decay"), ("at least 0", lambda x: x >= 0)),
+    **dict.fromkeys(("momentum", "beta1", "beta2", "beta3", "shampoo_beta", "dampening"), ("in [0, 1)", lambda x: 0 <= x < 1)),
+    **dict.fromkeys(("ns_steps", "interval", "hessian_interval", "precondition_frequency"), ("at least 1", lambda x: x >= 1)),
 }
+
+
+def _check_args(args: dict[str, Any]) -> dict[str, Any]:
+    for name, value in args.items():
+        if name in ("lr", "params"):
+            raise ValueError(f"{name}: is set by the sweep; leave it out")
+        said, holds = ARGUMENTS.get(name, ("", lambda x: True))
+        try:
+            good = value is None or holds(value)
+        except TypeError:
+            good = False
+        if not good:
+            raise ValueError(f"{name}={value} must be {said}")
+    return args
 
 
 class AlgorithmConfig(Part):
@@ -40,21 +51,7 @@ class AlgorithmConfig(Part):
     eps: Positive | None
     lr: Positive
     lr_shape: ShapeExponents
-    args: dict[str, Any]
-
-    @field_validator("args")
-    @classmethod
-    def _check_args(cls, args: dict[str, Any]) -> dict[str, Any]:
-        for name, value in args.items():
-            if name in ("lr", "params"):
-                raise ValueError(f"{name}: is set by the sweep; leave it out")
-            said, holds = ARGUMENTS.get(name, ("", lambda x: True))
-            try:
-                if value is not None and not holds(value):
-                    raise ValueError(f"{name}={value} must be {said}")
-            except TypeError:
-                raise ValueError(f"{name}={value} must be {said}") from None
-        return args
+    args: Annotated[dict[str, Any], AfterValidator(_check_args)]
 
 
 class OptimizerConfig(Part):
@@ -163,12 +160,7 @@ class ClusterConfig(Part):
     checkpoint_seconds: NotNegative
 
 
-class LocalConfig(ClusterConfig):
-    scheduler: Literal["local"]
-
-
 class SlurmConfig(ClusterConfig):
-    scheduler: Literal["slurm"]
     partition: str | None
     account: str | None
     qos: str | None
@@ -221,7 +213,7 @@ class Config(Part):
     figures: list[str] | None
 
 
-SCHEDULERS: dict[str, type[ClusterConfig]] = {"local": LocalConfig, "slurm": SlurmConfig}
+SCHEDULERS: dict[str, type[ClusterConfig]] = {"local": ClusterConfig, "slurm": SlurmConfig}
 
 
 def to_plain(config: BaseModel) -> dict[str, Any]:

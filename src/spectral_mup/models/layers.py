@@ -5,10 +5,13 @@ Shapes in names: B batch, T time, D width, H query heads, G key and value heads,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spectral_mup.models.configs import FamilyConfig
 from spectral_mup.theory.rules import Multipliers
 
 
@@ -32,10 +35,8 @@ class CausalSelfAttention(nn.Module):
         self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
         self.head_dim, self.scaling = head_dim, head_dim**-0.5
         kv_width = max(1, width * kv_heads // heads)  # 1 only where a base model is no more than a reference (base width 1)
-        self.query = linear(width, width, bias)
-        self.key = linear(width, kv_width, bias)
-        self.value = linear(width, kv_width, bias)
-        self.out = linear(width, width, bias)
+        self.query, self.key = linear(width, width, bias), linear(width, kv_width, bias)
+        self.value, self.out = linear(width, kv_width, bias), linear(width, width, bias)
 
     def forward(self, x_BTD: Tensor, rotation_TE: tuple[Tensor, Tensor] | None = None) -> Tensor:
         q_BHTE = self.query(x_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -43,14 +44,9 @@ class CausalSelfAttention(nn.Module):
         v_BGTE = self.value(x_BTD).unflatten(-1, (self.kv_heads, -1)).transpose(1, 2)
         if rotation_TE is not None:
             q_BHTE, k_BGTE = rotate(q_BHTE, rotation_TE), rotate(k_BGTE, rotation_TE)
+        dropout, grouped = self.dropout if self.training else 0.0, self.kv_heads < self.heads
         y_BHTE = F.scaled_dot_product_attention(
-            q_BHTE,
-            k_BGTE,
-            v_BGTE,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=True,
-            scale=self.scaling,
-            enable_gqa=self.kv_heads < self.heads,
+            q_BHTE, k_BGTE, v_BGTE, dropout_p=dropout, is_causal=True, scale=self.scaling, enable_gqa=grouped
         )
         return F.dropout(self.out(y_BHTE.transpose(1, 2).flatten(-2)), self.dropout, self.training)
 
@@ -75,8 +71,7 @@ class GeluMLP(nn.Module):
     def __init__(self, width: int, hidden: int, bias: bool, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.up = linear(width, hidden, bias)
-        self.down = linear(hidden, width, bias)
+        self.up, self.down = linear(width, hidden, bias), linear(hidden, width, bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return F.dropout(self.down(F.gelu(self.up(x_BTD))), self.dropout, self.training)
@@ -88,12 +83,27 @@ class SwigluMLP(nn.Module):
     def __init__(self, width: int, hidden: int, bias: bool, dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
-        self.gate = linear(width, hidden, bias)
-        self.up = linear(width, hidden, bias)
+        self.gate, self.up = linear(width, hidden, bias), linear(width, hidden, bias)
         self.down = linear(hidden, width, bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return F.dropout(self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD)), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    """x + a·attention(norm(x)), then x + a·mlp(norm(x)), a the branch multiplier; `norm` makes a norm, `mlp` an MLP."""
+
+    def __init__(self, config: FamilyConfig, width: int, kv_heads: int, bias: bool, norm: Callable, mlp: Callable) -> None:
+        super().__init__()
+        heads, self.branch = config.head_count(width), 1.0
+        self.norm_attention = norm()
+        self.attention = CausalSelfAttention(width, heads, kv_heads, config.head_dim(width), bias, config.dropout)
+        self.norm_mlp = norm()
+        self.mlp = mlp(width, config.mlp_width(width), bias, config.dropout)
+
+    def forward(self, x_BTD: Tensor, rotation_TE: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        x_BTD = x_BTD + self.branch * self.attention(self.norm_attention(x_BTD), rotation_TE)
+        return x_BTD + self.branch * self.mlp(self.norm_mlp(x_BTD))
 
 
 class LanguageModel(nn.Module):

@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spectral_mup.models.configs import Llama2Config
-from spectral_mup.models.layers import CausalSelfAttention, LanguageModel, SwigluMLP, rotation
+from spectral_mup.models.layers import Block, LanguageModel, SwigluMLP, rotation
 from spectral_mup.theory.rules import Multipliers
 
 NORM_EPS = 1e-5  # the published models'
 
 
-class Block(nn.Module):
-    """x + a·attention(RMSNorm(x)), then x + a·mlp(RMSNorm(x)), a the branch multiplier."""
-
-    def __init__(self, config: Llama2Config, width: int) -> None:
-        super().__init__()
-        heads, kv_heads, self.branch = config.head_count(width), config.kv_head_count(width), 1.0
-        self.norm_attention = nn.RMSNorm(width, eps=NORM_EPS)
-        self.attention = CausalSelfAttention(width, heads, kv_heads, config.head_dim(width), False, config.dropout)
-        self.norm_mlp = nn.RMSNorm(width, eps=NORM_EPS)
-        self.mlp = SwigluMLP(width, config.mlp_width(width), False, config.dropout)
-
-    def forward(self, x_BTD: Tensor, rotation_TE: tuple[Tensor, Tensor]) -> Tensor:
-        x_BTD = x_BTD + self.branch * self.attention(self.norm_attention(x_BTD), rotation_TE)
-        return x_BTD + self.branch * self.mlp(self.norm_mlp(x_BTD))
-
-
 class Llama2(LanguageModel):
-    """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
-
-    `tied` shares the token table with the readout. A rule initialises the weights.
-    """
+    """`tied` shares the token table with the readout. A rule initialises the weights."""
 
     def __init__(self, config: Llama2Config, vocab_size: int, width: int, depth: int) -> None:
         super().__init__()
@@ -40,8 +23,9 @@ class Llama2(LanguageModel):
         self.head_size, self.rope_base = width // config.head_count(width), config.rope_base
         self.multipliers = Multipliers(attention=config.head_dim(width) ** -0.5)
         self.token = nn.Embedding(vocab_size, width)
-        self.blocks = nn.ModuleList(Block(config, width) for _ in range(depth))
-        self.norm = nn.RMSNorm(width, eps=NORM_EPS)
+        norm, kv_heads = partial(nn.RMSNorm, width, eps=NORM_EPS), config.kv_head_count(width)
+        self.blocks = nn.ModuleList(Block(config, width, kv_heads, False, norm, SwigluMLP) for _ in range(depth))
+        self.norm = norm()
         self.readout = nn.Linear(width, vocab_size, bias=False)
         if config.tied:
             self.readout.weight = self.token.weight

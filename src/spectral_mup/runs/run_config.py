@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -59,21 +59,12 @@ class RunConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers: what config.json holds and the id is the hash of."""
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "model": to_plain(self.model),
-            "width": self.width,
-            "depth": self.depth,
-            "base_width": self.base_width,
-            "base_depth": self.base_depth,
-            "optimizer": asdict(self.optimizer),
-            "rule": None if self.rule == BASE else asdict(self.rule),
-            "data": asdict(self.data),
-            "train": {key: value for key, value in to_plain(self.train).items() if key not in PROCESS_KEYS},
-            "probe": to_plain(self.probe),
-            "log2_lr": self.log2_lr,
-            "seed": self.seed,
-        }
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= {name: to_plain(values[name]) for name in ("model", "train", "probe")}
+        values |= {name: asdict(values[name]) for name in ("optimizer", "data")}
+        values["rule"] = None if self.rule == BASE else asdict(self.rule)
+        values["train"] = {key: value for key, value in values["train"].items() if key not in PROCESS_KEYS}
+        return {"schema_version": SCHEMA_VERSION} | values
 
     @cached_property
     def run_id(self) -> str:
@@ -88,9 +79,8 @@ class RunConfig:
     @property
     def cost(self) -> float:
         """Relative cost, that of a token times tokens: only ratios between runs mean anything."""
-        return (
-            self.model.flops_per_token(self.width, self.depth) * self.train.steps * self.train.batch_size * self.model.context
-        )
+        m, t = self.model, self.train
+        return m.flops_per_token(self.width, self.depth) * t.steps * t.batch_size * m.context
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RunConfig) and self.run_id == other.run_id

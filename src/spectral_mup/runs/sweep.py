@@ -11,11 +11,50 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from spectral_mup import data
 from spectral_mup.config.optimizer_spec import rule_of, spec_of
 from spectral_mup.config.schema import Config
-from spectral_mup.runs.lr_search import search_lrs
 from spectral_mup.runs.run_config import BASE, Corpus, Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Search:
+    """Learning rates (log2) that a curve wants so far; finished when no more will be wanted."""
+
+    wanted: list[float]
+    finished: bool
+    bracketed: bool
+    best: float | None
+
+
+def search_lrs(
+    start: list[float], loss: Callable[[float], float | None], adaptive: bool, resolution: float, budget: int
+) -> Search:
+    """Bracket the best log2 lr, then refine around it: a deterministic replay from `start` and the known losses.
+
+    The best point on an edge asks for the next octave beyond it; an interior one asks for the middles of its two gaps until
+    both are at `resolution`. A diverged run (loss inf) is worse than any other and brackets. Stops at `budget` points.
+    """
+    wanted = set(start)
+    while True:
+        known = {x: value for x in wanted if (value := loss(x)) is not None}
+        if len(known) < len(wanted):
+            return Search(sorted(wanted), False, False, None)
+        best = min(known, key=lambda x: (known[x], x))
+        below, above = [x for x in wanted if x < best], [x for x in wanted if x > best]
+        bracketed = bool(below and above) and math.isfinite(known[best])
+        if not math.isfinite(known[best]):
+            new = {min(wanted) - 1}
+        elif not bracketed:
+            new = {best - 1} if not below else {best + 1}
+        else:
+            gaps = ((side, gap) for side, gap in ((-1, best - max(below)), (1, min(above) - best)) if gap > resolution)
+            new = {best + side * max(math.floor(gap / 2 / resolution) * resolution, resolution) for side, gap in gaps}
+        new = set(sorted(new)[: max(0, budget - len(wanted))])
+        if not adaptive or not new:
+            return Search(sorted(wanted), True, bracketed, best)
+        wanted |= new
 
 
 @dataclass(frozen=True)
@@ -41,8 +80,7 @@ class Sweep:
     """The runs of a config; `fingerprint` identifies the content of its corpus."""
 
     def __init__(self, config: Config, fingerprint: str) -> None:
-        self.config = config
-        self.fingerprint = fingerprint
+        self.config, self.fingerprint = config, fingerprint
         self._optimizer = spec_of(config.optimizer)
         self._runs: dict[tuple[Curve, float, int], RunConfig] = {}
 
@@ -59,50 +97,38 @@ class Sweep:
         key = (Curve(BASE.name, curve.width, curve.depth) if at_base else curve, log2_lr, seed)
         if key not in self._runs:
             self._runs[key] = RunConfig(
-                model=c.model,
-                width=curve.width,
-                depth=curve.depth,
-                base_width=s.base_width,
-                base_depth=s.base_depth,
-                optimizer=self._optimizer,
-                rule=BASE if at_base else rule_of(curve.rule, c.rule[curve.rule]),
+                model=c.model, width=curve.width, depth=curve.depth, base_width=s.base_width, base_depth=s.base_depth,
+                optimizer=self._optimizer, rule=BASE if at_base else rule_of(curve.rule, c.rule[curve.rule]),
                 data=Corpus(c.data.source, c.data.vocab_size, self.fingerprint),
-                train=c.train,
-                probe=c.probe,
-                log2_lr=log2_lr,
-                seed=seed,
-            )
+                train=c.train, probe=c.probe, log2_lr=log2_lr, seed=seed,
+            )  # fmt: skip
         return self._runs[key]
 
     def plan(self, outcome: Outcome) -> Plan:
         """Replay the search with the results so far. Runs that `outcome` does not know are to do, largest first."""
-        lr, grid = self.config.lr, self.config.sweep.lr
+        lr, grid, seeds = self.config.lr, self.config.sweep.lr, self.config.sweep.seed
         runs: dict[Curve, list[RunConfig]] = {}
         open_curves, unbracketed = [], []
         for chain in self.curves():
-            base_best: float | None = None
-            anchor: float | None = None
+            bests: list[float] = []  # of the curves before; the base's is run at every size, for the regret
             for curve in chain:
-                start = (
-                    grid if anchor is None else [anchor - 1, anchor, anchor + 1, *([] if base_best is None else [base_best])]
-                )
+                start = [bests[-1] - 1, bests[-1], bests[-1] + 1, bests[0]] if bests else grid
 
                 def loss(log2_lr: float, curve: Curve = curve) -> float | None:
-                    seeds = [outcome(self.run(curve, log2_lr, seed)) for seed in self.config.sweep.seed]
-                    known = [x for x in seeds if x is not None]
+                    known = [x for seed in seeds if (x := outcome(self.run(curve, log2_lr, seed))) is not None]
                     return sum(known) / len(known) if len(known) == len(seeds) else None
 
                 search = search_lrs(start, loss, lr.adaptive, lr.resolution, lr.budget)
-                runs[curve] = [self.run(curve, x, seed) for x in search.wanted for seed in self.config.sweep.seed]
-                if not search.finished:
+                runs[curve] = [self.run(curve, x, seed) for x in search.wanted for seed in seeds]
+                if search.best is None:
                     open_curves.append(curve)
                     if lr.adaptive:
                         break  # the next width's search starts where this one ends
-                elif not search.bracketed:
+                    continue
+                if not search.bracketed:
                     unbracketed.append(curve)
-                if lr.adaptive and search.finished:
-                    anchor = search.best
-                    base_best = anchor if base_best is None else base_best
+                if lr.adaptive:
+                    bests.append(search.best)
         todo = [run for run in dict.fromkeys(r for rs in runs.values() for r in rs) if outcome(run) is None]
         return Plan(runs, sorted(todo, key=lambda run: run.cost, reverse=True), open_curves, unbracketed)
 
@@ -122,17 +148,13 @@ def result_reader(runs: Path) -> Outcome:
             if run.run_id not in checked:
                 folder.check_config()
                 checked.add(run.run_id)
-            result = folder.result()
-            if result is None:
-                return None
-            known[run.run_id] = result["val_loss"] if result["status"] == "done" else math.inf
-        return known[run.run_id]
+            if result := folder.result():
+                known[run.run_id] = result["val_loss"] if result["status"] == "done" else math.inf
+        return known.get(run.run_id)
 
     return outcome
 
 
 def open_sweep(config: Config) -> Sweep:
     """The sweep of a checked config. Raises data.DataError, a ValueError, if its corpus is not here."""
-    from spectral_mup.data import fingerprint
-
-    return Sweep(config, fingerprint(config.data.source, config.data.path, config.data.vocab_size))
+    return Sweep(config, data.fingerprint(config.data.source, config.data.path, config.data.vocab_size))

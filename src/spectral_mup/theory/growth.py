@@ -74,8 +74,7 @@ def measure_growth(
 ) -> dict[str, Growth]:
     """{parameter name: Growth} of a model against its base, two instances of one architecture.
 
-    wider            an instance that tells which dimensions *can* grow; if it is the model itself, every tensor is `fixed`
-                     at the base width
+    wider            an instance that tells which dimensions *can* grow; if it is the model, all is `fixed` at the base width
     residual_blocks  name prefixes of the modules whose output is added to a residual stream; at another depth than the
                      base's, a block that the base lacks is compared with its block 0
 
@@ -84,13 +83,13 @@ def measure_growth(
     """
     growths = {}
     for name, info in model.items():
-        others = [known.get(name) or known.get(in_first_block(name, residual_blocks)) for known in (base, wider)]
-        if others[0] is None or others[1] is None:
+        there, grown = (known.get(name) or known.get(in_first_block(name, residual_blocks)) for known in (base, wider))
+        if there is None or grown is None:
             raise GrowthError(
                 f"{name}: the base model has no such parameter; build it with the same options, and at the same depth unless "
                 "residual_blocks names the blocks, as in residual_blocks=('layers.',)"
             )
-        growths[name] = _classify(name, info, others[0], others[1], any(name.startswith(p) for p in residual_blocks))
+        growths[name] = _classify(name, info, there, grown, name.startswith(tuple(residual_blocks)))
     return growths
 
 

@@ -78,9 +78,8 @@ class Rule:
     multipliers  {attention: {d_head: -1}, branch: {m_depth: -1}, logits: {m_width: -1}}
     scaling      "derived" with the size laws that the optimizers declare; or {update_norm: {optimizer: {kind: exponents}}},
                  derived with these in their place; or a table {init_std: {kind: exponents}, lr: {optimizer: {kind: exponents}},
-                 weight_decay: …, eps: …} whose
-                 exponents are of m_out, m_in and, in residual blocks, m_depth; `block_KIND` goes before KIND in a residual
-                 block; the entry `any` stands for every other optimizer; what a table does not list is × 1
+                 weight_decay: …, eps: …}, exponents of m_out, m_in and, in residual blocks, m_depth; `block_KIND` goes before
+                 KIND in a residual block; the entry `any` stands for every other optimizer; what is not listed is × 1
     source       where it was published
     """
 
@@ -90,21 +89,21 @@ class Rule:
     source: str = ""
 
     def __post_init__(self) -> None:
-        unknown = set(self.multipliers) - {"attention", "branch", "logits", "embedding"}
-        if unknown:
-            raise RuleError(f"rule {self.name}: unknown multiplier '{unknown.pop()}'")
-        if isinstance(self.scaling, str):
-            if self.scaling != "derived":
-                raise RuleError(f"rule {self.name}: scaling is 'derived' or a table, not '{self.scaling}'")
-            return
-        unknown = set(self.scaling) - ({"update_norm"} if self.derived else {"init_std", "lr", "weight_decay", "eps"})
-        if unknown:
-            raise RuleError(f"rule {self.name}: unknown quantity '{unknown.pop()}' in its table")
-        rows = [self.scaling.get("init_std", {})]
-        rows += [row for q in ("update_norm", "lr", "weight_decay", "eps") for row in self.scaling.get(q, {}).values()]
-        for kind in (kind for row in rows for kind in row):
+        for name in set(self.multipliers) - {"attention", "branch", "logits", "embedding"}:
+            raise RuleError(f"rule {self.name}: unknown multiplier '{name}'")
+        if isinstance(self.scaling, str) and self.scaling != "derived":
+            raise RuleError(f"rule {self.name}: scaling is 'derived' or a table, not '{self.scaling}'")
+        for quantity in set(self.table) - ({"update_norm"} if self.derived else {"init_std", "lr", "weight_decay", "eps"}):
+            raise RuleError(f"rule {self.name}: unknown quantity '{quantity}' in its table")
+        by_optimizer = [row for quantity, rows in self.table.items() if quantity != "init_std" for row in rows.values()]
+        for kind in (kind for row in (self.table.get("init_std", {}), *by_optimizer) for kind in row):
             if kind.removeprefix("block_") not in (*KINDS, "fixed"):
                 raise RuleError(f"rule {self.name}: unknown kind '{kind}'; known: {', '.join(KINDS)}")
+
+    @property
+    def table(self) -> Mapping[str, Any]:
+        """Its scaling as a table: empty if that is the word `derived`."""
+        return {} if isinstance(self.scaling, str) else self.scaling
 
     @property
     def derived(self) -> bool:
@@ -114,44 +113,33 @@ class Rule:
     @property
     def for_tied(self) -> bool:
         """Whether a readout tied to the embedding can follow it: by a multiplier on the logits, never by its init and lr."""
-        table = {} if isinstance(self.scaling, str) else self.scaling.get("lr", {})
-        own = self.derived or any(row.get("readout") for row in table.values())
+        own = self.derived or any(row.get("readout") for row in self.table.get("lr", {}).values())
         return bool(self.multipliers.get("logits")) or not own
 
     def forward(self, m_width: float, m_depth: float, d_head: float, base_d_head: float) -> Multipliers:
         """Multipliers of a model whose width, depth and head size are these; d_head in features, the rest ratios."""
         ratios = {"m_width": m_width, "m_depth": m_depth, "d_head": d_head / base_d_head}
         power = {part: monomial(exponents, ratios) for part, exponents in self.multipliers.items()}
-        return Multipliers(
-            attention=power.get("attention", 1.0) / base_d_head**0.5,
-            branch=power.get("branch", 1.0),
-            logits=power.get("logits", 1.0),
-            embedding=power.get("embedding", 1.0),
-        )
+        return Multipliers(**power | {"attention": power.get("attention", 1.0) / base_d_head**0.5})
 
     def scale(self, growth: Growth, law: UpdateScaling, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
         """Scaling of one tensor under the optimizer that `law` describes."""
         if self.derived:
             return spectral_scaling(growth, self.law(growth.trained_as, law), forward, m_depth)
-        assert not isinstance(self.scaling, str)
         ratios = growth.ratios() | {"m_depth": m_depth if growth.in_block else 1.0}
         kinds = (f"block_{growth.kind}", growth.kind) if growth.in_block else (growth.kind,)
 
         def power(row: Mapping[str, Exponents]) -> float:
             return monomial(next((row[kind] for kind in kinds if kind in row), {}), ratios)
 
-        return Scaling(
-            init_std=power(self.scaling.get("init_std", {})),
-            lr=power(self.row("lr", law.name)),
-            weight_decay=power(self.row("weight_decay", law.name)),
-            eps=power(self.row("eps", law.name)),
-        )
+        by_optimizer = {quantity: power(self.row(quantity, law.name)) for quantity in ("lr", "weight_decay", "eps")}
+        return Scaling(power(self.table.get("init_std", {})), **by_optimizer)
 
     def law(self, kind: str, law: UpdateScaling) -> UpdateScaling:
         """The law with the size that this rule says it has. Raises RuleError if the rule says none."""
-        if isinstance(self.scaling, str) or "update_norm" not in self.scaling:
+        if "update_norm" not in self.table:
             return law
-        sizes = self.scaling["update_norm"]
+        sizes = self.table["update_norm"]
         if kind not in sizes.get(law.name, {}):
             listed = ", ".join(f"{name} ({', '.join(kinds)})" for name, kinds in sizes.items())
             raise RuleError(f"rule {self.name} has no size law of optimizer {law.name} for {kind} tensors; it lists {listed}")
@@ -159,20 +147,17 @@ class Rule:
 
     def row(self, quantity: str, optimizer: str) -> Mapping[str, Exponents]:
         """{kind: exponents} of lr, weight_decay or eps. Raises RuleError if the table does not cover the optimizer."""
-        table = {"any": {}} if isinstance(self.scaling, str) or self.derived else self.scaling.get(quantity, {"any": {}})
-        row = table.get(optimizer, table.get("any"))
+        rows = self.table.get(quantity, {"any": {}})
+        row = rows.get(optimizer, rows.get("any"))
         if row is None:
-            raise RuleError(
-                f"rule {self.name} has no {quantity} for optimizer {optimizer}; it lists {', '.join(sorted(table))}"
-            )
+            raise RuleError(f"rule {self.name} has no {quantity} for optimizer {optimizer}; it lists {', '.join(sorted(rows))}")
         return row
 
 
 def spectral_scaling(growth: Growth, law: UpdateScaling, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
     """The one formula (module docstring) for one tensor."""
     c = forward.of(growth)
-    a = forward.branch if growth.in_block else 1.0
-    d = 1.0 / m_depth if growth.in_block else 1.0
+    a, d = (forward.branch, 1.0 / m_depth) if growth.in_block else (1.0, 1.0)
     s = _init_std(growth) / c
     ratios = growth.ratios() | {"c": c, "a": a, "s": s}
     target = (growth.m_out / growth.m_in) ** 0.5

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-Exponents = Mapping[str, float]
+from spectral_mup.theory.rules import Exponents
 
 # Growth of ‖direction‖₂ as exponents (see rules.UpdateScaling), and whose it is.
 SIZE_LAWS: dict[str, Exponents] = {

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import difflib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from spectral_mup.errors import ConfigError
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The question that a misspelt name calls for, with a space after it; empty if nothing known resembles it."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {prefix}{near[0]}? " if near else ""
 
 
 def lookup(registry: Mapping[str, Any], name: str, key: str) -> Any:
@@ -17,11 +23,8 @@ def lookup(registry: Mapping[str, Any], name: str, key: str) -> Any:
     """
     found = registry.get(name, name if "." in name else None)
     if found is None:
-        near = difflib.get_close_matches(name, registry, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ConfigError(
-            f"{key}={name}: {hint}must be one of {', '.join(registry)}, or an import path, as in my_module.my_name"
-        )
+        hint = f"{did_you_mean(name, registry)}must be one of {', '.join(registry)}"
+        raise ConfigError(f"{key}={name}: {hint}, or an import path, as in my_module.my_name")
     if not isinstance(found, str):
         return found
     try:

@@ -12,9 +12,8 @@ import rfc8785
 from support.runs import first_point
 
 from spectral_mup.config.compose import load_config
-from spectral_mup.runs.lr_search import search_lrs
 from spectral_mup.runs.run_config import Curve, hash_of
-from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
+from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader, search_lrs
 
 
 def bowl(best: float, wall: float = math.inf):
