@@ -1,7 +1,5 @@
 """What goes wrong without being a bug: one line on stderr and an exit code, never a traceback."""
 
-from __future__ import annotations
-
 
 class ConfigError(ValueError):
     """Bad input, found before anything was started or written. The message is one line: key, what is wrong, fix."""

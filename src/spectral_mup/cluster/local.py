@@ -4,8 +4,6 @@ The launcher hands runs to workers over pipes; what it must not lose is in the r
 its run given out again; workers whose launcher died stop by themselves. Folders are claimed, so two launchers share the work.
 """
 
-from __future__ import annotations
-
 import math
 import multiprocessing as mp
 import os

@@ -1,7 +1,5 @@
 """SLURM's commands, each with a time limit. `NoAnswer` (a controller or database that is down) never means that a job ended."""
 
-from __future__ import annotations
-
 import getpass
 import os
 import re

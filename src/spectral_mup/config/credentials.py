@@ -3,8 +3,6 @@
 They are found by name (`NAME`, in any part of a key), where the environment's are interpolated, and in wandb.* by look.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

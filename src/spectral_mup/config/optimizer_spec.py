@@ -1,7 +1,5 @@
 """What an optimizer is to the framework: which algorithm trains each kind of tensor, and how its update scales."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -1,7 +1,5 @@
 """From plain dicts to the types of schema.py; a mistake becomes one line: the key, what is wrong, what to type."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase

@@ -4,8 +4,6 @@ They are looked for in ./conf and ./sweeps of the working directory, then in the
 the package. Imports neither torch nor Hydra.
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

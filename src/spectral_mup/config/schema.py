@@ -1,7 +1,5 @@
 """Types, choices and bounds of the whole config. Defaults live in conf/, whose YAML gives every value with its meaning."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag

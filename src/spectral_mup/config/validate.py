@@ -1,7 +1,5 @@
 """What can be known wrong with a config beyond single values, which schema.py bounds: each mistake is one line."""
 
-from __future__ import annotations
-
 import importlib.util
 import re
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The feature check on models of one's own: train some steps at several widths, and see whether features move alike."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The size law of any optimizer, measured on a family of the package or on models of one's own, in the form `scale` takes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes in names: B batch, T time, D width, H query heads, G key and value heads, E head size, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Llama2: the block of arXiv 2307.09288 (RMSNorm, rotary positions, SwiGLU, grouped-query attention, no biases)."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """NanoGPT: the pre-LN GPT-2 block of github.com/karpathy/nanoGPT, with the forward multipliers of a rule."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

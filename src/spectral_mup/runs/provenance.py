@@ -1,7 +1,5 @@
 """Under what a run was trained: code, packages, machine. Recorded beside the result, never part of its identity."""
 
-from __future__ import annotations
-
 import functools
 import platform
 import socket

@@ -1,7 +1,5 @@
 """What a run is: everything that decides its numbers, typed and frozen, and the id made of it. Imports no torch."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property

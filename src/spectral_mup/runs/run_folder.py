@@ -17,8 +17,6 @@
 Each file has one writer, and every file but the two .jsonl is replaced atomically. Imports no torch.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

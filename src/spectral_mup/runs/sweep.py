@@ -4,8 +4,6 @@ A plan is a pure function of the config and the results so far. Whoever computes
 gets the same runs; so a launcher may die at any moment and the next one resumes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Put a rule's multipliers into the forward pass of a model that was written without them, by hooks and attributes."""
 
-from __future__ import annotations
-
 import functools
 import math
 import re

@@ -1,7 +1,5 @@
 """From a scaling to torch's parameter groups and optimizers."""
 
-from __future__ import annotations
-
 import pkgutil
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Draw the weights of a model: one draw for sweeps, derive, check_features and models of one's own."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Mapping
 

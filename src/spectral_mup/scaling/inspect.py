@@ -1,7 +1,5 @@
 """Look at an nn.Module: its parameters by name, who holds them, and what linear map each of them is."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence

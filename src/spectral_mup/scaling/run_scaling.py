@@ -1,7 +1,5 @@
 """The scaling of a run's model: what its rule decides for it, and what it trains with."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

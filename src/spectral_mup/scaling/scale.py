@@ -1,7 +1,5 @@
 """ModelScaling of a whole model against a base model of the same architecture: what the public functions work with."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """What each tensor trains with, as text: one rule in full, or several rules side by side."""
 
-from __future__ import annotations
-
 import math
 import string
 from collections.abc import Mapping, Sequence

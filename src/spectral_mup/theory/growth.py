@@ -4,8 +4,6 @@ A rule sees nothing of a model but this: the kind of a tensor, and by which fact
 Models are compared by shape alone, so the base may live on the meta device and cost no memory.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

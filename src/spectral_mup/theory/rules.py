@@ -13,8 +13,6 @@ d = 1/m_depth inside a branch and 1 outside, and `update_norm` the growth of the
 All are ratios against the base model, so at the base model each is exactly 1.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any

@@ -1,7 +1,5 @@
 """The size laws that have a name, and what is left of one when it was only measured."""
 
-from __future__ import annotations
-
 from spectral_mup.theory.rules import Exponents
 
 # Growth of ‖direction‖₂ as exponents (see rules.UpdateScaling), and whose it is.

@@ -4,8 +4,6 @@ Training puts rows in a queue and never waits. If W&B cannot be reached, one war
 action=wandb_push replays it later. So it does for a run resumed offline: in a sync a later start overwrites an earlier one.
 """
 
-from __future__ import annotations
-
 import os
 import queue
 import threading

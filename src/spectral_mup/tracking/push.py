@@ -4,8 +4,6 @@ Each row goes to the W&B run of the run's id at its own step, and W&B drops a st
 what was sent where, written after W&B took it: after a kill the next push sends that run again, later ones only what is new.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Sequence

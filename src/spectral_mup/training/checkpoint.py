@@ -3,8 +3,6 @@
 So a run may resume with another number of devices, sharded or not.
 """
 
-from __future__ import annotations
-
 import io
 import warnings
 from pathlib import Path

@@ -7,8 +7,6 @@ Every method is a collective: all ranks call it in the same order. A process alo
 torch.distributed.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager

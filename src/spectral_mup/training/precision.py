@@ -4,8 +4,6 @@ A run that says `auto` accepts either, within the noise of a seed, so its id say
 checkpoints say what was used, and a run that was killed goes on with it. Set train.precision to be definite.
 """
 
-from __future__ import annotations
-
 import functools
 
 from spectral_mup.config.schema import TrainConfig

@@ -1,7 +1,5 @@
 """What is measured while a run trains: features on a fixed batch, and the tensors of a step. Changes nothing of the run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any

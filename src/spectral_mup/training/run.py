@@ -5,8 +5,6 @@ Every number depends on the run config alone, so on a CPU a run that was killed 
 rounding, and for what dropout draws.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping

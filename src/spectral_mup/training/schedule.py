@@ -1,7 +1,5 @@
 """The lr over the steps of a run, and when a run counts as diverged."""
 
-from __future__ import annotations
-
 import math
 
 

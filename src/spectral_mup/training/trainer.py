@@ -5,8 +5,6 @@ while trainer.step_number < steps:
     loss = trainer.step()
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -1,7 +1,5 @@
 """Field types with bounds, and the base class of every part of the config: frozen, no unknown keys."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field

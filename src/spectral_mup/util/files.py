@@ -1,7 +1,5 @@
 """Files that survive a kill at any moment: atomic writes, JSON, lines of JSON."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

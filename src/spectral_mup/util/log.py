@@ -1,7 +1,5 @@
 """Log lines of workers and cluster tasks: time, level, run id, message. `extra={"run": run_id}` names the run."""
 
-from __future__ import annotations
-
 import logging
 
 log = logging.getLogger("spectral_mup")  # one for all, as the modules that jobs start are called __main__

@@ -1,7 +1,5 @@
 """Whether the process that wrote something still runs. Imports no torch."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Names in a literal dict, or import paths of a user's own: the one way to look up a family, figure, quantity or action."""
 
-from __future__ import annotations
-
 import difflib
 import pkgutil
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """What this machine is, as /proc/cpuinfo describes it."""
 
-from __future__ import annotations
-
 import platform
 from pathlib import Path
 

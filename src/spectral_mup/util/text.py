@@ -1,7 +1,5 @@
 """Numbers, durations, tables and progress bars as a person reads them. Imports no torch."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager

@@ -5,8 +5,6 @@ they train each run together. Rank 0 claims, chooses and records. A process that
 ends; srun then ends the others, and the batch script requeues the task.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import sys

@@ -1,7 +1,5 @@
 """What a site offers, as far as this machine shows, with the fix where something is missing. Imports no torch."""
 
-from __future__ import annotations
-
 import os
 import re
 import secrets

@@ -1,7 +1,5 @@
 """Why a run has no result, and whether to resubmit it without being asked: a table. Imports no torch."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 It does nothing after an orderly end, a cancel, or a death for lack of memory, which would only happen again.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

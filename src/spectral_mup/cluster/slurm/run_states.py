@@ -6,8 +6,6 @@ SLURM no longer has; then how SLURM says that it ended. No answer never means "e
 is the job id of a submission whose launcher died before it could record it.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections import Counter, defaultdict

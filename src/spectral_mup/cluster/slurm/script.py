@@ -4,8 +4,6 @@ submitit renders only. Its own submission moves a pickle into place after sbatch
 job, and its signal handler saves in the middle of a step; our tasks need no pickle and stop between steps.
 """
 
-from __future__ import annotations
-
 import shlex
 import sys
 

@@ -6,8 +6,6 @@
 and in a checkout what lies beside src/.
 """
 
-from __future__ import annotations
-
 import hashlib
 import secrets
 import subprocess

@@ -14,8 +14,6 @@ A folder is prepared under another name and renamed to the next number, so of tw
 again, and submits only what is still left. A numbered folder is never deleted. Imports no torch.
 """
 
-from __future__ import annotations
-
 import re
 import secrets
 import socket

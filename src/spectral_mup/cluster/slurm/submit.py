@@ -4,8 +4,6 @@ Whoever submits takes the next number of the jobs folder first, and looks again 
 given out twice; a launcher that dies at any moment leaves either nothing or a folder that the next command understands.
 """
 
-from __future__ import annotations
-
 import random
 import shutil
 import statistics
