@@ -74,7 +74,7 @@ def test_the_wheel_carries_presets_sweeps_plays_and_types(wheel: Path):
         ]
         missing = {f"spectral_mup/{folder.removeprefix('src/spectral_mup/')}/{path}" for path in kept} - names
         assert not missing, missing
-    assert {"spectral_mup/py.typed", "spectral_mup/data/shakespeare.zip", "spectral_mup/conf/rule/spectral.yaml"} <= names
+    assert {"spectral_mup/py.typed", "spectral_mup/conf/data/shakespeare.zip", "spectral_mup/conf/rule/spectral.yaml"} <= names
     assert "spectral_mup/sweeps/mini/width.yaml" in names
     assert not [name for name in names if "results/" in name or name.endswith((".pth", "LOG.md")) or name.startswith("tests")]
     assert wheel.stat().st_size < 4_000_000

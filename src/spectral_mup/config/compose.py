@@ -18,10 +18,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spectral_mup.config.credentials import refuse_credentials, refuse_in_overrides
 from spectral_mup.config.parse import keys, refuse_missing, typed, unknown_key, variants, walk
-from spectral_mup.config.presets import GROUPS, files_of, load_yaml, options, package_root, read_preset, shown
+from spectral_mup.config.presets import GROUPS, files_of, load_yaml, options, read_preset, shown
 from spectral_mup.config.schema import Config
 from spectral_mup.config.validate import check
 from spectral_mup.errors import ConfigError
+from spectral_mup.util.system import package_root
 
 
 def load_config(overrides: list[str]) -> Config:

@@ -14,15 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spectral_mup.errors import ConfigError
 from spectral_mup.util.registry import did_you_mean
+from spectral_mup.util.system import package_root
 
 GROUPS = ("cluster", "data", "model", "optimizer", "rule", "sweep", "train")
 NAMED_BY_FILE = {"model": "family", "data": "source"}  # what the name of a file stands for if no YAML gives it
-
-
-def package_root() -> Path:
-    """Folder of the package's own conf/ and sweeps/: beside its modules when installed, else the root of the source tree."""
-    package = Path(__file__).resolve().parents[1]
-    return package if (package / "conf").is_dir() else package.parents[1]
 
 
 def folders() -> list[Path]:

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 from spectral_mup.data.content import Splits, file_sha256, hash_files
 from spectral_mup.data.shards import DataError, Shards, Tokens, read_headerless, read_shard
 from spectral_mup.data.split import split_documents, split_file
+from spectral_mup.util.system import package_root
 
-PLAYS = Path(__file__).with_name("shakespeare.zip")
+PLAYS = package_root() / "conf/data/shakespeare.zip"
 PLAYS_SHA256 = "3c4a7be0d5aaa5001c0d805fd4fa638b84610469c0185ae1dc4f94b3c762ed46"
 META, META_FORMAT = "meta.json", 1  # of a prepared folder
 

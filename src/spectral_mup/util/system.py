@@ -1,4 +1,4 @@
-"""What this machine is, as /proc/cpuinfo describes it."""
+"""What this machine is, as /proc/cpuinfo describes it, and where the package lies on it."""
 
 import platform
 from pathlib import Path
@@ -12,3 +12,9 @@ def machine() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0]}, {len(names)} cores" if names else platform.machine()
+
+
+def package_root() -> Path:
+    """Folder of the package's own conf/ and sweeps/: beside its modules when installed, else the root of the source tree."""
+    package = Path(__file__).resolve().parents[1]
+    return package if (package / "conf").is_dir() else package.parents[1]

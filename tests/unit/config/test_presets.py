@@ -7,10 +7,11 @@ import sys
 
 import pytest
 
-from spectral_mup.config import presets
 from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.config.optimizer_spec import resolve_optimizer, resolve_rule
-from spectral_mup.config.presets import options, package_root, read_preset
+from spectral_mup.config.presets import options, read_preset
+from spectral_mup.util import system
+from spectral_mup.util.system import package_root
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ def test_an_installed_package_has_its_presets_beside_it(tmp_path, monkeypatch):
     installed = tmp_path / "site-packages" / "spectral_mup"
     for part in ("conf", "sweeps"):
         shutil.copytree(package_root() / part, installed / part, ignore=shutil.ignore_patterns("results"))
-    monkeypatch.setattr(presets, "__file__", str(installed / "config" / "presets.py"))
+    monkeypatch.setattr(system, "__file__", str(installed / "util" / "system.py"))
     monkeypatch.chdir(tmp_path)
     assert package_root() == installed
     assert read_preset("optimizer", "muon")["hidden"] == "muon" and load_config(["sweep=lamb"]).optimizer.name == "lamb"

@@ -13,11 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.config.presets import package_root
 from spectral_mup.config.schema import Config, to_plain
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.provenance import COMMIT_FILE, PACKAGE, commit
 from spectral_mup.util.files import rename_to_free
+from spectral_mup.util.system import package_root
 
 CHECKOUT_PARTS = ("src", "conf", "sweeps", "launch.py", "analyze.py", "pyproject.toml")
 ROOT = package_root()
