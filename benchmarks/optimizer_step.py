@@ -10,8 +10,6 @@ Shampoo and SOAP are timed apart at a step that renews their roots or basis and 
 one block of the model, since their cost is linear in depth. The second table has what a step costs in training.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
@@ -27,7 +25,6 @@ from typing import Any, NamedTuple
 import adopt
 import pytorch_optimizer
 import torch
-from spectral_mup.scaling.build import init_model, make_optimizers, parametrize
 from torch import nn
 
 from spectral_mup.cluster.local import MALLOC
@@ -36,6 +33,9 @@ from spectral_mup.optim.stacked import StackedOptimizer
 from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.scaling.groups import make_optimizers
+from spectral_mup.scaling.init import init_
+from spectral_mup.scaling.run_scaling import hyperparameters, scale_run
 from spectral_mup.util.system import machine
 from spectral_mup.util.text import format_duration
 
@@ -102,13 +102,14 @@ def build(
 ) -> tuple[nn.Module, list[torch.optim.Optimizer]]:
     """A model with random gradients, and its optimizers as a run has them."""
     sweep = open_sweep(load_config([f"optimizer={optimizer}", f"sweep.width=[{width}]", *overrides]))
-    science = sweep.run(Curve("spectral", width, depth), -10.0, 0)
-    meta, p = parametrize(science, VOCAB)
-    model = init_model(meta, science, p, torch.device("cpu"))
+    run = sweep.run(Curve("spectral", width, depth), -10.0, 0)
+    model = run.model.build(VOCAB, width, depth)
+    scaling = scale_run(run, model, VOCAB)
+    init_(model, scaling, seed=0)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.grad = 1e-3 * torch.randn(parameter.shape, generator=generator)
-    return model, make_optimizers(model, science, p)
+    return model, make_optimizers(model, scaling, **hyperparameters(run))
 
 
 def copies(params: list[nn.Parameter]) -> list[nn.Parameter]:

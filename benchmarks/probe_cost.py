@@ -3,8 +3,6 @@
 python benchmarks/probe_cost.py [--rounds 3]
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 import time
@@ -12,7 +10,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from spectral_mup.training.loop import train
 
 from spectral_mup import data
 from spectral_mup.config.compose import load_config
@@ -20,6 +17,7 @@ from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.training.run import train_run
 from spectral_mup.util.system import machine
 
 
@@ -35,13 +33,13 @@ def main() -> None:
         seconds: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way, config in ways.items():
-                point = open_sweep(config).point(Curve("spectral", width, 2), -6.0, 0)
+                run = open_sweep(config).run(Curve("spectral", width, 2), -6.0, 0)
                 with tempfile.TemporaryDirectory() as runs:
-                    folder = RunFolder(Path(runs), point.run_id)
-                    folder.write_config(point.to_json())
+                    folder = RunFolder(Path(runs), run.run_id)
+                    folder.write_config(run.to_json())
                     folder.claim()
                     start = time.perf_counter()
-                    train(point, folder, corpus, device=torch.device("cpu"))
+                    train_run(run, folder, corpus, device=torch.device("cpu"))
                     seconds[way].append(time.perf_counter() - start)
         ratio = median(seconds["with"]) / median(seconds["without"])
         print(f"width {width}: {median(seconds['with']):.1f} s with probes, ratio {ratio:.3f}", flush=True)

@@ -3,20 +3,19 @@
     python benchmarks/sweep_throughput.py [--rounds 2] [--out FILE.json]
     python benchmarks/sweep_throughput.py --verdict FILE.json [--runs DIR]
 
-The usual way: one fresh process a point, one after the other, eager float32, torch's default threads and unfused AdamW.
+The usual way: one fresh process a run, one after the other, eager float32, torch's default threads and unfused AdamW.
 Ours: resident workers with one thread each and the fused step, (a) at float32, (b) with `auto` precision and compilation.
-A round trains a block of the default sweep's points (widths in the sweep's proportion) each way, A B C A B C.
+A round trains a block of the default sweep's runs (widths in the sweep's proportion) each way, A B C A B C.
 
 With --verdict (c), time to a verdict: the fixed grid of 12 learning rates × 3 seeds that EleutherAI/nanoGPT-mup's scripts
 run, the usual way, against the bracketing search. Losses of both are real (run folders in DIR are used and added to); times
-are the numbers of runs times the seconds a point took in FILE.json.
+are the numbers of runs times the seconds a run took in FILE.json.
 Prints ratios of medians, the losses' largest difference and the machine.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from statistics import median
 from spectral_mup.analysis.collect import collect
 from spectral_mup.analysis.verdict import judge
 from spectral_mup.cluster.local import run_local, worker_count
+from spectral_mup.cluster.progress import Event
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_config import Curve, RunConfig
@@ -34,59 +34,57 @@ from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
 from spectral_mup.util.system import machine
 
-BLOCK = {64: 4, 128: 3, 256: 3}  # the default sweep trains 28, 22 and 22 points at these widths
+BLOCK = {64: 4, 128: 3, 256: 3}  # widths, about as the default sweep trains them
 FIXED_LRS = list(range(-14, -2))  # 2^-14 … 2^-3, as in mup_examples/mutransfer_lr_shakespeare_char of that repository
 USUAL = ["train.precision=float32", "train.compile=false", "optimizer.algorithms.adamw.args.fused=false"]
 WAYS = {"usual": USUAL, "float32": ["train.precision=float32", "train.compile=false"], "auto": []}
 
 
 def block(sweep: Sweep) -> list[RunConfig]:
-    """runs near the optimum, largest first."""
+    """Runs near the optimum, largest first."""
     lrs_and_seeds = [(-6.0, 0), (-6.0, 1), (-6.5, 0), (-6.5, 1)]
-    points = [sweep.run(Curve("spectral", w, 2), lr, seed) for w, n in BLOCK.items() for lr, seed in lrs_and_seeds[:n]]
-    return sorted(points, key=lambda p: -p.curve.width)
+    runs = [sweep.run(Curve("spectral", w, 2), lr, seed) for w, n in BLOCK.items() for lr, seed in lrs_and_seeds[:n]]
+    return sorted(runs, key=lambda run: -run.width)
 
 
-def train_alone(science_file: str, runs: str) -> None:
+def train_alone(run_file: str, root: str) -> None:
     """What a fresh process of the usual way does."""
     import torch
-    from spectral_mup.training.loop import train
 
     from spectral_mup import data
-    from spectral_mup.runs.run_folder import run_id
+    from spectral_mup.training.run import train_run
 
-    science = json.loads(Path(science_file).read_text())
-    folder = RunFolder(Path(runs), run_id(science))
-    folder.write_config(science)
+    run: RunConfig = pickle.loads(Path(run_file).read_bytes())
+    folder = RunFolder(Path(root), run.run_id)
+    folder.write_config(run.to_json())
     folder.claim()
-    corpus = data.load(science["data"]["source"], None, science["data"]["vocab_size"])
-    train(science, folder, corpus, device=torch.device("cpu"))
+    train_run(run, folder, data.load(run.data.source, None, run.data.vocab_size), device=torch.device("cpu"))
 
 
-def run_usual(points: list[RunConfig], runs: Path) -> dict[int, list[float]]:
-    """Seconds of each point by width."""
+def run_usual(runs: list[RunConfig], root: Path) -> dict[int, list[float]]:
+    """Seconds of each run by width."""
     seconds: dict[int, list[float]] = {}
-    for point in points:
-        file = runs / f"{point.run_id}.json"
+    for run in runs:
+        file = root / f"{run.run_id}.pickle"
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(point.to_json()))
+        file.write_bytes(pickle.dumps(run))
         start = time.perf_counter()
-        subprocess.run([sys.executable, __file__, "--one", str(file), str(runs)], check=True)
-        seconds.setdefault(point.curve.width, []).append(time.perf_counter() - start)
+        subprocess.run([sys.executable, __file__, "--one", str(file), str(root)], check=True)
+        seconds.setdefault(run.width, []).append(time.perf_counter() - start)
     return seconds
 
 
-def run_ours(overrides: list[str], points: list[RunConfig], runs: Path) -> dict[int, list[float]]:
-    """Seconds of each point by width, as its worker took them."""
-    config = load_config([*overrides, f"paths.runs={runs}"])
-    outcome = result_reader(runs)
+def run_ours(overrides: list[str], runs: list[RunConfig], root: Path) -> dict[int, list[float]]:
+    """Seconds of each run by width, as its worker took them."""
+    config = load_config([*overrides, f"paths.runs={root}"])
+    outcome = result_reader(root)
     seconds: dict[int, list[float]] = {}
 
-    def note(event) -> None:
+    def note(event: Event) -> None:
         if event.kind == "done":
-            seconds.setdefault(event.point.curve.width, []).append(event.payload["seconds"])
+            seconds.setdefault(event.run.width, []).append(event.payload["seconds"])
 
-    failed = run_local(config, lambda: [p for p in points if outcome(p) is None], note)
+    failed = run_local(config, lambda: [run for run in runs if outcome(run) is None], note)
     assert not failed, failed
     return seconds
 
@@ -94,25 +92,25 @@ def run_ours(overrides: list[str], points: list[RunConfig], runs: Path) -> dict[
 def compare(rounds: int) -> dict:
     """Wall seconds and losses of the block each way, A B C A B C."""
     walls: dict[str, list[float]] = {way: [] for way in WAYS}
-    per_point: dict[str, dict[int, list[float]]] = {way: {} for way in WAYS}
+    per_run: dict[str, dict[int, list[float]]] = {way: {} for way in WAYS}
     losses: dict[str, dict[str, float]] = {way: {} for way in WAYS}
     for number in range(rounds):
         for way, overrides in WAYS.items():
-            points = block(open_sweep(load_config(overrides)))
+            runs = block(open_sweep(load_config(overrides)))
             with tempfile.TemporaryDirectory() as folder:
-                runs, start = Path(folder), time.perf_counter()
-                seconds = run_usual(points, runs) if way == "usual" else run_ours(overrides, points, runs)
+                root, start = Path(folder), time.perf_counter()
+                seconds = run_usual(runs, root) if way == "usual" else run_ours(overrides, runs, root)
                 walls[way].append(time.perf_counter() - start)
                 for width, values in seconds.items():
-                    per_point[way].setdefault(width, []).extend(values)
-                for p in points:
-                    key = f"{p.curve.width} {p.log2_lr} {p.seed}"
-                    losses[way][key] = RunFolder(runs, p.run_id).result()["val_loss"]  # type: ignore[index]
-            print(f"round {number + 1}, {way}: {walls[way][-1]:.0f} s for {len(points)} points", flush=True)
+                    per_run[way].setdefault(width, []).extend(values)
+                for run in runs:
+                    key = f"{run.width} {run.log2_lr} {run.seed}"
+                    losses[way][key] = RunFolder(root, run.run_id).result()["val_loss"]  # type: ignore[index]
+            print(f"round {number + 1}, {way}: {walls[way][-1]:.0f} s for {len(runs)} runs", flush=True)
     usual = median(walls["usual"])
     result = {
         "machine": machine(), "commit": commit(), "block": BLOCK, "walls": walls,
-        "seconds_a_point": {way: {w: median(v) for w, v in by.items()} for way, by in per_point.items()},
+        "seconds_a_run": {way: {w: median(v) for w, v in by.items()} for way, by in per_run.items()},
         "ratio": {way: usual / median(walls[way]) for way in WAYS},
         "largest_loss_difference": {
             way: max(abs(losses[way][k] - losses["usual"][k]) for k in losses["usual"]) for way in WAYS
@@ -125,9 +123,7 @@ def compare(rounds: int) -> dict:
         print(f"  {name:12s} {result['ratio'][way]:.2f}   largest difference of a loss {difference:.4f}")
     print(f"  (two seeds at one width and lr differ by {result['seed_noise']:.4f}, median)")
     for way in WAYS:
-        print(
-            f"  seconds a point, {way}: " + ", ".join(f"width {w} {s:.1f}" for w, s in result["seconds_a_point"][way].items())
-        )
+        print(f"  seconds a run, {way}: " + ", ".join(f"width {w} {s:.1f}" for w, s in result["seconds_a_run"][way].items()))
     return result
 
 
@@ -139,9 +135,9 @@ def seed_noise(losses: dict[str, float]) -> float:
     return median(abs(v[0] - v[1]) for v in pairs.values() if len(v) == 2)
 
 
-def time_to_verdict(seconds_a_point: dict, runs: Path) -> dict:
+def time_to_verdict(seconds_a_run: dict, runs: Path) -> dict:
     """(c): cost-weighted time of the fixed grid the usual way over that of our search, with both intervals."""
-    usual, ours = ({int(w): s for w, s in seconds_a_point[way].items()} for way in ("usual", "auto"))
+    usual, ours = ({int(w): s for w, s in seconds_a_run[way].items()} for way in ("usual", "auto"))
     searches = {
         "fixed": ["rule=[spectral]", "lr.adaptive=false", f"sweep.lr={FIXED_LRS}".replace(" ", ""), "sweep.seed=[0,1,2]"],
         "search": ["rule=[spectral]"],
@@ -152,9 +148,9 @@ def time_to_verdict(seconds_a_point: dict, runs: Path) -> dict:
         sweep, outcome = open_sweep(config), result_reader(runs)
         failed = run_local(config, lambda s=sweep, o=outcome: s.plan(o).todo, lambda event: None)
         assert not failed, failed
-        points, _ = collect(sweep.plan(outcome).points, runs)
-        verdict = judge(points, base=config.sweep.base_width)
-        counts = points.groupby("width").size().to_dict()
+        results, _ = collect(sweep.plan(outcome).curves, runs)
+        verdict = judge(results, base=config.sweep.base_width)
+        counts = results.groupby("width").size().to_dict()
         at_once, each = (1, usual) if name == "fixed" else (worker_count(config), ours)
         seconds = sum(n * each[w] for w, n in counts.items()) / at_once
         found[name] = {
@@ -175,7 +171,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2, help="how often each way is timed (default 2)")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
-    parser.add_argument("--verdict", type=Path, metavar="FILE", help="(c), with the seconds a point of an earlier --out")
+    parser.add_argument("--verdict", type=Path, metavar="FILE", help="(c), with the seconds a run of an earlier --out")
     parser.add_argument("--runs", type=Path, help="run folders for --verdict (default: a temporary folder)")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -184,7 +180,7 @@ def main() -> None:
     elif args.verdict:
         result = json.loads(args.verdict.read_text())
         with tempfile.TemporaryDirectory() as folder:
-            result["time_to_verdict"] = time_to_verdict(result["seconds_a_point"], args.runs or Path(folder))
+            result["time_to_verdict"] = time_to_verdict(result["seconds_a_run"], args.runs or Path(folder))
         args.verdict.write_text(json.dumps(result, indent=1) + "\n")
     else:
         result = compare(args.rounds)
