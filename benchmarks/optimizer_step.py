@@ -120,7 +120,7 @@ def copies(params: list[nn.Parameter]) -> list[nn.Parameter]:
     return fresh
 
 
-def set_age(optimizers: list[torch.optim.Optimizer], steps: int) -> None:
+def set_age(optimizers: Sequence[torch.optim.Optimizer], steps: int) -> None:
     """Make optimizers believe that they took so many steps."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -6,8 +6,6 @@ Prints what each tensor of the largest trains with, the loss of every width, and
 The text is Python's help topics, as bytes.
 """
 
-from __future__ import annotations
-
 import argparse
 import time
 

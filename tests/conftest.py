@@ -1,7 +1,5 @@
 """Shared by all tests: one thread (bit-equal runs), and tiny configs on text that is always there."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil

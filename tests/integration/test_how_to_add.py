@@ -1,7 +1,5 @@
 """What CONTRIBUTING.md says of adding something, done in an empty folder of a user's with exactly the files that it names."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The project that `init` writes runs as it is: three rules, an optimizer and a model of its own."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """Laws of local execution, with real processes: killed, stopped, doubled or short of disk, a sweep ends with the same bytes."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math
@@ -65,7 +63,6 @@ def unbroken(tmp_path_factory):
     finally:
         left = leftovers(tmp)
     assert (code, launch.err, left) == (0, "", [])
-    launch.runs = tmp / "runs"
     return launch
 
 

@@ -1,7 +1,5 @@
 """What README shows runs as it is printed."""
 
-from __future__ import annotations
-
 import pytest
 from support.readme import snippet
 

@@ -1,7 +1,5 @@
 """Laws of Weights & Biases: it has each step of a run once, whatever was killed or sent again, and no key is ever written."""
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

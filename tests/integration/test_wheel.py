@@ -1,7 +1,5 @@
 """What `pip install` of the wheel gives, in a venv and a folder that know no checkout."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

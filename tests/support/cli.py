@@ -1,7 +1,5 @@
 """Commands called in this process, and finished runs that nobody trained."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import math

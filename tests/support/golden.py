@@ -1,7 +1,5 @@
 """The whole output of a command against a file of tests/golden; `RENEW_GOLDEN=1 pytest tests/unit/cli` writes them anew."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

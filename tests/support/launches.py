@@ -1,7 +1,5 @@
 """Launches as a user makes them, in processes of their own, and what they leave on disk."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import pty
@@ -38,10 +36,13 @@ MARK = "SPECTRAL_MUP_TEST"  # inherited by whatever a launch starts, so that not
 class Launch:
     """launch.py (or another command) in a session of its own, with its output in files."""
 
+    code: int  # exit code, once it was waited for
+
     def __init__(self, tmp: Path, overrides: list[str], *, script="launch.py", command=(), env=None, **streams) -> None:
+        self.runs = tmp / "runs"
         self.number = len(list(tmp.glob("launch*.out")))
         self._out, self._err = tmp / f"launch{self.number}.out", tmp / f"launch{self.number}.err"
-        paths = [f"paths.runs={tmp / 'runs'}", f"paths.results={tmp / 'results'}"]
+        paths = [f"paths.runs={self.runs}", f"paths.results={tmp / 'results'}"]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, *command, str(ROOT / script), *overrides, *paths],
@@ -50,7 +51,8 @@ class Launch:
             )  # fmt: skip
 
     def wait(self) -> int:
-        return self.process.wait(PATIENCE)
+        self.code = self.process.wait(PATIENCE)
+        return self.code
 
     @property
     def out(self) -> str:

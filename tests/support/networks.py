@@ -1,7 +1,5 @@
 """Small models that the tests of the public functions share."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

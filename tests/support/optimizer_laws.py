@@ -1,7 +1,5 @@
 """The laws that every optimizer of conf/optimizer must obey, as functions of its name: measured in training on text."""
 
-from __future__ import annotations
-
 import functools
 import tempfile
 from pathlib import Path

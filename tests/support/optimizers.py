@@ -1,7 +1,5 @@
 """Parameters and gradients for tests of optimizers."""
 
-from __future__ import annotations
-
 import torch
 
 from spectral_mup.optim.stacked import UsesSampledLabels
@@ -26,7 +24,7 @@ def sampled_gradients(weights: list[torch.Tensor], step: int) -> list[torch.Tens
     return [0.1 * torch.randn(w.shape, generator=g, dtype=w.dtype) for w in weights]
 
 
-def descend(optimizer, params, steps: int, start: int = 0, tokens: int = 64) -> None:
+def descend(optimizer: torch.optim.Optimizer, params, steps: int, start: int = 0, tokens: int = 64) -> None:
     """Take `steps` steps on `gradients`, as the trainer does for an optimizer that wants sampled labels too."""
     for step in range(start, start + steps):
         if isinstance(optimizer, UsesSampledLabels) and step % optimizer.hessian_interval == 0:

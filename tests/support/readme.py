@@ -1,7 +1,5 @@
 """What README shows, as code."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tiny configs on text that is always there, and their runs trained in this process."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any

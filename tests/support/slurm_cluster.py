@@ -7,8 +7,6 @@ By hand, in a new or empty folder, which `stop` removes; several clusters run si
     python tests/support/slurm_cluster.py stop /tmp/sl
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import json
@@ -24,6 +22,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 APT = (
     "apt-get install -y --no-install-recommends "
@@ -175,7 +174,7 @@ class SlurmCluster:
 
     # Start and stop
 
-    def __enter__(self) -> SlurmCluster:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

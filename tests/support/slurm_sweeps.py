@@ -1,7 +1,5 @@
 """Sweeps on the test cluster: how they are launched, waited for and compared with an unbroken local one."""
 
-from __future__ import annotations
-
 import functools
 import json
 import os
@@ -44,9 +42,9 @@ class Site:
         return {k: env[k] for k in ("SLURM_CONF", "PATH")}
 
     def call(self, overrides: list[str], **more) -> Launch:
-        """The same, once it has ended; `code` is its exit code."""
+        """The same, once it has ended."""
         launch = self.start(overrides, **more)
-        launch.code = launch.wait()
+        launch.wait()
         return launch
 
     def report(self, overrides: list[str]) -> Report:

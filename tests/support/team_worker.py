@@ -1,7 +1,5 @@
 """One of the two processes of test_team.py: FOLDER RANK. Each case leaves a run folder and FOLDER/<case>.<rank>.json."""
 
-from __future__ import annotations
-
 import faulthandler
 import json
 import os
@@ -12,6 +10,7 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -48,7 +47,7 @@ def refuse(path: Path, content: bytes) -> None:
 
 if rank == 1:
     for module in (spectral_mup.runs.run_folder, spectral_mup.training.run, spectral_mup.training.checkpoint):
-        module.write_atomic = refuse
+        setattr(module, "write_atomic", refuse)  # noqa: B010
 
 
 def at(step: int | None, done: int = 0):
@@ -151,10 +150,8 @@ def broken_runs(processes: ProcessGroup) -> None:
 
 def forgot(processes: ProcessGroup) -> None:
     run("adamw forgot", points["adamw"], processes, shard=True, should_stop=at(5))
-    real = torch.optim.AdamW.load_state_dict
-    torch.optim.AdamW.load_state_dict = lambda self, state: None
-    run("adamw forgot", points["adamw"], processes, shard=True)
-    torch.optim.AdamW.load_state_dict = real
+    with mock.patch.object(torch.optim.AdamW, "load_state_dict", lambda self, state: None):
+        run("adamw forgot", points["adamw"], processes, shard=True)
 
 
 def damaged(processes: ProcessGroup) -> None:

@@ -1,7 +1,5 @@
 """Small texts and shards to read."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

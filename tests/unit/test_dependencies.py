@@ -1,7 +1,5 @@
 """What an install of this package brings along."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 import tomllib

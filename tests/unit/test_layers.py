@@ -1,7 +1,5 @@
 """The contracts of pyproject.toml, which `lint-imports` holds the source to, fail on an import that they forbid."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

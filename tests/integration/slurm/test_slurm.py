@@ -1,7 +1,5 @@
 """The main path on a real SLURM: launch, walk away, and find the bytes of a local sweep."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

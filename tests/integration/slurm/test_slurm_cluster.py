@@ -1,7 +1,5 @@
 """The suite's SLURM is a SLURM: it runs, accounts, shares and breaks as told, comes back clean and leaves nothing behind."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """What action=doctor says of a real SLURM, and of one that is wrong or not there."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 

@@ -1,8 +1,6 @@
 """What goes wrong on a cluster, done to a real SLURM: every run still ends once, with the bytes of an unbroken sweep, or what
 status and why say of it is true."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json

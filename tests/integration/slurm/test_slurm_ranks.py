@@ -1,7 +1,5 @@
 """One run over two processes of a SLURM task: the losses of one process, and what happens when one of the two is lost."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

@@ -4,8 +4,6 @@ Jobs are submitted held where a test looks at the queue, so that no task ends, o
 commands come from scripts on the PATH that stand before the real ones.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

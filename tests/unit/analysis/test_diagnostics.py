@@ -40,7 +40,7 @@ def test_a_slope_outside_the_limit_is_bold_and_no_other(stem):
     for rule, growth, some in (("spectral", {}, False), ("spectral", {"spectral": 0.05}, False), ("standard", None, True)):
         points, norms = recorded((rule,), growth=growth)
         figure, _ = DIAGNOSTICS[stem](sweep_data(points, norms))
-        bold = [t.get_text() for ax in figure.axes for t in ax.texts if t.get_weight() == "bold"]
+        bold = [t.get_text() for ax in figure.axes for t in ax.texts if t.get_fontweight() == "bold"]
         assert bool(bold) is some
 
 

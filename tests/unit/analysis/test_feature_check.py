@@ -33,7 +33,7 @@ def test_embedding_and_readout_are_judged_more_strictly():
 
 def test_update_is_read_in_natural_units():
     values = check_features(norm_rows(), near=-7).values
-    update, feature = (values[values["quantity"] == q]["value"].to_numpy() for q in ("update", "feature"))
+    update, feature = (np.asarray(values[values["quantity"] == q]["value"]) for q in ("update", "feature"))
     assert np.allclose(update, feature * 2 * np.sqrt(4))
 
 

@@ -1,7 +1,5 @@
 """One dict of actions: help, validation and dispatch follow it, and a user's own function needs no entry."""
 
-from __future__ import annotations
-
 import ast
 import inspect
 import pkgutil

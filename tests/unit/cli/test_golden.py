@@ -1,7 +1,5 @@
 """The wording of every command, whole, on cases that are the same everywhere. Only these files pin prose."""
 
-from __future__ import annotations
-
 import io
 import itertools
 

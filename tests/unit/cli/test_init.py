@@ -1,7 +1,5 @@
 """`init` writes a project and never over anything. That the project runs is tests/integration/test_init.py."""
 
-from __future__ import annotations
-
 import ast
 
 import pytest

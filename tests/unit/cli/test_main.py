@@ -1,7 +1,5 @@
 """What goes wrong becomes an exit code and one line; a bug keeps its traceback. The same commands in three forms."""
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What is said of runs and jobs, by canned answers of SLURM: every state and cause, and who has a run."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

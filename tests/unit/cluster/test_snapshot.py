@@ -1,7 +1,5 @@
 """A job runs the code that was launched: the package from a checkout or installed, and the user's own modules."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

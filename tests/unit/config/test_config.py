@@ -1,7 +1,5 @@
 """Bad input is one line that names key and fix, exit code 2, and writes nothing."""
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess
@@ -14,6 +12,7 @@ from support import ROOT
 from spectral_mup.config.compose import ConfigError, check, load_config, typed
 from spectral_mup.config.presets import options
 from spectral_mup.config.schema import Config, to_plain
+from spectral_mup.models.configs import Llama2Config
 
 BAD = {
     ("model.widht=3",): "model.widht: unknown key; .*known: .*head_size",
@@ -184,6 +183,7 @@ def test_sweeps_of_the_paper_are_as_printed():
         assert len(lrs) == len(config.sweep.lr) and not config.lr.adaptive
         assert all(abs(math.log2(lr) - x) <= 0.126 for lr, x in zip(lrs, config.sweep.lr, strict=True)), name
     llama, t = config.model, config.train
+    assert isinstance(llama, Llama2Config)
     assert (llama.heads, llama.kv_heads, llama.mlp_hidden, llama.tied) == (32, 8, 11008, False)
     assert (t.steps, t.warmup, t.schedule, config.optimizer.weight_decay["hidden"]) == (1026, 51, "cosine", 0.1)
 

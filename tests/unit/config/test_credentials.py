@@ -1,7 +1,5 @@
 """A credential in a config is refused before it is read, and never repeated."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

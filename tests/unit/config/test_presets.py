@@ -1,7 +1,5 @@
 """A preset is called as its file is, and a user's own folder counts before the package's."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 
@@ -10,6 +8,7 @@ import pytest
 from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.config.optimizer_spec import resolve_optimizer, resolve_rule
 from spectral_mup.config.presets import options, read_preset
+from spectral_mup.config.schema import SlurmConfig
 from spectral_mup.util import system
 from spectral_mup.util.system import package_root
 
@@ -44,6 +43,7 @@ def test_names_come_from_files_and_extend_others(conf):
     config = load_config(["optimizer=gentle", "rule=[derived/gentle]", "cluster=slurm"])
     assert (config.optimizer.name, config.optimizer.hidden, config.optimizer.readout) == ("gentle", "muon", "adamw")
     assert config.optimizer.algorithms["muon"].lr == 0.5 and config.rule["derived/gentle"].scaling == "derived"
+    assert isinstance(config.cluster, SlurmConfig)
     assert config.cluster.partition == "gpu" and config.cluster.retries == 5
     assert resolve_optimizer("gentle").by_kind["hidden"].lr == 0.5
     assert load_config(["sweep=lamb"]).sweep.name == "lamb" and load_config([]).data.source == "shakespeare"

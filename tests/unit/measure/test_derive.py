@@ -1,7 +1,5 @@
 """derive end to end: a toy optimizer of one file and one YAML, any class by its path, and the rule that is written."""
 
-from __future__ import annotations
-
 import sys
 import textwrap
 
@@ -100,6 +98,7 @@ def test_derive_writes_a_rule_that_explain_and_run_accept(conf, capsys):
     derived = load_config(rule).rule["derived/belief"]
     spectral = load_config(["optimizer=adamw", "rule=[spectral]"]).rule["spectral"]
     assert derived.multipliers == spectral.multipliers
+    assert isinstance(derived.scaling, dict)
     assert derived.scaling["update_norm"]["other"]["hidden"] == {"m_out": 0.5, "m_in": 0.5}
     with pytest.raises(ValueError, match="no size law of optimizer adamw"):
         load_config(["optimizer=adamw", "rule=[derived/belief]"])

@@ -1,7 +1,5 @@
 """Features move alike at every width under `spectral`, on both families, and not under the control."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.optimizer_laws import OPTIMIZERS, SIX, TOLERANCE, features, slopes

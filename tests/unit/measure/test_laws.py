@@ -1,7 +1,5 @@
 """The laws the science rests on, for every optimizer in conf/optimizer, each beside a wrong law or rule that must fail."""
 
-from __future__ import annotations
-
 import pytest
 from support.optimizer_laws import OPTIMIZERS, TOLERANCE, declared, found
 

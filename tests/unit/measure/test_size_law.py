@@ -1,6 +1,6 @@
 """From directions to a size law: known growths are recovered, vague ones are called vague, strange ones are measured."""
 
-from __future__ import annotations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ TENSORS = {  # name: (kind, label, fan_out grows, fan_in grows)
 }  # fmt: skip
 
 
-def measured(size, noise: float = 0.02, widths=WIDTHS, seeds=(0, 1), steps=range(1, 13)) -> list[dict]:
+def measured(size: Any, noise: float = 0.02, widths=WIDTHS, seeds=(0, 1), steps=range(1, 13)) -> list[dict]:
     """Rows as measure_directions returns them, of directions that grow as `size` (exponents, or a function of the tensor)."""
     rng = np.random.default_rng(0)
     rows = []
@@ -30,7 +30,7 @@ def measured(size, noise: float = 0.02, widths=WIDTHS, seeds=(0, 1), steps=range
             m = width / widths[0]
             ratios = {"m_out": m**out, "m_in": m**fan_in, "m_max": m ** max(out, fan_in), "m_aspect": 1.0, "a": 1.0}
             ratios |= {"c": 1 / m if kind == "readout" else 1.0, "s": m**-0.5 if kind == "hidden" and fan_in else 1.0}
-            exponents = size(name) if callable(size) else size
+            exponents: Any = size(name) if callable(size) else size
             follows = loss_scale ** exponents.get("a", 0.0)
             for step in steps:
                 norm = 3.0 * follows * monomial(exponents, ratios) * 2 ** (run * (loss_scale == 1))

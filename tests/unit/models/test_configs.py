@@ -1,7 +1,5 @@
 """The config class of a family: sizes at a width, refused combinations, and a model whose multipliers can be set."""
 
-from __future__ import annotations
-
 import sys
 
 import pytest
@@ -10,6 +8,8 @@ import torch
 from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.config.schema import to_plain
 from spectral_mup.models import FAMILIES
+from spectral_mup.models.configs import Llama2Config
+from spectral_mup.models.layers import CausalSelfAttention
 from spectral_mup.theory.rules import Multipliers
 from spectral_mup.util.registry import lookup
 
@@ -27,6 +27,7 @@ def test_a_family_names_only_its_own_keys(family):
 
 def test_sizes_at_a_width():
     fixed = config("llama2", heads=None, head_size=16, kv_ratio=0.5)
+    assert isinstance(fixed, Llama2Config)
     assert [fixed.head_count(w) for w in (1, 64, 128)] == [1, 4, 8]
     assert [fixed.kv_head_count(w) for w in (1, 64, 128)] == [1, 2, 4]
     assert [fixed.head_dim(w) for w in (1, 64)] == [16.0, 16.0]
@@ -59,7 +60,7 @@ def test_multipliers_can_be_set_again_and_take_no_second_model(family):
     plain = model(x)
     model.set_multipliers(standard)
     assert model(x).equal(plain)  # that is how it is built
-    assert all(block.attention.head_dim == config(family).head_dim(64) for block in model.blocks)
+    assert all(m.head_dim == config(family).head_dim(64) for m in model.modules() if isinstance(m, CausalSelfAttention))
     other = Multipliers(attention=0.1, branch=0.5, logits=3.0, embedding=2.0)
     for part in ("attention", "branch", "logits", "embedding"):
         model.set_multipliers(Multipliers(**{"attention": standard.attention} | {part: getattr(other, part)}))

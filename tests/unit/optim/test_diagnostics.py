@@ -1,7 +1,5 @@
 """What optimizers tell of their own step, and what the probe measures of tensors: each against the step that was taken."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

@@ -1,7 +1,5 @@
 """Laws of the optimizers: the step is the formula's, state survives, and the direction's norm grows as the size law says."""
 
-from __future__ import annotations
-
 import copy
 import io
 from functools import partial

@@ -3,8 +3,6 @@
 Ten steps on random gradients that depend on the weights. Wrong variants of the equations must be told apart.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import adopt

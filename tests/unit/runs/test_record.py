@@ -1,7 +1,5 @@
 """A run folder after kill -9 at any write: readers see the old or the new, never half, and the next process goes on."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

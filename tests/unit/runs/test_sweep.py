@@ -1,7 +1,5 @@
 """Laws of the plan: identity, bracketing, and that it is a function of results alone."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math

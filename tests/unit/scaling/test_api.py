@@ -1,7 +1,5 @@
 """Laws of the public functions on models of anybody's: published numbers, the base bit for bit, groups, names."""
 
-from __future__ import annotations
-
 import copy
 import subprocess
 import sys

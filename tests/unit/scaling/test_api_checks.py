@@ -1,7 +1,5 @@
 """The feature check and the measured size law on a model of anybody's: right ones pass, wrong ones are seen to fail."""
 
-from __future__ import annotations
-
 import functools
 import math
 

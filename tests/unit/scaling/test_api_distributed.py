@@ -1,7 +1,5 @@
 """Two processes on this machine train as one does: DistributedDataParallel and FSDP2, with torch's AdamW and our Muon."""
 
-from __future__ import annotations
-
 import json
 import socket
 import subprocess

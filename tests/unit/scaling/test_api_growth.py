@@ -1,7 +1,5 @@
 """Which tensor is what in models of anybody's, how it starts, and what must be refused."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from support.networks import M, gpt, groups_of, mlp
@@ -42,9 +40,9 @@ def test_a_draw_depends_on_seed_name_and_shape_alone():
     for i in (0, 2):
         half[i].requires_grad_(False)  # as built
     init_(half, scalings, std=0.02, seed=3)
-    assert half[4].weight.float().equal(model[4].weight)
-    assert not half[2].weight.float().equal(model[2].weight)
-    assert float(model[2].weight.detach().std()) == pytest.approx(0.02 * 0.5, rel=0.05)
+    assert half.get_parameter("4.weight").float().equal(model.get_parameter("4.weight"))
+    assert not half.get_parameter("2.weight").float().equal(model.get_parameter("2.weight"))
+    assert float(model.get_parameter("2.weight").detach().std()) == pytest.approx(0.02 * 0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(

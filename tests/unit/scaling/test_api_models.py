@@ -1,7 +1,5 @@
 """Laws of the public functions on transformers' GPT-2 and Llama: growths, multipliers in the forward pass, copies, files."""
 
-from __future__ import annotations
-
 import copy
 import io
 import runpy

@@ -1,7 +1,5 @@
 """What `action=explain` prints: the numbers a run trains with, merged where equal, marked where rules disagree."""
 
-from __future__ import annotations
-
 import pytest
 from support.runs import build_run, explain_rows, first_point, optimizers_of
 

@@ -1,7 +1,5 @@
 """What depth does to lr, ε and weight decay: published for some optimizers, derived for ADOPT and LAMB, measured for both."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """LAMB's hidden lr, exponents −1/2 and 0 side by side: the rules differ in the numbers named here and in no other."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import replace
 from typing import Any

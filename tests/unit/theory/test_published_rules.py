@@ -1,7 +1,5 @@
 """The formula against every published table in conf/rule: same init, lr, λ and ε, but for the differences listed there."""
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """Laws of growth and rules: the formula gives the published numbers, and knows what it does not know."""
 
-from __future__ import annotations
-
 import hashlib
 
 import pytest
@@ -228,7 +226,7 @@ def test_a_tied_table_is_initialised_as_a_readout(tiny):
     ):
         for width in (32, 64):
             run = first_point(tiny(*overrides), "spectral", width)
-            table = build_run(run)[0].token.weight
+            table = build_run(run)[0].get_parameter("token.weight")
             assert float(table.detach().std()) == pytest.approx(expected, rel=0.05)
 
 

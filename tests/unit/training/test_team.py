@@ -3,8 +3,6 @@
 All cases are trained by one pair of processes, which leaves run folders and what each rank saw; the tests read those.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess
@@ -23,7 +21,7 @@ STEPS = 20
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Trained:
+def trained(tmp_path_factory) -> "Trained":
     """What the pair left."""
     folder = tmp_path_factory.mktemp("processes")
     command = [sys.executable, "-m", "support.team_worker", str(folder)]

@@ -1,7 +1,5 @@
 """Laws of the trainer: killed and resumed equals unbroken, divergence is a result, bad disks lose nothing."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math
@@ -321,7 +319,7 @@ def test_probe_measures_what_it_says(tiny, corpus, tmp_path):
     folder, _ = run_point(point, tmp_path, corpus)
     rows = {(r["step"], r["name"], r["what"]): r for r in read_rows(folder.path / "norms.jsonl")}
     model, p = build_run(point)
-    up = model.blocks[0].mlp.up.weight
+    up = model.get_parameter("blocks.0.mlp.up.weight")
     start = rows[0, "blocks.0.mlp.up.weight", "tensor"]
     assert start["weight_norm"] == pytest.approx(float(torch.linalg.matrix_norm(up.detach(), 2)), rel=0.02)
     before = {n: q.detach().clone() for n, q in model.named_parameters()}

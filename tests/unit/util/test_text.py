@@ -1,7 +1,5 @@
 """Numbers and tables as a person reads them."""
 
-from __future__ import annotations
-
 import sys
 
 from spectral_mup.util.text import format_duration, pluralize, table

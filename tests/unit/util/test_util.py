@@ -1,7 +1,5 @@
 """What workers log, and how numbers are written."""
 
-from __future__ import annotations
-
 import logging
 import re
 
