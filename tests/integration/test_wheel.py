@@ -111,9 +111,15 @@ def test_a_project_of_ones_own_runs_as_it_is_written(venv: Path, tmp_path: Path)
     before = contents(package)
     run(venv, tmp_path, "spectral-mup", "init", "demo")
     demo = tmp_path / "demo"
+    listed = run(venv, demo, "spectral-mup", "launch", "--help")
+    assert all(name in listed for name in ("my_rule", "my_optimizer", "my_model", "mine"))
+    assert "blocks.*.mlp.up.weight" in run(venv, demo, "spectral-mup", "launch", "sweep=mine", "action=explain")
     run(venv, demo, "spectral-mup", "launch", "sweep=mine")
     run(venv, demo, "spectral-mup", "analyze", "sweep=mine")
-    verdicts = json.loads((demo / "results/mine/verdicts.json").read_text())
-    assert verdicts and list((demo / "results/mine").glob("lr_transfer.*")) and list((demo / "runs").glob("*/result.json"))
+    verdicts = json.loads((demo / "results/mine/verdicts.json").read_text())["verdicts"]
+    assert {v["rule"] for v in verdicts} == {"spectral", "my_rule", "standard"}
+    results = [json.loads(path.read_text()) for path in (demo / "runs").glob("*/result.json")]
+    assert len(results) == 28 and any(result["status"] == "done" for result in results)
+    assert list((demo / "results/mine").glob("lr_transfer.*"))
     assert contents(package) == before
     assert [path.name for path in tmp_path.iterdir()] == ["demo"]

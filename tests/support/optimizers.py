@@ -3,6 +3,7 @@
 import torch
 
 from spectral_mup.optim.stacked import UsesSampledLabels
+from spectral_mup.theory.size_laws import SIZE_LAWS, Exponents
 
 MATRICES = [(16, 16), (32, 8), (8, 32), (16, 16), (64, 48)]
 
@@ -34,3 +35,9 @@ def descend(optimizer: torch.optim.Optimizer, params, steps: int, start: int = 0
         for p, gradient in zip(params, gradients(params, step), strict=True):
             p.grad = gradient
         optimizer.step()
+
+
+def law_name(size: Exponents) -> str | None:
+    """The name of a size law; None for one that has none."""
+    plain = {q: x for q, x in size.items() if x}
+    return next((name for name, law in SIZE_LAWS.items() if law == plain), None)

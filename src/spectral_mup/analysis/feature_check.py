@@ -13,7 +13,8 @@ import pandas as pd
 
 from spectral_mup.analysis.stats import fit_slopes, rows
 
-LIMITS = {"hidden": 0.15, "embedding": 0.10, "readout": 0.10}  # |slope| allowed, by kind
+HIDDEN, OUTER = 0.15, 0.10  # |slope| allowed of hidden modules, and of embedding and readout
+LIMITS = {"hidden": HIDDEN, "embedding": OUTER, "readout": OUTER}
 LAST_STEP = 20  # later steps mix feature learning with what the data did
 FEW_SIZES, FEW_SEEDS = 4, 3  # below either, a check is only indicative
 

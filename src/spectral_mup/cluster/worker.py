@@ -150,7 +150,7 @@ def heartbeat(folder: RunFolder) -> Iterator[None]:
 
     def repeat() -> None:
         while not ended.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError, ClaimedError):  # for people; unlike a result, not worth failing a run for
+            with suppress(OSError, ClaimedError):  # the next one makes up for it; unlike a result, not worth failing a run for
                 folder.write_heartbeat()
 
     thread = threading.Thread(target=repeat, daemon=True)

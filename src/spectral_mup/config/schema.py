@@ -1,4 +1,7 @@
-"""Types, choices and bounds of the whole config. Defaults live in conf/, whose YAML gives every value with its meaning."""
+"""Types, choices and bounds of the config; of `model` see models/configs.py, of `prepare` data/prepare/settings.py.
+
+Defaults live in conf/, whose YAML gives every value with its meaning.
+"""
 
 from typing import Annotated, Any, Literal
 

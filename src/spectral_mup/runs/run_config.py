@@ -37,7 +37,7 @@ class Corpus:
 
 @dataclass(frozen=True, eq=False)
 class RunConfig:
-    """One training run: all that decides its numbers and nothing else, so no path, host, worker count or clock.
+    """One training run: all that decides its numbers, and which of them are recorded (`probe`); no path, host or clock.
 
     At the base width and depth every rule gives the same model to the bit, so such a run belongs to no rule: `rule` is BASE.
     """

@@ -1,4 +1,4 @@
-"""The run folder: the truth about one run. Only this module knows its paths.
+"""The run folder: the truth about one run.
 
     runs/<run_id>/
         config.json        the RunConfig; its hash is the folder's name

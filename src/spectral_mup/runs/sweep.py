@@ -83,7 +83,7 @@ class Sweep:
         self._runs: dict[tuple[Curve, float, int], RunConfig] = {}
 
     def curves(self) -> list[list[Curve]]:
-        """Chains of curves, narrow to wide, each starting its lr search at the optimum of the one before."""
+        """Chains of curves, small to large, each starting its lr search at the optimum of the one before."""
         s = self.config.sweep
         sizes = [(width, depth) for depth in sorted(s.depth) for width in sorted(s.width)]
         return [[Curve(rule, width, depth) for width, depth in sizes] for rule in self.config.rule]
@@ -104,13 +104,14 @@ class Sweep:
 
     def plan(self, outcome: Outcome) -> Plan:
         """Replay the search with the results so far. Runs that `outcome` does not know are to do, largest first."""
-        lr, grid, seeds = self.config.lr, self.config.sweep.lr, self.config.sweep.seed
+        lr, s = self.config.lr, self.config.sweep
+        grid, seeds, base = s.lr, s.seed, (s.base_width, s.base_depth)
         runs: dict[Curve, list[RunConfig]] = {}
         open_curves, unbracketed = [], []
         for chain in self.curves():
-            bests: list[float] = []  # of the curves before; the base's is run at every size, for the regret
+            best, at_base = None, None  # of the curve before, and of the base, which larger sizes run too, for the regret
             for curve in chain:
-                start = [bests[-1] - 1, bests[-1], bests[-1] + 1, bests[0]] if bests else grid
+                start = grid if best is None else [best - 1, best, best + 1, best if at_base is None else at_base]
 
                 def loss(log2_lr: float, curve: Curve = curve) -> float | None:
                     known = [x for seed in seeds if (x := outcome(self.run(curve, log2_lr, seed))) is not None]
@@ -121,12 +122,14 @@ class Sweep:
                 if search.best is None:
                     open_curves.append(curve)
                     if lr.adaptive:
-                        break  # the next width's search starts where this one ends
+                        break  # the next size's search starts where this one ends
                     continue
                 if not search.bracketed:
                     unbracketed.append(curve)
                 if lr.adaptive:
-                    bests.append(search.best)
+                    best = search.best
+                    if (curve.width, curve.depth) == base:
+                        at_base = best
         todo = [run for run in dict.fromkeys(r for rs in runs.values() for r in rs) if outcome(run) is None]
         return Plan(runs, sorted(todo, key=lambda run: run.cost, reverse=True), open_curves, unbracketed)
 

@@ -89,7 +89,7 @@ def scale(
 
     m_depth, attention = _m_depth(here, there, blocks), read_attention_scaling(model, base)
     head_dim, base_head_dim = attention.head_size or (1.0, 1.0)
-    forward = rule.forward(_m_width(growths, tied), m_depth, head_dim / base_head_dim, 1.0)
+    forward = rule.forward(_m_width(growths, tied), m_depth, head_dim / base_head_dim)
     return ModelScaling(
         scalings={name: rule.scale(growth, own[name].update, forward, m_depth) for name, growth in growths.items()},
         growths=growths,

@@ -40,7 +40,7 @@ class Scaling:
 class Multipliers:
     """The numbers in a forward pass.
 
-    attention  scale of q·k before the softmax, absolute: 1/√d_head at the base
+    attention  scale of q·k before the softmax: 1/√d_head at the base; in a ModelScaling relative to that, 1 at the base
     branch     of every residual branch's output, 1 at the base
     logits     of the readout's output, in training and in inference, 1 at the base
     embedding  of the summed embeddings, 1 at the base
@@ -114,11 +114,10 @@ class Rule:
         own = self.derived or any(row.get("readout") for row in self.table.get("lr", {}).values())
         return bool(self.multipliers.get("logits")) or not own
 
-    def forward(self, m_width: float, m_depth: float, d_head: float, base_d_head: float) -> Multipliers:
-        """Multipliers of a model whose width, depth and head size are these; d_head in features, the rest ratios."""
-        ratios = {"m_width": m_width, "m_depth": m_depth, "d_head": d_head / base_d_head}
-        power = {part: monomial(exponents, ratios) for part, exponents in self.multipliers.items()}
-        return Multipliers(**power | {"attention": power.get("attention", 1.0) / base_d_head**0.5})
+    def forward(self, m_width: float, m_depth: float, d_head: float) -> Multipliers:
+        """Multipliers relative to the base, of a model whose width, depth and head size are these ratios to the base's."""
+        ratios = {"m_width": m_width, "m_depth": m_depth, "d_head": d_head}
+        return Multipliers(**{"attention": 1.0} | {part: monomial(powers, ratios) for part, powers in self.multipliers.items()})
 
     def scale(self, growth: Growth, law: UpdateScaling, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
         """Scaling of one tensor under the optimizer that `law` describes."""

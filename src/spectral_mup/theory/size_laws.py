@@ -1,4 +1,4 @@
-"""The size laws that have a name, and what is left of one when it was only measured."""
+"""The size laws that have a name."""
 
 from spectral_mup.theory.rules import Exponents
 
@@ -12,9 +12,3 @@ SIZE_LAWS: dict[str, Exponents] = {
     "orthogonal × √max(1, fan_out/fan_in)": {"m_aspect": 0.5},
     "raw gradient (SGD)": {"c": 1.0, "a": 1.0, "m_in": 0.5, "m_out": -0.5},
 }
-
-
-def law_name(size: Exponents) -> str | None:
-    """The name of a size law; None for one that has none."""
-    plain = {q: x for q, x in size.items() if x}
-    return next((name for name, law in SIZE_LAWS.items() if law == plain), None)

@@ -1,7 +1,7 @@
 """The processes that train one run together, one a device: each with the whole model (DDP) or a shard of it (FSDP2).
 
     with init_process_group(rank, size, host, port, "cuda") as processes:
-        train(science, folder, corpus, device=device, processes=processes)
+        train_run(run, folder, corpus, device=device, processes=processes)
 
 Every method is a collective: all ranks call it in the same order. A process alone is a group of one and asks nothing of
 torch.distributed.

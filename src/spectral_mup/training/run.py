@@ -24,10 +24,11 @@ from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.run_scaling import hyperparameters, scale_run
 from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
+from spectral_mup.training.divergence import divergence
 from spectral_mup.training.precision import resolve_auto
 from spectral_mup.training.probe import Probe
 from spectral_mup.training.quantities import resolve_quantities
-from spectral_mup.training.schedule import divergence, schedule_factor
+from spectral_mup.training.schedule import schedule_factor
 from spectral_mup.training.trainer import Trainer, sampled_label_loss
 from spectral_mup.util.files import read_rows, write_atomic
 
@@ -58,7 +59,7 @@ def train_run(
     Raises ValueError if the batch cannot be cut so.
     """
     t = run.train
-    trainer, probe, auto = prepare(run, folder, corpus, device, processes, shard)
+    trainer, probe, auto = build_trainer(run, folder, corpus, device, processes, shard)
     log = RunLog(run, folder, processes, on_rows)
     log.resume(trainer.step_number, probe)
     validation = partial(validate, trainer, run, corpus, device)
@@ -123,7 +124,7 @@ def text_batches(
     return batches
 
 
-def prepare(
+def build_trainer(
     run: RunConfig, folder: RunFolder, corpus: data.Corpus, device: torch.device, processes: ProcessGroup, shard: bool
 ) -> tuple[Trainer, Probe, dict[str, str]]:
     """Build the run's model, once, scale and initialise it, and resume it: (trainer, probe, what `auto` means)."""

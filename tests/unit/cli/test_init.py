@@ -1,4 +1,4 @@
-"""`init` writes a project and never over anything. That the project runs is tests/integration/test_init.py."""
+"""`init` writes a project and never over anything. That the project runs is tests/integration/test_wheel.py."""
 
 import ast
 

@@ -5,10 +5,10 @@ import textwrap
 
 import pytest
 from support.optimizer_laws import TOLERANCE, declared, features, found
+from support.optimizers import law_name
 
 from spectral_mup.cli import console as cli
 from spectral_mup.config.compose import ConfigError, load_config
-from spectral_mup.theory.size_laws import law_name
 
 QUICK = [
     "action=derive", "data=pydoc", "derive.width=[32,64,128]", "derive.steps=9", "model.head_size=16", "model.context=16",

@@ -2,8 +2,9 @@
 
 import pytest
 from support.optimizer_laws import OPTIMIZERS, TOLERANCE, declared, found
+from support.optimizers import law_name
 
-from spectral_mup.theory.size_laws import SIZE_LAWS, law_name
+from spectral_mup.theory.size_laws import SIZE_LAWS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

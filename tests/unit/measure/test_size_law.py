@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.optimizers import law_name
 
 from spectral_mup.analysis.figures.style import save
 from spectral_mup.measure.directions import DeriveError, check_ladder
 from spectral_mup.measure.size_law_fit import size_laws
 from spectral_mup.measure.size_law_report import directions, format_size_laws, lr_exponent, rule_yaml
 from spectral_mup.theory.growth import Growth, monomial
-from spectral_mup.theory.size_laws import SIZE_LAWS, law_name
+from spectral_mup.theory.size_laws import SIZE_LAWS
 
 WIDTHS = (64, 128, 256, 512)
 TENSORS = {  # name: (kind, label, fan_out grows, fan_in grows)

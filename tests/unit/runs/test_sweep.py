@@ -143,6 +143,17 @@ def test_plan_of_many_points_is_quick(tiny):
     assert plan.runs[0].curve == Curve("base", 32, 2)
 
 
+def test_sizes_above_a_base_in_the_middle_run_its_best_lr(tiny):
+    sweep, done = open_sweep(tiny("sweep.width=[32,64,128,256]", "sweep.base_width=64")), {}
+    while todo := sweep.plan(lambda run: done.get(run.run_id)).todo:
+        for run in todo:
+            drift = 3 * math.log2(run.width / 32)
+            done[run.run_id] = bowl(-6 - drift)(run.log2_lr)
+    curves = sweep.plan(lambda run: done.get(run.run_id)).curves
+    largest = {run.log2_lr for run in curves[Curve("standard", 256, 2)]}
+    assert -9 in largest and -6 not in largest  # the base's optimum, and not that of the smallest
+
+
 def test_runs_of_the_base_size_belong_to_no_rule_and_are_trained_once(tiny):
     """At the base every rule is the same model to the bit (unit/theory); away from it in width or depth it is not."""
     config = tiny("lr.adaptive=false", "sweep.depth=[2,3]", "rule=[spectral,standard,zheng]")

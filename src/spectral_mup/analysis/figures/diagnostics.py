@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spectral_mup.analysis.feature_check import BLOCK, LIMITS, first_and_last, representative, short
+from spectral_mup.analysis.feature_check import BLOCK, HIDDEN, LIMITS, OUTER, first_and_last, representative, short
 from spectral_mup.analysis.figures import FIGURES, SweepData
 from spectral_mup.analysis.figures import tensor_panels as panels
 from spectral_mup.analysis.figures.lr_transfer import Looks
@@ -89,8 +89,8 @@ def spectral_norms(data: SweepData) -> Drawing:
     of_weights = flat | {(rule, name): slope for rule, name, slope in at_init[["rule", "name", "slope"]].to_numpy()}
     note = f"Weights at step {slashed(last.values())}, updates at step {slashed(steps.values())}; c: forward multiplier. "
     note += "Dotted: constant, as the spectral condition asks; of W of an embedding, the slope at init, for a table of N rows "
-    note += "has ‖W‖₂ ∝ √N + √width. Right: fitted slopes, bold where the whole interval is further than 0.15 (embedding, "
-    note += "readout 0.10) from dotted."
+    note += "has ‖W‖₂ ∝ √N + √width. Right: fitted slopes, bold where the whole interval is further than "
+    note += f"{HIDDEN:.2f} (embedding, readout {OUTER:.2f}) from dotted."
     top = page.strip("W", rf"c$\|W\|_2$ / {NATURAL}", last, of_weights, of_weights)
     bottom = page.strip("ΔW", rf"c$\|\Delta W\|_2$ / {NATURAL}", steps, flat, flat)
     return page.drawing([top, bottom], note)
@@ -120,7 +120,7 @@ def trust_ratios(data: SweepData) -> Drawing:
         for name, style in look.items():
             line = rows(own, own["name"] == name).sort_values("step")
             ax.plot(step_at(line["step"]), line["slope"], **style)
-        ax.axhspan(-0.15, 0.15, color="0.88", lw=0, zorder=0)
+        ax.axhspan(-HIDDEN, HIDDEN, color="0.88", lw=0, zorder=0)
         ax.axhline(0, color="0.6", lw=0.6, ls=":", zorder=0)
         ax.axvline(float(step_at(steps[rule])), color="0.6", lw=0.7, ls="--", zorder=0)
         lo, hi = ax.get_ylim()
@@ -130,8 +130,8 @@ def trust_ratios(data: SweepData) -> Drawing:
 
     note = f"Top: step {slashed(steps.values())}; dotted: slope of the tensor's init std, to which the ratio is proportional "
     note += "while weights and directions keep their shape. Bottom: distance of the fitted slope from it over the steps; grey: "
-    note += "±0.15. Right: fitted slopes (bold: the interval of the distance lies outside ±0.15, or ±0.10 of embedding and "
-    note += "readout), and slopes of the init std measured at step 0."
+    note += f"±{HIDDEN:.2f}. Right: fitted slopes (bold: the interval of the distance lies outside ±{HIDDEN:.2f}, or "
+    note += f"±{OUTER:.2f} of embedding and readout), and slopes of the init std measured at step 0."
     ratios = page.strip("trust", r"trust ratio $\|W\|_F/\|u\|_F$", steps, expected, {}, judged_by="over std")
     distances = Strip("over std", "slope minus that of the init std", page.names, "init std", over_steps)
     return page.drawing([ratios, distances], note)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from spectral_mup.analysis.feature_check import BLOCK, FeatureCheck, relative, representative
+from spectral_mup.analysis.feature_check import BLOCK, HIDDEN, OUTER, FeatureCheck, relative, representative
 from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import tensor_panels as panels
 from spectral_mup.analysis.figures.diagnostics import tensor_rows
@@ -74,7 +74,7 @@ def _norm_figure(data: SweepData, note: str, draw_panel: Panel, columns: list[st
     note = note.format(axis=data.axis, step=slashed(c.step for c in checks.values()), lr=norm_lrs(data))
     text = f"{what_was_run(data.points)}. {note} Blocks: the last one."
     text += " Updates inside blocks: times the depth, as branches add up." * (data.axis == "depth")
-    text += " Grey: |slope| ≤ 0.15 (the limit of hidden modules), dotted: 0.10 (embedding, readout)."
+    text += f" Grey: |slope| ≤ {HIDDEN:.2f} (the limit of hidden modules), dotted: {OUTER:.2f} (embedding, readout)."
 
     def strip(quantity: str) -> Strip:
         def draw(ax: Axes, rule: str, look: Looks, inches: float) -> Numbers:
@@ -95,8 +95,8 @@ def _norm_figure(data: SweepData, note: str, draw_panel: Panel, columns: list[st
 
 def _limits(ax: Axes, x: np.ndarray, unit: np.ndarray) -> None:
     """Draw the limits of the slopes; `unit`: a slope of one."""
-    ax.fill_between(x, -0.15 * unit, 0.15 * unit, color="0.88", lw=0, zorder=0)
-    ax.plot(x, np.outer(unit, [-0.1, 0.1]), color="0.55", lw=0.6, ls=":", zorder=0)
+    ax.fill_between(x, -HIDDEN * unit, HIDDEN * unit, color="0.88", lw=0, zorder=0)
+    ax.plot(x, np.outer(unit, [-OUTER, OUTER]), color="0.55", lw=0.6, ls=":", zorder=0)
 
 
 def layers(data: SweepData) -> Drawing | None:

@@ -1,4 +1,4 @@
-"""The submission folder: what one sbatch was given, and what became of it. Only this module knows its paths.
+"""The submission folder: what one sbatch was given, and what became of it.
 
     jobs/<n>/
         submission.json    sweep, packs of run ids, job name, launcher: written before the folder gets its number

@@ -1,14 +1,12 @@
-"""The actions that bring text in and results out: prepare, wandb_push. Imports wandb only when it is needed."""
+"""action=prepare: from a text to tokens on disk."""
 
-import itertools
-import os
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spectral_mup.cli.context import INTERRUPTED, OK, Context
-from spectral_mup.util.text import pluralize, progress_bars, table
+from spectral_mup.util.text import progress_bars, table
 
 
 def prepare(context: Context) -> int:
@@ -47,22 +45,3 @@ def _format_splits(meta: Mapping[str, Any]) -> list[str]:
         per_token = f"{meta['n_bytes'][split] / tokens:.2f}"
         rows.append([name, f"{documents:,}", f"{tokens:,}", per_token, str(len(sizes)), f"{sum(sizes) / 1e6:.1f}"])
     return table(rows, header=["split", "documents", "tokens", "bytes/token", "shards", "MB"], right=range(1, 6))
-
-
-def wandb_push(context: Context) -> int:
-    """Push what W&B does not have yet. Raises PushError. wandb.mode=disabled means online here."""
-    from spectral_mup.tracking.push import push
-
-    config, runs = context.config, context.plan.runs
-    mode = "offline" if config.wandb.mode == "offline" else "online"
-    print(f"W&B: pushing {pluralize(len(runs), 'run')} {mode}, project {config.wandb.project}", flush=True)
-    total, ended = len(runs), itertools.count(1)
-    with progress_bars() as show:
-        counts = push(
-            context.runs, runs, config.wandb.project, mode, lambda: show("pushing", n := next(ended), total, f"{n}/{total}")
-        )
-    rest = f"{counts.unchanged} had nothing new, {counts.not_begun} have no row yet"
-    print(f"{pluralize(counts.pushed, 'run')} pushed ({pluralize(counts.rows, 'row')}), {rest}")
-    if mode == "offline" and counts.pushed:
-        print(f"Next: wandb sync {Path(os.environ.get('WANDB_DIR') or '.') / 'wandb'}/offline-run-*")
-    return OK
