@@ -1,6 +1,7 @@
 """Tiny configs on text that is always there, and their runs trained in this process."""
 
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def run_point(point: RunConfig, runs: Path, corpus, **kwargs):
     folder.write_config(point.to_json())
     folder.claim()
     return folder, train_run(point, folder, corpus, device=torch.device("cpu"), log_every=4, **kwargs)
+
+
+def bury(folder: RunFolder) -> None:
+    """Make its owner a process that is long gone."""
+    for owner in folder.path.glob("attempts/*/owner.json"):
+        owner.write_text(json.dumps(json.loads(owner.read_text()) | {"start": "long ago"}))
 
 
 def build_run(run: RunConfig, vocab_size: int = 256) -> tuple[LanguageModel, ModelScaling]:

@@ -16,6 +16,9 @@ from spectral_mup.util.fields import AtLeastOne, AtLeastZero, Float, Int, NotNeg
 Kind = Annotated[str, one_of(*KINDS)]
 TableKind = Annotated[str, one_of(*KINDS, "fixed", *(f"block_{kind}" for kind in (*KINDS, "fixed")))]
 
+# `true` on the command line is a bool to YAML
+AutoTrueFalse = Annotated[Literal["auto", "true", "false"], BeforeValidator(lambda x: str(x).lower())]
+
 # Exponents of: forward multipliers; published tables; an optimizer's size and ε laws; its base lr.
 ForwardExponents = dict[Annotated[str, one_of("m_width", "m_depth", "d_head")], Float]
 TableExponents = dict[Annotated[str, one_of("m_out", "m_in", "m_max", "m_aspect", "m_depth")], Float]
@@ -114,8 +117,8 @@ class TrainConfig(Part):
     diverge_factor: Positive
     diverge_patience: AtLeastOne
     precision: Literal["auto", "float32", "bfloat16"]
-    # `true` on the command line is a bool to YAML
-    compile: Annotated[Literal["auto", "true", "false"], BeforeValidator(lambda x: str(x).lower())]
+    compile: AutoTrueFalse
+    graph: AutoTrueFalse
     devices: AtLeastOne
     shard: bool
 

@@ -5,6 +5,22 @@ import numpy as np
 from spectral_mup.data.shards import DataError, Tokens, windows
 
 
+def batch_starts(
+    tokens: Tokens, *, seed: int, step: int, batch_size: int, context: int, microbatch: int = 0, microbatches: int = 1
+) -> np.ndarray:
+    """Where the sequences of `batch` with the same arguments start in the text: int64 (batch_size / microbatches,)."""
+    if not (0 <= seed < 2**64 and 0 <= step < 2**64):
+        raise ValueError(f"seed and step must be in [0, 2^64), not {seed} and {step}")
+    if batch_size < 1 or microbatches < 1 or batch_size % microbatches or not 0 <= microbatch < microbatches:
+        raise ValueError(
+            f"micro-batch {microbatch} of {microbatches} in a batch of {batch_size}: "
+            "the number of micro-batches must divide the batch size, and they count from 0"
+        )
+    words = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw(batch_size)
+    words = words.reshape(microbatches, -1)[microbatch]
+    return (words % np.uint64(_places(tokens, context))).astype(np.int64)
+
+
 def batch(
     tokens: Tokens, *, seed: int, step: int, batch_size: int, context: int, microbatch: int = 0, microbatches: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -16,16 +32,8 @@ def batch(
     k, one after another, are its sequences. DataError if the text is too short for the context; ValueError if the numbers make
     no batch. Philox: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
     """
-    if not (0 <= seed < 2**64 and 0 <= step < 2**64):
-        raise ValueError(f"seed and step must be in [0, 2^64), not {seed} and {step}")
-    if batch_size < 1 or microbatches < 1 or batch_size % microbatches or not 0 <= microbatch < microbatches:
-        raise ValueError(
-            f"micro-batch {microbatch} of {microbatches} in a batch of {batch_size}: "
-            "the number of micro-batches must divide the batch size, and they count from 0"
-        )
-    words = np.random.Philox(key=np.array([seed, step], np.uint64)).random_raw(batch_size)
-    words = words.reshape(microbatches, -1)[microbatch]
-    return _shifted(tokens, (words % np.uint64(_places(tokens, context))).astype(np.int64), context)
+    where = {"seed": seed, "step": step, "batch_size": batch_size, "microbatch": microbatch, "microbatches": microbatches}
+    return _shifted(tokens, batch_starts(tokens, context=context, **where), context)
 
 
 def label_draws(

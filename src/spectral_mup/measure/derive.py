@@ -19,7 +19,7 @@ from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.run_scaling import scale_on_meta
 from spectral_mup.scaling.scale import scale
 from spectral_mup.theory.growth import KINDS
-from spectral_mup.training.run import sampled_text_loss, text_batches, text_loss
+from spectral_mup.training.text import sampled_text_loss, text_batches, text_loss
 from spectral_mup.training.trainer import Batch, SampledLoss, Trainer
 
 

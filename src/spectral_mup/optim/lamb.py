@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from spectral_mup.optim.stacked import Group, Stack, StackedOptimizer, State
+from spectral_mup.optim.stacked import Group, Stack, StackedOptimizer, State, bias_corrections
 
 
 class LAMB(StackedOptimizer):
@@ -14,7 +14,7 @@ class LAMB(StackedOptimizer):
     train by Adam. A tensor whose init is zero keeps an Adam-like norm: leave the ratio out for it.
     """
 
-    matrices_only = False
+    matrices_only, capturable = False, True
 
     def __init__(self, params, lr=1e-2, weight_decay=0.0, betas=(0.9, 0.999), eps=1e-6, trust=True, decoupled=True) -> None:
         defaults = dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
@@ -27,11 +27,14 @@ class LAMB(StackedOptimizer):
     def decay(self, group: Group) -> float:
         return group["weight_decay"] if group["decoupled"] else 0.0
 
+    def numbers(self, group: Group, step: int) -> dict[str, float]:
+        return bias_corrections(group, step)
+
     def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor:
         beta1, beta2 = group["betas"]
         m = state["exp_avg"].lerp_(gradient, 1.0 - beta1)
         v = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2)
-        u = (m / (1.0 - beta1**step)).div_((v / (1.0 - beta2**step)).sqrt_().add_(group["eps"]))
+        u = (m / group["correction1"]).div_((v / group["correction2"]).sqrt_().add_(group["eps"]))
         if not group["decoupled"]:
             u.add_(weight, alpha=group["weight_decay"])
         if not _trusts(weight, group):

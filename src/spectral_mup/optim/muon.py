@@ -14,6 +14,8 @@ class Muon(StackedOptimizer):
     "float32" or "bfloat16" (or "float64" to test); `eps` is added to the Frobenius norm before dividing by it.
     """
 
+    capturable = True
+
     def __init__(
         self, params, lr=0.02, weight_decay=0.0, momentum=0.95, nesterov=True, ns_steps=5, eps=1e-7, dtype="float32"
     ) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from spectral_mup.optim.linalg import damped_power, eigh
-from spectral_mup.optim.stacked import Group, Stack, StackedOptimizer, State
+from spectral_mup.optim.stacked import Group, Stack, StackedOptimizer, State, bias_corrections
 
 
 class Shampoo(StackedOptimizer):
@@ -19,6 +19,8 @@ class Shampoo(StackedOptimizer):
     grafting    "none", or "adam": U times ‖Adam's direction‖_F/‖U‖_F, of the same β1 and β2; its spectral norm then grows
                 with √(fan_out·fan_in) over the stable rank of U, so the size law is another
     """
+
+    capturable = True
 
     def __init__(
         self, params, lr=0.02, weight_decay=0.0, betas=(0.9, 0.95), eps=1e-6, accumulate="ema", interval=1, grafting="none"
@@ -39,19 +41,25 @@ class Shampoo(StackedOptimizer):
         state["exp_avg"] = torch.zeros_like(weight)
         return state | ({"exp_avg_sq": torch.zeros_like(weight)} if group["grafting"] == "adam" else {})
 
+    def numbers(self, group: Group, step: int) -> dict[str, float]:
+        return bias_corrections(group, step)
+
+    def steady(self, group: Group, step: int) -> bool:
+        """Whether the roots stay as they are."""
+        return step * (1.0 - group["betas"][1]) > 1.0 and step % group["interval"] != 0
+
     def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor:
         beta1, beta2 = group["betas"]
-        averaged = group["accumulate"] == "ema"
-        refresh = step * (1.0 - beta2) <= 1.0 or step % group["interval"] == 0
+        averaged, refresh = group["accumulate"] == "ema", not self.steady(group, step)
         for side, gram in (("left", gradient @ gradient.mT), ("right", gradient.mT @ gradient)):
             state[side].mul_(beta2 if averaged else 1.0).add_(gram, alpha=1.0 - beta2 if averaged else 1.0)
             if refresh:
-                mean = state[side] / (1.0 - beta2**step) if averaged else state[side]
+                mean = state[side] / group["correction2"] if averaged else state[side]
                 state[f"{side}_root"].copy_(damped_power(mean, -0.25, group["eps"]))
-        m = state["exp_avg"].lerp_(gradient, 1.0 - beta1) / (1.0 - beta1**step)
+        m = state["exp_avg"].lerp_(gradient, 1.0 - beta1) / group["correction1"]
         u = state["left_root"] @ m @ state["right_root"]
         if group["grafting"] == "adam":
-            v = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2) / (1.0 - beta2**step)
+            v = state["exp_avg_sq"].mul_(beta2).addcmul_(gradient, gradient, value=1.0 - beta2) / group["correction2"]
             adam = m / v.sqrt_().clamp_min_(torch.finfo(v.dtype).tiny)
             norm = u.norm(dim=(-2, -1), keepdim=True)
             u = u * (adam.norm(dim=(-2, -1), keepdim=True) / norm.clamp_min(torch.finfo(v.dtype).tiny))

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from spectral_mup.optim.linalg import eigh
-from spectral_mup.optim.stacked import Group, StackedOptimizer, State
+from spectral_mup.optim.stacked import Group, StackedOptimizer, State, bias_corrections
 
 
 class SOAP(StackedOptimizer):
@@ -15,6 +15,8 @@ class SOAP(StackedOptimizer):
     eigenvalues, and v moves with its column. The momentum m stays in the coordinates of W, so no turn changes it.
     Both sides are preconditioned, without blocks.
     """
+
+    capturable = True
 
     def __init__(self, params, lr=3e-3, weight_decay=0.0, betas=(0.95, 0.95), eps=1e-8, interval=10) -> None:
         if interval < 1:
@@ -27,6 +29,13 @@ class SOAP(StackedOptimizer):
         state = {name: weight.new_zeros(n, side, side) for name, side in sides.items()}
         return state | {"exp_avg": torch.zeros_like(weight), "exp_avg_sq": torch.zeros_like(weight)}
 
+    def numbers(self, group: Group, step: int) -> dict[str, float]:
+        return bias_corrections(group, step - 1)  # the first call takes no step
+
+    def steady(self, group: Group, step: int) -> bool:
+        """Whether the basis stays as it is."""
+        return (step - 1) % group["interval"] != 0
+
     def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor | None:
         beta1, beta2 = group["betas"]
         if step == 1:
@@ -34,16 +43,15 @@ class SOAP(StackedOptimizer):
             for side in ("left", "right"):
                 state[f"{side}_basis"].copy_(eigh(state[side])[1].flip(-1))
             return None
-        t = step - 1
         left, right = state["left_basis"], state["right_basis"]
         m = state["exp_avg"].lerp_(gradient, 1.0 - beta1)
         turned = left.mT @ gradient @ right
         v = state["exp_avg_sq"].mul_(beta2).addcmul_(turned, turned, value=1.0 - beta2)
-        m_turned = left.mT @ m @ right / (1.0 - beta1**t)
-        u = left @ (m_turned / ((v / (1.0 - beta2**t)).sqrt_() + group["eps"])) @ right.mT
+        m_turned = left.mT @ m @ right / group["correction1"]
+        u = left @ (m_turned / ((v / group["correction2"]).sqrt_() + group["eps"])) @ right.mT
         # After the step, so that a gradient is never measured in a basis that it shaped.
         self._accumulate(gradient, state, beta2)
-        if t % group["interval"] == 0:
+        if not self.steady(group, step):
             self._turn(state)
         return u
 

@@ -15,7 +15,7 @@ class Sophia(StackedOptimizer):
     against the base model (1 if the group has none): m/(γ·h) falls with them as m/h does, and the clipped fraction stays.
     """
 
-    matrices_only = False
+    matrices_only, capturable = False, True
 
     def __init__(
         self, params, lr=1e-3, weight_decay=0.0, betas=(0.96, 0.99), eps=1e-12, gamma=0.05, gamma_rule="fixed",

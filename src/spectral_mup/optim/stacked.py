@@ -1,7 +1,8 @@
 """The one step that all optimizers of this package share.
 
 Parameters of equal shape are stacked to (n, *shape); `direction` maps the stacked gradient to the stacked direction U; one
-place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state` and `direction`.
+place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state` and `direction`. With `numbers` and
+`steady` it says what changes from step to step, so that a step can be captured once as a CUDA graph and replayed.
 Parameters that are sharded over processes (DTensors, as FSDP2 makes them) are gathered: every process computes the whole
 direction and keeps the whole state.
 """
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 Group = dict[str, Any]  # one of torch's param_groups
+Number = float | Tensor  # a 0-dim tensor where a step is captured as a CUDA graph
 State = dict[str, Tensor]  # of a stack, every tensor with the leading axis n
 
 # On a CPU, a parameter of so many entries stands alone: to copy it costs more than the calls that a stack saves.
@@ -57,6 +59,8 @@ class StackedOptimizer(torch.optim.Optimizer):
     """
 
     matrices_only = True
+    capturable = False  # whether `numbers` and `steady` say all that changes from step to step
+    feed: Callable[[Group, int], Group] | None = None  # while a step is captured: a group with its numbers as tensors
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
@@ -75,9 +79,21 @@ class StackedOptimizer(torch.optim.Optimizer):
     def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor | None:
         """U for stacked gradients and weights (n, *shape), before lr; updates `state` in place; step from 1.
 
-        None takes no step and no decay, for a first call that only fills the state.
+        `group` also has what `numbers` returned. None takes no step and no decay, for a first call that only fills the state.
         """
         raise NotImplementedError(f"{type(self).__name__}.direction")
+
+    def numbers(self, group: Group, step: int) -> dict[str, float]:
+        """What enters `direction` and changes from step to step, a bias correction say; `direction` finds it in `group`."""
+        return {}
+
+    def steady(self, group: Group, step: int) -> bool:
+        """Whether a step runs the same operations as most do; others, that renew a root say, are never captured."""
+        return True
+
+    def step_numbers(self, group: Group, step: int) -> dict[str, float]:
+        """`numbers`, and those of the shared step: lr, and shrink = 1 − lr·λ."""
+        return {"lr": group["lr"], "shrink": 1.0 - group["lr"] * self.decay(group)} | self.numbers(group, step)
 
     def decay(self, group: Group) -> float:
         """λ of the shared step; an optimizer that decays inside its direction answers 0."""
@@ -107,15 +123,35 @@ class StackedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group, params, weight, gradient, state, step in self.stacks():
-            u = self.direction(gradient, weight, state, group, step + 1)
+            if self.feed is not None:
+                fed = self.feed(group, step + 1)
+                u = self.direction(gradient, weight, state, fed, step + 1)
+                assert u is not None, "a step that is not steady was captured"
+                shrunk = weight * fed["shrink"] if self.decay(group) else weight
+                new = torch.addcmul(shrunk, u.to(weight.dtype), fed["lr"], value=-1.0)
+                torch._foreach_copy_(params, list(new.unbind(0)))  # pyright: ignore[reportPrivateImportUsage]
+                continue
+            numbers = self.step_numbers(group, step + 1)
+            u = self.direction(gradient, weight, state, group | numbers, step + 1)
             for p in params:
                 self.state[p]["step"] = step + 1
             if u is not None:
-                if decay := self.decay(group):
-                    torch._foreach_mul_(params, 1.0 - group["lr"] * decay)  # pyright: ignore[reportPrivateImportUsage]
+                if self.decay(group):
+                    torch._foreach_mul_(params, numbers["shrink"])  # pyright: ignore[reportPrivateImportUsage]
                 us = [shard_like(x, p) for x, p in zip(u.to(weight.dtype).unbind(0), params, strict=True)]
-                torch._foreach_add_(params, us, alpha=-group["lr"])  # pyright: ignore[reportPrivateImportUsage]
+                torch._foreach_add_(params, us, alpha=-numbers["lr"])  # pyright: ignore[reportPrivateImportUsage]
         return loss
+
+    def steady_next(self) -> bool:
+        """Whether the next step is steady for all parameters."""
+        ages = {(i, self.state[p].get("step", 0)) for i, group in enumerate(self.param_groups) for p in group["params"]}
+        return all(self.steady(self.param_groups[i], age + 1) for i, age in ages)
+
+    def count_step(self) -> None:
+        """Count a step that a captured graph took."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["step"] += 1
 
     def stacks(self) -> Iterator[Stack]:
         """Parameters that have gradients, by group, shape and steps taken so far."""
@@ -150,6 +186,12 @@ class StackedOptimizer(torch.optim.Optimizer):
 def _stack(tensors: list[Tensor]) -> Tensor:
     """(n, *shape), no copy if n is 1."""
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def bias_corrections(group: Group, step: int) -> dict[str, float]:
+    """1 − β^step of the first and the second moment."""
+    beta1, beta2 = group["betas"]
+    return {"correction1": 1.0 - beta1**step, "correction2": 1.0 - beta2**step}
 
 
 def whole(t: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ rounding, and for what dropout draws.
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,13 +22,15 @@ from spectral_mup.scaling.groups import make_optimizers
 from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.run_scaling import hyperparameters, scale_run
 from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
+from spectral_mup.training.cuda_graph import GraphedStep, can_capture, set_capturable
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
 from spectral_mup.training.divergence import divergence
 from spectral_mup.training.precision import resolve_auto
 from spectral_mup.training.probe import Probe
 from spectral_mup.training.quantities import resolve_quantities
 from spectral_mup.training.schedule import schedule_factor
-from spectral_mup.training.trainer import Trainer, sampled_label_loss
+from spectral_mup.training.text import StaticText, TextBatch, sampled_text_loss, text_batches, text_loss
+from spectral_mup.training.trainer import Trainer
 from spectral_mup.util.files import read_rows, write_atomic
 
 TRAIN_LOSS_STEPS = 20  # steps whose mean is the result's train_loss
@@ -59,7 +60,7 @@ def train_run(
     Raises ValueError if the batch cannot be cut so.
     """
     t = run.train
-    trainer, probe, auto = build_trainer(run, folder, corpus, device, processes, shard)
+    trainer, take_step, probe, auto = build_trainer(run, folder, corpus, device, processes, shard)
     log = RunLog(run, folder, processes, on_rows)
     log.resume(trainer.step_number, probe)
     validation = partial(validate, trainer, run, corpus, device)
@@ -71,7 +72,7 @@ def train_run(
                 save_checkpoint(folder, trainer, auto)
             return None
         rows: list[dict[str, Any]] = []
-        log.losses_pending.append(trainer.step(probe.measure(trainer, rows) if step in probe.steps else None))
+        log.losses_pending.append(take_step(probe.measure(trainer, rows) if step in probe.steps else None))
         if rows:
             log.write_norms(rows)
         if t.eval_every and step % t.eval_every == 0 and step < t.steps:
@@ -88,46 +89,10 @@ def train_run(
     return log.finish(trainer, corpus, auto, None if math.isfinite(val_loss) else t.steps, val_loss)
 
 
-@dataclass(frozen=True)
-class TextBatch:
-    """A micro-batch of token ids (sequences, context), and uniform draws that choose sampled labels for it."""
-
-    x: Tensor
-    y: Tensor
-    draws: Callable[[], Tensor]
-
-
-def text_loss(model: Any, batch: TextBatch) -> Tensor:
-    """Mean cross entropy in nats per token."""
-    return model(batch.x, batch.y)
-
-
-def sampled_text_loss(model: Any, batch: TextBatch) -> tuple[Tensor, int]:
-    """The same on labels drawn from the model's own softmax, and their number."""
-    return sampled_label_loss(model(batch.x), batch.draws()), batch.x.numel()
-
-
-def text_batches(
-    tokens: data.Tokens, seed: int, batch_size: int, context: int, parts: range, of: int, device: torch.device
-) -> Callable[[int], list[TextBatch]]:
-    """Step to micro-batches `parts`, out of `of`, of its batch: a pure function of (seed, step)."""
-
-    def batches(step: int) -> list[TextBatch]:
-        found = []
-        for part in parts:
-            where: dict[str, int] = {"seed": seed, "step": step, "batch_size": batch_size, "context": context}
-            where |= {"microbatch": part, "microbatches": of}
-            x, y = (torch.from_numpy(a).to(device) for a in data.batch(tokens, **where))
-            found.append(TextBatch(x, y, lambda where=where: torch.from_numpy(data.label_draws(**where)).to(device)))
-        return found
-
-    return batches
-
-
 def build_trainer(
     run: RunConfig, folder: RunFolder, corpus: data.Corpus, device: torch.device, processes: ProcessGroup, shard: bool
-) -> tuple[Trainer, Probe, dict[str, str]]:
-    """Build the run's model, once, scale and initialise it, and resume it: (trainer, probe, what `auto` means)."""
+) -> tuple[Trainer, Callable[..., Tensor], Probe, dict[str, str]]:
+    """Build the run's model, once, scale and initialise it, and resume it: (trainer, its step, probe, what `auto` means)."""
     t, context = run.train, run.model.context
     microbatches = processes.size * t.accumulate
     if t.batch_size % microbatches:
@@ -146,23 +111,23 @@ def build_trainer(
     torch.manual_seed(run.seed)  # dropout; init has used generators of its own
     parts = range(processes.rank * t.accumulate, (processes.rank + 1) * t.accumulate)
     schedule = partial(schedule_factor, steps=t.steps, warmup=t.warmup, schedule=t.schedule, final_lr=t.final_lr)
+    optimizers = make_optimizers(model, scaling, **hyperparameters(run))
+    text = (corpus.train, run.seed, t.batch_size, context, parts, microbatches, device)
     trainer = Trainer(
-        model,
-        make_optimizers(model, scaling, **hyperparameters(run)),
-        text_batches(corpus.train, run.seed, t.batch_size, context, parts, microbatches, device),
-        text_loss,
-        schedule=schedule,
-        clip=t.clip,
-        sampled_loss=sampled_text_loss,
-        forward=wrapped,
-        processes=processes,
-    )
-    auto = load_checkpoint(folder, trainer, resolve_auto(t, run.width, device.type))
+        model, optimizers, text_batches(*text), text_loss, schedule=schedule, clip=t.clip,
+        sampled_loss=sampled_text_loss, forward=wrapped, processes=processes,
+    )  # fmt: skip
+    capturable = processes.size == 1 and can_capture(optimizers, device)
+    if t.graph == "true" and not capturable:
+        raise ValueError("train.graph=true: needs a GPU, one process and capturable optimizers; use train.graph=auto")
+    auto = load_checkpoint(folder, trainer, resolve_auto(t, run.width, device.type, capturable=capturable))
     processes.seed(run.seed, trainer.step_number)
     trainer.bfloat16 = auto["precision"] == "bfloat16"
     if auto["compile"] == "true":
         trainer.forward = torch.compile(wrapped)
-    return trainer, probe, auto
+    graphed = auto["graph"] == "true" and capturable  # a checkpoint may come from another machine
+    set_capturable(optimizers, graphed)
+    return trainer, GraphedStep(trainer, StaticText(*text)) if graphed else trainer.step, probe, auto
 
 
 def validate(trainer: Trainer, run: RunConfig, corpus: data.Corpus, device: torch.device) -> float:
@@ -249,6 +214,7 @@ class RunLog:
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
             "precision": auto["precision"],
             "compile": auto["compile"],
+            "graph": auto["graph"],
             "corpus": {
                 "name": corpus.name,
                 "sha256": corpus.sha256,

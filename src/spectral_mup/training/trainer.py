@@ -84,14 +84,28 @@ class Trainer:
 
         `around` is entered when the gradients are there and left when the optimizers have stepped.
         """
-        for group in self._groups():
-            group["lr"] = group["base_lr"] * self.schedule(self.step_number)
+        self.begin_step()
+        loss = self.descend(self.batches(self.step_number), around)
+        self.step_number += 1
+        return loss
+
+    def begin_step(self) -> None:
+        """Set the lr, and update the curvature where it is due."""
+        self.set_lr()
         if due := [o for o in self._curved if self.step_number % o.hessian_interval == 0]:
             labels = self._backward_sampled()
             for optimizer in due:
                 optimizer.update_hessian(labels)
             self.model.zero_grad(set_to_none=True)
-        loss = self._backward(lambda batch: self.loss(self.forward, batch))
+
+    def set_lr(self) -> None:
+        """Set the lr of the next step."""
+        for group in self._groups():
+            group["lr"] = group["base_lr"] * self.schedule(self.step_number)
+
+    def descend(self, batches: Sequence[Batch], around: AbstractContextManager[Any] | None = None) -> Tensor:
+        """Gradients of the mean loss over these micro-batches, clip, step; return that loss."""
+        loss = self._backward(lambda batch: self.loss(self.forward, batch), batches)
         if self.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         with around or nullcontext():
@@ -99,7 +113,6 @@ class Trainer:
                 optimizer.step()
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
-        self.step_number += 1
         return loss
 
     @torch.no_grad()
@@ -156,9 +169,8 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device_type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
-    def _backward(self, loss_of: Callable[[Batch], Tensor]) -> Tensor:
-        """Add the gradient of the mean loss over the step's micro-batches; return that mean."""
-        batches = self.batches(self.step_number)
+    def _backward(self, loss_of: Callable[[Batch], Tensor], batches: Sequence[Batch]) -> Tensor:
+        """Add the gradient of the mean loss over the micro-batches; return that mean."""
         total = torch.zeros((), device=next(self.model.parameters()).device)
         unsynced = getattr(self.forward, "no_sync", nullcontext)  # DDP averages gradients once a step, at the last micro-batch
         for i, batch in enumerate(batches):
@@ -178,7 +190,7 @@ class Trainer:
             labels.append(count)
             return loss
 
-        self._backward(loss_of)
+        self._backward(loss_of, self.batches(self.step_number))
         return sum(labels) * self.processes.size
 
 

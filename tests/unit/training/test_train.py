@@ -8,13 +8,15 @@ import os
 import numpy as np
 import pytest
 import torch
-from support.runs import build_run, first_point, optimizers_of, run_point
+from support.runs import build_run, bury, first_point, optimizers_of, run_point
 
 from spectral_mup import data
 from spectral_mup.errors import RecordError
 from spectral_mup.optim.sophia import Sophia
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
-from spectral_mup.training.run import divergence, sampled_label_loss, schedule_factor
+from spectral_mup.training.divergence import divergence
+from spectral_mup.training.schedule import schedule_factor
+from spectral_mup.training.trainer import sampled_label_loss
 from spectral_mup.util.files import read_rows, write_atomic
 
 FILES = ("result.json", "metrics.jsonl", "norms.jsonl")
@@ -36,11 +38,6 @@ def interrupted(point, runs, corpus, *stops: int):
         folder, result = run_point(point, runs, corpus, should_stop=asked)
         assert (result is None) == (stop is not None)
     return folder
-
-
-def bury(folder: RunFolder) -> None:
-    for owner in folder.path.glob("attempts/*/owner.json"):
-        owner.write_text(json.dumps(json.loads(owner.read_text()) | {"start": "long ago"}))
 
 
 OPTIMIZERS = {  # intervals such that a run is stopped between two of their ends
@@ -372,13 +369,14 @@ def test_auto_depends_on_the_device_and_is_kept_by_a_resumed_run(tiny, corpus, t
     assert resolve_auto(t, 64, "cuda", none)["precision"] == "bfloat16"
     assert resolve_auto(t, 256, "cpu", none)["compile"] == "false"
     long = tiny("train.precision=float32", "train.compile=auto", "train.steps=5000").train
-    assert resolve_auto(long, 64, "cpu", amx) == {"precision": "float32", "compile": "true"}
+    assert resolve_auto(long, 64, "cpu", amx) == {"precision": "float32", "compile": "true", "graph": "false"}
+    assert resolve_auto(long, 64, "cuda", none, capturable=True)["graph"] == "true"
 
     point = first_point(tiny("train.precision=auto", "train.compile=auto"))
-    runs, stops = tmp_path / "runs", iter(range(100))
-    monkeypatch.setattr(module, "resolve_auto", lambda *_: {"precision": "bfloat16", "compile": "false"})
+    runs, stops, as_before = tmp_path / "runs", iter(range(100)), {"compile": "false", "graph": "false"}
+    monkeypatch.setattr(module, "resolve_auto", lambda *_, **__: dict(as_before, precision="bfloat16"))
     run_point(point, runs, corpus, should_stop=lambda: next(stops) >= 5)
-    monkeypatch.setattr(module, "resolve_auto", lambda *_: {"precision": "float32", "compile": "false"})
+    monkeypatch.setattr(module, "resolve_auto", lambda *_, **__: dict(as_before, precision="float32"))
     bury(RunFolder(runs, point.run_id))
     assert run_point(point, runs, corpus)[1]["precision"] == "bfloat16"
     assert run_point(point, tmp_path / "other", corpus)[1]["precision"] == "float32"

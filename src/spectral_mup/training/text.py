@@ -1,0 +1,91 @@
+"""The text of a run as micro-batches on its device, and the losses on them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spectral_mup import data
+from spectral_mup.training.trainer import sampled_label_loss
+
+RESIDENT_SHARE = 0.2  # of a GPU's free memory that the text may take, to be gathered there
+
+
+@dataclass(frozen=True)
+class TextBatch:
+    """A micro-batch of token ids (sequences, context), and uniform draws that choose sampled labels for it."""
+
+    x: Tensor
+    y: Tensor
+    draws: Callable[[], Tensor]
+
+
+def text_loss(model: Any, batch: TextBatch) -> Tensor:
+    """Mean cross entropy in nats per token."""
+    return model(batch.x, batch.y)
+
+
+def sampled_text_loss(model: Any, batch: TextBatch) -> tuple[Tensor, int]:
+    """The same on labels drawn from the model's own softmax, and their number."""
+    return sampled_label_loss(model(batch.x), batch.draws()), batch.x.numel()
+
+
+def text_batches(
+    tokens: data.Tokens, seed: int, batch_size: int, context: int, parts: range, of: int, device: torch.device
+) -> Callable[[int], list[TextBatch]]:
+    """Step to micro-batches `parts`, out of `of`, of its batch: a pure function of (seed, step)."""
+
+    def batches(step: int) -> list[TextBatch]:
+        found = []
+        for part in parts:
+            where: dict[str, int] = {"seed": seed, "step": step, "batch_size": batch_size, "context": context}
+            where |= {"microbatch": part, "microbatches": of}
+            x, y = (on_device(a, device) for a in data.batch(tokens, **where))
+            found.append(TextBatch(x, y, lambda where=where: on_device(data.label_draws(**where), device)))
+        return found
+
+    return batches
+
+
+def on_device(values: np.ndarray, device: torch.device) -> Tensor:
+    """Host values on a device; a GPU copies them while the host continues."""
+    return to_device(torch.from_numpy(values), device)
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+class StaticText:
+    """The micro-batches of one step at fixed addresses, for a step that is captured: the tokens of `text_batches`.
+
+    Where the text is small beside the memory that is free on the device it lies there as a whole, and a step copies only
+    where its sequences start.
+    """
+
+    def __init__(
+        self, tokens: data.Tokens, seed: int, batch_size: int, context: int, parts: range, of: int, device: torch.device
+    ) -> None:
+        self.tokens, self.device, self.parts = tokens, device, parts
+        self.where = {"seed": seed, "batch_size": batch_size, "context": context, "microbatches": of}
+        self.window = torch.zeros(len(parts), batch_size // of, context + 1, dtype=torch.int64, device=device)
+        self.offsets = torch.arange(context + 1, device=device)
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
+        fits = 4 * len(tokens) <= RESIDENT_SHARE * free
+        self.resident = torch.from_numpy(np.asarray(tokens[:]).astype(np.int32)).to(device) if fits else None
+
+    def fill(self, step: int) -> None:
+        """Put in the tokens of a step (from 0)."""
+        starts = [data.batch_starts(self.tokens, step=step, microbatch=part, **self.where) for part in self.parts]
+        if self.resident is None:
+            windows = [data.windows(self.tokens, at, len(self.offsets)).astype(np.int64) for at in starts]
+            self.window.copy_(on_device(np.stack(windows), self.device))
+        else:
+            self.window.copy_(self.resident[on_device(np.stack(starts), self.device)[..., None] + self.offsets])
+
+    def batches(self) -> list[TextBatch]:
+        """Its micro-batches; sampled labels are drawn elsewhere, as they are not captured."""
+        return [TextBatch(part[:, :-1], part[:, 1:], lambda: torch.empty(0)) for part in self.window]
