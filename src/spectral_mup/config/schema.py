@@ -116,6 +116,7 @@ class TrainConfig(Part):
     precision: Literal["auto", "float32", "bfloat16"]
     # `true` on the command line is a bool to YAML
     compile: Annotated[Literal["auto", "true", "false"], BeforeValidator(lambda x: str(x).lower())]
+    checkpoint_activations: bool
     devices: AtLeastOne
     shard: bool
 

@@ -139,6 +139,8 @@ def build_trainer(
     scaling = scale_run(run, model, corpus.vocab_size)
     set_multipliers_(model, scaling)
     init_(model, scaling, seed=run.seed)
+    if t.checkpoint_activations:
+        model.checkpoint_blocks(random=run.model.dropout > 0)
     wrapped = processes.wrap(model, device, shard)
     x_probe, _ = data.probe_batch(corpus.val, count=run.probe.sequences, context=context)
     quantities = resolve_quantities(run.probe.quantities)
