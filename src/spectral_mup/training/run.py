@@ -159,7 +159,7 @@ def build_trainer(
         forward=wrapped,
         processes=processes,
     )
-    auto = load_checkpoint(folder, trainer, resolve_auto(t, run.width, device.type))
+    auto = load_checkpoint(folder, trainer, resolve_auto(t, run.width, run.cost / processes.size, device.type))
     processes.seed(run.seed, trainer.step_number)
     trainer.bfloat16 = auto["precision"] == "bfloat16"
     if auto["compile"] == "true":
