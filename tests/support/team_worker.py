@@ -19,6 +19,7 @@ import spectral_mup.training.checkpoint
 import spectral_mup.training.run
 from spectral_mup import data
 from spectral_mup.config.compose import load_config
+from spectral_mup.models import layers
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
 from spectral_mup.training.run import train_run as train
@@ -38,6 +39,8 @@ OPTIONS = {
     "tied": ["model=llama2", "model.tied=true", "model.kv_ratio=null"],
 }
 points = {name: first_point(load_config([*TINY, "train.steps=20", *options])) for name, options in OPTIONS.items()}
+again = ["train.steps=20", "train.checkpoint_activations=true"]
+points["large"] = first_point(load_config([*TINY, *again, *OPTIONS["tied"]]))
 points["diverging"] = first_point(load_config([*TINY, "train.warmup=0"]), log2_lr=16)
 
 
@@ -108,6 +111,9 @@ def equal_runs(processes: ProcessGroup) -> None:
             run(f"{name} ddp", points[name], processes)
         if name not in ("sophia", "lamb"):
             run(f"{name} fsdp2", points[name], processes, shard=True)
+    with mock.patch.object(layers, "LARGE_LOGITS", 2000):  # a fifth of a rank's
+        for way in ("ddp", "fsdp2"):
+            run(f"tied large {way}", points["large"], processes, shard=way == "fsdp2")
     run("diverged", points["diverging"], processes)
     if rank == 1:
         try:

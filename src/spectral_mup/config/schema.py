@@ -119,6 +119,7 @@ class TrainConfig(Part):
     precision: Literal["auto", "float32", "bfloat16"]
     compile: AutoTrueFalse
     graph: AutoTrueFalse
+    checkpoint_activations: bool
     devices: AtLeastOne
     shard: bool
 

@@ -3,14 +3,20 @@
 Shapes in names: B batch, T time, D width, H query heads, G key and value heads, E head size, V vocabulary.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from spectral_mup.models.configs import FamilyConfig
 from spectral_mup.theory.rules import Multipliers
+
+LARGE_LOGITS = 2**27  # entries of half a gigabyte in float32; a loss with more of them makes its logits in chunks
+FLASH_HEAD_SIZE = 256  # up to which CUDA's flash attention takes a head
 
 
 def linear(fan_in: int, fan_out: int, bias: bool) -> nn.Linear:
@@ -43,10 +49,22 @@ class CausalSelfAttention(nn.Module):
         if rotation_TE is not None:
             q_BHTE, k_BGTE = rotate(q_BHTE, rotation_TE), rotate(k_BGTE, rotation_TE)
         dropout, grouped = self.dropout if self.training else 0.0, self.kv_heads < self.heads
+        if grouped and not groups_heads(q_BHTE.device.type, q_BHTE.dtype, q_BHTE.size(-1)):
+            k_BGTE, v_BGTE = (t.repeat_interleave(self.heads // self.kv_heads, dim=1) for t in (k_BGTE, v_BGTE))
+            grouped = False
         y_BHTE = F.scaled_dot_product_attention(
             q_BHTE, k_BGTE, v_BGTE, dropout_p=dropout, is_causal=True, scale=self.scaling, enable_gqa=grouped
         )
         return F.dropout(self.out(y_BHTE.transpose(1, 2).flatten(-2)), self.dropout, self.training)
+
+
+def groups_heads(device_type: str, dtype: torch.dtype, head_size: int) -> bool:
+    """Whether attention can let query heads share keys and values without a T × T matrix in memory.
+
+    On CUDA flash attention alone can, in half precision and to a head size of 256. Elsewhere there the memory-efficient kernel
+    must do, which needs a copy of the keys and values for every query head.
+    """
+    return device_type != "cuda" or (dtype in (torch.bfloat16, torch.float16) and head_size <= FLASH_HEAD_SIZE)
 
 
 def rotation(time: int, head_size: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -104,6 +122,23 @@ class Block(nn.Module):
         return x_BTD + self.branch * self.mlp(self.norm_mlp(x_BTD))
 
 
+def chunked_cross_entropy(logits: Callable[[Tensor], Tensor], h_ND: Tensor, y_N: Tensor, chunks: int) -> Tensor:
+    """Mean cross entropy over N tokens whose logits are in memory for a chunk of them at a time.
+
+    The backward pass makes them again, which costs a third more in the readout. Without autocast's cache each chunk casts the
+    readout's weight by itself, so that its gradient is summed over chunks in float32.
+    """
+
+    def total(h_ND: Tensor, y_N: Tensor) -> Tensor:
+        return F.cross_entropy(logits(h_ND).float(), y_N, reduction="sum")
+
+    device_type = h_ND.device.type
+    with torch.autocast(device_type, enabled=torch.is_autocast_enabled(device_type), cache_enabled=False):
+        parts = zip(h_ND.chunk(chunks), y_N.chunk(chunks), strict=True)
+        totals = [checkpoint(total, h, y, use_reentrant=False, preserve_rng_state=False) for h, y in parts]
+    return torch.stack(totals).sum() / len(y_N)  # type: ignore[arg-type]
+
+
 class LanguageModel(nn.Module):
     """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
 
@@ -121,6 +156,14 @@ class LanguageModel(nn.Module):
         for block in self.blocks:
             block.branch, block.attention.scaling = multipliers.branch, multipliers.attention  # type: ignore[union-attr]
 
+    def checkpoint_blocks(self, random: bool) -> None:
+        """Let each block make its activations again in the backward pass instead of keeping them, for the same numbers.
+
+        `random`: blocks draw random numbers (dropout), which must then be drawn again.
+        """
+        for block in self.blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=random)
+
     def features(self, x_BT: Tensor) -> Tensor:
         """Final hidden state (B, T, D), normalised."""
         raise NotImplementedError(f"{type(self).__name__}.features")
@@ -130,10 +173,13 @@ class LanguageModel(nn.Module):
         return self.multipliers.logits * self.readout(h_BTD)
 
     def forward(self, x_BT: Tensor, y_BT: Tensor | None = None) -> Tensor:
-        logits_BTV = self.logits(self.features(x_BT))
+        h_BTD = self.features(x_BT)
         if y_BT is None:
-            return logits_BTV
-        return F.cross_entropy(logits_BTV.flatten(0, 1).float(), y_BT.flatten())
+            return self.logits(h_BTD)
+        chunks = math.ceil(y_BT.numel() * self.readout.out_features / LARGE_LOGITS)
+        if chunks > 1:
+            return chunked_cross_entropy(self.logits, h_BTD.flatten(0, 1), y_BT.flatten(), chunks)
+        return F.cross_entropy(self.logits(h_BTD).flatten(0, 1).float(), y_BT.flatten())
 
     @torch.no_grad()
     def generate(self, x_BT: Tensor, tokens: int, generator: torch.Generator | None = None) -> Tensor:

@@ -13,7 +13,8 @@ from spectral_mup.models.configs import FamilyConfig
 from spectral_mup.theory.rules import Rule
 
 SCHEMA_VERSION = 2
-PROCESS_KEYS = ("devices", "shard", "graph")  # of TrainConfig: how a run is trained; they change its numbers by rounding alone
+# Of TrainConfig: by whom, how fast and in how much memory a run is trained; they change its numbers by rounding alone.
+PROCESS_KEYS = ("devices", "shard", "graph", "checkpoint_activations")
 BASE = Rule("base", {}, {}, "the base model: every rule multiplies by 1")
 
 

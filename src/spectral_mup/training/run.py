@@ -104,6 +104,8 @@ def build_trainer(
     scaling = scale_run(run, model, corpus.vocab_size)
     set_multipliers_(model, scaling)
     init_(model, scaling, seed=run.seed)
+    if t.checkpoint_activations:
+        model.checkpoint_blocks(random=run.model.dropout > 0)
     wrapped = processes.wrap(model, device, shard)
     x_probe, _ = data.probe_batch(corpus.val, count=run.probe.sequences, context=context)
     quantities = resolve_quantities(run.probe.quantities)
@@ -117,10 +119,15 @@ def build_trainer(
         model, optimizers, text_batches(*text), text_loss, schedule=schedule, clip=t.clip,
         sampled_loss=sampled_text_loss, forward=wrapped, processes=processes,
     )  # fmt: skip
-    capturable = processes.size == 1 and can_capture(optimizers, device)
+    redraws = t.checkpoint_activations and run.model.dropout > 0  # a generator that is set back cannot be captured
+    capturable = processes.size == 1 and not redraws and can_capture(optimizers, device)
     if t.graph == "true" and not capturable:
-        raise ValueError("train.graph=true: needs a GPU, one process and capturable optimizers; use train.graph=auto")
-    auto = load_checkpoint(folder, trainer, resolve_auto(t, run.width, device.type, capturable=capturable))
+        raise ValueError(
+            "train.graph=true: needs a GPU, one process and optimizers that can be captured, and no dropout in blocks whose "
+            "activations are checkpointed; use train.graph=auto"
+        )
+    meant = resolve_auto(t, run.width, run.cost / processes.size, device.type, capturable=capturable)
+    auto = load_checkpoint(folder, trainer, meant)
     processes.seed(run.seed, trainer.step_number)
     trainer.bfloat16 = auto["precision"] == "bfloat16"
     if auto["compile"] == "true":

@@ -65,7 +65,7 @@ def close(a: dict, b: dict) -> bool:
 
 TOGETHER = [
     f"{optimizer} {way}" for optimizer in ("adamw", "muon", "shampoo") for way in ("ddp", "fsdp2")
-] + ["sophia ddp", "lamb ddp", "tied fsdp2"]  # fmt: skip
+] + ["sophia ddp", "lamb ddp", "tied fsdp2", "tied large ddp", "tied large fsdp2"]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", TOGETHER)

@@ -360,17 +360,16 @@ def test_auto_depends_on_the_device_and_is_kept_by_a_resumed_run(tiny, corpus, t
 
     t = tiny("train.precision=auto", "train.compile=auto", "train.steps=100").train
     none, avx, amx = frozenset(), frozenset({"avx512_bf16"}), frozenset({"avx512_bf16", "amx_bf16"})
-    found = {f: [resolve_auto(t, w, "cpu", f)["precision"] for w in (64, 128, 256)] for f in (none, avx, amx)}
+    found = {f: [resolve_auto(t, w, 1.0, "cpu", f)["precision"] for w in (64, 128, 256)] for f in (none, avx, amx)}
     assert found == {
         none: ["float32"] * 3,
         avx: ["float32", "float32", "bfloat16"],
         amx: ["float32", "bfloat16", "bfloat16"],
     }
-    assert resolve_auto(t, 64, "cuda", none)["precision"] == "bfloat16"
-    assert resolve_auto(t, 256, "cpu", none)["compile"] == "false"
-    long = tiny("train.precision=float32", "train.compile=auto", "train.steps=5000").train
-    assert resolve_auto(long, 64, "cpu", amx) == {"precision": "float32", "compile": "true", "graph": "false"}
-    assert resolve_auto(long, 64, "cuda", none, capturable=True)["graph"] == "true"
+    assert resolve_auto(t, 64, 1.0, "cuda", none)["precision"] == "bfloat16"
+    definite = tiny("train.precision=float32", "train.compile=auto").train
+    assert resolve_auto(definite, 256, 1.0, "cpu", amx) == {"precision": "float32", "compile": "false", "graph": "false"}
+    assert resolve_auto(definite, 64, 1.0, "cuda", none, capturable=True)["graph"] == "true"
 
     point = first_point(tiny("train.precision=auto", "train.compile=auto"))
     runs, stops, as_before = tmp_path / "runs", iter(range(100)), {"compile": "false", "graph": "false"}
