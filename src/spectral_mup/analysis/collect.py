@@ -1,44 +1,66 @@
 """From run folders to two DataFrames, the only place of the analysis that knows of folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from spectral_mup.errors import RecordError
+from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
-from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.files import read_rows
 
+Curves = Mapping[Curve, Sequence[RunConfig]]
 
-def collect(curves: Mapping[Curve, Sequence[RunConfig]], runs: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(points, norms): one row a run, missing ones included; one row a probed step and module or tensor of ended runs.
+
+def collect(curves: Curves, results: Results) -> pd.DataFrame:
+    """One row a run, missing ones included.
 
     Raises RecordError on a folder that contradicts itself and on runs trained on different corpora.
     """
     rows: list[dict[str, Any]] = []
-    norms: list[dict[str, Any]] = []
     corpora: dict[str, str] = {}
-    for curve, run in ((curve, run) for curve, of_curve in curves.items() for run in of_curve):
-        folder = RunFolder(runs, run.run_id)
-        key = {"run_id": run.run_id, "rule": curve.rule, "width": curve.width, "depth": curve.depth}
-        key |= {"log2_lr": run.log2_lr, "seed": run.seed}
-        rows.append(key | {"family": run.model.family, "optimizer": run.optimizer.name, "status": "missing"})
-        result = folder.result()
+    for curve, run in every(curves):
+        rows.append(key_of(curve, run) | {"family": run.model.family, "optimizer": run.optimizer.name, "status": "missing"})
+        result = results.of(run.run_id)
         if result is None:
             continue
-        folder.check_config()
         corpora.setdefault(result["corpus"]["sha256"], run.run_id)
         if len(corpora) > 1:
             raise RecordError(
-                f"runs {' and '.join(corpora.values())} under {runs} were trained on different texts: the corpus was "
+                f"runs {' and '.join(corpora.values())} under {results.runs} were trained on different texts: the corpus was "
                 "changed while the sweep ran; move the wrong ones away and launch again"
             )
         rows[-1] |= {name: result[name] for name in ("status", *OF_RESULT)} | {"loss": result["val_loss"]}
-        norms += [key | row for row in read_rows(folder.path / "norms.jsonl")]
-    table = pd.DataFrame(rows, columns=COLUMNS).astype({"loss": float, "diverged_step": float})
-    return table, pd.DataFrame(norms)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"loss": float, "diverged_step": float})
+
+
+def norm_reader(curves: Curves, runs: Path) -> Callable[[Collection[str]], pd.DataFrame]:
+    """Function from the ids of ended runs to their norms, a row a probed step and module or tensor; it reads a run once."""
+    known: dict[str, list[dict[str, Any]]] = {}
+
+    def rows_of(curve: Curve, run: RunConfig) -> Iterator[dict[str, Any]]:
+        if run.run_id not in known:
+            known[run.run_id] = list(read_rows(runs / run.run_id / "norms.jsonl"))
+        key = key_of(curve, run)
+        return (key | row for row in known[run.run_id])
+
+    def read(run_ids: Collection[str]) -> pd.DataFrame:
+        return pd.DataFrame([row for curve, run in every(curves) if run.run_id in run_ids for row in rows_of(curve, run)])
+
+    return read
+
+
+def every(curves: Curves) -> Iterator[tuple[Curve, RunConfig]]:
+    """Every run of every curve: one of the base size is on a curve of each rule."""
+    return ((curve, run) for curve, of_curve in curves.items() for run in of_curve)
+
+
+def key_of(curve: Curve, run: RunConfig) -> dict[str, Any]:
+    """The columns that say of which run a row is, in both tables."""
+    key = {"run_id": run.run_id, "rule": curve.rule, "width": curve.width, "depth": curve.depth}
+    return key | {"log2_lr": run.log2_lr, "seed": run.seed}
 
 
 OF_RESULT = ["diverged_step", "steps", "tokens", "epochs", "parameters", "precision"]

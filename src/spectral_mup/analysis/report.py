@@ -1,20 +1,20 @@
 """From points and norms to the folder of a sweep's results, and to the table on the screen."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.feature_check import check_features, first_of
+from spectral_mup.analysis.feature_check import check_features, first_of, norm_values, shared_cells
 from spectral_mup.analysis.figures import SweepData, choose_figures, draw_figures
 from spectral_mup.analysis.joint_regret import format_joint_regret, joint_regret
-from spectral_mup.analysis.optimum import Optimum
+from spectral_mup.analysis.optimum import Optimum, find_optimum
 from spectral_mup.analysis.results import write_results
 from spectral_mup.analysis.stats import rows, write_csv
-from spectral_mup.analysis.verdict import Verdict, by_rule, judge
+from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of, judge
 from spectral_mup.util.text import table
 
 LARGER = {"width": "wider", "depth": "deeper"}
@@ -71,11 +71,42 @@ def judge_all(points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | 
     verdicts = []
     for label, part in by_rule(points).items():
         v = judge(part, axis, base, label=label)
-        optima = [v.finished.get(v.base, o) for o in v.finished.values()]
-        near = optima[0].log2_lr if optima else float(np.median(part["log2_lr"].to_numpy(float)))
+        near = judged_near(part, v.finished, v.base)
         own = norms if norms.empty else rows(norms, norms["run_id"].isin(list(part["run_id"])))
         verdicts.append(replace(v, features=check_features(own, near, axis=axis, sizes=list(v.optima))))
     return verdicts
+
+
+def judged_near(part: pd.DataFrame, finished: Mapping[int, Optimum], base: int) -> float:
+    """The log2 lr near which a rule's features are judged: its optimum at the base, else at the smallest size that has one."""
+    optima = [finished.get(base, o) for o in finished.values()]
+    return optima[0].log2_lr if optima else float(np.median(part["log2_lr"].to_numpy(float)))
+
+
+def norms_to_judge(
+    points: pd.DataFrame, read: Callable[[Collection[str]], pd.DataFrame], axis: str, base: int | None
+) -> set[str]:
+    """The runs whose norms `judge_all` and the figures of an axis look at, of all that ended.
+
+    Of every rule those at the lr of its feature check; all of the rule where no lr has norms at every size. `read` gives the
+    norms of runs by their ids.
+    """
+    found: set[str] = set()
+    for part in by_rule(points).values():
+        sizes = sorted(int(s) for s in part[axis].unique())
+        curves = curves_of(part, axis, sizes)
+        finished = {s: find_optimum(c, n_boot=1) for s, c in curves.items() if c is not None}  # an estimate needs no draws
+        near = judged_near(part, finished, sizes[0] if base is None else base)
+        ended = rows(part, part["status"] != "missing")
+        by_lr = {float(lr): here for lr, here in ended.groupby("log2_lr")}  # pyright: ignore
+        for lr in sorted(by_lr, key=lambda lr: (abs(lr - near), lr)):
+            ids = set(by_lr[lr]["run_id"])
+            if set(by_lr[lr][axis]) >= set(sizes) and shared_cells(norm_values(read(ids), axis), sizes):
+                break
+        else:
+            ids = set(ended["run_id"])
+        found |= ids
+    return found
 
 
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:

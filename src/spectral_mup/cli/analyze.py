@@ -19,19 +19,21 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
     context = Context(load_config(argv), argv, program)
     plan, s, figures = context.plan, context.config.sweep, context.config.figures
 
-    from spectral_mup.analysis.collect import collect
-    from spectral_mup.analysis.report import along, format_verdicts, report, report_joint
+    from spectral_mup.analysis.collect import collect, norm_reader
+    from spectral_mup.analysis.report import along, format_verdicts, norms_to_judge, report, report_joint
 
     sizes, base = {"width": s.width, "depth": s.depth}, {"width": s.base_width, "depth": s.base_depth}
     base = {axis: size if size in sizes[axis] else min(sizes[axis]) for axis, size in base.items()}
     axes = [axis for axis in sizes if len(sizes[axis]) > 1] or ["width"]
-    points, norms = collect(plan.curves, context.runs)
+    points, read_norms = collect(plan.curves, context.results), norm_reader(plan.curves, context.runs)
+    context.results.save()
     if set(points["status"]) == {"missing"}:
         raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
+    on_axes = {axis: along(points, axis, base) for axis in axes}
+    norms = read_norms(set().union(*(norms_to_judge(p, read_norms, axis, base[axis]) for axis, p in on_axes.items())))
     results = Path(context.config.paths.results)
     verdicts: list[Any] = []
-    for axis in axes:
-        on_axis = along(points, axis, base)
+    for axis, on_axis in on_axes.items():
         if len(axes) > 1:
             other = "depth" if axis == "width" else "width"
             print(f"Over {axis}, at {other} {base[other]}{': no runs yet' if on_axis.empty else ''}")
