@@ -2,9 +2,9 @@
 
     python benchmarks/many_runs.py [--seeds 50] [--warm 3] [--folder DIR]
 
-20 learning rates × 50 seeds × 5 widths × 2 rules; losses are parabolas of the lr with noise, norms those of a NanoGPT of depth 2
-at the default probe steps. Cold: no cache of results yet, though the disk's own is warm; warm: the median of the later calls.
-The folders (450 MB, some minutes to write) are made in DIR unless it has them, by default in a temporary folder.
+20 learning rates × 50 seeds × 5 widths × 2 rules: losses are parabolas of the lr with noise, norms as many as a NanoGPT of
+depth 2 has at the default probe steps. Cold: nothing is cached but by the disk; warm: the median of the later calls, which find
+nothing changed. The folders (450 MB, some minutes to write) are made in DIR unless it has them, by default in a temporary one.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def overrides(folder: Path, seeds: int) -> list[str]:
 
 
 def finish(run: RunConfig, runs: Path) -> None:
-    """Write the folder of a run: under `standard` the optimum falls by half an octave a doubling of the width, and norms grow."""
+    """Write a run's folder: under `standard` the optimum falls by half an octave a doubling of the width, and norms grow."""
     rng, folder, standard = np.random.default_rng(int(run.run_id, 16)), RunFolder(runs, run.run_id), run.rule.name == "standard"
     doublings = math.log2(run.width / 64)
     octaves = run.log2_lr + 7 + 0.5 * doublings * standard

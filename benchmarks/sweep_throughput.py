@@ -29,8 +29,8 @@ from spectral_mup.cluster.local import run_local, worker_count
 from spectral_mup.cluster.progress import Event
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.provenance import commit
-from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.results import Results
+from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
 from spectral_mup.util.system import machine

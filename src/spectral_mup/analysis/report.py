@@ -25,6 +25,7 @@ ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
 def report(
     points: pd.DataFrame, norms: pd.DataFrame, *, name: str, out_dir: Path | str, axis: str = "width",
     base: Mapping[str, int] | None = None, command: str = "", commit: str = "", figures: Sequence[str] | None = None,
+    processes: int = 1,
 ) -> list[Verdict]:  # fmt: skip
     """Judge a sweep over one axis, write everything that can be said about it into out_dir, and return the verdicts.
 
@@ -32,7 +33,8 @@ def report(
     features.csv    slopes of all modules and steps  verdicts.json the rest, strict JSON (undefined numbers: null)
     FIGURE          .pdf .svg .png, and .csv of what is drawn, of each of `figures` (names of figures.FIGURES or import paths;
                     None: all of FIGURES) for which the runs recorded what it needs
-    `base`: {axis: size that was tuned}, by default the smallest. The same points and norms give the same bytes.
+    `base`: {axis: size that was tuned}, by default the smallest. The same points and norms give the same bytes, in however
+    many `processes` the figures are drawn.
     """
     if points.empty:
         raise ValueError(f"sweep {name} has no points: nothing to report")
@@ -43,7 +45,7 @@ def report(
     verdicts = judge_all(points, norms, axis, base.get(axis))
     about = {"name": name, "axis": axis, "command": command, "commit": commit, "run_ids": sorted(points["run_id"])}
     write_results(out, points, verdicts, about)
-    draw_figures(SweepData(points, norms, verdicts, base, axis), out, chosen)
+    draw_figures(SweepData(points, norms, verdicts, base, axis), out, chosen, processes)
     return verdicts
 
 
@@ -55,14 +57,14 @@ def along(points: pd.DataFrame, axis: str, base: Mapping[str, int]) -> pd.DataFr
 
 def report_joint(
     points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict], base: Mapping[str, int],
-    out_dir: Path | str, figures: Sequence[str] | None = None,
+    out_dir: Path | str, figures: Sequence[str] | None = None, processes: int = 1,
 ) -> str:  # fmt: skip
     """Write joint_regret.csv and the figures of a sweep over width and depth, and return its lines for the screen."""
     chosen, out = choose_figures(figures), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     regret = joint_regret(points, base)
     write_csv(regret, out / "joint_regret.csv")
-    draw_figures(SweepData(points, norms, verdicts, base, "joint"), out, chosen)
+    draw_figures(SweepData(points, norms, verdicts, base, "joint"), out, chosen, processes)
     return format_joint_regret(regret)
 
 

@@ -41,7 +41,9 @@ class Results:
     def loss(self, run: RunConfig) -> float | None:
         """Loss of a run that is done, inf if it diverged, None if it has not ended."""
         result = self.of(run.run_id)
-        return result and (result["val_loss"] if result["status"] == "done" else math.inf)
+        if result is None:
+            return None
+        return result["val_loss"] if result["status"] == "done" else math.inf
 
     def states(self) -> dict[str, list[FileState]]:
         """What the FILES of every run that was found to have ended looked like."""

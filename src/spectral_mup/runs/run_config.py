@@ -103,11 +103,11 @@ class RunConfig:
 
 def hash_of(config: dict[str, Any]) -> str:
     """Id of a run by its config.json. Raises ValueError on numbers that are not finite."""
-    entries = (b":".join(_canonical(json.dumps(part)) for part in entry) for entry in sorted(config.items()))
+    entries = (_canonical(json.dumps({key: config[key]})) for key in sorted(config))
     return hashlib.sha256(b"{" + b",".join(entries) + b"}").hexdigest()[:16]
 
 
 @lru_cache(maxsize=1024)
-def _canonical(text: str) -> bytes:
-    """RFC 8785 of a part of a config: runs of a sweep differ in few of them, and the bytes take long to make."""
-    return rfc8785.dumps(json.loads(text))
+def _canonical(entry: str) -> bytes:
+    """RFC 8785 of an entry of a config, which takes long; runs of a sweep differ in few of theirs."""
+    return rfc8785.dumps(json.loads(entry))[1:-1]

@@ -12,8 +12,8 @@ from pathlib import Path
 from spectral_mup import data
 from spectral_mup.config.optimizer_spec import rule_of, spec_of
 from spectral_mup.config.schema import Config
-from spectral_mup.runs.run_config import BASE, Corpus, Curve, RunConfig
 from spectral_mup.runs.results import Results
+from spectral_mup.runs.run_config import BASE, Corpus, Curve, RunConfig
 
 
 @dataclass(frozen=True)

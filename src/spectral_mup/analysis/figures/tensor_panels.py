@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
@@ -168,7 +169,11 @@ def _steps_panel(ax: Axes, mean: pd.DataFrame, cell: Cell, look: Looks) -> None:
 def seeds_over(ax: Axes, x: Any, seeds: pd.DataFrame, style: Mapping[str, Any]) -> None:
     """Draw a faint line of every seed (column), and over them the line of their mean."""
     if not seeds.empty:
-        ax.plot(x, seeds, color=style["color"], lw=0.5, alpha=0.35, ls=style.get("ls", "-"))
+        lines = [
+            np.column_stack([x, seed]) for seed in seeds.to_numpy(float).T
+        ]  # one artist: fifty would take twenty times as long
+        ax.add_collection(LineCollection(lines, colors=style["color"], lw=0.5, alpha=0.35, ls=style.get("ls", "-"), zorder=2))
+        ax.autoscale_view()
         ax.plot(x, seeds.mean(axis=1), **style)
 
 
