@@ -1,6 +1,6 @@
 """From run folders to two DataFrames, the only place of the analysis that knows of folders."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,16 @@ from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.util.files import read_rows
 
-Curves = Mapping[Curve, Sequence[RunConfig]]
 
-
-def collect(curves: Curves, results: Results) -> pd.DataFrame:
-    """One row a run, missing ones included.
+def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd.DataFrame:
+    """One row a run of a curve, missing ones included; a run of the base size is on a curve of every rule.
 
     Raises RecordError on a folder that contradicts itself and on runs trained on different corpora.
     """
     rows: list[dict[str, Any]] = []
     corpora: dict[str, str] = {}
-    for curve, run in every(curves):
-        rows.append(key_of(curve, run) | {"family": run.model.family, "optimizer": run.optimizer.name, "status": "missing"})
+    for curve, run in ((curve, run) for curve, of_curve in curves.items() for run in of_curve):
+        rows.append(key_of(run, curve) | {"family": run.model.family, "optimizer": run.optimizer.name, "status": "missing"})
         result = results.of(run.run_id)
         if result is None:
             continue
@@ -36,28 +34,23 @@ def collect(curves: Curves, results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS).astype({"loss": float, "diverged_step": float})
 
 
-def norm_reader(curves: Curves, runs: Path) -> Callable[[Collection[str]], pd.DataFrame]:
-    """Function from the ids of ended runs to their norms, a row a probed step and module or tensor; it reads a run once."""
+def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection[str]], pd.DataFrame]:
+    """Function from the ids of ended runs to their norms, a row a probed step and module or tensor; it reads a run once.
+
+    Each run is there once, also one of the base size, which several rules share.
+    """
     known: dict[str, list[dict[str, Any]]] = {}
 
-    def rows_of(curve: Curve, run: RunConfig) -> Iterator[dict[str, Any]]:
+    def rows_of(run: RunConfig) -> list[dict[str, Any]]:
         if run.run_id not in known:
-            known[run.run_id] = list(read_rows(runs / run.run_id / "norms.jsonl"))
-        key = key_of(curve, run)
-        return (key | row for row in known[run.run_id])
+            key = key_of(run, run.curve)
+            known[run.run_id] = [key | row for row in read_rows(folder / run.run_id / "norms.jsonl")]
+        return known[run.run_id]
 
-    def read(run_ids: Collection[str]) -> pd.DataFrame:
-        return pd.DataFrame([row for curve, run in every(curves) if run.run_id in run_ids for row in rows_of(curve, run)])
-
-    return read
+    return lambda run_ids: pd.DataFrame([row for run in runs if run.run_id in run_ids for row in rows_of(run)])
 
 
-def every(curves: Curves) -> Iterator[tuple[Curve, RunConfig]]:
-    """Every run of every curve: one of the base size is on a curve of each rule."""
-    return ((curve, run) for curve, of_curve in curves.items() for run in of_curve)
-
-
-def key_of(curve: Curve, run: RunConfig) -> dict[str, Any]:
+def key_of(run: RunConfig, curve: Curve) -> dict[str, Any]:
     """The columns that say of which run a row is, in both tables."""
     key = {"run_id": run.run_id, "rule": curve.rule, "width": curve.width, "depth": curve.depth}
     return key | {"log2_lr": run.log2_lr, "seed": run.seed}

@@ -64,7 +64,7 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
     sizes, base = {"width": s.width, "depth": s.depth}, {"width": s.base_width, "depth": s.base_depth}
     base = {axis: size if size in sizes[axis] else min(sizes[axis]) for axis, size in base.items()}
     axes = [axis for axis in sizes if len(sizes[axis]) > 1] or ["width"]
-    points, read_norms = collect(curves, context.results), norm_reader(curves, context.runs)
+    points, read_norms = collect(curves, context.results), norm_reader(context.plan.runs, context.runs)
     if set(points["status"]) == {"missing"}:
         raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
     on_axes = {axis: along(points, axis, base) for axis in axes}
