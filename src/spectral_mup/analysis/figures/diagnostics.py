@@ -39,8 +39,8 @@ class SlopePage:
         fitted = fit_slopes(values, [*SLOPE_KEYS, "kind"])
         self.data, self.values = data, values
         self.slopes = rows(fitted, fitted.pop("n_sizes") == [sizes[rule] for rule in fitted["rule"]])  # those all sizes have
-        steepest = representative(list(data.checks.values()), "update", most=10)
-        self.names = [name for name in steepest if name in set(values["name"])]
+        steepest, recorded = representative(list(data.checks.values()), "update", most=10), set(values["name"])
+        self.names = [name for name in steepest if name in recorded]
 
     def strip(self, quantity: str, label: str, steps: dict[str, int], dotted: Slopes, expected: Slopes, judged_by="") -> Strip:
         """A quantity of every rule against the size at the rule's step, and in the table its slopes.

@@ -47,7 +47,8 @@ def save(fig: Figure, stem: Path | str, data: pd.DataFrame, data_stem: Path | st
     paths = [Path(f"{stem}.{kind}") for kind in NO_DATES]
     with matplotlib.style.context(["default", STYLE]):
         # lay out once for all formats, and round: the solver's last bits differ from run to run and name clips in svg
-        fig.draw_without_rendering()
+        if (engine := fig.get_layout_engine()) is not None:
+            engine.execute(fig)
         fig.set_layout_engine("none")
         for ax in fig.axes:
             x, y, w, h = (round(float(v), 6) for v in ax.get_position().bounds)

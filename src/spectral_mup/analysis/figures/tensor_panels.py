@@ -156,7 +156,7 @@ def _steps_panel(ax: Axes, mean: pd.DataFrame, cell: Cell, look: Looks) -> None:
         for size, style in look.items():
             part = rows(mean, (mean["quantity"] == quantity) & (mean["size"] == size))
             seeds = part.pivot(index="step", columns="seed", values="value")
-            y = seeds.map(np.log2) if cell.kind == "log" else seeds
+            y = np.log2(seeds) if cell.kind == "log" else seeds
             seeds_over(ax, step_at(seeds.index), y, {"mew": 0.7, **style, **line})
     if cell.kind == "log":
         octaves_on_y(ax, 5)
@@ -169,11 +169,8 @@ def _steps_panel(ax: Axes, mean: pd.DataFrame, cell: Cell, look: Looks) -> None:
 def seeds_over(ax: Axes, x: Any, seeds: pd.DataFrame, style: Mapping[str, Any]) -> None:
     """Draw a faint line of every seed (column), and over them the line of their mean."""
     if not seeds.empty:
-        lines = [
-            np.column_stack([x, seed]) for seed in seeds.to_numpy(float).T
-        ]  # one artist: fifty would take twenty times as long
+        lines = [np.column_stack([x, seed]) for seed in seeds.to_numpy(float).T]  # in one artist: many are slow
         ax.add_collection(LineCollection(lines, colors=style["color"], lw=0.5, alpha=0.35, ls=style.get("ls", "-"), zorder=2))
-        ax.autoscale_view()
         ax.plot(x, seeds.mean(axis=1), **style)
 
 
