@@ -25,7 +25,8 @@ class Results:
     def of(self, run_id: str) -> dict[str, Any] | None:
         """Content of result.json, None while there is none. Raises RecordError on a folder that contradicts itself."""
         if run_id not in self._known:
-            state = [file_state(f"{self.runs}/{run_id}/{name}") for name in FILES]  # before the files are read
+            # taken before the files are read; who keeps no cache is spared the calls, which take long on a network disk
+            state = [file_state(f"{self.runs}/{run_id}/{name}") for name in FILES] if self.cache else []
             before, result = self._cached.get(run_id, (None, None))
             if before != state:
                 folder = RunFolder(self.runs, run_id)
@@ -46,7 +47,7 @@ class Results:
         return result["val_loss"] if result["status"] == "done" else math.inf
 
     def states(self) -> dict[str, list[FileState]]:
-        """What the FILES of every run that was found to have ended looked like."""
+        """What the FILES of every run that was found to have ended looked like; known with a cache alone."""
         return {run_id: state for run_id, (state, _) in self._known.items()}
 
     def save(self) -> None:

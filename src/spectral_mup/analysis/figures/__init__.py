@@ -34,7 +34,7 @@ class SweepData:
     """What a figure is drawn from: the runs of a sweep over one axis, or over both together."""
 
     points: pd.DataFrame  # one row per run (collect.py)
-    norms: pd.DataFrame  # one row per run, probed step and module or tensor
+    norms: pd.DataFrame  # one row per run, probed step and module or tensor; of the runs at the lrs of the feature checks
     verdicts: Sequence[Verdict]  # one per rule and axis
     base: Mapping[str, int]  # width and depth of the base model
     axis: str = "width"  # 'width', 'depth', or 'joint': width and depth together

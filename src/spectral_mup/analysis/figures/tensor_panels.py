@@ -156,7 +156,7 @@ def _steps_panel(ax: Axes, mean: pd.DataFrame, cell: Cell, look: Looks) -> None:
         for size, style in look.items():
             part = rows(mean, (mean["quantity"] == quantity) & (mean["size"] == size))
             seeds = part.pivot(index="step", columns="seed", values="value")
-            y = np.log2(seeds) if cell.kind == "log" else seeds
+            y = seeds.apply(np.log2) if cell.kind == "log" else seeds
             seeds_over(ax, step_at(seeds.index), y, {"mew": 0.7, **style, **line})
     if cell.kind == "log":
         octaves_on_y(ax, 5)
