@@ -128,7 +128,7 @@ def against_steps(
     last = slashed(slopes["step"].max() for _, slopes in found.values() if len(slopes))
     text = f"{sweep_note(data)} Mean over seeds (faint: single seeds) and over the tensors of all blocks. Over the panels: "
     text += f"slope against log2 {data.axis} at step {last}, of log2 of the quantity where its axis is log. "
-    text += f"{note}{left_out(data, values['rule'])}"
+    text += f"{note}{left_out(data, values['rule'].unique())}"
     fig, grid = page([1.45] * len(cells), [1] * cols, text, legends=1 + bool(kinds))
     shared: dict[str, Axes] = {}
     drawn = []
@@ -156,7 +156,7 @@ def _steps_panel(ax: Axes, mean: pd.DataFrame, cell: Cell, look: Looks) -> None:
         for size, style in look.items():
             part = rows(mean, (mean["quantity"] == quantity) & (mean["size"] == size))
             seeds = part.pivot(index="step", columns="seed", values="value")
-            y = seeds.apply(np.log2) if cell.kind == "log" else seeds
+            y = pd.DataFrame(np.log2(seeds)) if cell.kind == "log" else seeds
             seeds_over(ax, step_at(seeds.index), y, {"mew": 0.7, **style, **line})
     if cell.kind == "log":
         octaves_on_y(ax, 5)
