@@ -29,6 +29,7 @@ from spectral_mup.cluster.local import run_local, worker_count
 from spectral_mup.cluster.progress import Event
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.provenance import commit
+from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
@@ -145,12 +146,12 @@ def time_to_verdict(seconds_a_run: dict, runs: Path) -> dict:
     found = {}
     for name, overrides in searches.items():
         config = load_config([*overrides, f"paths.runs={runs}"])
-        sweep, outcome = open_sweep(config), result_reader(runs)
-        failed = run_local(config, lambda s=sweep, o=outcome: s.plan(o).todo, lambda event: None)
+        sweep, results = open_sweep(config), Results(runs)
+        failed = run_local(config, lambda s=sweep, r=results: s.plan(r.loss).todo, lambda event: None)
         assert not failed, failed
-        results, _ = collect(sweep.plan(outcome).curves, runs)
-        verdict = judge(results, base=config.sweep.base_width)
-        counts = results.groupby("width").size().to_dict()
+        points = collect(sweep.plan(results.loss).curves, results)
+        verdict = judge(points, base=config.sweep.base_width)
+        counts = points.groupby("width").size().to_dict()
         at_once, each = (1, usual) if name == "fixed" else (worker_count(config), ours)
         seconds = sum(n * each[w] for w, n in counts.items()) / at_once
         found[name] = {

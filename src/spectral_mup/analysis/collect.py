@@ -1,44 +1,59 @@
 """From run folders to two DataFrames, the only place of the analysis that knows of folders."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from spectral_mup.errors import RecordError
+from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
-from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.files import read_rows
 
 
-def collect(curves: Mapping[Curve, Sequence[RunConfig]], runs: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(points, norms): one row a run, missing ones included; one row a probed step and module or tensor of ended runs.
+def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd.DataFrame:
+    """One row a run of a curve, missing ones included; a run of the base size is on a curve of every rule.
 
     Raises RecordError on a folder that contradicts itself and on runs trained on different corpora.
     """
     rows: list[dict[str, Any]] = []
-    norms: list[dict[str, Any]] = []
     corpora: dict[str, str] = {}
     for curve, run in ((curve, run) for curve, of_curve in curves.items() for run in of_curve):
-        folder = RunFolder(runs, run.run_id)
-        key = {"run_id": run.run_id, "rule": curve.rule, "width": curve.width, "depth": curve.depth}
-        key |= {"log2_lr": run.log2_lr, "seed": run.seed}
-        rows.append(key | {"family": run.model.family, "optimizer": run.optimizer.name, "status": "missing"})
-        result = folder.result()
+        rows.append(key_of(run, curve) | {"family": run.model.family, "optimizer": run.optimizer.name, "status": "missing"})
+        result = results.of(run.run_id)
         if result is None:
             continue
-        folder.check_config()
         corpora.setdefault(result["corpus"]["sha256"], run.run_id)
         if len(corpora) > 1:
             raise RecordError(
-                f"runs {' and '.join(corpora.values())} under {runs} were trained on different texts: the corpus was "
+                f"runs {' and '.join(corpora.values())} under {results.runs} were trained on different texts: the corpus was "
                 "changed while the sweep ran; move the wrong ones away and launch again"
             )
         rows[-1] |= {name: result[name] for name in ("status", *OF_RESULT)} | {"loss": result["val_loss"]}
-        norms += [key | row for row in read_rows(folder.path / "norms.jsonl")]
-    table = pd.DataFrame(rows, columns=COLUMNS).astype({"loss": float, "diverged_step": float})
-    return table, pd.DataFrame(norms)
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"loss": float, "diverged_step": float})
+
+
+def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection[str]], pd.DataFrame]:
+    """Function from the ids of ended runs to their norms, a row a probed step and module or tensor; it reads a run once.
+
+    Each run is there once, also one of the base size, which several rules share.
+    """
+    known: dict[str, list[dict[str, Any]]] = {}
+
+    def rows_of(run: RunConfig) -> list[dict[str, Any]]:
+        if run.run_id not in known:
+            key = key_of(run, run.curve)
+            known[run.run_id] = [key | row for row in read_rows(folder / run.run_id / "norms.jsonl")]
+        return known[run.run_id]
+
+    return lambda run_ids: pd.DataFrame([row for run in runs if run.run_id in run_ids for row in rows_of(run)])
+
+
+def key_of(run: RunConfig, curve: Curve) -> dict[str, Any]:
+    """The columns that say of which run a row is, in both tables."""
+    key = {"run_id": run.run_id, "rule": curve.rule, "width": curve.width, "depth": curve.depth}
+    return key | {"log2_lr": run.log2_lr, "seed": run.seed}
 
 
 OF_RESULT = ["diverged_step", "steps", "tokens", "epochs", "parameters", "precision"]

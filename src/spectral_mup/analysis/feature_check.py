@@ -54,10 +54,8 @@ def check_features(norms: pd.DataFrame, near: float, *, axis: str = "width", siz
     """
     values = norm_values(norms, axis)
     sizes = sorted({int(s) for s in (values["size"] if sizes is None else sizes)})
-    early = rows(values, (values["quantity"] == "feature") & (values["step"] <= LAST_STEP))
-    seen = early.groupby(["log2_lr", "step"])["size"]
-    cells = [(float(lr), int(step)) for (lr, step), here in seen if set(here) >= set(sizes)]  # pyright: ignore
-    reasons = {"no norms were recorded": early.empty, f"only one {axis}": len(sizes) < 2}
+    cells = shared_cells(values, sizes)
+    reasons = {"no norms were recorded": not len(early_features(values)), f"only one {axis}": len(sizes) < 2}
     reasons |= {f"no lr has norms of steps 1 to {LAST_STEP} at every {axis}": not cells}
     if why := next((reason for reason, holds in reasons.items() if holds), ""):
         none = values.iloc[:0]
@@ -76,6 +74,17 @@ def check_features(norms: pd.DataFrame, near: float, *, axis: str = "width", siz
     indicative = len(sizes) < FEW_SIZES or max((r["n_seeds"] for r in features), default=0) < FEW_SEEDS
     summary += " (indicative)" * (indicative and passed is not None)
     return FeatureCheck(passed, summary, failed, failed_updates, indicative, log2_lr, step, table, values)
+
+
+def early_features(values: pd.DataFrame) -> pd.DataFrame:
+    """Rows of features up to LAST_STEP."""
+    return rows(values, (values["quantity"] == "feature") & (values["step"] <= LAST_STEP))
+
+
+def shared_cells(values: pd.DataFrame, sizes: Sequence[int]) -> list[tuple[float, int]]:
+    """Each (log2 lr, step) at which features can be judged: up to LAST_STEP, and probed at all `sizes`."""
+    seen = early_features(values).groupby(["log2_lr", "step"])["size"]
+    return [(float(lr), int(step)) for (lr, step), here in seen if set(here) >= set(sizes)]  # pyright: ignore
 
 
 def _conclude(features: Sequence[dict[str, Any]], axis: str) -> tuple[bool | None, str]:

@@ -139,9 +139,12 @@ def tabulate(points: pd.DataFrame) -> MeanCurve | None:
 def _complete(table: pd.DataFrame) -> pd.DataFrame:
     """The lrs that every seed finished, of as many seeds as leave three lrs (else as leave one)."""
     order = table.notna().sum(axis=1).sort_values(ascending=False, kind="stable").index
-    parts = [table.loc[sorted(order[:m])].dropna(axis=1) for m in range(len(order), 0, -1)]
-    enough = (part for least in (3, 1) for part in parts if part.shape[1] >= least)
-    return next(enough, table.iloc[:0, :0])
+    for least in (3, 1):
+        for m in range(len(order), 0, -1):
+            part = table.loc[sorted(order[:m])].dropna(axis=1)
+            if part.shape[1] >= least:
+                return part
+    return table.iloc[:0, :0]
 
 
 class Draws(NamedTuple):

@@ -1,20 +1,20 @@
 """From points and norms to the folder of a sweep's results, and to the table on the screen."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.feature_check import check_features, first_of
+from spectral_mup.analysis.feature_check import check_features, first_of, norm_values, shared_cells
 from spectral_mup.analysis.figures import SweepData, choose_figures, draw_figures
 from spectral_mup.analysis.joint_regret import format_joint_regret, joint_regret
-from spectral_mup.analysis.optimum import Optimum
+from spectral_mup.analysis.optimum import Optimum, find_optimum
 from spectral_mup.analysis.results import write_results
 from spectral_mup.analysis.stats import rows, write_csv
-from spectral_mup.analysis.verdict import Verdict, by_rule, judge
+from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of, judge
 from spectral_mup.util.text import table
 
 LARGER = {"width": "wider", "depth": "deeper"}
@@ -25,6 +25,7 @@ ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
 def report(
     points: pd.DataFrame, norms: pd.DataFrame, *, name: str, out_dir: Path | str, axis: str = "width",
     base: Mapping[str, int] | None = None, command: str = "", commit: str = "", figures: Sequence[str] | None = None,
+    processes: int = 1,
 ) -> list[Verdict]:  # fmt: skip
     """Judge a sweep over one axis, write everything that can be said about it into out_dir, and return the verdicts.
 
@@ -32,7 +33,8 @@ def report(
     features.csv    slopes of all modules and steps  verdicts.json the rest, strict JSON (undefined numbers: null)
     FIGURE          .pdf .svg .png, and .csv of what is drawn, of each of `figures` (names of figures.FIGURES or import paths;
                     None: all of FIGURES) for which the runs recorded what it needs
-    `base`: {axis: size that was tuned}, by default the smallest. The same points and norms give the same bytes.
+    `base`: {axis: size that was tuned}, by default the smallest. The same points and norms give the same bytes, in however
+    many `processes` the figures are drawn.
     """
     if points.empty:
         raise ValueError(f"sweep {name} has no points: nothing to report")
@@ -43,7 +45,7 @@ def report(
     verdicts = judge_all(points, norms, axis, base.get(axis))
     about = {"name": name, "axis": axis, "command": command, "commit": commit, "run_ids": sorted(points["run_id"])}
     write_results(out, points, verdicts, about)
-    draw_figures(SweepData(points, norms, verdicts, base, axis), out, chosen)
+    draw_figures(SweepData(points, norms, verdicts, base, axis), out, chosen, processes)
     return verdicts
 
 
@@ -55,14 +57,14 @@ def along(points: pd.DataFrame, axis: str, base: Mapping[str, int]) -> pd.DataFr
 
 def report_joint(
     points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict], base: Mapping[str, int],
-    out_dir: Path | str, figures: Sequence[str] | None = None,
+    out_dir: Path | str, figures: Sequence[str] | None = None, processes: int = 1,
 ) -> str:  # fmt: skip
     """Write joint_regret.csv and the figures of a sweep over width and depth, and return its lines for the screen."""
     chosen, out = choose_figures(figures), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     regret = joint_regret(points, base)
     write_csv(regret, out / "joint_regret.csv")
-    draw_figures(SweepData(points, norms, verdicts, base, "joint"), out, chosen)
+    draw_figures(SweepData(points, norms, verdicts, base, "joint"), out, chosen, processes)
     return format_joint_regret(regret)
 
 
@@ -71,11 +73,42 @@ def judge_all(points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | 
     verdicts = []
     for label, part in by_rule(points).items():
         v = judge(part, axis, base, label=label)
-        optima = [v.finished.get(v.base, o) for o in v.finished.values()]
-        near = optima[0].log2_lr if optima else float(np.median(part["log2_lr"].to_numpy(float)))
+        near = judged_near(part, v.finished, v.base)
         own = norms if norms.empty else rows(norms, norms["run_id"].isin(list(part["run_id"])))
         verdicts.append(replace(v, features=check_features(own, near, axis=axis, sizes=list(v.optima))))
     return verdicts
+
+
+def judged_near(part: pd.DataFrame, finished: Mapping[int, Optimum], base: int) -> float:
+    """The log2 lr near which a rule's features are judged: its optimum at the base, else at the smallest size that has one."""
+    optima = [finished.get(base, o) for o in finished.values()]
+    return optima[0].log2_lr if optima else float(np.median(part["log2_lr"].to_numpy(float)))
+
+
+def norms_to_judge(
+    points: pd.DataFrame, read: Callable[[Collection[str]], pd.DataFrame], axis: str, base: int | None
+) -> set[str]:
+    """The runs whose norms `judge_all` and the figures of an axis look at, of all that ended.
+
+    Of every rule those at the lr of its feature check; all of the rule where no lr has norms at every size. `read` gives the
+    norms of runs by their ids.
+    """
+    found: set[str] = set()
+    for part in by_rule(points).values():
+        sizes = sorted(int(s) for s in part[axis].unique())
+        curves = curves_of(part, axis, sizes)
+        finished = {s: find_optimum(c, n_boot=1) for s, c in curves.items() if c is not None}  # an estimate needs no draws
+        near = judged_near(part, finished, sizes[0] if base is None else base)
+        ended = rows(part, part["status"] != "missing")
+        by_lr = {float(lr): here for lr, here in ended.groupby("log2_lr")}  # pyright: ignore
+        for lr in sorted(by_lr, key=lambda lr: (abs(lr - near), lr)):
+            ids = set(by_lr[lr]["run_id"])
+            if set(by_lr[lr][axis]) >= set(sizes) and shared_cells(norm_values(read(ids), axis), sizes):
+                break
+        else:
+            ids = set(ended["run_id"])
+        found |= ids
+    return found
 
 
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:

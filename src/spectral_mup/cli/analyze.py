@@ -1,56 +1,93 @@
 """What `analyze` does: collect the runs of a sweep and judge them. Imports pandas only when it is needed."""
 
+import hashlib
+import json
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from spectral_mup.analysis.figures import FIGURES
 from spectral_mup.cli.context import CHECK_FAILED, OK, SCRIPTS, Context
 from spectral_mup.config.compose import load_config
 from spectral_mup.errors import ConfigError
-from spectral_mup.runs.provenance import commit
+from spectral_mup.runs.provenance import PACKAGE, commit
+from spectral_mup.runs.results import file_state
+from spectral_mup.util.files import read_cache, write_cache
+from spectral_mup.util.system import cores
 from spectral_mup.util.text import pluralize
 
 
 def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
     """Collect, judge, draw; with `check`, CHECK_FAILED unless every rule but the controls transfers and no feature fails.
 
-    Where width and depth vary, each is judged at the other's base: width into the sweep's folder, depth into depth/ below it.
+    Where nothing has changed since the last time, what is on disk stands, and the screen shows what it showed then.
     """
     context = Context(load_config(argv), argv, program)
-    plan, s, figures = context.plan, context.config.sweep, context.config.figures
-
-    from spectral_mup.analysis.collect import collect
-    from spectral_mup.analysis.report import along, format_verdicts, report, report_joint
-
-    sizes, base = {"width": s.width, "depth": s.depth}, {"width": s.base_width, "depth": s.base_depth}
-    base = {axis: size if size in sizes[axis] else min(sizes[axis]) for axis, size in base.items()}
-    axes = [axis for axis in sizes if len(sizes[axis]) > 1] or ["width"]
-    points, norms = collect(plan.curves, context.runs)
-    if set(points["status"]) == {"missing"}:
-        raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
-    results = Path(context.config.paths.results)
-    verdicts: list[Any] = []
-    for axis in axes:
-        on_axis = along(points, axis, base)
-        if len(axes) > 1:
-            other = "depth" if axis == "width" else "width"
-            print(f"Over {axis}, at {other} {base[other]}{': no runs yet' if on_axis.empty else ''}")
-        if not on_axis.empty:
-            name = s.name if axis == axes[0] else f"{s.name}/{axis}"
-            found = report(
-                on_axis, norms, name=name, out_dir=results / name, base=base, figures=figures, axis=axis,
-                command=context.analyze_command(), commit=commit(),
-            )  # fmt: skip
-            print(format_verdicts(found) + "\n" * (len(axes) > 1))
-            verdicts += found
-    if len(axes) > 1:
-        print(report_joint(points, norms, verdicts, base, results / s.name, figures))
+    plan, memory, inputs = context.plan, context.cache / "report", inputs_of(context)
+    found = read_cache(memory) or {}
+    if inputs is None or found.get("inputs") != inputs or any(file_state(f) != state for f, state in found["files"].items()):
+        found = judge_and_draw(context) | {"inputs": inputs}
+        context.results.save()
+        write_cache(memory, found)
+    print(found["screen"])
     left = ((len(plan.todo), "run", "to do"), (context.later_curves, "curve", "still to be planned"))
     missing = ", ".join(f"{pluralize(n, noun)} {state}" for n, noun, state in left if n)
     if missing:
         print(f"Not finished: {missing}. Resume with: {context.launch_command()}")
-    print(f"Figures and tables: {results / s.name}/")
-    return OK if not check or as_claimed(verdicts) and not missing else CHECK_FAILED
+    print(f"Figures and tables: {context.config.paths.results}/{context.config.sweep.name}/")
+    return OK if not check or found["as_claimed"] and not missing else CHECK_FAILED
+
+
+def inputs_of(context: Context) -> str | None:
+    """Digest of all that a report follows from; None where that cannot be told, with a figure of the user's own."""
+    if not set(context.config.figures or ()) <= set(FIGURES):
+        return None
+    code = [path.read_text("utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
+    versions = [sys.version, *map(metadata.version, ("matplotlib", "numpy", "pandas", "scipy"))]
+    curves = [(asdict(curve), [run.run_id for run in runs]) for curve, runs in context.plan.curves.items()]
+    command = [context.config.model_dump_json(), context.analyze_command(), commit(), list(FIGURES)]
+    return hashlib.sha256(json.dumps([code, versions, curves, command, context.results.states()]).encode()).hexdigest()
+
+
+def judge_and_draw(context: Context) -> dict[str, Any]:
+    """Write the results; return what the screen shows, whether all is as claimed, and what the files look like.
+
+    Where width and depth vary, each is judged at the other's base: width into the sweep's folder, depth into depth/ below it.
+    """
+    from spectral_mup.analysis.collect import collect, norm_reader
+    from spectral_mup.analysis.report import along, format_verdicts, norms_to_judge, report, report_joint
+
+    s, results, curves = context.config.sweep, Path(context.config.paths.results), context.plan.curves
+    sizes, base = {"width": s.width, "depth": s.depth}, {"width": s.base_width, "depth": s.base_depth}
+    base = {axis: size if size in sizes[axis] else min(sizes[axis]) for axis, size in base.items()}
+    axes = [axis for axis in sizes if len(sizes[axis]) > 1] or ["width"]
+    points, read_norms = collect(curves, context.results), norm_reader(context.plan.runs, context.runs)
+    if set(points["status"]) == {"missing"}:
+        raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
+    on_axes = {axis: along(points, axis, base) for axis in axes}
+    norms = read_norms(set().union(*(norms_to_judge(p, read_norms, axis, base[axis]) for axis, p in on_axes.items())))
+    drawing: Any = {"figures": context.config.figures, "processes": cores()}
+    verdicts, lines = [], []
+    for axis, on_axis in on_axes.items():
+        if len(axes) > 1:
+            other = "depth" if axis == "width" else "width"
+            lines.append(f"Over {axis}, at {other} {base[other]}{': no runs yet' if on_axis.empty else ''}")
+        if not on_axis.empty:
+            name = s.name if axis == axes[0] else f"{s.name}/{axis}"
+            found = report(
+                on_axis, norms, name=name, out_dir=results / name, base=base, axis=axis,
+                command=context.analyze_command(), commit=commit(), **drawing,
+            )  # fmt: skip
+            lines.append(format_verdicts(found) + "\n" * (len(axes) > 1))
+            verdicts += found
+    if len(axes) > 1:
+        lines.append(report_joint(points, norms, verdicts, base, results / s.name, **drawing))
+    files = [path for folder in (results / s.name, results / s.name / "depth") for path in folder.glob("*.*")]
+    states = {str(path): file_state(path) for path in files}
+    return {"screen": "\n".join(lines), "as_claimed": as_claimed(verdicts), "files": states}
 
 
 def as_claimed(verdicts: Sequence[Any]) -> bool:

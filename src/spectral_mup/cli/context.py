@@ -11,7 +11,8 @@ from spectral_mup.cluster.slurm.run_states import Report, State, reconcile
 from spectral_mup.config.schema import Config
 from spectral_mup.data import Corpus, load
 from spectral_mup.errors import ConfigError
-from spectral_mup.runs.sweep import Outcome, Plan, Sweep, open_sweep, result_reader
+from spectral_mup.runs.results import Results
+from spectral_mup.runs.sweep import Outcome, Plan, Sweep, open_sweep
 from spectral_mup.training.quantities import resolve_quantities
 from spectral_mup.util.text import pluralize
 
@@ -59,8 +60,18 @@ class Context:
         return open_sweep(self.config)
 
     @cached_property
+    def results(self) -> Results:
+        """What the runs came to; analyze keeps it for the commands that follow."""
+        return Results(self.runs, self.cache / "runs")
+
+    @property
+    def cache(self) -> Path:
+        """Folder of what analyze has read and found, to save later commands time; may be deleted."""
+        return Path(self.config.paths.results) / ".cache" / self.config.sweep.name
+
+    @property
     def outcome(self) -> Outcome:
-        return result_reader(self.runs)
+        return self.results.loss
 
     @cached_property
     def plan(self) -> Plan:

@@ -20,6 +20,7 @@ from spectral_mup.cluster.progress import ENDS, Event
 from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, work
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.util.system import cores
 
 MAX_DEATHS = 3  # a run that killed this many workers is given up
 MAX_FIRST_FAILURES = 3  # if this many runs fail before any is done, the rest is not started
@@ -63,8 +64,7 @@ def run_local(
 
 def worker_count(config: Config) -> int:
     """cluster.workers, or as many as the cores this process may use allow."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
-    return config.cluster.workers or max(1, cores // config.cluster.threads)
+    return config.cluster.workers or max(1, cores() // config.cluster.threads)
 
 
 class WorkerPool:

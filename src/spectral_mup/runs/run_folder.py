@@ -65,7 +65,7 @@ class RunFolder:
     def check_config(self) -> bool:
         """Whether the folder has a config. Raises RecordError if it does not hash to the folder's name."""
         config = self.read("config.json")
-        if config is not None and hash_of(config) != self.run_id:
+        if config is not None and not (isinstance(config, dict) and hash_of(config) == self.run_id):
             raise RecordError(
                 f"{self.path}/config.json does not hash to the folder's name, so it was edited after the run began; "
                 "restore it, or move the folder away to train the run again"

@@ -12,8 +12,8 @@ from pathlib import Path
 from spectral_mup import data
 from spectral_mup.config.optimizer_spec import rule_of, spec_of
 from spectral_mup.config.schema import Config
+from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import BASE, Corpus, Curve, RunConfig
-from spectral_mup.runs.run_folder import RunFolder
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,7 @@ class Sweep:
     def __init__(self, config: Config, fingerprint: str) -> None:
         self.config, self.fingerprint = config, fingerprint
         self._optimizer = spec_of(config.optimizer)
+        self._first: dict[Curve, RunConfig] = {}
         self._runs: dict[tuple[Curve, float, int], RunConfig] = {}
 
     def curves(self) -> list[list[Curve]]:
@@ -92,14 +93,17 @@ class Sweep:
         """The run of a curve at an lr and seed; at the base size the same one whatever the rule."""
         c, s = self.config, self.config.sweep
         at_base = (curve.width, curve.depth) == (s.base_width, s.base_depth)
-        key = (Curve(BASE.name, curve.width, curve.depth) if at_base else curve, log2_lr, seed)
-        if key not in self._runs:
-            self._runs[key] = RunConfig(
+        own = Curve(BASE.name, curve.width, curve.depth) if at_base else curve
+        if own not in self._first:
+            self._first[own] = RunConfig(
                 model=c.model, width=curve.width, depth=curve.depth, base_width=s.base_width, base_depth=s.base_depth,
                 optimizer=self._optimizer, rule=BASE if at_base else rule_of(curve.rule, c.rule[curve.rule]),
                 data=Corpus(c.data.source, c.data.vocab_size, self.fingerprint),
                 train=c.train, probe=c.probe, log2_lr=log2_lr, seed=seed,
             )  # fmt: skip
+        key = (own, log2_lr, seed)
+        if key not in self._runs:
+            self._runs[key] = self._first[own].at(log2_lr, seed)
         return self._runs[key]
 
     def plan(self, outcome: Outcome) -> Plan:
@@ -140,20 +144,7 @@ class Sweep:
 
 def result_reader(runs: Path) -> Outcome:
     """Outcome that reads run folders, each result once. Raises RecordError on a folder that contradicts itself."""
-    known: dict[str, float] = {}
-    checked: set[str] = set()
-
-    def outcome(run: RunConfig) -> float | None:
-        if run.run_id not in known:
-            folder = RunFolder(runs, run.run_id)
-            if run.run_id not in checked:
-                folder.check_config()
-                checked.add(run.run_id)
-            if result := folder.result():
-                known[run.run_id] = result["val_loss"] if result["status"] == "done" else math.inf
-        return known.get(run.run_id)
-
-    return outcome
+    return Results(runs).loss
 
 
 def open_sweep(config: Config) -> Sweep:

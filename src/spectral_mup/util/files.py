@@ -1,11 +1,13 @@
 """Files that survive a kill at any moment: atomic writes, JSON, lines of JSON."""
 
 import errno
+import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,3 +74,19 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except ValueError:
                 raise RecordError(f"{path}, line {number}: not JSON; the file was damaged, delete the run folder") from None
+
+
+def write_cache(path: Path, value: Any) -> None:
+    """Keep plain JSON for later processes, under a checksum; where it cannot be written, they do without."""
+    text = json.dumps(value).encode()
+    with suppress(OSError):
+        write_atomic(path, hashlib.sha256(text).hexdigest().encode() + b"\n" + text)
+
+
+def read_cache(path: Path) -> Any | None:
+    """What `write_cache` kept there, None if it is missing or damaged."""
+    try:
+        digest, _, text = path.read_bytes().partition(b"\n")
+    except OSError:
+        return None
+    return json.loads(text) if digest == hashlib.sha256(text).hexdigest().encode() else None

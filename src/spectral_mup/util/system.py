@@ -1,5 +1,6 @@
 """What this machine is, as /proc/cpuinfo describes it, and where the package lies on it."""
 
+import os
 import platform
 from pathlib import Path
 
@@ -12,6 +13,11 @@ def machine() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return f"{names[0]}, {len(names)} cores" if names else platform.machine()
+
+
+def cores() -> int:
+    """Number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
 
 
 def package_root() -> Path:

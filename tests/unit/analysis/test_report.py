@@ -12,7 +12,7 @@ import pytest
 from support.analysis_data import data
 from support.figures import assert_printable
 
-from spectral_mup.analysis.figures import FIGURES, SweepData
+from spectral_mup.analysis.figures import FIGURES, FigureSpec, SweepData
 from spectral_mup.analysis.report import format_verdicts, judge_all, report
 
 DRAWN = ["lr_transfer", "feature_norms", "feature_steps"]  # of norms that hold neither tensors' diagnostics nor depths
@@ -35,6 +35,26 @@ def test_the_same_data_give_the_same_bytes(written):
     drawn = [f"{stem}.{kind}" for stem in DRAWN for kind in ("csv", "pdf", "png", "svg")]
     assert names == sorted([*drawn, "curves.csv", "features.csv", "optima.csv", "verdicts.json"])
     assert [n for n in names if (one / n).read_bytes() != (two / n).read_bytes()] == []
+
+
+def test_several_processes_draw_the_same_bytes(written, tmp_path):
+    (one, _), _ = written
+    points, norms = data()
+    report(points, norms, name="demo", out_dir=tmp_path, base={"width": 64}, command="analyze", commit="abc", processes=2)
+    names = sorted(p.name for p in one.iterdir())
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    assert [n for n in names if (one / n).read_bytes() != (tmp_path / n).read_bytes()] == []
+
+
+def test_what_a_figure_raises_is_raised(tmp_path, monkeypatch):
+    def wrong(sweep):
+        raise OSError(28, "No space left on device", "wrong.pdf")
+
+    points, norms = data()
+    monkeypatch.setattr("spectral_mup.analysis.figures.FIGURES", {name: FigureSpec(wrong, "") for name in "ab"})
+    for processes in (1, 2):
+        with pytest.raises(OSError, match="No space left"):
+            report(points, norms, name="demo", out_dir=tmp_path, processes=processes)
 
 
 def test_other_data_give_other_bytes(written, tmp_path):

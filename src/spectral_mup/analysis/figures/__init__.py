@@ -7,8 +7,12 @@ matplotlib and pandas take a second to import: here they are imported only where
 from __future__ import annotations
 
 import pkgutil
+import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +34,7 @@ class SweepData:
     """What a figure is drawn from: the runs of a sweep over one axis, or over both together."""
 
     points: pd.DataFrame  # one row per run (collect.py)
-    norms: pd.DataFrame  # one row per run, probed step and module or tensor
+    norms: pd.DataFrame  # one row per run, probed step and module or tensor; of the runs at the lrs of the feature checks
     verdicts: Sequence[Verdict]  # one per rule and axis
     base: Mapping[str, int]  # width and depth of the base model
     axis: str = "width"  # 'width', 'depth', or 'joint': width and depth together
@@ -86,13 +90,32 @@ def choose_figures(names: Sequence[str] | None) -> dict[str, FigureSpec]:
     return chosen
 
 
-def draw_figures(data: SweepData, folder: Path, figures: Mapping[str, FigureSpec]) -> None:
-    """Write NAME.pdf, .svg, .png and .csv of each figure that applies."""
-    for name, figure in figures.items():
-        if (drawing := figure(data)) is not None:
-            from spectral_mup.analysis.figures.style import save
+def draw_figures(data: SweepData, folder: Path, figures: Mapping[str, FigureSpec], processes: int = 1) -> None:
+    """Write NAME.pdf, .svg, .png and .csv of each figure that applies; on Linux in so many processes."""
+    if min(processes, len(figures)) < 2 or sys.platform != "linux":
+        for name, figure in figures.items():
+            draw_figure(data, folder, name, figure)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads: of BLAS alone, which is made for it
+        with ProcessPoolExecutor(processes, get_context("fork"), _inherited.append, ((data, folder, figures),)) as pool:
+            list(pool.map(_draw_inherited, figures))
 
-            save(drawing[0], folder / name, drawing[1])
+
+def draw_figure(data: SweepData, folder: Path, name: str, figure: FigureSpec) -> None:
+    """Write the four files of a figure, if it applies."""
+    if (drawing := figure(data)) is not None:
+        from spectral_mup.analysis.figures.style import save
+
+        save(drawing[0], folder / name, drawing[1])
+
+
+_inherited: list[tuple[SweepData, Path, Mapping[str, FigureSpec]]] = []  # of a forked process: too much to be copied to it
+
+
+def _draw_inherited(name: str) -> None:
+    data, folder, figures = _inherited[0]
+    draw_figure(data, folder, name, figures[name])
 
 
 def figure_help() -> str:

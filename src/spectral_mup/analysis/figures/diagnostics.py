@@ -39,8 +39,8 @@ class SlopePage:
         fitted = fit_slopes(values, [*SLOPE_KEYS, "kind"])
         self.data, self.values = data, values
         self.slopes = rows(fitted, fitted.pop("n_sizes") == [sizes[rule] for rule in fitted["rule"]])  # those all sizes have
-        steepest = representative(list(data.checks.values()), "update", most=10)
-        self.names = [name for name in steepest if name in set(values["name"])]
+        steepest, recorded = representative(list(data.checks.values()), "update", most=10), set(values["name"])
+        self.names = [name for name in steepest if name in recorded]
 
     def strip(self, quantity: str, label: str, steps: dict[str, int], dotted: Slopes, expected: Slopes, judged_by="") -> Strip:
         """A quantity of every rule against the size at the rule's step, and in the table its slopes.
@@ -202,12 +202,11 @@ def _row(rule: str, label: str) -> str:
 def _by_group(data: SweepData, quantities: Mapping[str, str], label: str, note: str, kind: str, chance: str = "") -> Drawing:
     """Draw quantities over the steps, a row of panels per rule and a column per group of tensors."""
     values = long(tensor_rows(data, list(quantities)), list(quantities), positive=kind == "log")
-    if set(quantities) - set(values["quantity"]):
+    if set(quantities) - set(values["quantity"].unique()):
         return None
     cells = [
-        [Cell(rule, group, tuple(quantities), group, _row(rule, label), kind) for group in groups]
-        for groups in [dict.fromkeys(values["group"])]
-        for rule in dict.fromkeys(values["rule"])
+        [Cell(rule, group, tuple(quantities), group, _row(rule, label), kind) for group in values["group"].unique()]
+        for rule in values["rule"].unique()
     ]
     return panels.against_steps(data, values, cells, quantities, note, chance)
 

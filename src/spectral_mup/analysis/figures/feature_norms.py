@@ -128,7 +128,7 @@ def layers(data: SweepData) -> Drawing | None:
             ax = panel(fig, grid[i, j], cols * i + j, rule, None if j else label)
             for depth, style in look.items():
                 part = rows(of_module, (of_module["rule"] == rule) & (of_module["depth"] == depth))
-                table = part.pivot(index="position", columns="seed", values="value").map(np.log2)
+                table = pd.DataFrame(np.log2(part.pivot(index="position", columns="seed", values="value")))
                 panels.seeds_over(ax, table.index, table, {"ms": 3.2, **style})
             ax.set(xlim=(0, 1.04), ylim=((lo + hi) / 2 - half, (lo + hi) / 2 + half))
             ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])

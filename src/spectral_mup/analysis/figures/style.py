@@ -14,6 +14,9 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -32,6 +35,7 @@ STYLE = {
     "lines.linewidth": 1.0, "legend.frameon": False, "svg.hashsalt": "spectral_mup",
 }  # fmt: skip
 NO_DATES = {"pdf": ["CreationDate", "Producer", "Creator"], "svg": ["Date", "Creator"], "png": ["Software"]}  # left out
+CANVASES = {"pdf": FigureCanvasPdf, "svg": FigureCanvasSVG, "png": FigureCanvasAgg}
 MARKERS = "os^DvPX*<>"
 SIZE = {"width": "width", "depth": "depth (layers)"}  # label of an axis of sizes
 GREY = "0.45"
@@ -44,16 +48,17 @@ def per_row(rules: int) -> int:
 
 def save(fig: Figure, stem: Path | str, data: pd.DataFrame, data_stem: Path | str | None = None) -> None:
     """Write stem.pdf, .svg, .png (300 dpi) and .csv (what is drawn); the same data give the same bytes."""
-    paths = [Path(f"{stem}.{kind}") for kind in NO_DATES]
     with matplotlib.style.context(["default", STYLE]):
         # lay out once for all formats, and round: the solver's last bits differ from run to run and name clips in svg
-        fig.draw_without_rendering()
+        if (engine := fig.get_layout_engine()) is not None:
+            engine.execute(fig)
         fig.set_layout_engine("none")
         for ax in fig.axes:
             x, y, w, h = (round(float(v), 6) for v in ax.get_position().bounds)
             ax.set_position((x, y, w, h))
-        for path, dates in zip(paths, NO_DATES.values(), strict=True):
-            fig.savefig(path, dpi=300, metadata=dict.fromkeys(dates))
+        for kind, dates in NO_DATES.items():  # as fig.savefig does it, which draws each twice, first for a layout
+            fig.set_dpi(300)
+            getattr(CANVASES[kind](fig), f"print_{kind}")(f"{stem}.{kind}", metadata=dict.fromkeys(dates))
     write_csv(data, Path(f"{data_stem or stem}.csv"))
 
 

@@ -1,0 +1,66 @@
+"""What the runs of a sweep came to, read once: from their folders, or from a cache of folders that have not changed since."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.util.files import read_cache, write_cache
+
+FILES = ("config.json", "result.json", "norms.jsonl")  # of a run folder: what its analysis rests on
+FileState = list[int] | None
+
+
+class Results:
+    """Results of the runs under a folder. `cache` is a file that holds those of an earlier process; only speed rests on it."""
+
+    def __init__(self, runs: Path, cache: Path | None = None) -> None:
+        self.runs, self.cache = runs, cache
+        self._cached: dict[str, Any] = (read_cache(cache) if cache else None) or {}
+        self._known: dict[str, tuple[list[FileState], dict[str, Any]]] = {}
+        self._checked: set[str] = set()
+
+    def of(self, run_id: str) -> dict[str, Any] | None:
+        """Content of result.json, None while there is none. Raises RecordError on a folder that contradicts itself."""
+        if run_id not in self._known:
+            # taken before the files are read; who keeps no cache is spared the calls, which take long on a network disk
+            state = [file_state(f"{self.runs}/{run_id}/{name}") for name in FILES] if self.cache else []
+            before, result = self._cached.get(run_id, (None, None))
+            if before != state:
+                folder = RunFolder(self.runs, run_id)
+                if run_id not in self._checked:
+                    folder.check_config()
+                    self._checked.add(run_id)
+                result = folder.result()
+            if not result:
+                return None
+            self._known[run_id] = state, result
+        return self._known[run_id][1]
+
+    def loss(self, run: RunConfig) -> float | None:
+        """Loss of a run that is done, inf if it diverged, None if it has not ended."""
+        result = self.of(run.run_id)
+        if result is None:
+            return None
+        return result["val_loss"] if result["status"] == "done" else math.inf
+
+    def states(self) -> dict[str, list[FileState]]:
+        """What the FILES of every run that was found to have ended looked like; known with a cache alone."""
+        return {run_id: state for run_id, (state, _) in self._known.items()}
+
+    def save(self) -> None:
+        """Write what is known to the cache, if it is news."""
+        known = {run_id: [*entry] for run_id, entry in self._known.items()}
+        if self.cache and known != self._cached:
+            write_cache(self.cache, known)
+
+
+def file_state(path: Path | str) -> FileState:
+    """By what a change of a file is seen: its size, its times, and which one it is; None without one."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]

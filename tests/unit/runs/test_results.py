@@ -1,0 +1,102 @@
+"""Laws of the cache of results: nothing but speed rests on it, whatever becomes of the folders or of the cache."""
+
+import math
+import os
+import shutil
+
+import pytest
+from support.cli import finish, planned
+
+from spectral_mup.errors import RecordError
+from spectral_mup.runs.results import Results
+from spectral_mup.runs.run_folder import RunFolder
+
+
+@pytest.fixture
+def sweep(tiny_overrides, tmp_path):
+    """(run ids, folder of runs, cache) of a sweep whose last run has not ended; the results are cached."""
+    runs, folder, cache = planned([*tiny_overrides, "lr.adaptive=false"]), tmp_path / "runs", tmp_path / "cache" / "runs"
+    for run in runs[:-1]:
+        finish(run, folder)
+    ids = [run.run_id for run in runs]
+    read(ids, Results(folder, cache), save=True)
+    assert cache.exists()
+    return runs, ids, folder, cache
+
+
+def read(ids, results, save=False):
+    """Results by run."""
+    found = {run_id: results.of(run_id) for run_id in ids}
+    if save:
+        results.save()
+    return found
+
+
+def test_cached_results_are_those_of_the_folders_and_no_file_is_read(sweep, monkeypatch):
+    _, ids, folder, cache = sweep
+    fresh = read(ids, Results(folder))
+    assert [result is None for result in fresh.values()] == [False] * (len(ids) - 1) + [True]
+    opened = []
+    real = RunFolder.read
+    monkeypatch.setattr(RunFolder, "read", lambda self, name: opened.append(self.run_id) or real(self, name))
+    assert read(ids, Results(folder, cache)) == fresh and set(opened) == {ids[-1]}  # which may have ended by now
+    assert read(ids, Results(folder)) == fresh and set(opened) == set(ids)  # control: without a cache
+
+
+def test_a_changed_added_or_removed_run_is_seen(sweep):
+    runs, ids, folder, cache = sweep
+    result, times = folder / ids[0] / "result.json", os.stat(folder / ids[0] / "result.json")
+    text = result.read_text()
+    result.write_text(text.replace('"steps": 12', '"steps": 13'))  # in place, of the same size, and as if at the same time
+    os.utime(result, ns=(times.st_atime_ns, times.st_mtime_ns))
+    RunFolder(folder, ids[1]).write("result.json", {"status": "diverged", "val_loss": None})
+    shutil.rmtree(folder / ids[2])
+    finish(runs[-1], folder)
+    results = Results(folder, cache)
+    found = read(ids, results, save=True)
+    assert found == read(ids, Results(folder)) == read(ids, Results(folder, cache))
+    assert found[ids[0]]["steps"] == 13 and found[ids[2]] is None and found[ids[-1]]["status"] == "done"
+    assert results.loss(runs[1]) == math.inf and results.loss(runs[2]) is None
+
+
+def test_an_edited_config_is_refused_though_its_result_is_cached(sweep):
+    _, ids, folder, cache = sweep
+    config = folder / ids[0] / "config.json"
+    config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(RecordError, match="edited after the run began"):
+        read(ids, Results(folder, cache))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data.replace(b'"steps": 12', b'"steps": 13'),  # still JSON
+        lambda data: data[: len(data) // 2],
+        lambda data: b"",
+        lambda data: b"\xff" * 100,
+    ],
+)
+def test_a_damaged_cache_is_ignored_and_replaced(sweep, damage):
+    _, ids, folder, cache = sweep
+    whole = cache.read_bytes()
+    cache.write_bytes(damage(whole))
+    assert cache.read_bytes() != whole
+    assert read(ids, Results(folder, cache), save=True) == read(ids, Results(folder))
+    assert cache.read_bytes() == whole
+
+
+def test_two_readers_at_once_leave_a_whole_cache(sweep):
+    _, ids, folder, cache = sweep
+    fresh, readers = read(ids, Results(folder)), [Results(folder, cache), Results(folder, cache)]
+    for reader, own in zip(readers, (ids[:3], ids), strict=True):
+        read(own, reader)
+    for reader in (*readers, readers[0]):
+        reader.save()
+        assert read(ids, Results(folder, cache)) == fresh
+        assert not [path for path in cache.parent.iterdir() if path != cache]
+
+
+def test_where_nothing_can_be_written_results_are_read(sweep, tmp_path):
+    _, ids, folder, cache = sweep
+    (tmp_path / "file").touch()
+    assert read(ids, Results(folder, tmp_path / "file" / "runs"), save=True) == read(ids, Results(folder, cache))
