@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -29,13 +30,13 @@ HEARTBEAT_SECONDS = 30.0
 LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
-def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
+def work(pipe: Connection, config: Config, launcher: int) -> None:
     """Train runs from the pipe until it closes or the process `launcher` is gone."""
     for signum in LAUNCHER_SIGNALS:  # Ctrl-C, and SLURM's signals, which go to every process of a task; it closes the pipe
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, LAUNCHER_SIGNALS)
     configure_logging()
-    worker = Worker.start(config, index)
+    worker = Worker.start(config)
 
     def should_stop() -> bool:  # while a run is trained the launcher sends nothing: readable means closed
         return os.getppid() != launcher or pipe.poll()
@@ -48,6 +49,7 @@ def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
         stopped = False
         while not stopped:
             event = worker.execute(pipe.recv(), should_stop, send)
+            release_memory(worker.device)  # before the launcher fills the GPU
             pipe.send(event)
             stopped = event.kind == "stopped"
     worker.tracker.close()
@@ -63,13 +65,13 @@ class Worker:
     tracker: WandbLogger
 
     @classmethod
-    def start(cls, config: Config, index: int) -> Worker:
-        """Import torch, take a device, read the corpus."""
+    def start(cls, config: Config) -> Worker:
+        """Import torch, take the GPU that is visible, else the CPU, read the corpus."""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic, read at its start
         import torch
 
         torch.set_num_threads(config.cluster.threads)
-        device = pick_device(config.cluster.device, index)
+        device = pick_device(config.cluster.device)
         if device.type == "cuda":  # a CPU worker is deterministic as it is
             torch.use_deterministic_algorithms(True, warn_only=True)
         corpus = data.load(config.data.source, config.data.path, config.data.vocab_size)
@@ -138,7 +140,8 @@ class Worker:
             )  # fmt: skip
         if result is not None and processes.is_main:
             steps = result["steps"] + 1 - first.get("step", result["steps"] + 1)
-            folder.write("timing.json", {"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type})
+            timing = {"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type}
+            folder.write("timing.json", timing | {"devices": processes.size, "memory": peak_memory(self.device)})
             self.tracker.finish(result)
         return result
 
@@ -162,12 +165,31 @@ def heartbeat(folder: RunFolder) -> Iterator[None]:
         thread.join()
 
 
-def pick_device(name: str, index: int) -> Any:
-    """torch.device of a worker: `auto` takes a GPU if there is one; worker i takes GPU i modulo their number."""
+def pick_device(name: str) -> Any:
+    """torch.device of a worker: `auto` takes a GPU if it sees one; the launcher lets it see its own alone."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("cluster.device=cuda: torch sees no GPU; use cluster.device=auto or cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", index % torch.cuda.device_count())
+    return torch.device("cuda", 0)
+
+
+def release_memory(device: Any) -> None:
+    """Give back what torch keeps of a GPU after a run, and begin to measure the next one's peak."""
+    if device.type == "cuda":
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory(device: Any) -> dict[str, int] | None:
+    """Bytes of GPU memory that this process had at most for its tensors, and with what torch's allocator kept beside them."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}

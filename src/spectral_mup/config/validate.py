@@ -68,6 +68,8 @@ def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
         yield "train.shard=true: needs more than one device, as in train.devices=2; or set train.shard=false"
     if not isinstance(c, schema.SlurmConfig):
         return
+    if c.device == "cuda" and not c.gpus:
+        yield "cluster.device=cuda: cluster.gpus=0 asks for no GPU; raise it, or use cluster.device=auto"
     if c.signal_seconds >= 60 * c.time:
         yield f"cluster.signal_seconds={c.signal_seconds}: must be shorter than cluster.time ({c.time} min)"
     if t.devices % c.nodes or (c.nodes > 1 and t.devices == 1):

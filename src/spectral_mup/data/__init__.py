@@ -1,11 +1,11 @@
 """Corpus to tokens to batches, the batches as a pure function of (seed, step). Needs numpy alone."""
 
 from spectral_mup.data.batches import batch, epochs_seen, eval_batch, label_draws, probe_batch
-from spectral_mup.data.corpus import Corpus, fingerprint, load
+from spectral_mup.data.corpus import Corpus, fingerprint, load, vocabulary
 from spectral_mup.data.shards import DataError, Shards, Tokens, read_headerless, read_shard, write_shard
 from spectral_mup.data.sources import SOURCES, Source
 
 __all__ = [
     "SOURCES", "Corpus", "DataError", "Shards", "Source", "Tokens", "batch", "epochs_seen", "eval_batch", "fingerprint",
-    "label_draws", "load", "probe_batch", "read_headerless", "read_shard", "write_shard",
+    "label_draws", "load", "probe_batch", "read_headerless", "read_shard", "vocabulary", "write_shard",
 ]  # fmt: skip

@@ -16,10 +16,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.cluster.failure_causes import Cause
 from spectral_mup.cluster.progress import Event
-from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.failure_causes import Cause
 from spectral_mup.cluster.slurm.run_states import breaker
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission, open_submission, submissions
