@@ -22,7 +22,7 @@ def nvidia_smi(monkeypatch: pytest.MonkeyPatch, count: int, gigabytes: float = 8
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def pretend_to_work(pipe: Connection, config: Config, launcher: int) -> None:
+def pretend_to_work(pipe: Connection, config: Config, launcher: int, rank: int, team: Sequence[Connection]) -> None:
     """In place of worker.work: a run takes a moment, and where more than $CAPACITY share a GPU it runs out of memory.
 
     No run ends before $WORKERS workers have been there, so that they are surely at work at once.
@@ -33,7 +33,9 @@ def pretend_to_work(pipe: Connection, config: Config, launcher: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     try:
         while run := pipe.recv():
-            (there / str(os.getpid())).touch()
+            (there / f"{rank}.{gpu}.{os.getpid()}").touch()
+            if rank:
+                continue
             (busy / str(os.getpid())).touch()
             while len(list(there.iterdir())) < int(os.environ["WORKERS"]):
                 time.sleep(0.01)

@@ -2,11 +2,13 @@
 
 The launcher hands runs to workers over pipes; what it must not lose is in the run folders. A worker that dies is replaced and
 its run given out again; workers whose launcher died stop by themselves. Folders are claimed, so two launchers share the work.
-How many workers there are follows what the runs at hand need of a GPU (placement.py), and shrinks where that was too little.
+With train.devices a worker is a team of processes, which ends when one of them does. How many workers there are follows what
+the runs at hand need of a GPU (placement.py), and shrinks where that was too little.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import multiprocessing as mp
 import os
@@ -16,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +126,7 @@ class WorkerPool:
     def collect(self) -> bool:
         """Wait a moment for events and pass them on. Returns whether a run ended, so that others may be wanted now."""
         ended = False
-        handles: dict[Any, _WorkerProcess] = {handle: w for w in self._workers for handle in (w.pipe, w.process.sentinel)}
+        handles = {handle: worker for worker in self._workers for handle in worker.handles}
         for worker in {handles[handle] for handle in wait(handles, timeout=POLL_SECONDS)}:
             for event in worker.receive():
                 if event.kind == "done":
@@ -135,14 +137,17 @@ class WorkerPool:
                     event = Event("died", event.run, {"why": "no GPU memory left beside the others", "retried": True})
                 elif event.kind == "failed":
                     self.failed[event.run.run_id] = event.payload["error"]
+                    if len(worker.pipes) > 1:  # the rank that failed is about to end, and the others cannot go on without it
+                        worker.end(time.monotonic())
                 elif event.kind == "claimed":
                     self._claimed_until[event.run.run_id] = time.monotonic() + CLAIMED_RETRY_SECONDS
                 ended |= event.kind in ("done", "failed", "died")
                 self.on_event(event)
-            if not worker.process.is_alive():
+            if (exit_code := worker.exit_code) is not None:
                 self._workers.remove(worker)
+                worker.end(time.monotonic())
                 if worker.run is not None:
-                    self.on_death(worker.run, worker.process.exitcode)
+                    self.on_death(worker.run, exit_code)
         return ended
 
     def _crowded_out(self, worker: _WorkerProcess, event: Event) -> bool:
@@ -173,45 +178,72 @@ class WorkerPool:
 
 
 class _WorkerProcess:
-    """A worker as the launcher sees it; it sees the first of `gpus` alone, without one ('') the CPU."""
+    """A worker as the launcher sees it: a process for each of `gpus`, which it sees alone, or the CPU where that is ''."""
 
     def __init__(self, config: Config, index: int, gpus: list[str]) -> None:
         context = mp.get_context("spawn")
         self.index, self.gpus = index, gpus
         self.run: RunConfig | None = None
-        self.most_beside = 0  # other runs that were on its GPU with this one
-        self.pipe, worker_end = context.Pipe()
-        self.process = context.Process(target=work, args=(worker_end, config, os.getpid()), daemon=True)
-        with _start_conditions(gpus[0]):
-            self.process.start()
-        worker_end.close()
+        self.most_beside = 0  # other runs that were on its GPUs with this one
+        self.pipes: list[Connection] = []
+        self.processes: list[Any] = []
+        team = [context.Pipe(duplex=False) for _ in gpus[1:]]  # from rank 0 to each other
+        for rank, gpu in enumerate(gpus):
+            pipe, worker_end = context.Pipe()
+            ends = [team[rank - 1][0]] if rank else [sender for _, sender in team]
+            self.pipes.append(pipe)
+            self.processes.append(context.Process(target=work, args=(worker_end, config, os.getpid(), rank, ends), daemon=True))
+            with _start_conditions(gpu):
+                self.processes[-1].start()
+            worker_end.close()
+        for end in itertools.chain(*team):
+            end.close()
+
+    @property
+    def handles(self) -> list[Any]:
+        """What becomes ready when there is something to receive, or a process has ended."""
+        return [*self.pipes, *(process.sentinel for process in self.processes)]
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process that ended, a killed one before others, as these only lost it; None while all live."""
+        return min((process.exitcode for process in self.processes if process.exitcode is not None), default=None)
 
     def give(self, run: RunConfig) -> None:
         self.run, self.most_beside = run, 0
-        with suppress(OSError):  # it died while idle; its sentinel says so and the run is given out again
-            self.pipe.send(run)
+        for pipe in self.pipes:
+            with suppress(OSError):  # it died while idle; its sentinel says so and the run is given out again
+                pipe.send(run)
 
     def receive(self) -> Iterable[Event]:
-        """Events that wait in the pipe."""
-        try:
-            while self.pipe.poll():
-                event: Event = self.pipe.recv()
-                if event.kind in ENDS:
-                    self.run = None
-                yield event
-        except (EOFError, OSError):
-            self.process.join(1)
+        """Events that wait in the pipes; of several that end a run, as when all ranks fail, the first."""
+        for pipe, process in zip(self.pipes, self.processes, strict=True):
+            try:
+                while pipe.poll():
+                    event: Event = pipe.recv()
+                    if event.kind in ENDS:
+                        if self.run is None:
+                            continue
+                        self.run = None
+                    yield event
+            except (EOFError, OSError):
+                process.join(1)
 
     def close(self) -> None:
         """Ask it to checkpoint at its next step and end."""
-        self.pipe.close()
+        for pipe in self.pipes:
+            pipe.close()
 
     def end(self, deadline: float | None) -> None:
-        """Wait until it has ended, at the deadline (s on the monotonic clock; None: never) kill it."""
-        self.process.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
-        if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+        """Wait until all its processes have ended; at the deadline (s on the monotonic clock; None: never), or once one has
+        failed, for which the others may wait, kill them."""
+        for process in self.processes:
+            while process.is_alive() and not any(p.exitcode for p in self.processes):
+                if deadline is not None and time.monotonic() > deadline:
+                    break
+                process.join(POLL_SECONDS)
+            process.kill()
+            process.join()
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """How many workers a machine takes, on which GPU each, and why; the GPUs are made up, the processes are real."""
 
+import os
+
 import pytest
 from support.cli import call, planned
 from support.gpus import nvidia_smi, pretend_to_work
@@ -83,6 +85,18 @@ def test_the_neediest_of_the_runs_decides_until_it_is_measured(tmp_path):
     here.memory.learn([large])
     placement = here.place(both, [small, large])
     assert placement.workers == 6 and placement.why == "11.6 GB a run, measured"
+
+
+def test_a_team_has_a_gpu_for_each_process():
+    team = ("train.devices=2", *SMALL)
+    assert str(place(team, 4, 8)) == "4 workers of 2 processes on 8 GPUs (train.devices=2)"
+    assert [place(team, 4, 8).gpus_of(i) for i in (0, 3)] == [["GPU-0", "GPU-1"], ["GPU-6", "GPU-7"]]
+    assert place(["train.devices=4", *SMALL], 64, 7).workers == 1
+    assert place(["cluster.per_gpu=2", *team], 64, 4).workers == 4
+    assert place(team, 64, 2).per_gpu == 1 and place(["cluster.workers=3", *team], 64, 2).per_gpu == 3
+    assert place(["cluster.threads=4", *team], 64, 0).workers == 8 and place(team, 1, 0).workers == 1
+    with pytest.raises(ConfigError, match="train.devices=2: only 1 GPU here; .*cluster.device=cpu"):
+        place(team, 64, 1)
 
 
 # --- the machine that this is -----------------------------------------------------------------------------------------
@@ -207,6 +221,13 @@ def test_each_worker_sees_one_gpu_before_torch_is_imported(crowd):
     assert not failed and events == {"done": 9}
     by_pid = {r["pid"]: r["gpu"] for r in seen}
     assert sorted(by_pid.values()) == ["GPU-0", "GPU-0", "GPU-1", "GPU-1"] and not any(r["torch"] for r in seen)
+
+
+def test_each_process_of_a_team_sees_a_gpu_of_its_own(crowd, tmp_path):
+    failed, events, _ = crowd(4, 1, 4, "train.devices=2", "sweep.seed=[0,1,2]")
+    assert not failed and events == {"done": 9}
+    there = sorted(name.rpartition(".")[0] for name in os.listdir(tmp_path / "there"))
+    assert there == ["0.GPU-0", "0.GPU-2", "1.GPU-1", "1.GPU-3"]
 
 
 def test_out_of_memory_beside_others_means_fewer_workers_and_alone_a_failure(crowd, tmp_path):

@@ -50,7 +50,7 @@ BAD = {
     ("sweep.lr=[1.e-3,-2]",): "sweep.lr: 0.001 is not a multiple",
     ("train.accumulate=3",): "train.accumulate=3: train.batch_size=.* is not a multiple",
     ("train.devices=0",): "train.devices=0: must be at least 1",
-    ("train.devices=2",): "train.devices=2: needs cluster=slurm, which starts one process a device",
+    ("train.devices=3",): "train.devices=3: train.batch_size=.* is not a multiple",
     ("train.shard=true",): "train.shard=true: needs more than one device, as in train.devices=2",
     ("train.warmup=5000",): "train.warmup=5000: not below train.steps",
     ("train.schedule=step",): "train.schedule=step: must be one of linear, cosine, constant",

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster.local import run_local
 from spectral_mup.cluster.placement import Machine
 from spectral_mup.cluster.progress import Event, Progress
-from spectral_mup.cluster.slurm.pack import FAILED, OK, TEMPORARY_FAILURE, Pack, StopSignals, begin, finish
+from spectral_mup.cluster.slurm.pack import OK, Pack, StopSignals, begin, finish
 from spectral_mup.cluster.slurm_commands import ArrayTaskId
-from spectral_mup.cluster.worker import Worker
+from spectral_mup.cluster.team import abandon, free_port
+from spectral_mup.cluster.worker import Worker, release_memory
 from spectral_mup.config.schema import SlurmConfig
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
@@ -47,7 +47,8 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
     """Train several runs at once, each in a worker of its own; return {run id: error} of those that failed."""
     machine = Machine.here(pack.config, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
     _check_gpus(pack.cluster, machine.gpus)
-    machine.memory.learn(Sweep(pack.config, pack.submission.fingerprint).plan(result_reader(pack.runs_dir)).runs)
+    if machine.gpus:
+        machine.memory.learn(Sweep(pack.config, pack.submission.fingerprint).plan(result_reader(pack.runs_dir)).runs)
     placement = machine.place(pack.config, pack.runs)
     log.info("%s", placement)
     progress = Progress(pack.plan(), min(placement.workers, len(pack.runs)), 0, log_run)
@@ -103,10 +104,9 @@ def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignal
         started = time.monotonic()
         try:
             result = worker.train(run, folder, stopping, lambda event: None, processes)
-        except BaseException as error:
-            _write_traceback(folder, processes.rank, error)
-            # At once, without a message to peers that may be gone; srun ends the others.
-            os._exit(TEMPORARY_FAILURE if causes.classify_traceback(traceback.format_exc()).retryable else FAILED)
+        except Exception as error:
+            abandon(folder, processes.rank, error)  # srun ends the others
+        release_memory(worker.device)
         if processes.is_main and result is not None:
             progress.plan = pack.plan()
             progress.on_event(Event("done", run, result | {"seconds": time.monotonic() - started}))
@@ -130,26 +130,11 @@ def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
     return None
 
 
-def _write_traceback(folder: RunFolder, rank: int, error: BaseException) -> None:
-    """Write this rank's traceback to error.txt, unless that has a root cause (anything but a lost peer) from another rank."""
-    text = f"rank {rank} on {socket.gethostname()}:\n{traceback.format_exc()}"
-    log.error("%s", text, extra={"run": folder.run_id})
-    if isinstance(error, ClaimedError):
-        return
-    before = folder.error()
-    if before is None or causes.classify_traceback(before).retryable:
-        with suppress(OSError, ClaimedError):  # a full disk, or another process has the run; the log has the traceback
-            folder.write_error(text)
-
-
 def main_address(pack: Pack, task: ArrayTaskId, rank: int) -> tuple[str, int]:
     """Where rank 0 of this start listens: it writes that to a file, as no fixed port is sure to be free everywhere."""
     path = pack.submission.path / "tasks" / f"{pack.index}.{task.restart}.address"
     if rank == 0:
-        with socket.socket() as s:
-            s.bind(("", 0))
-            port = s.getsockname()[1]
-        write_atomic(path, f"{_host()} {port}\n".encode())
+        write_atomic(path, f"{_host()} {free_port()}\n".encode())
     deadline = time.monotonic() + START_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:
