@@ -51,3 +51,12 @@ def pretend_to_work(pipe: Connection, config: Config, launcher: int, rank: int, 
             pipe.send(Event("failed", run, out_of_memory) if crowded else Event("done", run))
     except EOFError:
         pass
+
+
+def fake_nvidia_smi(folder: Path, count: int) -> Path:
+    """A folder for the PATH whose nvidia-smi lists `count` GPUs; torch sees none, so their workers train on the CPU."""
+    folder.mkdir(parents=True)
+    rows = "".join(f"{i}, GPU-{i}, 80000, NVIDIA H100\\n" for i in range(count))
+    (folder / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{rows}'\n")
+    (folder / "nvidia-smi").chmod(0o755)
+    return folder
