@@ -25,7 +25,8 @@ from statistics import median
 
 from spectral_mup.analysis.collect import collect
 from spectral_mup.analysis.verdict import judge
-from spectral_mup.cluster.local import run_local, worker_count
+from spectral_mup.cluster.local import run_local
+from spectral_mup.cluster.placement import Machine
 from spectral_mup.cluster.progress import Event
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.provenance import commit
@@ -152,7 +153,8 @@ def time_to_verdict(seconds_a_run: dict, runs: Path) -> dict:
         points = collect(sweep.plan(results.loss).curves, results)
         verdict = judge(points, base=config.sweep.base_width)
         counts = points.groupby("width").size().to_dict()
-        at_once, each = (1, usual) if name == "fixed" else (worker_count(config), ours)
+        workers = Machine.here(config).place(config, sweep.plan(results.loss).runs).workers
+        at_once, each = (1, usual) if name == "fixed" else (workers, ours)
         seconds = sum(n * each[w] for w, n in counts.items()) / at_once
         found[name] = {
             "runs": int(sum(counts.values())), "seconds": seconds, "verdict": verdict.verdict,

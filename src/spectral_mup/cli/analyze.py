@@ -16,7 +16,7 @@ from spectral_mup.errors import ConfigError
 from spectral_mup.runs.provenance import PACKAGE, commit
 from spectral_mup.runs.results import file_state
 from spectral_mup.util.files import read_cache, write_cache
-from spectral_mup.util.system import cores
+from spectral_mup.util.system import own_cores
 from spectral_mup.util.text import pluralize
 
 
@@ -69,7 +69,7 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
         raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
     on_axes = {axis: along(points, axis, base) for axis in axes}
     norms = read_norms(set().union(*(norms_to_judge(p, read_norms, axis, base[axis]) for axis, p in on_axes.items())))
-    drawing: Any = {"figures": context.config.figures, "processes": cores()}
+    drawing: Any = {"figures": context.config.figures, "processes": own_cores()}
     verdicts, lines = [], []
     for axis, on_axis in on_axes.items():
         if len(axes) > 1:

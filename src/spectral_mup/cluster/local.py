@@ -2,25 +2,33 @@
 
 The launcher hands runs to workers over pipes; what it must not lose is in the run folders. A worker that dies is replaced and
 its run given out again; workers whose launcher died stop by themselves. Folders are claimed, so two launchers share the work.
+With train.devices a worker is a team of processes, which ends when one of them does. How many workers there are follows what
+the runs at hand need of a GPU (placement.py), and shrinks where that was too little.
 """
 
+from __future__ import annotations
+
+import itertools
 import math
 import multiprocessing as mp
 import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
+from spectral_mup.cluster.failure_causes import DEVICE_MEMORY, classify_traceback
+from spectral_mup.cluster.placement import Machine, Placement
 from spectral_mup.cluster.progress import ENDS, Event
 from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, work
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import RunConfig
-from spectral_mup.util.system import cores
+from spectral_mup.runs.run_folder import RunFolder
 
 MAX_DEATHS = 3  # a run that killed this many workers is given up
 MAX_FIRST_FAILURES = 3  # if this many runs fail before any is done, the rest is not started
@@ -37,15 +45,16 @@ def run_local(
     todo: Callable[[], list[RunConfig]],
     on_event: Callable[[Event], None],
     stop: Callable[[], bool] = lambda: False,
+    machine: Machine | None = None,
     max_first_failures: int = MAX_FIRST_FAILURES,
     patience: float | None = None,
 ) -> dict[str, str]:
     """Train what `todo` lists, asking it again whenever a run ends, until it lists nothing. Returns {run_id: error}.
 
     `stop` is polled; once true, workers checkpoint at their next step and the call returns. With `patience` (s), a worker that
-    takes longer is killed: its run resumes from an earlier checkpoint.
+    takes longer is killed: its run resumes from an earlier checkpoint. `machine` is what to train with, by default all of it.
     """
-    pool = WorkerPool(config, on_event)
+    pool = WorkerPool(config, machine or Machine.here(config), on_event)
     listed, listed_at = [], -math.inf
     try:
         while not stop():
@@ -62,21 +71,16 @@ def run_local(
     return pool.failed
 
 
-def worker_count(config: Config) -> int:
-    """cluster.workers, or as many as the cores this process may use allow."""
-    return config.cluster.workers or max(1, cores() // config.cluster.threads)
-
-
 class WorkerPool:
     """Workers, the runs they train, and the runs that ended: `finished` counts results, `failed` is {run_id: error}."""
 
-    def __init__(self, config: Config, on_event: Callable[[Event], None]) -> None:
-        self.config, self.on_event = config, on_event
-        self.size = worker_count(config)
+    def __init__(self, config: Config, machine: Machine, on_event: Callable[[Event], None]) -> None:
+        self.config, self.machine, self.on_event = config, machine, on_event
         self.finished = 0
         self.failed: dict[str, str] = {}
         self._workers: list[_WorkerProcess] = []
         self._deaths: Counter[str] = Counter()
+        self._at_most: dict[tuple[int, int], int] = {}  # runs of a width and depth that a GPU takes, where more failed
         self._claimed_until: dict[str, float] = {}
 
     @property
@@ -85,42 +89,81 @@ class WorkerPool:
         return {worker.run.run_id for worker in self._workers if worker.run}
 
     def dispatch(self, runs: Sequence[RunConfig]) -> None:
-        """Give these runs to idle workers, then to new ones, as far as there are places."""
+        """Give these runs to idle workers, then to new ones, as far as there are places; end idle workers that have none."""
         now = time.monotonic()
         ready = [run for run in runs if self._claimed_until.get(run.run_id, 0) <= now]
+        if not ready:
+            return
+        placement = self._place([*ready, *(w.run for w in self._workers if w.run)])
         for worker in [w for w in self._workers if w.run is None]:
-            if ready:
-                worker.give(ready.pop(0))
-        while ready and len(self._workers) < self.size:
-            free = min(set(range(self.size)) - {w.index for w in self._workers})
-            self._workers.append(_WorkerProcess(self.config, free))
-            self._workers[-1].give(ready.pop(0))
+            if worker.index >= placement.workers:  # it would hold memory that the others need
+                self._workers.remove(worker)
+                worker.close()
+                worker.end(None)
+            elif ready and self._has_room(worker.gpus, placement):
+                self._give(worker, ready.pop(0))
+        for index in sorted(set(range(placement.workers)) - {w.index for w in self._workers}):
+            if ready and self._has_room(gpus := placement.gpus_of(index), placement):
+                self._workers.append(_WorkerProcess(self.config, index, gpus))
+                self._give(self._workers[-1], ready.pop(0))
+
+    def _place(self, runs: Sequence[RunConfig]) -> Placement:
+        shapes = {(run.width, run.depth) for run in runs}
+        return self.machine.place(self.config, runs, min((n for s, n in self._at_most.items() if s in shapes), default=None))
+
+    def _busy_on(self, gpus: Sequence[str]) -> list[_WorkerProcess]:
+        return [w for w in self._workers if w.run is not None and not set(gpus).isdisjoint(w.gpus)]
+
+    def _has_room(self, gpus: Sequence[str], placement: Placement) -> bool:
+        return len(self._busy_on(gpus)) < placement.per_gpu
+
+    def _give(self, worker: _WorkerProcess, run: RunConfig) -> None:
+        worker.give(run)
+        together = self._busy_on(worker.gpus)
+        for one in together:
+            one.most_beside = max(one.most_beside, len(together) - 1)
 
     def collect(self) -> bool:
         """Wait a moment for events and pass them on. Returns whether a run ended, so that others may be wanted now."""
         ended = False
-        handles: dict[Any, _WorkerProcess] = {handle: w for w in self._workers for handle in (w.pipe, w.process.sentinel)}
+        handles = {handle: worker for worker in self._workers for handle in worker.handles}
         for worker in {handles[handle] for handle in wait(handles, timeout=POLL_SECONDS)}:
             for event in worker.receive():
                 if event.kind == "done":
                     self.finished += 1
+                    if self.machine.gpus:
+                        self.machine.memory.learn([event.run])
+                elif event.kind == "failed" and self._crowded_out(worker, event):
+                    event = Event("died", event.run, {"why": "no GPU memory left beside the others", "retried": True})
                 elif event.kind == "failed":
                     self.failed[event.run.run_id] = event.payload["error"]
+                    if len(worker.pipes) > 1:  # the rank that failed is about to end, and the others cannot go on without it
+                        worker.end(time.monotonic())
                 elif event.kind == "claimed":
                     self._claimed_until[event.run.run_id] = time.monotonic() + CLAIMED_RETRY_SECONDS
-                ended |= event.kind in ("done", "failed")
+                ended |= event.kind in ("done", "failed", "died")
                 self.on_event(event)
-            if not worker.process.is_alive():
+            if (exit_code := worker.exit_code) is not None:
                 self._workers.remove(worker)
+                worker.end(time.monotonic())
                 if worker.run is not None:
-                    self.on_death(worker.run, worker.process.exitcode)
+                    self.on_death(worker.run, exit_code)
         return ended
+
+    def _crowded_out(self, worker: _WorkerProcess, event: Event) -> bool:
+        """Whether a run failed for lack of memory on a GPU that it shared; then it is no failure, and fewer will share one."""
+        beside, shape = worker.most_beside, (event.run.width, event.run.depth)
+        if not (self.machine.gpus and beside and classify_traceback(event.payload["error"]) is DEVICE_MEMORY):
+            return False
+        self._at_most[shape] = min(beside, self._at_most.get(shape, beside))
+        RunFolder(Path(self.config.paths.runs), event.run.run_id).archive_error()
+        return True
 
     def on_death(self, run: RunConfig, exit_code: int | None) -> None:
         """Count the death of a worker in this run; the last that it may cause fails it, else the next `todo` lists it again."""
         self._deaths[run.run_id] += 1
         retried = self._deaths[run.run_id] < MAX_DEATHS
-        self.on_event(Event("died", run, {"exitcode": exit_code, "retried": retried}))
+        self.on_event(Event("died", run, {"why": f"its worker died (exit code {exit_code})", "retried": retried}))
         if not retried:
             self.failed[run.run_id] = f"its worker died {MAX_DEATHS} times, last with exit code {exit_code}"
             self.on_event(Event("failed", run, {"error": self.failed[run.run_id]}))
@@ -128,48 +171,96 @@ class WorkerPool:
     def close(self, patience: float | None) -> None:
         """Ask all workers to checkpoint at their next step and end; after `patience` (s; None: any time) kill them."""
         for worker in self._workers:
-            worker.pipe.close()
-        deadline = time.monotonic() + (patience or 0)
+            worker.close()
+        deadline = None if patience is None else time.monotonic() + patience
         for worker in self._workers:
-            worker.process.join(None if patience is None else max(0.0, deadline - time.monotonic()))
-            if worker.process.is_alive():
-                worker.process.kill()
-                worker.process.join()
+            worker.end(deadline)
 
 
 class _WorkerProcess:
-    """A worker as the launcher sees it."""
+    """A worker as the launcher sees it: a process for each of `gpus`, which it sees alone, or the CPU where that is ''."""
 
-    def __init__(self, config: Config, index: int) -> None:
+    def __init__(self, config: Config, index: int, gpus: list[str]) -> None:
         context = mp.get_context("spawn")
-        self.index = index
+        self.index, self.gpus = index, gpus
         self.run: RunConfig | None = None
-        self.pipe, worker_end = context.Pipe()
-        added = {k: v for k, v in MALLOC.items() if k not in os.environ}
-        os.environ.update(added)
-        resource_tracker.ensure_running()  # now, since its start unblocks SIGINT
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, LAUNCHER_SIGNALS)  # inherited: a starting worker outlives a Ctrl-C too
-        try:
-            self.process = context.Process(target=work, args=(worker_end, config, index, os.getpid()), daemon=True)
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            for key in added:
-                del os.environ[key]
-        worker_end.close()
+        self.most_beside = 0  # other runs that were on its GPUs with this one
+        self.pipes: list[Connection] = []
+        self.processes: list[Any] = []
+        team = [context.Pipe(duplex=False) for _ in gpus[1:]]  # from rank 0 to each other
+        for rank, gpu in enumerate(gpus):
+            pipe, worker_end = context.Pipe()
+            ends = [team[rank - 1][0]] if rank else [sender for _, sender in team]
+            self.pipes.append(pipe)
+            self.processes.append(context.Process(target=work, args=(worker_end, config, os.getpid(), rank, ends), daemon=True))
+            with _start_conditions(gpu):
+                self.processes[-1].start()
+            worker_end.close()
+        for end in itertools.chain(*team):
+            end.close()
+
+    @property
+    def handles(self) -> list[Any]:
+        """What becomes ready when there is something to receive, or a process has ended."""
+        return [*self.pipes, *(process.sentinel for process in self.processes)]
+
+    @property
+    def exit_code(self) -> int | None:
+        """Of the process that ended, a killed one before others, as these only lost it; None while all live."""
+        return min((process.exitcode for process in self.processes if process.exitcode is not None), default=None)
 
     def give(self, run: RunConfig) -> None:
-        self.run = run
-        with suppress(OSError):  # it died while idle; its sentinel says so and the run is given out again
-            self.pipe.send(run)
+        self.run, self.most_beside = run, 0
+        for pipe in self.pipes:
+            with suppress(OSError):  # it died while idle; its sentinel says so and the run is given out again
+                pipe.send(run)
 
     def receive(self) -> Iterable[Event]:
-        """Events that wait in the pipe."""
-        try:
-            while self.pipe.poll():
-                event: Event = self.pipe.recv()
-                if event.kind in ENDS:
-                    self.run = None
-                yield event
-        except (EOFError, OSError):
-            self.process.join(1)
+        """Events that wait in the pipes; of several that end a run, as when all ranks fail, the first."""
+        for pipe, process in zip(self.pipes, self.processes, strict=True):
+            try:
+                while pipe.poll():
+                    event: Event = pipe.recv()
+                    if event.kind in ENDS:
+                        if self.run is None:
+                            continue
+                        self.run = None
+                    yield event
+            except (EOFError, OSError):
+                process.join(1)
+
+    def close(self) -> None:
+        """Ask it to checkpoint at its next step and end."""
+        for pipe in self.pipes:
+            pipe.close()
+
+    def end(self, deadline: float | None) -> None:
+        """Wait until all its processes have ended; at the deadline (s on the monotonic clock; None: never), or once one has
+        failed, for which the others may wait, kill them."""
+        for process in self.processes:
+            while process.is_alive() and not any(p.exitcode for p in self.processes):
+                if deadline is not None and time.monotonic() > deadline:
+                    break
+                process.join(POLL_SECONDS)
+            process.kill()
+            process.join()
+
+
+@contextmanager
+def _start_conditions(gpu: str) -> Iterator[None]:
+    """What a process started within inherits: the one GPU that it sees, malloc's settings, the launcher's signals blocked, so
+    that a starting worker outlives a Ctrl-C too."""
+    changed = {key: value for key, value in MALLOC.items() if key not in os.environ} | {"CUDA_VISIBLE_DEVICES": gpu}
+    before = {key: os.environ.get(key) for key in changed}
+    os.environ.update(changed)
+    resource_tracker.ensure_running()  # now, since its start unblocks SIGINT
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, LAUNCHER_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value

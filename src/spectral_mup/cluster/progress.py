@@ -87,7 +87,7 @@ class Progress:
         if event.kind == "failed":
             return f"{run}: FAILED, {payload['error']}"
         if event.kind == "died":
-            return f"{run}: its worker died (exit code {payload['exitcode']})" + "; another resumes it" * payload["retried"]
+            return f"{run}: {payload['why']}" + "; another resumes it" * payload["retried"]
         return f"{run}: stopped; the next launch resumes it"
 
     def _note(self, line: str, run: RunConfig) -> None:

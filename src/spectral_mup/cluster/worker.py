@@ -1,13 +1,17 @@
-"""The worker's side: trains runs, one after the other, in a process that imports torch once, when `work` begins."""
+"""The worker's side: trains runs, one after the other, in a process that imports torch once, when `work` begins.
+
+With train.devices a worker is a team of such processes. Each is given the same runs; rank 0 claims, records and reports.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -17,6 +21,7 @@ from typing import Any
 from spectral_mup import data
 from spectral_mup.cluster.progress import Event
 from spectral_mup.cluster.slurm_commands import current_array_task, is_owner_running
+from spectral_mup.cluster.team import abandon, free_port
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.provenance import provenance
 from spectral_mup.runs.run_config import RunConfig
@@ -29,13 +34,16 @@ HEARTBEAT_SECONDS = 30.0
 LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
-def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
-    """Train runs from the pipe until it closes or the process `launcher` is gone."""
+def work(pipe: Connection, config: Config, launcher: int, rank: int = 0, team: Sequence[Connection] = ()) -> None:
+    """Train runs from the pipe until it closes or the process `launcher` is gone.
+
+    Rank 0 of a team sends on the pipes `team`, one to each other rank, the port where it listens; the others receive it there.
+    """
     for signum in LAUNCHER_SIGNALS:  # Ctrl-C, and SLURM's signals, which go to every process of a task; it closes the pipe
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, LAUNCHER_SIGNALS)
     configure_logging()
-    worker = Worker.start(config, index)
+    worker = Worker.start(config)
 
     def should_stop() -> bool:  # while a run is trained the launcher sends nothing: readable means closed
         return os.getppid() != launcher or pipe.poll()
@@ -44,12 +52,20 @@ def work(pipe: Connection, config: Config, index: int, launcher: int) -> None:
         with suppress(OSError):  # the launcher is gone; should_stop sees it
             pipe.send(event)
 
+    from spectral_mup.training.distributed import init_process_group
+
     with suppress(EOFError, OSError):  # closed: nothing more to do
-        stopped = False
-        while not stopped:
-            event = worker.execute(pipe.recv(), should_stop, send)
-            pipe.send(event)
-            stopped = event.kind == "stopped"
+        port = team[0].recv() if rank else free_port()
+        for other in team if rank == 0 else ():
+            other.send(port)
+        with init_process_group(rank, config.train.devices, "127.0.0.1", port, worker.device.type) as processes:
+            stopped = False
+            while not stopped:
+                event = worker.execute(pipe.recv(), should_stop, send, processes)
+                release_memory(worker.device)  # before the launcher fills the GPU
+                if processes.is_main:
+                    pipe.send(event)
+                stopped = event.kind == "stopped"
     worker.tracker.close()
 
 
@@ -63,40 +79,47 @@ class Worker:
     tracker: WandbLogger
 
     @classmethod
-    def start(cls, config: Config, index: int) -> Worker:
-        """Import torch, take a device, read the corpus."""
+    def start(cls, config: Config) -> Worker:
+        """Import torch, take the GPU that is visible, else the CPU, read the corpus."""
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS needs to be deterministic, read at its start
         import torch
 
         torch.set_num_threads(config.cluster.threads)
-        device = pick_device(config.cluster.device, index)
+        device = pick_device(config.cluster.device)
         if device.type == "cuda":  # a CPU worker is deterministic as it is
             torch.use_deterministic_algorithms(True, warn_only=True)
         corpus = data.load(config.data.source, config.data.path, config.data.vocab_size)
         return cls(config, corpus, device, WandbLogger(config.wandb.mode, config.wandb.project))
 
-    def execute(self, run: RunConfig, should_stop: Callable[[], bool], send: Send) -> Event:
-        """Claim a run, train it, and return how it ended; whatever goes wrong with it is an event, never an exception."""
+    def execute(self, run: RunConfig, should_stop: Callable[[], bool], send: Send, processes: Any) -> Event:
+        """Claim a run, train it, and return how it ended; whatever goes wrong with it is an event, never an exception.
+
+        In a team only the main process knows how it ended, and an exception while training ends the process.
+        """
         folder = RunFolder(Path(self.config.paths.runs), run.run_id)
         started = time.monotonic()
+        begun = self._begin(run, folder) if processes.is_main else Event("claimed", run)
+        if processes.broadcast(begun.kind) != "started":
+            return begun
+        if processes.is_main:
+            send(begun)
         try:
-            result = self.claim(run, folder)
-            if result is None:
-                send(Event("started", run))
-                result = self.train(run, folder, should_stop, send)
-        except ClaimedError as error:
-            return Event("claimed", run, {"why": str(error)})
+            result = self.train(run, folder, should_stop, send, processes)
         except Exception as error:
-            try:
-                folder.write_error(traceback.format_exc())
-            except ClaimedError as claimed:
-                return Event("claimed", run, {"why": str(claimed)})
-            except OSError:
-                pass  # a full disk; the launcher shows the cause
-            return Event("failed", run, {"error": f"{type(error).__name__}: {error}"})
+            if processes.size > 1:
+                abandon(folder, processes.rank, error, lambda message: send(Event("failed", run, {"error": message})))
+            return _failure(run, folder, error)
         if result is None:
             return Event("stopped", run)
         return Event("done", run, result | {"seconds": time.monotonic() - started})
+
+    def _begin(self, run: RunConfig, folder: RunFolder) -> Event:
+        """Claim a run: `started`, or how it has ended already."""
+        try:
+            result = self.claim(run, folder)
+        except Exception as error:
+            return _failure(run, folder, error)
+        return Event("started", run) if result is None else Event("done", run, result | {"seconds": 0.0})
 
     def claim(self, run: RunConfig, folder: RunFolder) -> dict[str, Any] | None:
         """Claim a run's folder; return its result if it has one already. Raises ClaimedError while another process has it."""
@@ -112,13 +135,11 @@ class Worker:
         return folder.result()
 
     def train(
-        self, run: RunConfig, folder: RunFolder, should_stop: Callable[[], bool], send: Send, processes: Any = None
+        self, run: RunConfig, folder: RunFolder, should_stop: Callable[[], bool], send: Send, processes: Any
     ) -> dict[str, Any] | None:
-        """Train a claimed run, with other processes if they are given; return its result, None if stopped before."""
-        from spectral_mup.training.distributed import SINGLE_PROCESS
+        """Train a claimed run with these processes, maybe only this one; return its result, None if stopped before."""
         from spectral_mup.training.run import train_run
 
-        processes = processes or SINGLE_PROCESS
         first: dict[str, int] = {}
 
         def on_rows(rows: list[dict[str, Any]]) -> None:
@@ -138,9 +159,23 @@ class Worker:
             )  # fmt: skip
         if result is not None and processes.is_main:
             steps = result["steps"] + 1 - first.get("step", result["steps"] + 1)
-            folder.write("timing.json", {"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type})
+            timing = {"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type}
+            folder.write("timing.json", timing | {"devices": processes.size, "memory": peak_memory(self.device)})
             self.tracker.finish(result)
         return result
+
+
+def _failure(run: RunConfig, folder: RunFolder, error: Exception) -> Event:
+    """The event of the exception that is handled, whose traceback becomes the run's error.txt: `failed`, or `claimed`."""
+    if isinstance(error, ClaimedError):
+        return Event("claimed", run, {"why": str(error)})
+    try:
+        folder.write_error(traceback.format_exc())
+    except ClaimedError as claimed:
+        return Event("claimed", run, {"why": str(claimed)})
+    except OSError:
+        pass  # a full disk; the launcher shows the cause
+    return Event("failed", run, {"error": f"{type(error).__name__}: {error}"})
 
 
 @contextmanager
@@ -162,12 +197,31 @@ def heartbeat(folder: RunFolder) -> Iterator[None]:
         thread.join()
 
 
-def pick_device(name: str, index: int) -> Any:
-    """torch.device of a worker: `auto` takes a GPU if there is one; worker i takes GPU i modulo their number."""
+def pick_device(name: str) -> Any:
+    """torch.device of a worker: `auto` takes a GPU if it sees one; the launcher lets it see its own alone."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("cluster.device=cuda: torch sees no GPU; use cluster.device=auto or cpu")
     if name == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda", index % torch.cuda.device_count())
+    return torch.device("cuda", 0)
+
+
+def release_memory(device: Any) -> None:
+    """Give back what torch keeps of a GPU after a run, and begin to measure the next one's peak."""
+    if device.type == "cuda":
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory(device: Any) -> dict[str, int] | None:
+    """Bytes of GPU memory that this process had at most for its tensors, and with what torch's allocator kept beside them."""
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return {"allocated": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}

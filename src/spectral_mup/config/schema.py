@@ -154,11 +154,18 @@ class DeriveConfig(Part):
     update: Annotated[Float, Field(gt=0, lt=1)]
 
 
+def _check_per_gpu(value: Any) -> Any:
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError("must be auto, or a number from 1 on")
+    return value
+
+
 class ClusterConfig(Part):
     """What every scheduler has."""
 
     scheduler: Literal["local", "slurm"]
     workers: AtLeastOne | None
+    per_gpu: Annotated[int | str, BeforeValidator(_check_per_gpu)]
     threads: AtLeastOne
     device: Literal["auto", "cpu", "cuda"]
     log_every: AtLeastOne

@@ -59,8 +59,6 @@ def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
         yield f"train.accumulate={t.accumulate}: train.batch_size={t.batch_size} is not a multiple of it"
     if t.warmup >= t.steps:
         yield f"train.warmup={t.warmup}: not below train.steps={t.steps}; shorten it or train longer"
-    if t.devices > 1 and c.scheduler == "local":
-        yield f"train.devices={t.devices}: needs cluster=slurm, which starts one process a device"
     if t.batch_size % (t.accumulate * t.devices):
         times = f"times train.accumulate={t.accumulate}; change one"
         yield f"train.devices={t.devices}: train.batch_size={t.batch_size} is not a multiple of it {times}"
@@ -68,6 +66,8 @@ def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
         yield "train.shard=true: needs more than one device, as in train.devices=2; or set train.shard=false"
     if not isinstance(c, schema.SlurmConfig):
         return
+    if c.device == "cuda" and not c.gpus:
+        yield "cluster.device=cuda: cluster.gpus=0 asks for no GPU; raise it, or use cluster.device=auto"
     if c.signal_seconds >= 60 * c.time:
         yield f"cluster.signal_seconds={c.signal_seconds}: must be shorter than cluster.time ({c.time} min)"
     if t.devices % c.nodes or (c.nodes > 1 and t.devices == 1):

@@ -58,3 +58,8 @@ def fingerprint(source: str, path: str | None, vocab_size: int | None) -> str:
     """
     text = lookup(SOURCES, source, "data.source")(source, path, vocab_size)
     return hashlib.sha256(f"{source}\n{SPLIT}\n{text.vocab_size}\n{text.content_hash()}\n".encode()).hexdigest()
+
+
+def vocabulary(source: str, path: str | None, vocab_size: int | None) -> int:
+    """The number of token ids, without reading the text. Raises what `load` raises of a source."""
+    return lookup(SOURCES, source, "data.source")(source, path, vocab_size).vocab_size

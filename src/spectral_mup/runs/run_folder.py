@@ -6,7 +6,7 @@
                            heartbeat and, once another attempt follows, its error.txt
         provenance.json    code, packages, machine of the last attempt
         status.json        step and losses while it runs
-        timing.json        seconds and steps of the attempt that ended it
+        timing.json        seconds, steps and peak GPU memory of the attempt that ended it
         metrics.jsonl      one line per step
         norms.jsonl        one line per probed step and module or tensor
         ckpt/              last checkpoints

@@ -29,6 +29,23 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise
 
 
+def check_writable(folder: Path) -> Path:
+    """Write, rename and remove a file in the folder, or in the nearest one above it that exists, and return that one.
+
+    Raises OSError if that fails, or if a file lies where a folder should be.
+    """
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    trial = existing / f".{secrets.token_hex(8)}"
+    try:
+        trial.write_bytes(b"x")
+        trial.rename(trial.with_suffix(".renamed"))
+    finally:
+        for path in (trial, trial.with_suffix(".renamed")):
+            with suppress(OSError):
+                path.unlink()
+    return existing
+
+
 def rename_to_free(prepared: Path, target: Path) -> bool:
     """Rename a folder with content, or remove it. Whether the target was free: of two processes that try, one gets it."""
     try:

@@ -15,7 +15,7 @@ def machine() -> str:
     return f"{names[0]}, {len(names)} cores" if names else platform.machine()
 
 
-def cores() -> int:
+def own_cores() -> int:
     """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
 

@@ -16,7 +16,7 @@ from support.runs import TINY
 from support.slurm_sweeps import HELD, ON_SLURM, Site, fate
 
 from spectral_mup.cli import console as cli
-from spectral_mup.cluster.slurm import failure_causes as causes
+from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster.slurm.run_states import State, reconcile
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.processes import process_start

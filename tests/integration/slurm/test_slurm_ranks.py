@@ -6,28 +6,16 @@ import signal
 from pathlib import Path
 
 import pytest
+from support import teams
 from support.launches import kill, until
-from support.runs import TINY, first_point, run_point
+from support.runs import first_point
 from support.slurm_sweeps import Site
+from support.teams import alone, close, losses
 
 from spectral_mup.config.compose import load_config
 
-PAIR = [*TINY, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-6]", "lr.adaptive=false", "train.devices=2", "cluster.cpus=1"]
-
-
-def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def alone(overrides: list[str], tmp: Path, corpus) -> tuple[str, list[float]]:
-    """Run id and losses of the same RunConfig in this process; the team is no part of its id."""
-    config = load_config([o for o in overrides if not o.startswith(("train.devices", "train.shard", "cluster.cpus"))])
-    folder, _ = run_point(first_point(config), tmp / "alone", corpus)
-    return folder.run_id, losses(folder.path)
-
-
-def close(ours: list[float], theirs: list[float]) -> bool:
-    return len(ours) == len(theirs) and all(abs(a - b) <= 1e-5 * abs(b) for a, b in zip(ours, theirs, strict=True))
+PAIR = [*teams.PAIR, "cluster.cpus=1"]
+LONG = [*teams.LONG, "cluster.cpus=1"]
 
 
 @pytest.mark.slow
@@ -42,9 +30,6 @@ def test_two_processes_train_as_one(slurm, tmp_path, corpus, optimizer, kind):
     assert close(losses(site.runs / run_id), whole)
     assert not close(losses(site.runs / run_id), whole[1:] + whole[:1])
     assert json.loads((site.runs / run_id / "provenance.json").read_text())["devices"] == 2
-
-
-LONG = [*PAIR, "train.steps=500", "cluster.checkpoint_seconds=0.2", "cluster.log_every=5"]
 
 
 def ranks(slurm) -> list[int]:

@@ -18,6 +18,7 @@ TRACEBACK = "Traceback (most recent call last):\n  …\nIsADirectoryError: [Errn
 def argv(tmp_path, monkeypatch):
     """Overrides of a tiny sweep over a text of our own, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("spectral_mup.util.gpus.ask_nvidia_smi", lambda: "")
     (tmp_path / "book.txt").write_text("".join(f"{i} times {i} is {i * i}.\n" for i in range(2000)))
     paths = [f"paths.{key}={tmp_path / key}" for key in ("runs", "results", "jobs")]
     return [*TINY[1:], "data=text", "data.path=book.txt", "rule=[spectral,standard]", "lr.adaptive=false", *paths]
@@ -56,7 +57,7 @@ def test_submission_is_refused_without_a_terminal(argv, tmp_path, monkeypatch):
 def test_run(argv, tmp_path, monkeypatch, failed):
     """What a launch says before and after the training, which is left out here."""
 
-    def run_local(config, todo, on_event, should_stop):
+    def run_local(config, todo, on_event, should_stop, machine):
         for run in todo()[len(failed) :]:
             finish(run, tmp_path / "runs")
         return failed

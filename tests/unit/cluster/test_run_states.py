@@ -19,8 +19,8 @@ from support.slurm_sweeps import ON_SLURM, fate
 
 from spectral_mup.cli.actions.states import why as print_why
 from spectral_mup.cli.context import Context
+from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster import slurm_commands as commands
-from spectral_mup.cluster.slurm import failure_causes as causes
 from spectral_mup.cluster.slurm import run_states
 from spectral_mup.cluster.slurm.run_states import DECISIONS, State, reconcile, signature
 from spectral_mup.cluster.slurm.snapshot import snapshot_config

@@ -339,3 +339,11 @@ def test_a_big_file_is_sampled_at_both_ends_and_between(tmp_path: Path, monkeypa
     assert of(b"\n" * 5000) != of(b"\n" * 5001)  # the samples are the same, the size tells
     assert of(changed(seen[1] - 1)) == whole  # the price: a change between the samples is not seen
     assert data.load("text", str(tmp_path / "0.txt"), None).sha256.startswith("sampled:")
+
+
+def test_the_vocabulary_is_that_of_the_loaded_corpus(tmp_path: Path, nanogpt: Path):
+    (tmp_path / "book.txt").write_text("A line.\n" * 100)
+    for given in (("pydoc", None, None), ("text", str(tmp_path / "book.txt"), 300), ("nanogpt", str(nanogpt), 70000)):
+        assert data.vocabulary(*given) == data.load(*given).vocab_size
+    with pytest.raises(DataError, match="data.vocab_size"):
+        data.vocabulary("nanogpt", str(nanogpt), None)

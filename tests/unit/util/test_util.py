@@ -1,10 +1,12 @@
-"""What workers log, and how numbers are written."""
+"""What workers log, how numbers are written, and which folders can be."""
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
 
+from spectral_mup.util.files import check_writable
 from spectral_mup.util.log import configure_logging, log, log_run
 from spectral_mup.util.text import format_duration, pluralize
 
@@ -31,3 +33,12 @@ def test_a_log_line_has_time_level_run_and_message(package_logger, capsys):
 def test_numbers_are_written_with_their_noun_and_unit():
     assert [pluralize(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
     assert [format_duration(s) for s in (3, 89, 90, 5399, 5400)] == ["3 s", "89 s", "2 min", "90 min", "1.5 h"]
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path):
+    assert check_writable(tmp_path / "new" / "deep") == check_writable(tmp_path) == tmp_path
+    (tmp_path / "file").touch()
+    for bad in (tmp_path / "file", tmp_path / "file" / "deep", Path("/proc/of/mine")):
+        with pytest.raises(OSError):
+            check_writable(bad)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -5,11 +5,13 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from spectral_mup.cli.context import FAILED, INTERRUPTED, OK, REFUSED, Context, format_counts, print_notes
 from spectral_mup.cluster import slurm_commands as slurm
-from spectral_mup.cluster.slurm.failure_causes import CAUSES
+from spectral_mup.cluster.failure_causes import CAUSES
+from spectral_mup.cluster.placement import Machine, Placement
 from spectral_mup.cluster.slurm.run_states import Report, State
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission
@@ -17,6 +19,7 @@ from spectral_mup.cluster.slurm.submit import SubmissionPlan, check_script, desc
 from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.util.files import check_writable
 from spectral_mup.util.text import format_duration, pluralize, table
 
 KEYS_BY_SBATCH_ERROR = {
@@ -41,7 +44,7 @@ def run(context: Context) -> int:
 
 
 def plan(context: Context) -> int:
-    """Print the runs so far and those to do; on SLURM also the tasks that they would make. Starts nothing."""
+    """Print the runs so far, those to do, and what would train them; on SLURM the tasks. Starts nothing."""
     print(_format_plan(context))
     if not context.plan.todo:
         return _nothing_to_do(context)
@@ -52,6 +55,8 @@ def plan(context: Context) -> int:
         runs = [s.run for s in report.states.values() if s.should_resubmit(context.config.cluster.retries)]
         submission = plan_submission(context.config, context.plan, runs) if runs else None
         print(_format_submission(submission, context.config) if submission else "Nothing to submit.")
+    else:
+        print(_format_workers(_machine(context).place(context.config, context.plan.todo)))
     return OK
 
 
@@ -76,9 +81,7 @@ def retry(context: Context) -> int:
         return OK
     if isinstance(context.config.cluster, SlurmConfig):
         return _submit(context, context.report, lambda s: s.run.run_id in chosen | planned, chosen)
-    for run_id in chosen:
-        RunFolder(context.runs, run_id).archive_error()
-    return _train_here(context)
+    return _train_here(context, chosen)
 
 
 def _format_plan(context: Context) -> str:
@@ -100,28 +103,48 @@ def _format_plan(context: Context) -> str:
     return "\n".join(lines)
 
 
+def _machine(context: Context) -> Machine:
+    """This one, and what is known already of the memory that the sweep's runs need."""
+    machine = Machine.here(context.config)
+    if machine.gpus:
+        machine.memory.learn(context.plan.runs)
+    return machine
+
+
+def _format_workers(placement: Placement) -> str:
+    return f"To train them: {placement}"
+
+
 def _nothing_to_do(context: Context) -> int:
     print(f"Nothing to do. Next: {context.analyze_command()}")
     return OK
 
 
-def _train_here(context: Context) -> int:
-    """Train on this machine until the plan is empty, Ctrl-C, or only failed runs are left."""
-    from spectral_mup.cluster.local import run_local, worker_count
+def _train_here(context: Context, forgiven: Collection[str] = ()) -> int:
+    """Train on this machine until the plan is empty, Ctrl-C, or only failed runs are left; the failures of the runs `forgiven`
+    are put away first. Raises ConfigError if this machine cannot train what the config says, or write where."""
+    from spectral_mup.cluster.local import run_local
     from spectral_mup.cluster.progress import Progress
 
-    config = context.config
+    config, machine = context.config, _machine(context)
+    placement = machine.place(config, context.plan.todo)
+    _check_folders(config, "runs", "results")
+    print(_format_workers(placement))
+    for run_id in forgiven:
+        RunFolder(context.runs, run_id).archive_error()
     if note := context.load_corpus().note:
         print(f"note: {note}")
-    progress = Progress(context.plan, worker_count(config), context.later_curves, lambda line, _run: print(line, flush=True))
+    progress = Progress(context.plan, placement.workers, context.later_curves, lambda line, _run: print(line, flush=True))
 
     def todo() -> list[Any]:
         context.refresh()
         progress.plan, progress.later_curves = context.plan, context.later_curves
-        return context.plan.todo
+        if runs := context.plan.todo:
+            progress.workers = machine.place(config, runs).workers
+        return runs
 
     with _stop_requests() as stopping, progress:
-        failed = run_local(config, todo, progress.on_event, stopping)
+        failed = run_local(config, todo, progress.on_event, stopping, machine)
     context.refresh()
     total = len(context.plan.runs)
     done = pluralize(total - len(context.plan.todo), "run")
@@ -135,6 +158,17 @@ def _train_here(context: Context) -> int:
         return FAILED
     print(f"All {done} done. Next: {context.analyze_command()}")
     return OK
+
+
+def _check_folders(config: Config, *keys: str) -> None:
+    """Raises ConfigError about the first of these paths that cannot be written."""
+    for key in keys:
+        path = Path(getattr(config.paths, key)).absolute()
+        try:
+            check_writable(path)
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror or error}: {error.filename or path})"
+            raise ConfigError(f"paths.{key}={path}: {reason}; free it, or give another folder") from None
 
 
 @contextmanager
@@ -159,6 +193,7 @@ def _submit(context: Context, report: Report, select: Callable[[State], bool], f
         return _nothing_to_submit(context, report)
     ordered = plan_submission(config, context.plan, runs)
     print(_format_submission(ordered, config))
+    _check_folders(config, "runs", "results", "jobs")
     _refuse_what_sbatch_would(context, ordered)
     if not context.confirmed(f"Submit {pluralize(len(runs), 'run')}?"):
         return REFUSED
@@ -218,15 +253,14 @@ def _format_submission(ordered: SubmissionPlan, config: Config) -> str:
     lines = [
         f"To submit: {pluralize(len(ordered.runs), 'run')} in {pluralize(len(ordered.packs), 'task')}, "
         f"{pluralize(ordered.arrays, 'array')} of at most {ordered.array_size}; {cost}",
-        f"A task has {pluralize(ordered.gpus, 'GPU') if ordered.gpus else 'no GPU'}, {c.cpus} cores and {c.time} min, "
-        f"and trains {ordered.workers} at once.",
+        f"A task has {pluralize(ordered.gpus, 'GPU') if ordered.gpus else 'no GPU'}, {c.cpus} cores and {c.time} min.",
     ]
     rows = []
     sizes = [(pack[0].curve.width, pack[0].curve.depth) for pack in ordered.packs]
     for width, depth in dict.fromkeys(sizes):
         packs = [pack for pack, size in zip(ordered.packs, sizes, strict=True) if size == (width, depth)]
-        seconds = ordered.expected.total(max(packs, key=len))
-        takes = "unknown" if seconds is None else f"about {format_duration(seconds / ordered.workers)}"
-        rows.append([str(width), str(depth), str(sum(map(len, packs))), str(len(packs)), takes])
-    shown = table(rows, header=["width", "depth", "runs", "tasks", "time per task"], right=range(4), indent=2)
+        seconds, place = ordered.expected.total(max(packs, key=len)), ordered.placements[width, depth]
+        takes = "unknown" if seconds is None else f"about {format_duration(seconds / place.workers)}"
+        rows.append([str(width), str(depth), str(sum(map(len, packs))), str(len(packs)), takes, str(place)])
+    shown = table(rows, header=["width", "depth", "runs", "tasks", "time per task", "each with"], right=range(4), indent=2)
     return "\n".join([*lines, *shown])

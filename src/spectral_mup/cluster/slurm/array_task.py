@@ -10,18 +10,23 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from spectral_mup.cluster.local import run_local
+from spectral_mup.cluster.placement import Machine
 from spectral_mup.cluster.progress import Event, Progress
-from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.pack import FAILED, OK, TEMPORARY_FAILURE, Pack, StopSignals, begin, finish
+from spectral_mup.cluster.slurm.pack import OK, Pack, StopSignals, begin, finish
 from spectral_mup.cluster.slurm_commands import ArrayTaskId
-from spectral_mup.cluster.worker import Worker
+from spectral_mup.cluster.team import abandon, free_port
+from spectral_mup.cluster.worker import Worker, release_memory
+from spectral_mup.config.schema import SlurmConfig
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
+from spectral_mup.runs.sweep import Sweep, result_reader
 from spectral_mup.util.files import write_atomic
+from spectral_mup.util.gpus import Gpu, visible_gpus
 from spectral_mup.util.log import configure_logging, log, log_run
 
 START_SECONDS = 300.0  # for all processes to have started
@@ -40,10 +45,13 @@ def main(path: str) -> int:
 
 def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
     """Train several runs at once, each in a worker of its own; return {run id: error} of those that failed."""
-    c = pack.cluster
-    gpus, cores = int(os.environ.get("SLURM_GPUS_ON_NODE", "0")), int(os.environ.get("SLURM_CPUS_PER_TASK", "1"))
-    workers = min(c.workers or gpus or max(1, cores // c.threads), max(1, len(pack.runs)))
-    progress = Progress(pack.plan(), workers, 0, log_run)
+    machine = Machine.here(pack.config, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
+    _check_gpus(pack.cluster, machine.gpus)
+    if machine.gpus:
+        machine.memory.learn(Sweep(pack.config, pack.submission.fingerprint).plan(result_reader(pack.runs_dir)).runs)
+    placement = machine.place(pack.config, pack.runs)
+    log.info("%s", placement)
+    progress = Progress(pack.plan(), min(placement.workers, len(pack.runs)), 0, log_run)
 
     def on_event(event: Event) -> None:
         pack.on_event(event)
@@ -53,9 +61,15 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
         progress.plan = pack.plan()
         return pack.todo()
 
-    config = pack.config.model_copy(update={"cluster": c.model_copy(update={"workers": workers})})
     never = len(pack.runs) + 1  # as the breaker counts the first failures of the whole sweep
-    return run_local(config, todo, on_event, stopping, max_first_failures=never, patience=c.signal_seconds / 2)
+    patience = pack.cluster.signal_seconds / 2
+    return run_local(pack.config, todo, on_event, stopping, machine, max_first_failures=never, patience=patience)
+
+
+def _check_gpus(c: SlurmConfig, gpus: Sequence[Gpu]) -> None:
+    """Raises RuntimeError where a task does not see the GPUs that it asked for; another node may."""
+    if c.gpus and c.device != "cpu" and not gpus:
+        raise RuntimeError(f"cluster.gpus={c.gpus}: nvidia-smi lists none on {socket.gethostname()} for this task")
 
 
 def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
@@ -63,7 +77,10 @@ def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
     rank, size, local_rank = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
     if rank == 0:
         begin(pack, task)
-    worker = Worker.start(pack.config, local_rank)
+    gpus = [] if pack.cluster.device == "cpu" else visible_gpus()
+    _check_gpus(pack.cluster, gpus)
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local_rank % len(gpus)].id if gpus else ""
+    worker = Worker.start(pack.config)
     from spectral_mup.training.distributed import init_process_group
 
     host, port = main_address(pack, task, rank)
@@ -87,10 +104,9 @@ def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignal
         started = time.monotonic()
         try:
             result = worker.train(run, folder, stopping, lambda event: None, processes)
-        except BaseException as error:
-            _write_traceback(folder, processes.rank, error)
-            # At once, without a message to peers that may be gone; srun ends the others.
-            os._exit(TEMPORARY_FAILURE if causes.classify_traceback(traceback.format_exc()).retryable else FAILED)
+        except Exception as error:
+            abandon(folder, processes.rank, error)  # srun ends the others
+        release_memory(worker.device)
         if processes.is_main and result is not None:
             progress.plan = pack.plan()
             progress.on_event(Event("done", run, result | {"seconds": time.monotonic() - started}))
@@ -114,26 +130,11 @@ def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
     return None
 
 
-def _write_traceback(folder: RunFolder, rank: int, error: BaseException) -> None:
-    """Write this rank's traceback to error.txt, unless that has a root cause (anything but a lost peer) from another rank."""
-    text = f"rank {rank} on {socket.gethostname()}:\n{traceback.format_exc()}"
-    log.error("%s", text, extra={"run": folder.run_id})
-    if isinstance(error, ClaimedError):
-        return
-    before = folder.error()
-    if before is None or causes.classify_traceback(before).retryable:
-        with suppress(OSError, ClaimedError):  # a full disk, or another process has the run; the log has the traceback
-            folder.write_error(text)
-
-
 def main_address(pack: Pack, task: ArrayTaskId, rank: int) -> tuple[str, int]:
     """Where rank 0 of this start listens: it writes that to a file, as no fixed port is sure to be free everywhere."""
     path = pack.submission.path / "tasks" / f"{pack.index}.{task.restart}.address"
     if rank == 0:
-        with socket.socket() as s:
-            s.bind(("", 0))
-            port = s.getsockname()[1]
-        write_atomic(path, f"{_host()} {port}\n".encode())
+        write_atomic(path, f"{_host()} {free_port()}\n".encode())
     deadline = time.monotonic() + START_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import time
@@ -13,6 +12,9 @@ from pathlib import Path
 
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.config.schema import Config, SlurmConfig
+from spectral_mup.errors import Unanswered
+from spectral_mup.util.files import check_writable
+from spectral_mup.util.gpus import visible_gpus
 
 SKEW_SECONDS = 30.0  # clocks further apart falsify what heartbeats and time limits show
 GOOD, KNOW, LOOK, WRONG = "✓", "·", "!", "✗"
@@ -118,14 +120,10 @@ def limits() -> Iterator[Finding]:
 
 def _folder(key: str, path: Path) -> Finding:
     """Whether it can be written, renamed in, and is on a disk that other nodes may see."""
-    existing = next(p for p in [path.absolute(), *path.absolute().parents] if p.is_dir())
-    probe = existing / f".doctor.{secrets.token_hex(4)}"
     try:
-        probe.mkdir()
-        probe.rename(probe.with_suffix(".renamed"))
-        probe.with_suffix(".renamed").rmdir()
+        existing = check_writable(path.absolute())
     except OSError as error:
-        return Finding(WRONG, f"paths.{key}", f"{existing}: {error.strerror}")
+        return Finding(WRONG, f"paths.{key}", f"{path.absolute()}: {error.strerror}")
     kind = subprocess.run(["stat", "-f", "-c", "%T", str(existing)], capture_output=True, text=True).stdout.strip()
     free = shutil.disk_usage(existing).free / 1e9
     local = kind in ("ext2/ext3", "xfs", "btrfs", "tmpfs", "overlayfs")
@@ -134,14 +132,11 @@ def _folder(key: str, path: Path) -> Finding:
 
 
 def _gpu() -> list[Finding]:
-    if not shutil.which("nvidia-smi"):
-        return [Finding(KNOW, "GPU", "none on this machine (expected on a login node)")]
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
-        lines = subprocess.run(query, capture_output=True, text=True, timeout=20).stdout.splitlines()
-    except subprocess.TimeoutExpired:
-        return [Finding(LOOK, "GPU", "nvidia-smi does not answer")]
-    return [Finding(GOOD, "GPU", line) for line in lines if line.strip()]
+        found = [Finding(GOOD, "GPU", f"{gpu.name}, {gpu.free / 1e9:.0f} GB free") for gpu in visible_gpus()]
+    except Unanswered as error:
+        return [Finding(LOOK, "GPU", str(error))]
+    return found or [Finding(KNOW, "GPU", "none on this machine (expected on a login node)")]
 
 
 def _wandb(mode: str) -> Finding:

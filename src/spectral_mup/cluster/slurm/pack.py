@@ -16,15 +16,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.cluster.failure_causes import Cause
 from spectral_mup.cluster.progress import Event
-from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.failure_causes import Cause
 from spectral_mup.cluster.slurm.run_states import breaker
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission, open_submission, submissions
 from spectral_mup.cluster.slurm.submit import describe, submit
 from spectral_mup.cluster.slurm_commands import ArrayTaskId
+from spectral_mup.cluster.team import FAILED, TEMPORARY_FAILURE
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
@@ -32,7 +33,7 @@ from spectral_mup.runs.sweep import Plan, Sweep, result_reader
 from spectral_mup.util.log import log
 from spectral_mup.util.text import pluralize
 
-OK, FAILED, PAUSED, TEMPORARY_FAILURE = 0, 1, 3, 75  # sysexits' EX_TEMPFAIL
+OK, PAUSED = 0, 3
 CLAIMED_SECONDS = 60.0  # to wait for a run of another process, which may be this task's earlier start on its last step
 NEAR_SECONDS = 120  # SLURM may warn of the time limit this much earlier than asked
 STUCK_STARTS = 2  # starts without a step of progress, after which a task that reached its time limit is not queued again

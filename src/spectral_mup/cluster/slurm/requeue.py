@@ -6,10 +6,11 @@ It does nothing after an orderly end, a cancel, or a death for lack of memory, w
 import os
 import sys
 
+from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster import slurm_commands as slurm
-from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.pack import FAILED, OK, PAUSED, TEMPORARY_FAILURE, Pack
+from spectral_mup.cluster.slurm.pack import OK, PAUSED, Pack
 from spectral_mup.cluster.slurm.run_states import tail
+from spectral_mup.cluster.team import FAILED, TEMPORARY_FAILURE
 from spectral_mup.util.log import configure_logging, log
 from spectral_mup.util.text import pluralize
 

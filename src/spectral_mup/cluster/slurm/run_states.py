@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spectral_mup.cluster.slurm import failure_causes as causes
-from spectral_mup.cluster.slurm.failure_causes import Cause
+from spectral_mup.cluster import failure_causes as causes
+from spectral_mup.cluster.failure_causes import Cause
 from spectral_mup.cluster.slurm.submission import Submission, submissions
 from spectral_mup.cluster.slurm_commands import ArrayTask, NoAnswer, sacct, squeue
 from spectral_mup.runs.run_config import RunConfig

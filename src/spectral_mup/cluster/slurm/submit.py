@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.cluster.placement import Machine, Placement, memory_of
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
 from spectral_mup.cluster.slurm.script import render, slurm_of
 from spectral_mup.cluster.slurm.snapshot import snapshot_code, snapshot_config
@@ -25,11 +26,13 @@ from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Plan, Sweep
 from spectral_mup.util.files import numbered
+from spectral_mup.util.gpus import Gpu
 from spectral_mup.util.text import pluralize
 
 UNKNOWN_PACK = 4  # runs for each worker of a task while their duration is unknown
 SETTLE_SECONDS = 5.0  # an sbatch that outlives its launcher has reached the controller by then
 ATTEMPTS = 3
+GPU_BYTES = 40e9  # of a node's GPU, as far as a login node knows; a task counts anew on its own
 
 
 class SweepPaused(Refusal):
@@ -76,8 +79,11 @@ def estimate(runs_dir: Path, runs: Iterable[RunConfig], device: str) -> Estimate
     return Estimate(medians, statistics.median(every) if every else None, len(every))
 
 
-def split_into_packs(runs: Sequence[RunConfig], expected: Estimate, seconds: float, workers: int) -> list[list[RunConfig]]:
-    """Split runs into packs, each of one width and depth, that `workers` processes train in about `seconds`.
+def split_into_packs(
+    runs: Sequence[RunConfig], expected: Estimate, seconds: float, workers_for: Callable[[Sequence[RunConfig]], int]
+) -> list[list[RunConfig]]:
+    """Split runs into packs, each of one width and depth, that as many workers as there are for such runs train in about
+    `seconds`.
 
     Packs of a shape are of equal length, give or take one run; the largest shapes come first.
     """
@@ -86,7 +92,7 @@ def split_into_packs(runs: Sequence[RunConfig], expected: Estimate, seconds: flo
         shapes[run.width, run.depth].append(run)
     packs = []
     for same_shape in sorted(shapes.values(), key=lambda runs: runs[0].cost, reverse=True):
-        each = expected.seconds(same_shape[0])
+        each, workers = expected.seconds(same_shape[0]), workers_for(same_shape)
         size = UNKNOWN_PACK * workers if each is None else max(workers, int(seconds * workers / max(each, 1e-3)))
         count = -(-len(same_shape) // size)
         packs += [same_shape[i * len(same_shape) // count : (i + 1) * len(same_shape) // count] for i in range(count)]
@@ -95,12 +101,13 @@ def split_into_packs(runs: Sequence[RunConfig], expected: Estimate, seconds: flo
 
 @dataclass(frozen=True)
 class SubmissionPlan:
-    """What would be submitted: packs of runs, each a task, in arrays of at most `array_size`."""
+    """What would be submitted: packs of runs, each a task, in arrays of at most `array_size`; the workers of a task, by the
+    width and depth of its runs, on its `gpus` in all."""
 
     packs: list[list[RunConfig]]
     expected: Estimate
     array_size: int
-    workers: int
+    placements: dict[tuple[int, int], Placement]
     gpus: int
 
     @property
@@ -114,18 +121,27 @@ class SubmissionPlan:
     @property
     def gpu_hours(self) -> float | None:
         """Expected device-hours of all packs: GPUs × time, or tasks × time without GPUs."""
-        seconds = self.expected.total(self.runs)
-        return None if seconds is None else seconds / self.workers * max(1, self.gpus) / 3600
+        known = [(self.expected.total(pack), self.placements[pack[0].width, pack[0].depth].workers) for pack in self.packs]
+        hours = [seconds / workers * max(1, self.gpus) / 3600 for seconds, workers in known if seconds is not None]
+        return sum(hours) if len(hours) == len(known) else None
 
 
 def plan_submission(config: Config, plan: Plan, runs: Sequence[RunConfig]) -> SubmissionPlan:
     """Packs for these runs, with times from the runs of the plan that are done."""
     c = slurm_of(config)
-    workers = 1 if config.train.devices > 1 else c.workers or c.gpus or max(1, c.cpus // c.threads)
-    device = "cuda" if c.device != "cpu" and c.gpus else "cpu"
-    expected = estimate(Path(config.paths.runs), plan.runs, device)
-    packs = split_into_packs(runs, expected, 60 * c.pack_minutes, workers)
-    return SubmissionPlan(packs, expected, slurm.max_array_size(), workers, c.gpus * c.nodes)
+    gpus = [Gpu(str(i), GPU_BYTES) for i in range(c.gpus)] if c.device != "cpu" else []
+    expected = estimate(Path(config.paths.runs), plan.runs, "cuda" if gpus else "cpu")
+    machine = Machine(c.cpus, gpus, memory_of(config))
+    machine.memory.learn(plan.runs if gpus else ())
+
+    def place(alike: Sequence[RunConfig]) -> Placement:
+        if config.train.devices > 1:  # on all nodes of the task
+            return Placement(1, f"train.devices={config.train.devices}", [g.id for g in gpus] * c.nodes, config.train.devices)
+        return machine.place(config, alike)
+
+    packs = split_into_packs(runs, expected, 60 * c.pack_minutes, lambda alike: place(alike).workers)
+    placements = {(pack[0].width, pack[0].depth): place(pack) for pack in packs}
+    return SubmissionPlan(packs, expected, slurm.max_array_size(), placements, c.gpus * c.nodes)
 
 
 def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ()) -> Report:

@@ -28,7 +28,7 @@ STUCK = Cause("no progress", False, "each start must fit a step and a checkpoint
               "cluster.checkpoint_seconds")  # fmt: skip
 HOST_MEMORY = Cause("out of memory", False, "raise cluster.memory, or lower cluster.workers or train.batch_size / accumulate")
 DEVICE_MEMORY = Cause("GPU out of memory", False, "raise train.accumulate, train.devices with train.shard=true, or lower "
-                      "cluster.workers")  # fmt: skip
+                      "cluster.per_gpu")  # fmt: skip
 EXCEPTION = Cause("exception", False, "fix the cause, then action=retry")
 CANCELLED = Cause("cancelled", False, "the next launch, or action=retry, submits it again")
 PAUSED = Cause("paused", False, "the sweep's first runs all failed in the same way; fix the cause, then action=retry")
