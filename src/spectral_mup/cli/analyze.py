@@ -37,7 +37,7 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
     missing = ", ".join(f"{pluralize(n, noun)} {state}" for n, noun, state in left if n)
     if missing:
         print(f"Not finished: {missing}. Resume with: {context.launch_command()}")
-    print(f"Figures and tables: {context.config.paths.results}/{context.config.sweep.name}/")
+    print(f"Figures and tables: {Path(context.config.paths.results) / context.config.sweep.name}/")
     return OK if not check or found["as_claimed"] and not missing else CHECK_FAILED
 
 

@@ -7,6 +7,7 @@ matplotlib and pandas take a second to import: here they are imported only where
 from __future__ import annotations
 
 import pkgutil
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spectral_mup.errors import ConfigError
 from spectral_mup.util.registry import lookup
@@ -92,13 +93,14 @@ def choose_figures(names: Sequence[str] | None) -> dict[str, FigureSpec]:
 
 def draw_figures(data: SweepData, folder: Path, figures: Mapping[str, FigureSpec], processes: int = 1) -> None:
     """Write NAME.pdf, .svg, .png and .csv of each figure that applies; on Linux in so many processes."""
-    if min(processes, len(figures)) < 2 or sys.platform != "linux":
+    processes = min(processes, len(figures))
+    if processes < 2 or sys.platform != "linux":
         for name, figure in figures.items():
             draw_figure(data, folder, name, figure)
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads: of BLAS alone, which is made for it
-        with ProcessPoolExecutor(processes, get_context("fork"), _inherited.append, ((data, folder, figures),)) as pool:
+        with ProcessPoolExecutor(processes, get_context("fork"), _inherit, (data, folder, figures)) as pool:
             list(pool.map(_draw_inherited, figures))
 
 
@@ -111,6 +113,11 @@ def draw_figure(data: SweepData, folder: Path, name: str, figure: FigureSpec) ->
 
 
 _inherited: list[tuple[SweepData, Path, Mapping[str, FigureSpec]]] = []  # of a forked process: too much to be copied to it
+
+
+def _inherit(*drawn: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the process that forked this one, which says so alone
+    _inherited.append(drawn)
 
 
 def _draw_inherited(name: str) -> None:
