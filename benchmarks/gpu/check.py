@@ -75,7 +75,10 @@ class Sizes:
     seconds: float = 1.0  # of a measurement
     large: Sequence[int] = (2048, 1024, 512)
     depth: int = 8
-    batch: Sequence[str] = ("model.context=1024", "train.batch_size=16", "model.head_size=128")
+    batch: Sequence[str] = (
+        "model.context=1024", "train.batch_size=16", "model.head_size=128",
+        "sweep.width=[512]", "sweep.base_width=512", "derive.width=[512,1024,2048]",  # multiples of it
+    )  # fmt: skip
     calls: int = 5
     rounds: int = 6
     ladder: Sequence[str] = ()
@@ -83,10 +86,12 @@ class Sizes:
 
 
 TINY = Sizes(
-    common=["model.context=16", "train.batch_size=4", "train.eval_sequences=8", "probe.sequences=2", "probe.steps=[1]"],
-    optimizers=["adamw", "muon"], short=["train.steps=8", "train.warmup=2"], workers=[1, 2], runs=[32, 64], seconds=0.1,
-    large=[64], depth=2, batch=[], calls=1, rounds=2, ladders=["muon"],
-    ladder=["sweep.width=[32,64]", "sweep.base_width=32", "train.steps=8", "train.warmup=2", "lr.adaptive=false"],
+    common=[
+        "model.context=16", "train.batch_size=4", "train.steps=8", "train.warmup=2", "train.eval_sequences=8",
+        "probe.sequences=2", "probe.steps=[1]",
+    ],
+    optimizers=["adamw", "muon"], short=[], workers=[1, 2], runs=[32, 64], seconds=0.05, large=[64], depth=2, batch=[],
+    calls=1, rounds=2, ladder=["sweep.width=[32,64]", "sweep.base_width=32", "lr.adaptive=false"], ladders=["muon"],
 )  # fmt: skip
 
 
@@ -222,16 +227,20 @@ def difference(a: list[float] | str, b: list[float] | str) -> float | str:
     return max(abs(x - y) for x, y in zip(a, b, strict=True))
 
 
+def short_run(sizes: Sizes, optimizer: str, family: str) -> RunConfig:
+    overrides = [f"optimizer={optimizer}", f"model={family}", "sweep.width=[32]", "sweep.base_width=32"]
+    if optimizer == "shampoo":  # roots are renewed at every step until this window is full
+        overrides.append("optimizer.algorithms.shampoo.args.betas=[0.9,0.8]")
+    return make_run([*overrides, *sizes.common, *sizes.short], 64)
+
+
 def correctness(record: Record, sizes: Sizes, device: torch.device) -> None:
     took = 0.0
     for optimizer, family in [(o, f) for o in sizes.optimizers for f in ("nanogpt", "llama2")]:
         if record.left < took:
             return record.write(cut="no time for the rest")
         begin = time.monotonic()
-        overrides = [f"optimizer={optimizer}", f"model={family}", "sweep.width=[32]", "sweep.base_width=32"]
-        if optimizer == "shampoo":  # roots are renewed at every step until this window is full
-            overrides.append("optimizer.algorithms.shampoo.args.betas=[0.9,0.8]")
-        run = make_run([*overrides, *sizes.common, *sizes.short], 64)
+        run = short_run(sizes, optimizer, family)
         eager = losses(in_way(run, graph="false"), device)
         usual = losses(in_way(run, graph="true"), device) if device.type == "cuda" else eager
         resumed = losses(in_way(run), device, stop=run.train.steps * 2 // 3)
@@ -379,10 +388,14 @@ def compile_alone(run: RunConfig, way: str, device: torch.device) -> None:
     seconds_a_call(large_step(run, way, device), device, 1)
 
 
+def large_runs(sizes: Sizes) -> list[RunConfig]:
+    overrides = [*sizes.common, *sizes.batch, "train.schedule=constant"]
+    return [make_run(overrides, width, sizes.depth) for width in sizes.large]
+
+
 def large(record: Record, sizes: Sizes, device: torch.device) -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "3"  # of each process
-    common = [*sizes.common, *sizes.batch, "train.schedule=constant"]
-    runs = [make_run(common, width, sizes.depth) for width in sizes.large]
+    runs = large_runs(sizes)
     with ProcessPoolExecutor(2 * len(runs), get_context("spawn"), start_device, (device.type,)) as pool:  # else for minutes
         for future in [pool.submit(compile_alone, run, way, device) for run in runs for way in ("compile", "plain")]:
             future.exception()  # it will be raised again below
@@ -407,7 +420,7 @@ def optimizers(record: Record, sizes: Sizes, device: torch.device) -> None:
     """Of AdamW all tensors, of Muon matrices; ours in the groups of a run, torch's in one, with the same random gradients."""
     for name, theirs in {"AdamW": {"fused": True, "betas": (0.9, 0.95)}, "Muon": {}}.items():
         overrides = [f"optimizer={name.lower()}", *[BFLOAT16_MUON] * (name == "Muon")]
-        run = make_run([*sizes.common, *overrides], sizes.large[len(sizes.large) // 2], sizes.depth)
+        run = make_run([*overrides, *sizes.common], sizes.large[len(sizes.large) // 2], sizes.depth)
         model = run.model.build(256, run.width, run.depth)
         scaling = scale_run(run, model, 256)
         init_(model, scaling, seed=0)

@@ -88,6 +88,7 @@ def ladder(rows: Sequence[Row]) -> list[str]:
     for r in rows:
         end = "" if r["finished"] else ", stopped before its end"
         lines.append(f"  {r['optimizer']}: {r['seconds']:.0f} s with {r['workers']} workers{end}")
+        lines += wrap(r["said"] if not r["rules"] else "", 78, initial_indent="    ", max_lines=2)
         for rule in r["rules"]:
             slope = [show(rule["slope"][key]) for key in ("estimate", "lo", "hi")]
             lines.append(f"    {rule['rule']}: {rule['verdict']}, slope {slope[0]} [{slope[1]}, {slope[2]}]")

@@ -1,5 +1,6 @@
 """The check of a GPU, on small models and a CPU, runs all of its code."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 from support import ROOT
 from support.launches import environment
 
+from spectral_mup.config.compose import load_config
+
 pytestmark = pytest.mark.slow
 CHECK = ROOT / "benchmarks/gpu"
 
@@ -17,6 +20,18 @@ CHECK = ROOT / "benchmarks/gpu"
 def call(command: list[str], tmp_path: Path, **extra: str) -> subprocess.CompletedProcess:
     env = environment(tmp_path, PYTHON=sys.executable, PYTHONPATH=str(ROOT / "src"), **extra)
     return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+
+
+def test_what_a_gpu_runs_in_full_can_be_composed(monkeypatch):
+    monkeypatch.syspath_prepend(str(CHECK))
+    check = importlib.import_module("check")
+    sizes = check.Sizes()
+    assert len({check.short_run(sizes, o, f).run_id for o in sizes.optimizers for f in ("nanogpt", "llama2")}) == 12
+    assert [run.width for run in check.large_runs(sizes)] == [2048, 1024, 512]
+    assert {run.train.batch_size * run.model.context for run in check.large_runs(sizes)} == {2**14}
+    for optimizer in sizes.ladders:
+        sweep = load_config(["sweep=mini/ladder", f"optimizer={optimizer}"]).sweep
+        assert sweep.width == [64, 128, 256, 512, 1024]
 
 
 def test_every_part_runs_and_is_reported(tmp_path):
@@ -48,7 +63,10 @@ def test_a_part_that_fails_leaves_its_error_and_the_next_one_runs(tmp_path):
     done = call(["bash", str(CHECK / "check.sh"), str(out), "--device", "cpu", "--tiny", *parts], tmp_path)
     assert done.returncode == 1
     optimizers, correctness = (json.loads((out / f"{part}.json").read_text()) for part in parts)
-    assert "optimizer.algorithms" in optimizers["error"] and [row["optimizer"] for row in optimizers["rows"]] == ["AdamW", "AdamW"]
+    assert "optimizer.algorithms" in optimizers["error"] and [row["optimizer"] for row in optimizers["rows"]] == [
+        "AdamW",
+        "AdamW",
+    ]
     assert "error" in correctness and [row["optimizer"] for row in correctness["rows"]] == ["adamw", "adamw"]
     report = call([sys.executable, str(CHECK / "report.py"), str(out)], tmp_path)
     assert "error: spectral_mup.errors.ConfigError: " in report.stdout and "  not run" in report.stdout
