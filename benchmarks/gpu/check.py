@@ -172,19 +172,22 @@ def seconds_a_call(step: Step, device: torch.device, calls: int) -> float:
 
 def race(steps: dict[str, Step], device: torch.device, sizes: Sizes) -> dict[str, dict[str, Any]]:
     """Call each until it is warm, noting by how much memory rises, then time them A B A B: {way: median ms, peak GB}."""
-    found: dict[str, dict[str, Any]] = {way: {"peak_gb": None} for way in steps}
+    found: dict[str, dict[str, Any]] = {way: {"ms": None, "peak_gb": None} for way in steps}
     for way, step in steps.items():
-        if device.type == "cpu":
+        if device.type == "cuda":
+            gc.collect()  # graphs of an earlier race
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
+        try:
             seconds_a_call(step, device, WARMUP)
-            continue
-        gc.collect()  # graphs of an earlier race
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        seconds_a_call(step, device, WARMUP)
-        found[way]["peak_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
-    taken = [{way: seconds_a_call(step, device, sizes.calls) for way, step in steps.items()} for _ in range(sizes.rounds)]
-    for way in steps:
+        except Exception as error:
+            found[way]["error"] = f"{type(error).__name__}: {error}"
+        if device.type == "cuda":
+            found[way]["peak_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+    able = {way: step for way, step in steps.items() if "error" not in found[way]}
+    taken = [{way: seconds_a_call(step, device, sizes.calls) for way, step in able.items()} for _ in range(sizes.rounds)]
+    for way in able:
         found[way]["ms"] = 1e3 * median(seconds[way] for seconds in taken)
     return found
 
@@ -406,9 +409,10 @@ def large(record: Record, sizes: Sizes, device: torch.device) -> None:
         flops = 6 * (12 * run.depth * run.width**2 + 256 * run.width + run.depth * run.width * run.model.context) * tokens
         steps = {way: large_step(run, way, device) for way in ("graph", "compile", "plain")}
         found = race(steps, device, sizes)
-        for way in steps:
-            found[way] |= {"mfu": peak and flops / (found[way]["ms"] / 1e3 * peak)}
-            record.add(width=run.width, way=way, speed_of_plain=found["plain"]["ms"] / found[way]["ms"], **found[way])
+        for way, row in found.items():
+            ms, plain = row["ms"], found["plain"]["ms"]
+            mfu = flops / (ms / 1e3 * peak) if ms and peak else None
+            record.add(width=run.width, way=way, mfu=mfu, speed_of_plain=plain / ms if ms and plain else None, **row)
         if record.left < 5:
             return record.write(cut="no time for the rest")
 
@@ -482,6 +486,8 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("torch sees no GPU; `--device cpu --tiny` tries the code without one")
     deadline, device = time.monotonic() + args.seconds, start_device(args.device)
     about = {
         "part": args.part, "device": torch.cuda.get_device_name(device) if args.device == "cuda" else machine(),

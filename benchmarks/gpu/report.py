@@ -36,9 +36,7 @@ def aim(what: str, values: Iterable[float | None], wanted: float, sign: int = 1)
 
 def correctness(rows: Sequence[Row]) -> list[str]:
     lines = columns(rows, ("optimizer", "family"), ("graph", "repeat", "resume", "ddp", "bf16"))
-    lines.append("  largest difference of a loss, of bf16 that of validation; 0: equal to the bit")
-    errors = [f"{r['optimizer']} {r['family']} {key}: {x}" for r in rows for key, x in r.items() if "Error" in str(x)]
-    return lines + [line for error in errors for line in wrap(error, 78, initial_indent="  ", max_lines=3)]
+    return [*lines, "  largest difference of a loss, of bf16 that of validation; 0: equal to the bit"]
 
 
 def throughput(rows: Sequence[Row]) -> list[str]:
@@ -78,7 +76,7 @@ def large(rows: Sequence[Row]) -> list[str]:
 
 
 def optimizers(rows: Sequence[Row]) -> list[str]:
-    ms = {r["whose"]: r["ms"] for r in rows if r["optimizer"] == "Muon"}
+    ms = {r["whose"]: r["ms"] for r in rows if r["optimizer"] == "Muon" and r["ms"]}
     lines = columns(rows, ("optimizer", "whose"), ("width", "ms", "peak_gb"))
     return [*lines, aim("Muon's step over torch's", [ms["ours"] / ms["torch"]] if len(ms) == 2 else [], 1, sign=-1)]
 
@@ -109,6 +107,11 @@ def main(out: Path) -> None:
         about = "{device}, torch {torch}, Python {python}, commit {commit}".format(**found) if "device" in found else said
         lines = wrap(about, 80) if about != said else []
         lines += ["", part, *(lines_of(found["rows"]) if found["rows"] else [])]
+        for row in found["rows"]:
+            errors = [
+                f"{' '.join(list(map(str, row.values()))[:2])}, {key}: {x}" for key, x in row.items() if "Error" in str(x)
+            ]
+            lines += [line for error in errors for line in wrap(error, 78, initial_indent="  ", max_lines=3)]
         if "error" in found:
             lines += wrap(f"error: {found['error'].splitlines()[-1]}", 78, initial_indent="  ", max_lines=4)
         elif "cut" in found or not found["finished"]:
