@@ -71,7 +71,8 @@ class StaticText:
     ) -> None:
         self.tokens, self.device, self.parts = tokens, device, parts
         self.where = {"seed": seed, "batch_size": batch_size, "context": context, "microbatches": of}
-        self.window = torch.zeros(len(parts), batch_size // of, context + 1, dtype=torch.int64, device=device)
+        # laid out as those of `text_batches`, else torch.compile would compile again, in the midst of the capture
+        self.x, self.y = torch.zeros(2, len(parts), batch_size // of, context, dtype=torch.int64, device=device)
         self.offsets = torch.arange(context + 1, device=device)
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else float("inf")
         fits = 4 * len(tokens) <= RESIDENT_SHARE * free
@@ -82,10 +83,12 @@ class StaticText:
         starts = [data.batch_starts(self.tokens, step=step, microbatch=part, **self.where) for part in self.parts]
         if self.resident is None:
             windows = [data.windows(self.tokens, at, len(self.offsets)).astype(np.int64) for at in starts]
-            self.window.copy_(on_device(np.stack(windows), self.device))
+            window = on_device(np.stack(windows), self.device)
         else:
-            self.window.copy_(self.resident[on_device(np.stack(starts), self.device)[..., None] + self.offsets])
+            window = self.resident[on_device(np.stack(starts), self.device)[..., None] + self.offsets]
+        self.x.copy_(window[..., :-1])
+        self.y.copy_(window[..., 1:])
 
     def batches(self) -> list[TextBatch]:
         """Its micro-batches; sampled labels are drawn elsewhere, as they are not captured."""
-        return [TextBatch(part[:, :-1], part[:, 1:], lambda: torch.empty(0)) for part in self.window]
+        return [TextBatch(x, y, lambda: torch.empty(0)) for x, y in zip(self.x, self.y, strict=True)]

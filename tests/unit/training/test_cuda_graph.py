@@ -120,3 +120,4 @@ def test_static_text_is_that_of_the_batches(resident, monkeypatch):
             static.fill(step)
             for ours, theirs in zip(own, batches(step), strict=True):
                 assert ours.x.equal(theirs.x) and ours.y.equal(theirs.y)
+                assert ours.x.stride() == theirs.x.stride() and ours.y.stride() == theirs.y.stride()
