@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from spectral_mup import data
+from spectral_mup.cluster.worker import release_memory
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_config import Curve, RunConfig
@@ -126,6 +127,7 @@ def start_device(name: str) -> torch.device:
         return torch.device("cpu")
     torch.cuda.set_device(0)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
     return torch.device("cuda", 0)
 
 
@@ -221,6 +223,8 @@ def losses(
             return [row["loss"] for row in read_rows(folder.path / "metrics.jsonl")] + [result["val_loss"]]
     except Exception as error:
         return f"{type(error).__name__}: {error}"
+    finally:
+        release_memory(device)
 
 
 def difference(a: list[float] | str, b: list[float] | str) -> float | str:

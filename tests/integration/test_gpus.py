@@ -38,3 +38,28 @@ def test_no_gpu_is_one_line_before_anything_starts(tmp_path):
         assert launch.wait() == 2 and launch.number == number
         assert launch.err.startswith(f"error: {key}: ") and launch.err.count("\n") == 1
     assert not launch.runs.exists()
+
+
+FAULTY = """
+import torch
+
+class Faulty(torch.optim.SGD):
+    def step(self, closure=None):
+        if MISTAKE:
+            raise RuntimeError(MISTAKE)
+        return super().step(closure)
+"""
+
+
+@pytest.mark.parametrize(("error", "survives"), [("CUDA error: an illegal memory access", False), ("a mistake", True)])
+def test_a_worker_whose_gpu_is_broken_trains_no_other_run(error, survives, tmp_path):
+    module = FAULTY.replace("if MISTAKE", "if self.param_groups[0]['base_lr'] > 2**-6.5").replace("MISTAKE", repr(error))
+    (tmp_path / "faulty.py").write_text(module)
+    launch = Launch(
+        tmp_path,
+        [*RUNS, "optimizer=sgd", "optimizer.algorithms.sgd.target=faulty.Faulty", "sweep.lr=[-7,-6]", "sweep.seed=[0,1]",
+         "cluster.workers=1"],
+    )  # fmt: skip
+    assert launch.wait() == 1, launch.err
+    pids = [json.loads(path.read_text())["pid"] for path in launch.runs.glob("*/attempts/1/owner.json")]
+    assert len(ended(launch.runs)) == 2 and len(pids) == 4 and (len(set(pids)) == 1) == survives

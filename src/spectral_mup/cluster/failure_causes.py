@@ -41,7 +41,8 @@ BY_STATE = {
 }  # fmt: skip
 
 BY_EXCEPTION = {  # patterns of the line that names the exception
-    r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED": DEVICE_MEMORY,
+    r"CUDA out of memory|CUDA error: out of memory|Triton Error \[CUDA\]: out of memory"
+    r"|CU(BLAS|SOLVER|DNN)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)": DEVICE_MEMORY,
     r"^MemoryError|^WorkerDied: .*exit code -9|can't allocate memory|not enough memory": HOST_MEMORY,
     r"^OSError: \[Errno (5|116)\]": DISK,  # EIO, ESTALE
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import threading
 import time
@@ -31,6 +32,7 @@ from spectral_mup.util.log import configure_logging
 
 Send = Callable[[Event], None]
 HEARTBEAT_SECONDS = 30.0
+BROKEN_DEVICE = re.compile(r"CUDA error(?!: out of memory)|cannot be captured as a CUDA graph")  # no later run can use it
 LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 
@@ -62,10 +64,12 @@ def work(pipe: Connection, config: Config, launcher: int, rank: int = 0, team: S
             stopped = False
             while not stopped:
                 event = worker.execute(pipe.recv(), should_stop, send, processes)
-                release_memory(worker.device)  # before the launcher fills the GPU
+                broken = event.kind == "failed" and bool(BROKEN_DEVICE.search(event.payload["error"]))
+                if not broken:
+                    release_memory(worker.device)  # before the launcher fills the GPU
                 if processes.is_main:
                     pipe.send(event)
-                stopped = event.kind == "stopped"
+                stopped = broken or event.kind == "stopped"
     worker.tracker.close()
 
 
@@ -87,7 +91,9 @@ class Worker:
         torch.set_num_threads(config.cluster.threads)
         device = pick_device(config.cluster.device)
         if device.type == "cuda":  # a CPU worker is deterministic as it is
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.use_deterministic_algorithms(True, warn_only=True)  # as far as there are such; attention backward has none
+            # else each new tensor costs a kernel, which only serves to find bugs
+            setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
         corpus = data.load(config.data.source, config.data.path, config.data.vocab_size)
         return cls(config, corpus, device, WandbLogger(config.wandb.mode, config.wandb.project))
 

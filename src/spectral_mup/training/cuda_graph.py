@@ -4,6 +4,8 @@ What changes from step to step (tokens, lr, bias corrections) is copied to fixed
 other operations, those that are probed or renew Shampoo's roots say, are taken as usual in between.
 """
 
+import functools
+import gc
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -40,9 +42,21 @@ def set_capturable(optimizers: Sequence[torch.optim.Optimizer], on: bool) -> Non
 def capture(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     """Record the kernels that `step` launches without running them, and return what runs them."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on
-        step()
+    gc.collect()
+    gc.disable()  # what a collection frees, an earlier graph say, must not be freed in the midst of a capture
+    try:  # other threads may go on meanwhile
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=side_stream(device), capture_error_mode="thread_local"):
+            step()
+    finally:
+        gc.enable()
+    torch.cuda.reset_peak_memory_stats(device)  # of the steps before, whose memory is free again
     return graph.replay
+
+
+@functools.cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream for captures and the steps before them: cuBLAS keeps a workspace for each stream that it has seen."""
+    return torch.cuda.Stream(device)
 
 
 class GraphedStep:
@@ -97,7 +111,7 @@ class GraphedStep:
         """A usual step on a stream of its own, as torch wants those before a capture."""
         if self.device.type != "cuda":
             return self.trainer.step()
-        main, side = torch.cuda.current_stream(self.device), torch.cuda.Stream(self.device)
+        main, side = torch.cuda.current_stream(self.device), side_stream(self.device)
         side.wait_stream(main)
         with torch.cuda.stream(side):
             loss = self.trainer.step()
@@ -114,7 +128,8 @@ class GraphedStep:
         try:
             return capture(lambda: self.loss.copy_(self.trainer.descend(batches)), self.device)  # type: ignore[arg-type,return-value]
         except RuntimeError as error:
-            raise RuntimeError(f"the step cannot be captured as a CUDA graph, set train.graph=false: {error}") from error
+            why = error.__context__ or error  # ending the capture fails too, and says less
+            raise RuntimeError(f"the step cannot be captured as a CUDA graph, set train.graph=false: {why}") from error
         finally:
             for optimizer in self._stacked():
                 optimizer.feed = None

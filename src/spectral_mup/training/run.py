@@ -34,6 +34,7 @@ from spectral_mup.training.trainer import Trainer
 from spectral_mup.util.files import read_rows, write_atomic
 
 TRAIN_LOSS_STEPS = 20  # steps whose mean is the result's train_loss
+GPU_WRITE_SECONDS = 0.5  # at least, between two writes of losses: each waits for the GPU
 LOGS = ("metrics.jsonl", "norms.jsonl")
 
 
@@ -64,7 +65,8 @@ def train_run(
     log = RunLog(run, folder, processes, on_rows)
     log.resume(trainer.step_number, probe)
     validation = partial(validate, trainer, run, corpus, device)
-    saved_at = time.monotonic()
+    saved_at = written_at = time.monotonic()
+    pause = GPU_WRITE_SECONDS if device.type == "cuda" and processes.size == 1 else 0.0  # processes would disagree
     trainer.model.train()
     while (step := trainer.step_number + 1) <= t.steps:
         if processes.any(should_stop()):
@@ -77,8 +79,8 @@ def train_run(
             log.write_norms(rows)
         if t.eval_every and step % t.eval_every == 0 and step < t.steps:
             log.evaluations[step] = validation()
-        if step % log_every == 0 or step == t.steps:
-            diverged = log.write()
+        if step == t.steps or step % log_every == 0 and time.monotonic() - written_at >= pause:
+            diverged, written_at = log.write(), time.monotonic()
             if diverged is not None:
                 return log.finish(trainer, corpus, auto, diverged, math.nan)
             due = processes.is_main and time.monotonic() - saved_at > checkpoint_seconds

@@ -66,7 +66,7 @@ class Trainer:
         self.model, self.optimizers, self.batches, self.loss = model, list(optimizers), batches, loss
         self.schedule, self.clip, self.sampled_loss, self.processes = schedule, clip, sampled_loss, processes
         self.forward = model if forward is None else forward
-        self.device_type = next(model.parameters()).device.type
+        self.device = next(model.parameters()).device
         self.bfloat16 = bfloat16
         self.step_number = 0
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
@@ -145,7 +145,7 @@ class Trainer:
             "model": _gathered(self.model.state_dict(), keep),
             "optimizers": [_gathered(o.state_dict(), keep) for o in self.optimizers],
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -160,18 +160,18 @@ class Trainer:
         self.step_number = state["step"]
         if self.processes.size == 1:
             torch.set_rng_state(state["rng"].cpu())
-            if state["cuda_rng"] and torch.cuda.is_available():
-                torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda_rng"]])
+            if state["cuda_rng"] is not None and self.device.type == "cuda":
+                torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
     def _groups(self) -> list[dict[str, Any]]:
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device_type, torch.bfloat16) if self.bfloat16 else nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
     def _backward(self, loss_of: Callable[[Batch], Tensor], batches: Sequence[Batch]) -> Tensor:
         """Add the gradient of the mean loss over the micro-batches; return that mean."""
-        total = torch.zeros((), device=next(self.model.parameters()).device)
+        total = torch.zeros((), device=self.device)
         unsynced = getattr(self.forward, "no_sync", nullcontext)  # DDP averages gradients once a step, at the last micro-batch
         for i, batch in enumerate(batches):
             with self._autocast(), nullcontext() if i == len(batches) - 1 else unsynced():

@@ -20,14 +20,14 @@ class Gpu:
 
 
 def ask_nvidia_smi() -> str:
-    """What nvidia-smi answers to QUERY; nothing without it or without a driver. Raises Unanswered if it does not end."""
+    """What nvidia-smi answers to QUERY; nothing without it, no GPUs without a driver. Raises Unanswered if it does not end."""
     try:
         done = subprocess.run(QUERY, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
         return ""
     except subprocess.TimeoutExpired:
         raise Unanswered(f"nvidia-smi gave no answer in {SECONDS} s; cluster.device=cpu trains without GPUs") from None
-    return "" if done.returncode else done.stdout
+    return done.stdout  # also where it failed for one GPU of several
 
 
 def visible_gpus() -> list[Gpu]:

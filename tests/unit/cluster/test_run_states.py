@@ -90,6 +90,12 @@ ERRORS = {
         raised("RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         "GPU out of memory",
     ),
+    "cuSOLVER": (raised("RuntimeError: cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling it"), "GPU out of memory"),
+    "cuBLAS does not start": (
+        raised("RuntimeError: CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling"),
+        "GPU out of memory",
+    ),
+    "Triton": (raised("RuntimeError: Triton Error [CUDA]: out of memory"), "GPU out of memory"),
     "torch on the host": (traceback_of(lambda: torch.empty(2**62, dtype=torch.uint8)), "out of memory"),
     "Python": (traceback_of(lambda: bytearray(2**62)), "out of memory"),
     "workers killed": ("WorkerDied: its worker died 3 times, last with exit code -9\n", "out of memory"),
