@@ -21,7 +21,7 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd
     corpora: dict[str, str] = {}
     for curve, run in ((curve, run) for curve, of_curve in curves.items() for run in of_curve):
         rows.append(key_of(run, curve) | {"family": run.model.family, "optimizer": run.optimizer.name, "status": "missing"})
-        result = results.of(run.run_id)
+        result = results.of(run)
         if result is None:
             continue
         corpora.setdefault(result["corpus"]["sha256"], run.run_id)

@@ -22,8 +22,9 @@ class Results:
         self._known: dict[str, tuple[list[FileState], dict[str, Any]]] = {}
         self._checked: set[str] = set()
 
-    def of(self, run_id: str) -> dict[str, Any] | None:
+    def of(self, run: RunConfig) -> dict[str, Any] | None:
         """Content of result.json, None while there is none. Raises RecordError on a folder that contradicts itself."""
+        run_id = run.run_id
         if run_id not in self._known:
             # taken before the files are read; who keeps no cache is spared the calls, which take long on a network disk
             state = [file_state(f"{self.runs}/{run_id}/{name}") for name in FILES] if self.cache else []
@@ -31,7 +32,7 @@ class Results:
             if before != state:
                 folder = RunFolder(self.runs, run_id)
                 if run_id not in self._checked:
-                    folder.check_config()
+                    folder.check_config(run.to_json())
                     self._checked.add(run_id)
                 result = folder.result()
             if not result:
@@ -41,7 +42,7 @@ class Results:
 
     def loss(self, run: RunConfig) -> float | None:
         """Loss of a run that is done, inf if it diverged, None if it has not ended."""
-        result = self.of(run.run_id)
+        result = self.of(run)
         if result is None:
             return None
         return result["val_loss"] if result["status"] == "done" else math.inf

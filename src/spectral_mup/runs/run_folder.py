@@ -62,10 +62,10 @@ class RunFolder:
         if not self.check_config():
             self.write("config.json", config)
 
-    def check_config(self) -> bool:
-        """Whether the folder has a config. Raises RecordError if it does not hash to the folder's name."""
+    def check_config(self, expected: dict[str, Any] | None = None) -> bool:
+        """Whether the folder has a config. Raises RecordError unless it is as `expected`, or hashes to the folder's name."""
         config = self.read("config.json")
-        if config is not None and not (isinstance(config, dict) and hash_of(config) == self.run_id):
+        if config not in (None, expected) and not (isinstance(config, dict) and hash_of(config) == self.run_id):
             raise RecordError(
                 f"{self.path}/config.json does not hash to the folder's name, so it was edited after the run began; "
                 "restore it, or move the folder away to train the run again"

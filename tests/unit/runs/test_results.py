@@ -19,28 +19,28 @@ def sweep(tiny_overrides, tmp_path):
     for run in runs[:-1]:
         finish(run, folder)
     ids = [run.run_id for run in runs]
-    read(ids, Results(folder, cache), save=True)
+    read(runs, Results(folder, cache), save=True)
     assert cache.exists()
     return runs, ids, folder, cache
 
 
-def read(ids, results, save=False):
+def read(runs, results, save=False):
     """Results by run."""
-    found = {run_id: results.of(run_id) for run_id in ids}
+    found = {run.run_id: results.of(run) for run in runs}
     if save:
         results.save()
     return found
 
 
 def test_cached_results_are_those_of_the_folders_and_no_file_is_read(sweep, monkeypatch):
-    _, ids, folder, cache = sweep
-    fresh = read(ids, Results(folder))
+    runs, ids, folder, cache = sweep
+    fresh = read(runs, Results(folder))
     assert [result is None for result in fresh.values()] == [False] * (len(ids) - 1) + [True]
     opened = []
     real = RunFolder.read
     monkeypatch.setattr(RunFolder, "read", lambda self, name: opened.append(self.run_id) or real(self, name))
-    assert read(ids, Results(folder, cache)) == fresh and set(opened) == {ids[-1]}  # which may have ended by now
-    assert read(ids, Results(folder)) == fresh and set(opened) == set(ids)  # control: without a cache
+    assert read(runs, Results(folder, cache)) == fresh and set(opened) == {ids[-1]}  # which may have ended by now
+    assert read(runs, Results(folder)) == fresh and set(opened) == set(ids)  # control: without a cache
 
 
 def test_a_changed_added_or_removed_run_is_seen(sweep):
@@ -53,18 +53,18 @@ def test_a_changed_added_or_removed_run_is_seen(sweep):
     shutil.rmtree(folder / ids[2])
     finish(runs[-1], folder)
     results = Results(folder, cache)
-    found = read(ids, results, save=True)
-    assert found == read(ids, Results(folder)) == read(ids, Results(folder, cache))
+    found = read(runs, results, save=True)
+    assert found == read(runs, Results(folder)) == read(runs, Results(folder, cache))
     assert found[ids[0]]["steps"] == 13 and found[ids[2]] is None and found[ids[-1]]["status"] == "done"
     assert results.loss(runs[1]) == math.inf and results.loss(runs[2]) is None
 
 
 def test_an_edited_config_is_refused_though_its_result_is_cached(sweep):
-    _, ids, folder, cache = sweep
+    runs, ids, folder, cache = sweep
     config = folder / ids[0] / "config.json"
     config.write_text(config.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(RecordError, match="edited after the run began"):
-        read(ids, Results(folder, cache))
+        read(runs, Results(folder, cache))
 
 
 @pytest.mark.parametrize(
@@ -77,26 +77,26 @@ def test_an_edited_config_is_refused_though_its_result_is_cached(sweep):
     ],
 )
 def test_a_damaged_cache_is_ignored_and_replaced(sweep, damage):
-    _, ids, folder, cache = sweep
+    runs, _, folder, cache = sweep
     whole = cache.read_bytes()
     cache.write_bytes(damage(whole))
     assert cache.read_bytes() != whole
-    assert read(ids, Results(folder, cache), save=True) == read(ids, Results(folder))
+    assert read(runs, Results(folder, cache), save=True) == read(runs, Results(folder))
     assert cache.read_bytes() == whole
 
 
 def test_two_readers_at_once_leave_a_whole_cache(sweep):
-    _, ids, folder, cache = sweep
-    fresh, readers = read(ids, Results(folder)), [Results(folder, cache), Results(folder, cache)]
-    for reader, own in zip(readers, (ids[:3], ids), strict=True):
+    runs, _, folder, cache = sweep
+    fresh, readers = read(runs, Results(folder)), [Results(folder, cache), Results(folder, cache)]
+    for reader, own in zip(readers, (runs[:3], runs), strict=True):
         read(own, reader)
     for reader in (*readers, readers[0]):
         reader.save()
-        assert read(ids, Results(folder, cache)) == fresh
+        assert read(runs, Results(folder, cache)) == fresh
         assert not [path for path in cache.parent.iterdir() if path != cache]
 
 
 def test_where_nothing_can_be_written_results_are_read(sweep, tmp_path):
-    _, ids, folder, cache = sweep
+    runs, _, folder, cache = sweep
     (tmp_path / "file").touch()
-    assert read(ids, Results(folder, tmp_path / "file" / "runs"), save=True) == read(ids, Results(folder, cache))
+    assert read(runs, Results(folder, tmp_path / "file" / "runs"), save=True) == read(runs, Results(folder, cache))

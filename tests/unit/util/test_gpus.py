@@ -48,11 +48,12 @@ def test_without_nvidia_smi_or_its_driver_there_is_none_whatever_the_variable_sa
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,MIG-x")
     monkeypatch.setattr(gpus, "QUERY", (str(tmp_path / "nvidia-smi"),))
     assert visible_gpus() == []
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '0, GPU-a, 1000, NVIDIA A'\nexit $CODE\n")
+    (tmp_path / "nvidia-smi").write_text('#!/bin/sh\necho "$ANSWER"\nexit $CODE\n')
     (tmp_path / "nvidia-smi").chmod(0o755)
     monkeypatch.setenv("CODE", "9")
+    monkeypatch.setenv("ANSWER", "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.")
     assert visible_gpus() == []
-    monkeypatch.setenv("CODE", "0")  # the control
+    monkeypatch.setenv("ANSWER", "0, GPU-a, 1000, NVIDIA A")  # as where another GPU is lost
     assert [gpu.id for gpu in visible_gpus()] == ["0", "MIG-x"]
 
 

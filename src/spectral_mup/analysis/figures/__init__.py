@@ -101,7 +101,7 @@ def draw_figures(data: SweepData, folder: Path, figures: Mapping[str, FigureSpec
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads: of BLAS alone, which is made for it
         with ProcessPoolExecutor(processes, get_context("fork"), _inherit, (data, folder, figures)) as pool:
-            list(pool.map(_draw_inherited, figures))
+            list(pool.map(_draw_inherited, sorted(figures, key=lambda name: figures[name].needs == NORMS)))  # the slowest first
 
 
 def draw_figure(data: SweepData, folder: Path, name: str, figure: FigureSpec) -> None:
