@@ -151,7 +151,7 @@ class WorkerPool:
         return ended
 
     def _crowded_out(self, worker: _WorkerProcess, event: Event) -> bool:
-        """Whether a run failed for lack of memory on a GPU that it shared; then it is no failure, and fewer will share one."""
+        """Whether a run failed for lack of memory on a GPU that it shared; then it runs again, and fewer will share one."""
         beside, shape = worker.most_beside, (event.run.width, event.run.depth)
         if not (self.machine.gpus and beside and classify_traceback(event.payload["error"]) is DEVICE_MEMORY):
             return False

@@ -26,7 +26,7 @@ class UsesSampledLabels(Protocol):
     """An optimizer that estimates curvature from gradients on labels drawn from the model's own softmax (arXiv 2305.14342).
 
     Before every `hessian_interval`-th step, the first included, a trainer leaves in p.grad the gradient of the mean loss
-    over `tokens` tokens so labelled, calls `update_hessian(tokens)`, clears the gradients and goes on to the step itself.
+    over `tokens` tokens so labelled, calls `update_hessian(tokens)`, clears the gradients and takes the step itself.
     Where that mean is over micro-batches and ranks, `tokens` counts them all.
     """
 
@@ -100,7 +100,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         return group["weight_decay"]
 
     def diagnose(self, stack: Stack) -> dict[str, Tensor]:
-        """{quantity: (n,)} that a stack's state tells of the step just taken; nothing unless an optimizer says so."""
+        """{quantity: (n,)} of the step just taken, by a stack's state; nothing unless an optimizer says so."""
         return {}
 
     @torch.no_grad()

@@ -1,6 +1,5 @@
 """Draw the weights of a model: one draw for sweeps, derive, check_features and models of one's own."""
 
-import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +9,7 @@ from spectral_mup.optim.stacked import shard_like
 from spectral_mup.scaling.groups import check_shapes
 from spectral_mup.scaling.inspect import owners
 from spectral_mup.scaling.scale import ModelScaling, base_init_std
+from spectral_mup.util.seeds import seed_of
 
 
 @torch.no_grad()
@@ -30,8 +30,7 @@ def init_(
         base = _base_std(scaling, name, std)
         if base is None or not p.requires_grad:
             continue
-        digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+        generator = torch.Generator().manual_seed(seed_of(seed, name))
         draw = torch.randn(p.shape, generator=generator).mul_(base * scaling[name].init_std)
         for module in held[id(p)]:
             if getattr(module, "padding_idx", None) is not None:

@@ -66,7 +66,7 @@ def inspect_parameters(model: Any, embeddings: Sequence[str] = ()) -> dict[str, 
 
 
 def _fans(shape: tuple[int, ...], module: Any) -> tuple[int, int] | None:
-    """(fan_out, fan_in) of a weight; None where the number of its dimensions tells nothing."""
+    """(fan_out, fan_in) of a weight; None where the number of its dimensions does not say."""
     if len(shape) < 2:
         return None
     if isinstance(module, _ConvNd):  # (out, in/groups, *kernel), or transposed (in, out/groups, *kernel)
@@ -93,7 +93,7 @@ def tied_tables(model: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class Attention:
-    """Features a head, here and in the base model (None if no module tells), and the base's `scaling` by module name."""
+    """Features a head, here and in the base model (None if no module says), and the base's `scaling` by module name."""
 
     head_size: tuple[float, float] | None = None
     base_scaling: Mapping[str, float] = field(default_factory=dict)

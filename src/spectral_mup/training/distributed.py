@@ -7,7 +7,6 @@ Every method is a collective: all ranks call it in the same order. A process alo
 torch.distributed.
 """
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from spectral_mup.util.seeds import seed_of
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,9 @@ class ProcessGroup:
         return model
 
     def seed(self, seed: int, step: int) -> None:
-        """Let torch's generators (dropout) draw differently on every rank, by (seed, step, rank); a process alone goes on."""
+        """Let torch's generators (dropout) draw differently on every rank, by (seed, step, rank); alone do nothing."""
         if self.size > 1:
-            digest = hashlib.blake2b(f"{seed} {step} {self.rank}".encode(), digest_size=8).digest()
-            torch.manual_seed(int.from_bytes(digest, "big") >> 1)
+            torch.manual_seed(seed_of(seed, step, self.rank))
 
 
 SINGLE_PROCESS = ProcessGroup()

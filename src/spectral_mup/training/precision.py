@@ -1,7 +1,7 @@
 """What `auto` precision, compilation and CUDA graphs mean on a machine.
 
 A run that says `auto` accepts either, within the noise of a seed, so its id says `auto` as well; its result and its
-checkpoints say what was used, and a run that was killed goes on with it. Set train.precision to be definite.
+checkpoints say what was used, and a run that was killed resumes with it. Set train.precision to be definite.
 """
 
 import functools
@@ -41,7 +41,7 @@ def resolve_auto(
     (cuda_graph.can_capture).
 
     `cost` is that of RunConfig, about parameters times tokens, of one process. Compiled where its steps are so expected to
-    save more seconds than compiling takes; how long they do take is never asked, so a run begun again decides the same.
+    save more seconds than compiling takes; how long they do take is never asked, so a run that starts anew decides the same.
 
     bfloat16 where it was measured to be faster without compiling: on GPUs, from width 256 on CPUs with AVX512-BF16, and
     from 128 on those with AMX. Elsewhere a CPU emulates it, slowly.
