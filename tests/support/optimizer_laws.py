@@ -97,7 +97,7 @@ def features(
     )
     sweep = open_sweep(config)
     with tempfile.TemporaryDirectory() as runs:
-        for curve in sweep.curves()[0]:
+        for curve in next(sweep.chains({})).curves:
             for seed in seeds:
                 folder, _ = run_point(sweep.run(curve, log2_lr, seed), Path(runs), corpus)
                 key = {"width": curve.width, "depth": curve.depth, "seed": seed, "log2_lr": float(log2_lr)}

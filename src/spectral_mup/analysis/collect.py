@@ -8,19 +8,22 @@ import pandas as pd
 
 from spectral_mup.errors import RecordError
 from spectral_mup.runs.results import Results
-from spectral_mup.runs.run_config import Curve, RunConfig
+from spectral_mup.runs.run_config import AXES, Curve, RunConfig
 from spectral_mup.util.files import read_rows
 
 
 def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd.DataFrame:
     """One row a run of a curve, missing ones included; a run of the base size is on a curve of every rule.
 
+    `steps` and `batch_size` are what the run was to train, also where it diverged before; `value` is log2 of what was `tuned`.
     Raises RecordError on a folder that contradicts itself and on runs trained on different corpora.
     """
     rows: list[dict[str, Any]] = []
     corpora: dict[str, str] = {}
     for curve, run in ((curve, run) for curve, of_curve in curves.items() for run in of_curve):
-        rows.append(key_of(run, curve) | {"family": run.model.family, "optimizer": run.optimizer.name, "status": "missing"})
+        about = {"log2_lr": run.log2_lr, "tuned": curve.tuned, "value": run.value, "status": "missing"}
+        about |= {"family": run.model.family, "optimizer": run.optimizer.name}
+        rows.append(key_of(run, curve) | run.sizes | about)
         result = results.of(run)
         if result is None:
             continue
@@ -51,10 +54,16 @@ def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection
 
 
 def key_of(run: RunConfig, curve: Curve) -> dict[str, Any]:
-    """The columns that say of which run a row is, in both tables."""
+    """The columns that say of which run a row is, in both tables; `log2_lr` is log2 of what is tuned, lr or not."""
     key = {"run_id": run.run_id, "rule": curve.rule, "width": curve.width, "depth": curve.depth}
-    return key | {"log2_lr": run.log2_lr, "seed": run.seed}
+    return key | {"log2_lr": run.value, "seed": run.seed}
 
 
-OF_RESULT = ["diverged_step", "steps", "tokens", "epochs", "parameters", "precision"]
-COLUMNS = ["run_id", "family", "optimizer", "rule", "width", "depth", "log2_lr", "seed", "status", "loss", *OF_RESULT]
+def as_judged(points: pd.DataFrame) -> pd.DataFrame:
+    """The points with log2 of what was tuned in the column that is judged, `log2_lr`."""
+    return points.assign(log2_lr=points["value"]) if "value" in points else points
+
+
+OF_RESULT = ["diverged_step", "tokens", "epochs", "parameters", "precision"]
+OF_RUN = ["run_id", "family", "optimizer", "rule", *AXES, "tuned", "value", "log2_lr", "seed"]
+COLUMNS = [*OF_RUN, "status", "loss", *OF_RESULT]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from spectral_mup.analysis.collect import as_judged
 from spectral_mup.analysis.feature_check import check_features, first_of, norm_values, shared_cells
 from spectral_mup.analysis.figures import SweepData, choose_figures, draw_figures
 from spectral_mup.analysis.joint_regret import format_joint_regret, joint_regret
@@ -15,11 +16,13 @@ from spectral_mup.analysis.optimum import Optimum, find_optimum
 from spectral_mup.analysis.results import write_results
 from spectral_mup.analysis.stats import rows, write_csv
 from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of, judge
+from spectral_mup.runs.run_config import AXES, BASE
 from spectral_mup.util.text import table
 
-LARGER = {"width": "wider", "depth": "deeper"}
+LARGER = {"width": "wider", "depth": "deeper", "steps": "longer", "batch_size": "a larger batch"}
+OF_MODELS = ("width", "depth")  # the axes over which rules differ and features are judged
 FIT_ALONE = "intervals rest on the fit alone: with one seed, a seed-dependent shift of the whole curve cannot be detected"
-ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
+ORDER = ["family", "optimizer", "rule", *AXES, "log2_lr", "seed"]
 
 
 def report(
@@ -41,18 +44,25 @@ def report(
     chosen, base, out = choose_figures(figures), base or {}, Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     rank = {rule: i for i, rule in enumerate(dict.fromkeys(points["rule"]))}  # rules stay in the sweep's order
-    points = points.sort_values(ORDER, ignore_index=True, key=lambda c: c.map(rank) if c.name == "rule" else c)
-    verdicts = judge_all(points, norms, axis, base.get(axis))
+    order = [column for column in ORDER if column in points]
+    points = points.sort_values(order, ignore_index=True, key=lambda c: c.map(rank) if c.name == "rule" else c)
+    judged = as_judged(points)
+    verdicts = judge_all(judged, norms, axis, base.get(axis))
     about = {"name": name, "axis": axis, "command": command, "commit": commit, "run_ids": sorted(points["run_id"])}
     write_results(out, points, verdicts, about)
-    draw_figures(SweepData(points, norms, verdicts, base, axis), out, chosen, processes)
+    draw_figures(SweepData(judged, norms, verdicts, base, axis), out, chosen, processes)
     return verdicts
 
 
 def along(points: pd.DataFrame, axis: str, base: Mapping[str, int]) -> pd.DataFrame:
-    """The points on which an axis is judged: those at the base of the other one."""
-    other = "depth" if axis == "width" else "width"
-    return rows(points, points[other] == base[other])
+    """The points on which an axis is judged: those at the base of the others; over steps and batch size under no rule."""
+    at_base = np.all([points[other] == base[other] for other in AXES if other != axis], axis=0)
+    return rows(points, at_base & ((points["rule"] != BASE.name) == (axis in OF_MODELS)))
+
+
+def of_rules(points: pd.DataFrame) -> pd.DataFrame:
+    """The points under rules, over width and depth; the others are over steps and batch size, which no rule sees."""
+    return rows(points, points["rule"] != BASE.name)
 
 
 def report_joint(
@@ -62,6 +72,7 @@ def report_joint(
     """Write joint_regret.csv and the figures of a sweep over width and depth, and return its lines for the screen."""
     chosen, out = choose_figures(figures), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
+    points = as_judged(points)
     regret = joint_regret(points, base)
     write_csv(regret, out / "joint_regret.csv")
     draw_figures(SweepData(points, norms, verdicts, base, "joint"), out, chosen, processes)
@@ -73,6 +84,9 @@ def judge_all(points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | 
     verdicts = []
     for label, part in by_rule(points).items():
         v = judge(part, axis, base, label=label)
+        if axis not in OF_MODELS:
+            verdicts.append(v)
+            continue
         near = judged_near(part, v.finished, v.base)
         own = norms if norms.empty else rows(norms, norms["run_id"].isin(list(part["run_id"])))
         verdicts.append(replace(v, features=check_features(own, near, axis=axis, sizes=list(v.optima))))
@@ -94,7 +108,7 @@ def norms_to_judge(
     norms of runs by their ids.
     """
     found: set[str] = set()
-    for part in by_rule(points).values():
+    for part in by_rule(as_judged(points)).values() if axis in OF_MODELS else ():
         sizes = sorted(int(s) for s in part[axis].unique())
         curves = curves_of(part, axis, sizes)
         finished = {s: find_optimum(c, n_boot=1) for s, c in curves.items() if c is not None}  # an estimate needs no draws

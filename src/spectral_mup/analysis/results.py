@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from spectral_mup.analysis.collect import as_judged
 from spectral_mup.analysis.feature_check import FeatureCheck
 from spectral_mup.analysis.optimum import MeanCurve, Optimum
 from spectral_mup.analysis.stats import NAN, write_csv
@@ -51,7 +52,8 @@ def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict
     write_csv(points, folder / "curves.csv")
     write_csv(pd.DataFrame([_optimum_row(v, size, o) for v in verdicts for size, o in v.optima.items()]), folder / "optima.csv")
     tables = [v.features.table.assign(rule=v.rule) for v in verdicts if v.features is not None]
-    write_csv(pd.concat(tables, ignore_index=True), folder / "features.csv")
+    if tables:
+        write_csv(pd.concat(tables, ignore_index=True), folder / "features.csv")
     content = _strict({**about, "verdicts": [_verdict_row(v) for v in verdicts]})
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     (folder / "verdicts.json").write_text(text, "utf-8")
@@ -69,7 +71,7 @@ def read_results(folder: Path) -> list[Results]:
     try:
         content = json.loads(path.read_text("utf-8"))
         path = folder / "curves.csv"
-        parts = by_rule(pd.read_csv(path))
+        parts = by_rule(as_judged(pd.read_csv(path)))
         path = folder / "verdicts.json"
         for row in content["verdicts"]:
             if (part := parts.get(row["rule"])) is None:

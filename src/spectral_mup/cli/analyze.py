@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -15,6 +15,8 @@ from spectral_mup.config.compose import load_config
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.provenance import PACKAGE, commit
 from spectral_mup.runs.results import file_state
+from spectral_mup.runs.run_config import Curve, RunConfig
+from spectral_mup.runs.sweep import Plan
 from spectral_mup.util.files import read_cache, write_cache
 from spectral_mup.util.system import own_cores
 from spectral_mup.util.text import pluralize
@@ -55,44 +57,72 @@ def inputs_of(context: Context) -> str | None:
 def judge_and_draw(context: Context) -> dict[str, Any]:
     """Write the results; return what the screen shows, whether all is as claimed, and what the files look like.
 
-    Where width and depth vary, each is judged at the other's base: width into the sweep's folder, depth into depth/ below it.
+    The first key that is tuned is judged into the sweep's folder, a second one into a folder of its name below it.
+    """
+    s, results, plan = context.config.sweep, Path(context.config.paths.results), context.plan
+    verdicts, lines, folders = [], [], []
+    for tuned in s.tune:
+        if len(s.tune) > 1:
+            lines.append(_format_turns(plan, tuned))
+        if curves := plan.judged(tuned):
+            found, said, written = judge_tuned(context, curves, s.name if tuned == [*s.tune][0] else f"{s.name}/{tuned}")
+            verdicts += found
+            lines += said
+            folders += written
+    if not folders:
+        raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
+    states = {str(path): file_state(path) for name in folders for path in (results / name).glob("*.*")}
+    return {"screen": "\n".join(lines), "as_claimed": as_claimed(verdicts), "files": states}
+
+
+def _format_turns(plan: Plan, tuned: str) -> str:
+    """Where a key was found at the base, turn by turn."""
+    turns = [curve for curve in plan.turns if curve.tuned == tuned]
+    said = ", ".join(f"2^{plan.found[c]:g} with {name} 2^{x:g}" for c in turns if c in plan.found for name, x in c.held)
+    return f"{tuned}, by turns at the base: {said or 'not found yet'}"
+
+
+def judge_tuned(
+    context: Context, curves: Mapping[Curve, Sequence[RunConfig]], name: str
+) -> tuple[list[Any], list[str], list[str]]:
+    """Judge one key over every axis; return the verdicts, lines for the screen, and the folders written, below paths.results.
+
+    Where several axes vary, each is judged at the base of the others: the first into the folder of this name, the others into
+    folders of their names below it.
     """
     from spectral_mup.analysis.collect import collect, norm_reader
-    from spectral_mup.analysis.report import along, format_verdicts, norms_to_judge, report, report_joint
+    from spectral_mup.analysis.report import along, format_verdicts, norms_to_judge, of_rules, report, report_joint
 
-    s, results, curves = context.config.sweep, Path(context.config.paths.results), context.plan.curves
-    sizes, base = {"width": s.width, "depth": s.depth}, {"width": s.base_width, "depth": s.base_depth}
-    base = {axis: size if size in sizes[axis] else min(sizes[axis]) for axis, size in base.items()}
-    axes = [axis for axis in sizes if len(sizes[axis]) > 1] or ["width"]
-    points, read_norms = collect(curves, context.results), norm_reader(context.plan.runs, context.runs)
+    results, base, axes = Path(context.config.paths.results), context.sweep.base, context.sweep.axes
+    points = collect(curves, context.results)
+    read_norms = norm_reader(list(dict.fromkeys(run for runs in curves.values() for run in runs)), context.runs)
     if set(points["status"]) == {"missing"}:
-        raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
+        return [], [f"{next(iter(curves)).tuned}: no run is done yet"], []
     on_axes = {axis: along(points, axis, base) for axis in axes}
     norms = read_norms(set().union(*(norms_to_judge(p, read_norms, axis, base[axis]) for axis, p in on_axes.items())))
     drawing: Any = {"figures": context.config.figures, "processes": own_cores()}
-    verdicts, lines = [], []
+    verdicts, lines, folders = [], [], []
     for axis, on_axis in on_axes.items():
         if len(axes) > 1:
-            other = "depth" if axis == "width" else "width"
-            lines.append(f"Over {axis}, at {other} {base[other]}{': no runs yet' if on_axis.empty else ''}")
+            others = ", ".join(f"{other.replace('_', ' ')} {base[other]}" for other in axes if other != axis)
+            lines.append(f"Over {axis.replace('_', ' ')}, at {others}{': no runs yet' if on_axis.empty else ''}")
         if not on_axis.empty:
-            name = s.name if axis == axes[0] else f"{s.name}/{axis}"
+            folders.append(name if axis == axes[0] else f"{name}/{axis}")
             found = report(
-                on_axis, norms, name=name, out_dir=results / name, base=base, axis=axis,
+                on_axis, norms, name=folders[-1], out_dir=results / folders[-1], base=base, axis=axis,
                 command=context.analyze_command(), commit=commit(), **drawing,
             )  # fmt: skip
             lines.append(format_verdicts(found) + "\n" * (len(axes) > 1))
             verdicts += found
-    if len(axes) > 1:
-        lines.append(report_joint(points, norms, verdicts, base, results / s.name, **drawing))
-    files = [path for folder in (results / s.name, results / s.name / "depth") for path in folder.glob("*.*")]
-    states = {str(path): file_state(path) for path in files}
-    return {"screen": "\n".join(lines), "as_claimed": as_claimed(verdicts), "files": states}
+    if {"width", "depth"} <= {*axes}:
+        of_models = [v for v in verdicts if v.axis in ("width", "depth")]
+        lines.append(report_joint(of_rules(points), norms, of_models, base, results / name, **drawing))
+    return verdicts, lines, folders
 
 
 def as_claimed(verdicts: Sequence[Any]) -> bool:
-    """Does every rule but the controls transfer, and no feature fail?"""
-    claims = [v for v in verdicts if not v.rule.split()[-1].startswith("standard")]
+    """Does every rule but the controls transfer, and no feature fail? No rule claims anything over steps or batch size."""
+    claims = [v for v in verdicts if v.axis in ("width", "depth") and not v.rule.split()[-1].startswith("standard")]
     kept = [v.verdict == "transfers" and (v.features is None or v.features.passed is not False) for v in claims]
     return bool(kept) and all(kept)
 

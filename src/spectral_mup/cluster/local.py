@@ -80,7 +80,7 @@ class WorkerPool:
         self.failed: dict[str, str] = {}
         self._workers: list[_WorkerProcess] = []
         self._deaths: Counter[str] = Counter()
-        self._at_most: dict[tuple[int, int], int] = {}  # runs of a width and depth that a GPU takes, where more failed
+        self._at_most: dict[tuple[int, int, int], int] = {}  # runs of a width and depth that a GPU takes, where more failed
         self._claimed_until: dict[str, float] = {}
 
     @property
@@ -108,7 +108,7 @@ class WorkerPool:
                 self._give(self._workers[-1], ready.pop(0))
 
     def _place(self, runs: Sequence[RunConfig]) -> Placement:
-        shapes = {(run.width, run.depth) for run in runs}
+        shapes = {run.shape for run in runs}
         return self.machine.place(self.config, runs, min((n for s, n in self._at_most.items() if s in shapes), default=None))
 
     def _busy_on(self, gpus: Sequence[str]) -> list[_WorkerProcess]:
@@ -152,7 +152,7 @@ class WorkerPool:
 
     def _crowded_out(self, worker: _WorkerProcess, event: Event) -> bool:
         """Whether a run failed for lack of memory on a GPU that it shared; then it runs again, and fewer will share one."""
-        beside, shape = worker.most_beside, (event.run.width, event.run.depth)
+        beside, shape = worker.most_beside, event.run.shape
         if not (self.machine.gpus and beside and classify_traceback(event.payload["error"]) is DEVICE_MEMORY):
             return False
         self._at_most[shape] = min(beside, self._at_most.get(shape, beside))

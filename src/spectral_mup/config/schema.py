@@ -103,6 +103,10 @@ class DataConfig(Part):
     vocab_size: AtLeastOne | None
 
 
+# Of TrainConfig: by whom, how fast and in how much memory a run is trained; they change its numbers by rounding alone.
+PROCESS_KEYS = ("devices", "shard", "graph", "checkpoint_activations")
+
+
 class TrainConfig(Part):
     steps: AtLeastOne
     batch_size: AtLeastOne
@@ -136,10 +140,27 @@ class LrConfig(Part):
     budget: AtLeastOne
 
 
+def _as_table(tune: Any) -> Any:
+    """One name or several as {name: the log2 values that its search starts from, none if they follow from its value}."""
+    names = [tune] if isinstance(tune, str) else tune
+    if not isinstance(names, list):
+        return tune
+    if len(set(map(str, names))) < len(names):
+        raise ValueError("a key is named twice; name each once")
+    return {name: [] for name in names}
+
+
+def _as_list(values: Any) -> Any:
+    return [] if values is None else values
+
+
 class SweepConfig(Part):
     name: str
+    tune: Annotated[dict[str, Annotated[list[Float], BeforeValidator(_as_list)]], BeforeValidator(_as_table)]
     width: list[AtLeastOne]
     depth: list[AtLeastOne]
+    steps: list[AtLeastOne]
+    batch_size: list[AtLeastOne]
     base_width: AtLeastOne
     base_depth: AtLeastOne
     lr: list[Float]

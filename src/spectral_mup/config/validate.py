@@ -2,14 +2,16 @@
 
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 
-from spectral_mup.config import schema
+from spectral_mup.config import schema, tune
 from spectral_mup.config.optimizer_spec import rule_of, spec_of
+from spectral_mup.config.parse import walk
 from spectral_mup.errors import ConfigError
 from spectral_mup.models.configs import FamilyConfig
 from spectral_mup.theory.growth import KINDS
+from spectral_mup.util.registry import did_you_mean
 
 
 def check(config: schema.Config) -> None:
@@ -22,15 +24,83 @@ def check(config: schema.Config) -> None:
         _rules(c),
         _widths(c.model, c.sweep, c.derive),
         _prepare(c.prepare, c.action),
+        _tune(c),
     )
+    _refuse(mistakes)
+
+
+def varied(
+    config: schema.Config, log2: Mapping[str, float], steps: int | None = None, batch_size: int | None = None
+) -> schema.Config:
+    """The config of runs of this length and batch with keys at 2**log2 (see tune). Raises ConfigError where it cannot be so."""
+    c = tune.with_numbers(tune.with_sizes(config, steps, batch_size), log2)
+    _refuse(
+        chain(_training(c.train, c.cluster), _optimizer(c.optimizer, c.model, c.train), _widths(c.model, c.sweep, c.derive))
+    )
+    return c
+
+
+def _refuse(mistakes: Iterator[str]) -> None:
     mistake = next(mistakes, None)
     if mistake is not None:
         raise ConfigError(mistake)
 
 
+def _tune(c: schema.Config) -> Iterator[str]:
+    s, names = c.sweep, list(c.sweep.tune)
+    if not 1 <= len(names) <= 2:
+        said = f"[{', '.join(names)}]"
+        yield f"sweep.tune={said}: give one key, or two to be tuned by turns, as in 'sweep.tune=[lr,optimizer.adamw.lr]'"
+    if len({tune.key_of(c, name) for name in names}) < len(names):
+        yield f"sweep.tune=[{', '.join(names)}]: these are the same key; name it once"
+    if tune.LR not in names and len(s.lr) > 1:
+        yield f"sweep.lr={s.lr}: lr is not tuned (sweep.tune={names[0]}) but held; give one value, as in 'sweep.lr=[-7]'"
+    for name in names:
+        yield from _tuned(c, name)
+    for axis, base in (("width", s.base_width), ("depth", s.base_depth)):
+        if (len(names) > 1 or s.steps or s.batch_size) and base not in getattr(s, axis):
+            what = "two keys are tuned by turns" if len(names) > 1 else "steps and batch sizes vary"
+            yield f"sweep.base_{axis}={base}: {what} at the base, which must be one of sweep.{axis}={getattr(s, axis)}"
+    for axis in ("steps", "batch_size"):
+        for size in getattr(s, axis):
+            try:
+                varied(c, {}, **{axis: size})
+            except ConfigError as error:
+                yield f"sweep.{axis}: at {size}, {error}"
+
+
+def _tuned(c: schema.Config, name: str) -> Iterator[str]:
+    key, start, values = tune.key_of(c, name), tune.start_of(c, name), tune.tunable(c)
+    here, give = f"sweep.tune: {name}", f"give the log2 values to start from, as in 'sweep.tune={{{name}:[-4,-2,0]}}'"
+    if key in tune.SIZES:
+        yield f"{here} is a size; an optimum is followed over it by {tune.SIZES[key]}, as in '{tune.SIZES[key]}=[100,200,400]'"
+    elif key not in values and name != tune.LR:
+        every = dict(walk(schema.to_plain(c)))
+        known = sorted(
+            k.replace("optimizer.algorithms.", "optimizer.") for k, x in values.items() if tune.is_number(x) or x is None
+        )
+        near = did_you_mean(name, [tune.LR, *known])
+        yield f"{here}: {'no run depends on it' if key in every else 'unknown key'}; {near}known: lr, {', '.join(known)}"
+    elif name != tune.LR and not tune.is_number(values[key]) and values[key] is not None:
+        yield f"{here}: its value {values[key]} is not a number; tune another key, as in sweep.tune=lr"
+    elif not start:
+        yield f"{here}: it has no log2, as it is {'null' if values[key] is None else values[key]}; {give}"
+    for x in start:
+        if x * 4 % 1:
+            yield f"{here}: {x:g} is not a multiple of 1/4; values are log2, as in 'sweep.tune={{{name}:[-4,-2,0]}}'"
+        if name != tune.LR:
+            try:
+                varied(c, {name: x})
+            except ConfigError as error:
+                yield f"{here} at 2^{x:g}: {error}; {give}"
+    if c.lr.adaptive and c.lr.budget < len(start):
+        yield f"lr.budget={c.lr.budget}: below the {len(start)} values that the search of {name} starts from; raise it"
+
+
 def _sweep(s: schema.SweepConfig, lr: schema.LrConfig) -> Iterator[str]:
-    for key, grid in {"width": s.width, "depth": s.depth, "lr": s.lr, "seed": s.seed}.items():
-        if not grid:
+    for key in ("width", "depth", "lr", "seed", "steps", "batch_size"):
+        grid = getattr(s, key)
+        if not grid and key not in ("steps", "batch_size"):
             yield f"sweep.{key}: the grid is empty; give at least one value, as in 'sweep.{key}=[…]'"
         if len(set(grid)) < len(grid):
             yield f"sweep.{key}={grid}: a value is listed twice; list each once"

@@ -1,4 +1,4 @@
-"""The GPU memory that a run needs, measured on the first run of its width and depth, until then estimated. Imports no torch."""
+"""The GPU memory that a run needs, measured on the first run of its shape, until then estimated. Imports no torch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -33,19 +33,19 @@ class RunMemory:
 
     def __init__(self, runs_dir: Path, vocab_size: int) -> None:
         self.runs_dir, self.vocab_size = runs_dir, vocab_size
-        self._measured: dict[tuple[int, int], float] = {}
+        self._measured: dict[tuple[int, int, int], float] = {}
 
     def learn(self, runs: Iterable[RunConfig]) -> None:
         """Read from timing.json what those of the runs took that have ended on a GPU of their own."""
         for run in runs:
-            if (run.width, run.depth) not in self._measured:
+            if run.shape not in self._measured:
                 timing = RunFolder(self.runs_dir, run.run_id).read("timing.json") or {}
                 if timing.get("memory") and timing["devices"] == 1:
-                    self._measured[run.width, run.depth] = timing["memory"]["reserved"] + CONTEXT_BYTES
+                    self._measured[run.shape] = timing["memory"]["reserved"] + CONTEXT_BYTES
 
     def largest(self, runs: Iterable[RunConfig]) -> tuple[float, str]:
         """Bytes that the neediest of the runs takes, and whether they were 'measured' or 'estimated'."""
-        shapes = {(run.width, run.depth): run for run in runs}
+        shapes = {run.shape: run for run in runs}
         needs = [
             (self._measured[shape], "measured") if shape in self._measured
             else (estimate_bytes(run, self.vocab_size), "estimated")

@@ -9,23 +9,34 @@ from typing import Any
 import rfc8785
 
 from spectral_mup.config.optimizer_spec import OptimizerSpec
-from spectral_mup.config.schema import ProbeConfig, TrainConfig, to_plain
+from spectral_mup.config.schema import PROCESS_KEYS, ProbeConfig, TrainConfig, to_plain
+from spectral_mup.config.tune import LR
 from spectral_mup.models.configs import FamilyConfig
 from spectral_mup.theory.rules import Rule
 
 SCHEMA_VERSION = 2
-# Of TrainConfig: by whom, how fast and in how much memory a run is trained; they change its numbers by rounding alone.
-PROCESS_KEYS = ("devices", "shard", "graph", "checkpoint_activations")
 BASE = Rule("base", {}, {}, "the base model: every rule multiplies by 1")
+
+
+AXES = ("width", "depth", "steps", "batch_size")  # the sizes of a run over which an optimum may move
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One loss-against-lr curve of a sweep."""
+    """Losses of one size under one rule, over log2 of the key that is tuned."""
 
     rule: str
     width: int
     depth: int
+    steps: int | None = None  # None: train.steps
+    batch_size: int | None = None  # None: train.batch_size
+    tuned: str = LR
+    held: tuple[tuple[str, float], ...] = ()  # other keys that do not stay as the config has them, with their log2
+
+    def __str__(self) -> str:
+        sizes = {"width": self.width, "depth": self.depth, "steps": self.steps, "batch size": self.batch_size}
+        said = [self.rule, *(f"{axis} {size}" for axis, size in sizes.items() if size is not None)]
+        return ", ".join([" ".join(said), *(f"{name} 2^{x:g}" for name, x in self.held)])
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,7 @@ class RunConfig:
     """One training run: all that decides its numbers, and which of them are recorded (`probe`); no path, host or clock.
 
     At the base width and depth every rule gives the same model to the bit, so such a run belongs to no rule: `rule` is BASE.
+    `curve` and `value` say how a sweep came to it, and are no part of its identity: runs of several curves may be the same.
     """
 
     model: FamilyConfig
@@ -56,6 +68,8 @@ class RunConfig:
     probe: ProbeConfig
     log2_lr: float
     seed: int
+    curve: Curve
+    value: float  # log2 of what is tuned
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers: what config.json holds and the id is the hash of."""
@@ -63,7 +77,7 @@ class RunConfig:
 
     @cached_property
     def _plain(self) -> dict[str, Any]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("curve", "value")}
         values |= {name: to_plain(values[name]) for name in ("model", "train", "probe")}
         values |= {name: asdict(values[name]) for name in ("optimizer", "data")}
         values["rule"] = None if self.rule == BASE else asdict(self.rule)
@@ -72,7 +86,8 @@ class RunConfig:
 
     def at(self, log2_lr: float, seed: int) -> "RunConfig":
         """The same run at another lr and seed; of thousands of a curve, all that they share is made plain once."""
-        other, varied = replace(self, log2_lr=log2_lr, seed=seed), {"log2_lr": log2_lr, "seed": seed}
+        varied = {"log2_lr": log2_lr, "seed": seed}
+        other = replace(self, **varied, value=log2_lr if self.curve.tuned == LR else self.value)
         other.__dict__["_plain"] = self._plain | varied
         return other
 
@@ -82,9 +97,14 @@ class RunConfig:
         return hash_of(self.to_json())
 
     @property
-    def curve(self) -> Curve:
-        """Its rule and size; at the base size the rule is called base."""
-        return Curve(self.rule.name, self.width, self.depth)
+    def sizes(self) -> dict[str, int]:
+        """Its size on each of the AXES."""
+        return dict(zip(AXES, (self.width, self.depth, self.train.steps, self.train.batch_size), strict=True))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Width, depth and sequences per step: what the memory and the time of a step follow from."""
+        return self.width, self.depth, self.train.batch_size
 
     @property
     def cost(self) -> float:
@@ -99,7 +119,9 @@ class RunConfig:
         return hash(self.run_id)
 
     def __str__(self) -> str:
-        return f"{self.rule.name} width {self.width} depth {self.depth} lr 2^{self.log2_lr:g} seed {self.seed}"
+        size = replace(self.curve, held=())
+        numbers = {LR: self.log2_lr} | dict(self.curve.held) | {self.curve.tuned: self.value}
+        return f"{size} {' '.join(f'{name} 2^{x:g}' for name, x in numbers.items())} seed {self.seed}"
 
 
 def hash_of(config: dict[str, Any]) -> str:

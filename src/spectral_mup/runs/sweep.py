@@ -1,24 +1,46 @@
-"""A sweep as a declaration: which runs it has, which are done, which learning rates come next. Imports no torch.
+"""A sweep as a declaration: which runs it has, which are done, which values of what it tunes come next. Imports no torch.
 
 A plan is a pure function of the config and the results so far. Whoever computes it, in whatever order results came in,
 gets the same runs; so a launcher may die at any moment and the next one resumes.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import cycle, islice
 from pathlib import Path
 
 from spectral_mup import data
 from spectral_mup.config.optimizer_spec import rule_of, spec_of
 from spectral_mup.config.schema import Config
+from spectral_mup.config.tune import LR, held_at, start_of
+from spectral_mup.config.validate import varied
+from spectral_mup.errors import ConfigError
 from spectral_mup.runs.results import Results
-from spectral_mup.runs.run_config import BASE, Corpus, Curve, RunConfig
+from spectral_mup.runs.run_config import AXES, BASE, Corpus, Curve, RunConfig
+from spectral_mup.util.text import pluralize
+
+TURNS = 6  # at most, of two keys that are tuned by turns: three each
+SETTLED = 0.5  # octaves: a key found so near to where it was held while the other was tuned ends the turns
+SIZES_FOR_A_SLOPE = 3  # through two sizes a line always fits
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Curves to be searched one after the other, small to large, each around the optimum of the one before.
+
+    `start` are the log2 values of the tuned key that the first search starts from. `turn`: a search at the base that only finds
+    where a key is held while another is tuned; no verdict is about it.
+    """
+
+    curves: list[Curve]
+    start: list[float]
+    turn: bool = False
 
 
 @dataclass(frozen=True)
 class Search:
-    """Learning rates (log2) that a curve wants so far; finished when no more will be wanted."""
+    """Values (log2) that a curve wants so far; finished when no more will be wanted."""
 
     wanted: list[float]
     finished: bool
@@ -57,12 +79,21 @@ def search_lrs(
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of every curve begun so far, and those to do, largest first. `open` curves may need more once these are done."""
+    """The runs of every curve begun so far, and those to do, largest first. `open` curves may need more once these are done.
+
+    `found` holds the best log2 value of every curve that needs no more; `turns` are the curves of chains that are turns.
+    """
 
     curves: dict[Curve, list[RunConfig]]
     todo: list[RunConfig]
     open: list[Curve]
     unbracketed: list[Curve]
+    found: dict[Curve, float] = field(default_factory=dict)
+    turns: list[Curve] = field(default_factory=list)
+
+    def judged(self, tuned: str) -> dict[Curve, list[RunConfig]]:
+        """The curves of a key from which verdicts are made."""
+        return {c: runs for c, runs in self.curves.items() if c.tuned == tuned and c not in self.turns}
 
     @property
     def runs(self) -> list[RunConfig]:
@@ -79,67 +110,169 @@ class Sweep:
 
     def __init__(self, config: Config, fingerprint: str) -> None:
         self.config, self.fingerprint = config, fingerprint
-        self._optimizer = spec_of(config.optimizer)
-        self._first: dict[Curve, RunConfig] = {}
+        s, t = config.sweep, config.train
+        more = {"steps": sorted({*s.steps, t.steps}), "batch_size": sorted({*s.batch_size, t.batch_size})}
+        self.sizes: dict[str, list[int]] = {"width": sorted(s.width), "depth": sorted(s.depth)} | more
+        self._first: dict[tuple[Curve, float | None], RunConfig] = {}
         self._runs: dict[tuple[Curve, float, int], RunConfig] = {}
 
-    def curves(self) -> list[list[Curve]]:
-        """Chains of curves, small to large, each starting its lr search at the optimum of the one before."""
-        s = self.config.sweep
-        sizes = [(width, depth) for depth in sorted(s.depth) for width in sorted(s.width)]
-        return [[Curve(rule, width, depth) for width, depth in sizes] for rule in self.config.rule]
+    @property
+    def base(self) -> dict[str, int]:
+        """The size of each axis at which the others are judged: the base, or the smallest where none is so small."""
+        s, t = self.config.sweep, self.config.train
+        base = {"width": s.base_width, "depth": s.base_depth, "steps": t.steps, "batch_size": t.batch_size}
+        return {axis: base[axis] if base[axis] in sizes else sizes[0] for axis, sizes in self.sizes.items()}
 
-    def run(self, curve: Curve, log2_lr: float, seed: int) -> RunConfig:
-        """The run of a curve at an lr and seed; at the base size the same one whatever the rule."""
+    @property
+    def axes(self) -> list[str]:
+        """The axes over which optima are judged: those of more than one size, or width."""
+        return [axis for axis in AXES if len(self.sizes[axis]) > 1] or ["width"]
+
+    # --- what is to be searched -----------------------------------------------------------------------------------
+
+    def chains(self, found: Mapping[Curve, float]) -> Iterator[Chain]:
+        """Yield what is to be searched, as far as the best log2 values `found` so far let it be said.
+
+        `found` is read between two chains, so that whoever searches may fill it on the way. Two keys are first tuned by turns
+        at the base, each with the other held where it was last found, until one is found where it was held already.
+        """
         c, s = self.config, self.config.sweep
-        at_base = (curve.width, curve.depth) == (s.base_width, s.base_depth)
-        own = Curve(BASE.name, curve.width, curve.depth) if at_base else curve
-        if own not in self._first:
-            self._first[own] = RunConfig(
-                model=c.model, width=curve.width, depth=curve.depth, base_width=s.base_width, base_depth=s.base_depth,
-                optimizer=self._optimizer, rule=BASE if at_base else rule_of(curve.rule, c.rule[curve.rule]),
-                data=Corpus(c.data.source, c.data.vocab_size, self.fingerprint),
-                train=c.train, probe=c.probe, log2_lr=log2_lr, seed=seed,
-            )  # fmt: skip
-        key = (own, log2_lr, seed)
+        at, turns = {name: held_at(c, name) for name in s.tune}, []
+        for name in islice(cycle(at), TURNS if len(at) > 1 else 0):
+            curve = Curve(BASE.name, s.base_width, s.base_depth, tuned=name, held=self._held(name, at))
+            if curve in turns:
+                break
+            yield Chain([curve], self._start(name, at[name] if len(turns) > 1 else None), turn=True)
+            if curve not in found:
+                return
+            before, at[name] = at[name], found[curve]
+            turns.append(curve)
+            if len(turns) > 1 and abs(at[name] - before) <= SETTLED:
+                break
+        for name in at:
+            for curves in self._over_sizes(name, at):
+                yield Chain(curves, self._start(name, at[name] if turns else None))
+
+    def _start(self, name: str, near: float | None) -> list[float]:
+        return start_of(self.config, name) if near is None or not self.config.lr.adaptive else [near - 1, near, near + 1]
+
+    def _held(self, name: str, at: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+        """What is held while this key is tuned; lr too, if it is never tuned."""
+        return tuple(sorted((other, x) for other, x in ({LR: self.config.sweep.lr[0]} | dict(at)).items() if other != name))
+
+    def _over_sizes(self, name: str, at: Mapping[str, float]) -> Iterator[list[Curve]]:
+        """Every width and depth under each rule; the other sizes at the base, where all rules are one."""
+        held, base = self._held(name, at), self.base
+        for rule in self.config.rule if {"width", "depth"} & {*self.axes} else ():
+            sizes = [(width, depth) for depth in self.sizes["depth"] for width in self.sizes["width"]]
+            yield [Curve(rule, width, depth, tuned=name, held=held) for width, depth in sizes]
+        for axis in ("steps", "batch_size"):
+            if len(sizes := self.sizes[axis]) > 1:
+                own = Curve(BASE.name, base["width"], base["depth"], tuned=name, held=held)
+                yield [replace(own, **{axis: size}) for size in sizes]
+
+    def warnings(self) -> list[str]:
+        """Why there can be no verdict, however the runs end: a line each."""
+        c, few = self.config, [axis for axis in self.axes if len(self.sizes[axis]) < SIZES_FOR_A_SLOPE]
+        lines = [
+            f"no verdict over {axis.replace('_', ' ')}: a slope needs {SIZES_FOR_A_SLOPE} sizes, here "
+            f"{'is' if len(self.sizes[axis]) == 1 else 'are'} {len(self.sizes[axis])}; give more in sweep.{axis}"
+            for axis in few
+        ]
+        alone = [name for name in c.sweep.tune if not c.lr.adaptive and len(start_of(c, name)) < 3]
+        return lines + [
+            f"no verdict about {name}: {pluralize(len(start_of(c, name)), 'value')} cannot bracket an optimum; give three or "
+            "more, or set lr.adaptive=true"
+            for name in alone
+        ]
+
+    # --- runs -----------------------------------------------------------------------------------------------------
+
+    def is_base(self, curve: Curve) -> bool:
+        """Whether its size is the one that is tuned."""
+        t = self.config.train
+        return self._is_base_model(curve) and curve.steps in (None, t.steps) and curve.batch_size in (None, t.batch_size)
+
+    def _is_base_model(self, curve: Curve) -> bool:
+        return (curve.width, curve.depth) == (self.config.sweep.base_width, self.config.sweep.base_depth)
+
+    def run(self, curve: Curve, value: float, seed: int) -> RunConfig:
+        """The run of a curve at a log2 value of what it tunes, and a seed; at the base size the same one whatever the rule.
+
+        Raises ConfigError on a value that the key cannot have (see `possible`).
+        """
+        own = replace(curve, rule=BASE.name) if self._is_base_model(curve) else curve
+        key, first = (own, value, seed), (own, None if own.tuned == LR else value)
+        if first not in self._first:
+            self._first[first] = self._make(own, value, seed)
         if key not in self._runs:
-            self._runs[key] = self._first[own].at(log2_lr, seed)
+            log2_lr = value if own.tuned == LR else self._first[first].log2_lr
+            self._runs[key] = self._first[first].at(log2_lr, seed)
         return self._runs[key]
+
+    def _make(self, curve: Curve, value: float, seed: int) -> RunConfig:
+        numbers = dict(curve.held) | {curve.tuned: value}
+        log2_lr, c, s = numbers.pop(LR), self.config, self.config.sweep
+        if numbers or curve.steps or curve.batch_size:
+            c = varied(c, numbers, curve.steps, curve.batch_size)
+        return RunConfig(
+            model=c.model, width=curve.width, depth=curve.depth, base_width=s.base_width, base_depth=s.base_depth,
+            optimizer=spec_of(c.optimizer), rule=BASE if curve.rule == BASE.name else rule_of(curve.rule, c.rule[curve.rule]),
+            data=Corpus(c.data.source, c.data.vocab_size, self.fingerprint),
+            train=c.train, probe=c.probe, log2_lr=log2_lr, seed=seed, curve=curve, value=value,
+        )  # fmt: skip
+
+    def possible(self, curve: Curve, value: float) -> bool:
+        """Whether what a curve tunes can have this log2 value: a momentum is below 1, a warmup shorter than the run."""
+        try:
+            self.run(curve, value, self.config.sweep.seed[0])
+        except ConfigError:
+            return False
+        return True
+
+    # --- which values come next -----------------------------------------------------------------------------------
 
     def plan(self, outcome: Outcome) -> Plan:
         """Replay the search with the results so far. Runs that `outcome` does not know are to do, largest first."""
-        lr, s = self.config.lr, self.config.sweep
-        grid, seeds, base = s.lr, s.seed, (s.base_width, s.base_depth)
-        runs: dict[Curve, list[RunConfig]] = {}
-        open_curves, unbracketed = [], []
-        for chain in self.curves():
+        lr, seeds = self.config.lr, self.config.sweep.seed
+        plan = Plan({}, [], [], [])
+        for chain in self.chains(plan.found):
             best, at_base = None, None  # of the curve before, and of the base, which larger sizes run too, for the regret
-            for curve in chain:
-                start = grid if best is None else [best - 1, best, best + 1, best if at_base is None else at_base]
+            for curve in chain.curves:
+                start = chain.start if best is None else [best - 1, best, best + 1, best if at_base is None else at_base]
 
-                def loss(log2_lr: float, curve: Curve = curve) -> float | None:
-                    known = [x for seed in seeds if (x := outcome(self.run(curve, log2_lr, seed))) is not None]
+                def loss(value: float, curve: Curve = curve) -> float | None:
+                    if not self.possible(curve, value):
+                        return math.inf
+                    known = [x for seed in seeds if (x := outcome(self.run(curve, value, seed))) is not None]
                     return sum(known) / len(known) if len(known) == len(seeds) else None
 
                 search = search_lrs(start, loss, lr.adaptive, lr.resolution, lr.budget)
-                runs[curve] = [self.run(curve, x, seed) for x in search.wanted for seed in seeds]
+                values = [value for value in search.wanted if self.possible(curve, value)]
+                plan.curves[curve] = [self.run(curve, value, seed) for value in values for seed in seeds]
+                plan.turns.extend([curve] * chain.turn)
                 if search.best is None:
-                    open_curves.append(curve)
+                    plan.open.append(curve)
                     if lr.adaptive:
                         break  # the next size's search starts where this one ends
                     continue
+                plan.found[curve] = search.best
                 if not search.bracketed:
-                    unbracketed.append(curve)
+                    plan.unbracketed.append(curve)
                 if lr.adaptive:
                     best = search.best
-                    if (curve.width, curve.depth) == base:
+                    if self.is_base(curve):
                         at_base = best
-        todo = [run for run in dict.fromkeys(r for rs in runs.values() for r in rs) if outcome(run) is None]
-        return Plan(runs, sorted(todo, key=lambda run: run.cost, reverse=True), open_curves, unbracketed)
+        todo = [run for run in plan.runs if outcome(run) is None]
+        return replace(plan, todo=sorted(todo, key=lambda run: run.cost, reverse=True))
 
     def remaining_curves(self, plan: Plan) -> int:
-        """Curves that the plan has not reached yet."""
-        return sum(curve not in plan.curves for chain in self.curves() for curve in chain)
+        """Curves that the plan has not reached yet; of turns, which end when they do, only the one that comes next."""
+        chains = list(self.chains(plan.found))
+        curves = [curve for chain in chains for curve in chain.curves]
+        if all(chain.turn for chain in chains):
+            curves += [curve for name in self.config.sweep.tune for of in self._over_sizes(name, {}) for curve in of]
+        return sum(curve not in plan.curves for curve in curves)
 
 
 def result_reader(runs: Path) -> Outcome:

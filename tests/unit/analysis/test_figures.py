@@ -13,6 +13,7 @@ from support.figures import assert_printable
 from spectral_mup.analysis.figures import FIGURES, choose_figures, figure_help
 from spectral_mup.analysis.report import report
 from spectral_mup.errors import ConfigError
+from spectral_mup.runs.run_config import AXES
 
 
 def own_quantity(norms, name="entropy", of="tensor", growth=0.5):
@@ -87,7 +88,7 @@ def test_quantities_have_an_axis_each():
 def test_every_built_in_figure_exists_and_is_explained():
     assert set(choose_figures(None)) == set(FIGURES)
     assert [line.split()[0] for line in figure_help().splitlines()] == list(FIGURES)
-    assert all(figure.help and figure.axes <= {"width", "depth", "joint"} for figure in FIGURES.values())
+    assert all(figure.help and figure.axes <= {*AXES, "joint"} for figure in FIGURES.values())
     for name in FIGURES:
         assert callable(choose_figures([FIGURES[name].draw])[FIGURES[name].draw.rpartition(".")[2]].draw)
 

@@ -172,7 +172,7 @@ def no_slurm(monkeypatch):
 def test_a_task_has_workers_by_the_same_rule(no_slurm, overrides, said):
     planned = submission(*overrides)
     assert {str(p) for p in planned.placements.values()} == {said}
-    assert planned.placements.keys() == {(32, 2), (64, 2)}
+    assert planned.placements.keys() == {(32, 2, 4), (64, 2, 4)}
 
 
 def test_a_pack_holds_runs_for_all_workers_of_its_task(no_slurm):

@@ -30,8 +30,8 @@ def test_lr_epsilon_and_decay_of_branches(optimizer, model):
     m = 16.0
     grid = [f"rule=[{','.join(ALPHA)}]", "sweep.width=[64]", "sweep.depth=[2,32]"]
     sweep = open_sweep(small(optimizer, f"model={model}", *grid))
-    for chain in sweep.curves():
-        alpha, deep = ALPHA[chain[-1].rule], chain[-1]
+    for chain in sweep.chains({}):
+        alpha, deep = ALPHA[chain.curves[-1].rule], chain.curves[-1]
         p = scale_on_meta(sweep.run(deep, -6, 0), 256)
         lr = m ** (2 * alpha - 1) if optimizer == "sgd" else m ** (alpha - 1)
         no_eps = optimizer in ("shampoo", "sgd", "lion")
@@ -50,7 +50,7 @@ def growth_with_depth(optimizer: str, rule: str) -> float:
                    "train.steps=4", "probe.steps=[4]", "train.batch_size=8")  # fmt: skip
     sweep, corpus, rows = open_sweep(config), data.load("pydoc", None, None), []
     with tempfile.TemporaryDirectory() as runs:
-        for curve in sweep.curves()[0]:
+        for curve in next(sweep.chains({})).curves:
             for seed in (0, 1):
                 folder, _ = run_point(sweep.run(curve, -10, seed), Path(runs), corpus)
                 for row in read_rows(folder.path / "norms.jsonl"):

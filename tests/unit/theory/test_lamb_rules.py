@@ -78,7 +78,7 @@ def test_sweeps_share_what_is_the_same_and_nothing_else():
     ids = {}
     for name in ("lamb", "lamb_inside", "mini/width"):
         sweep = Sweep(load_config([f"sweep={name}", "optimizer=lamb"]), "text")
-        ids[name] = {c: sweep.run(c, -7, 0).run_id for chain in sweep.curves() for c in chain}
+        ids[name] = {c: sweep.run(c, -7, 0).run_id for chain in sweep.chains({}) for c in chain.curves}
     shared = set(ids["lamb"].values()) & set(ids["mini/width"].values())
     assert shared == {run for curve, run in ids["lamb"].items() if curve.rule == "spectral"} and len(shared) == 3
     assert not set(ids["lamb_inside"].values()) & (set(ids["lamb"].values()) | set(ids["mini/width"].values()))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectral_mup.errors import ConfigError
+from spectral_mup.runs.run_config import AXES
 from spectral_mup.util.registry import lookup
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ class SweepData:
     points: pd.DataFrame  # one row per run (collect.py)
     norms: pd.DataFrame  # one row per run, probed step and module or tensor; of the runs at the lrs of the feature checks
     verdicts: Sequence[Verdict]  # one per rule and axis
-    base: Mapping[str, int]  # width and depth of the base model
-    axis: str = "width"  # 'width', 'depth', or 'joint': width and depth together
+    base: Mapping[str, int]  # the size of each axis that was tuned
+    axis: str = "width"  # one of AXES, or 'joint': width and depth together
 
     @property
     def checks(self) -> dict[str, FeatureCheck]:
@@ -64,7 +65,7 @@ class FigureSpec:
     draw: str | Callable[[SweepData], Drawing | None]
     help: str
     needs: frozenset[str] = frozenset()
-    axes: frozenset[str] = frozenset({"width", "depth"})
+    axes: frozenset[str] = frozenset({"width", "depth"})  # of steps and batch size no features are judged
 
     def __call__(self, data: SweepData) -> Drawing | None:
         """Draw in the print style; None where the figure does not apply."""
@@ -135,7 +136,8 @@ SPECTRA = frozenset(f"{side}_{what}" for side in ("left", "right") for what in (
 STEPS = f"{__name__}.diagnostics"  # most of its figures are over the steps
 
 FIGURES: dict[str, FigureSpec] = {
-    "lr_transfer": FigureSpec(f"{__name__}.lr_transfer.lr_transfer", "loss against lr, a line per size; optimum against size"),
+    "lr_transfer": FigureSpec(f"{__name__}.lr_transfer.lr_transfer", "loss against lr, a line per size; optimum against size",
+        axes=frozenset(AXES)),
     "feature_norms": FigureSpec(f"{__name__}.feature_norms.feature_norms",
         "change of features and of weights against size (all: features.csv)", NORMS),
     "feature_steps": FigureSpec(f"{__name__}.feature_norms.feature_steps", "their slopes at every probed step", NORMS),

@@ -9,6 +9,7 @@ from spectral_mup.cli.context import OK, Context
 from spectral_mup.config.compose import load_config
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.provenance import commit
+from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.util.system import machine
@@ -22,9 +23,8 @@ def explain(context: Context) -> int:
     from spectral_mup.scaling.table import one_rule, side_by_side, tensor_rows
 
     config, sweep, vocab_size = context.config, context.sweep, context.load_corpus().vocab_size
-    largest = {chain[-1].rule: chain[-1] for chain in sweep.curves()}
-    runs = [sweep.run(curve, max(config.sweep.lr), min(config.sweep.seed)) for curve in largest.values()]
-    sources = {rule: config.rule[rule].source for rule in largest}
+    s, sources = config.sweep, {name: rule.source for name, rule in config.rule.items()}
+    runs = [sweep.run(Curve(rule, max(s.width), max(s.depth)), max(s.lr), min(s.seed)) for rule in sources]
     scalings = [scale_on_meta(run, vocab_size) for run in runs]
     rows = [tensor_rows(scaling, **hyperparameters(run)) for scaling, run in zip(scalings, runs, strict=True)]
     forward = [asdict(multipliers(scaling)) for scaling in scalings]
@@ -82,8 +82,8 @@ def _measure(context: Context, config: Config) -> list[dict[str, Any]]:
     """Norms of the optimizer's directions on a ladder of models of the config's family."""
     from spectral_mup.measure.derive import measure_family
 
-    d, sweep = config.derive, open_sweep(config)
-    run, corpus = sweep.run(sweep.curves()[0][0], 0.0, d.seed[0]), context.load_corpus()
+    d, smallest = config.derive, Curve("spectral", min(config.sweep.width), min(config.sweep.depth))
+    run, corpus = open_sweep(config).run(smallest, 0.0, d.seed[0]), context.load_corpus()
     with progress_bars() as show:
         return measure_family(
             run, corpus, widths=d.width, seeds=d.seed, steps=d.steps, batch_size=d.batch_size, update=d.update,

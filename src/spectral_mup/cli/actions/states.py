@@ -13,6 +13,7 @@ from spectral_mup.cluster.slurm.doctor import doctor as examine
 from spectral_mup.cluster.slurm.run_states import NAMES, State, reconcile, tail
 from spectral_mup.cluster.slurm.snapshot import code_now
 from spectral_mup.config.schema import SlurmConfig
+from spectral_mup.config.tune import LR
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.text import format_duration, pluralize, table
@@ -51,8 +52,17 @@ def _curves(states: list[State]) -> list[str]:
     """One row per curve: how many of its runs are in which state."""
     names = [name for name in NAMES if any(s.name == name for s in states)]
     counts, curves = Counter((s.run.curve, s.name) for s in states), dict.fromkeys(s.run.curve for s in states)
-    rows = [[c.rule, str(c.width), str(c.depth), *(str(counts[c, name] or "") for name in names)] for c in curves]
-    return table(rows, header=["rule", "width", "depth", *names], right=range(1, 3 + len(names)), indent=2)
+    held = {c: ", ".join([c.tuned, *(f"{name} 2^{x:g}" for name, x in c.held)]) for c in curves}
+    about = {
+        "rule": [c.rule for c in curves], "width": [f"{c.width}" for c in curves], "depth": [f"{c.depth}" for c in curves],
+        "steps": [f"{c.steps or ''}" for c in curves], "batch size": [f"{c.batch_size or ''}" for c in curves],
+        "tuned, held": [held[c] for c in curves],
+    }  # fmt: skip
+    usual = {"steps": "", "batch size": "", "tuned, held": LR}
+    shown = {head: column for head, column in about.items() if {*column} != {usual.get(head)}}
+    rows = [[*own, *(f"{counts[c, name] or ''}" for name in names)] for c, *own in zip(curves, *shown.values(), strict=True)]
+    right = [i for i, head in enumerate([*shown, *names]) if head not in ("rule", "tuned, held")]
+    return table(rows, header=[*shown, *names], right=right, indent=2)
 
 
 def _runs(states: list[State], every: bool) -> list[str]:

@@ -18,6 +18,7 @@ from spectral_mup.cluster.slurm.submission import Submission
 from spectral_mup.cluster.slurm.submit import SubmissionPlan, check_script, describe, plan_submission, states_or_refuse, submit
 from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError
+from spectral_mup.runs.run_config import AXES, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.files import check_writable
 from spectral_mup.util.text import format_duration, pluralize, table
@@ -93,14 +94,11 @@ def _format_plan(context: Context) -> str:
         text += f"; {pluralize(later, 'more curve')} to follow, each around the optimum of the one before"
     lines = [text]
     for curve, runs in plan.curves.items():
-        lrs = ", ".join(f"{lr:g}" for lr in sorted({run.log2_lr for run in runs}))
+        values = ", ".join(f"{value:g}" for value in sorted({run.value for run in runs}))
         missing = len(todo.intersection(runs))
         mark = ", not bracketed within lr.budget" if curve in plan.unbracketed else ""
-        lines.append(
-            f"  {curve.rule} width {curve.width} depth {curve.depth}: lr 2^[{lrs}] × {seeds}, "
-            f"{len(runs) - missing} done, {missing} to do{mark}"
-        )
-    return "\n".join(lines)
+        lines.append(f"  {curve}: {curve.tuned} 2^[{values}] × {seeds}, {len(runs) - missing} done, {missing} to do{mark}")
+    return "\n".join([*lines, *(f"note: {line}" for line in context.sweep.warnings())])
 
 
 def _machine(context: Context) -> Machine:
@@ -255,12 +253,15 @@ def _format_submission(ordered: SubmissionPlan, config: Config) -> str:
         f"{pluralize(ordered.arrays, 'array')} of at most {ordered.array_size}; {cost}",
         f"A task has {pluralize(ordered.gpus, 'GPU') if ordered.gpus else 'no GPU'}, {c.cpus} cores and {c.time} min.",
     ]
+    by_size: dict[tuple[int, ...], list[list[RunConfig]]] = {}
+    for pack in ordered.packs:
+        by_size.setdefault(tuple(pack[0].sizes.values()), []).append(pack)
+    varied = [i for i, axis in enumerate(AXES) if axis in ("width", "depth") or len({size[i] for size in by_size}) > 1]
     rows = []
-    sizes = [(pack[0].curve.width, pack[0].curve.depth) for pack in ordered.packs]
-    for width, depth in dict.fromkeys(sizes):
-        packs = [pack for pack, size in zip(ordered.packs, sizes, strict=True) if size == (width, depth)]
-        seconds, place = ordered.expected.total(max(packs, key=len)), ordered.placements[width, depth]
+    for size, packs in by_size.items():
+        seconds, place = ordered.expected.total(max(packs, key=len)), ordered.placements[packs[0][0].shape]
         takes = "unknown" if seconds is None else f"about {format_duration(seconds / place.workers)}"
-        rows.append([str(width), str(depth), str(sum(map(len, packs))), str(len(packs)), takes, str(place)])
-    shown = table(rows, header=["width", "depth", "runs", "tasks", "time per task", "each with"], right=range(4), indent=2)
+        rows.append([*(f"{size[i]}" for i in varied), f"{sum(map(len, packs))}", f"{len(packs)}", takes, f"{place}"])
+    head = [*(AXES[i].replace("_", " ") for i in varied), "runs", "tasks", "time per task", "each with"]
+    shown = table(rows, header=head, right=range(len(varied) + 2), indent=2)
     return "\n".join([*lines, *shown])

@@ -130,7 +130,8 @@ class Submission:
         """The pack of array task `index`. Raises ValueError if this code does not give the runs their recorded ids."""
         sweep, runs = Sweep(self.config(), self.fingerprint), []
         for entry in self.packs[index]:
-            run = sweep.run(Curve(entry["rule"], entry["width"], entry["depth"]), entry["log2_lr"], entry["seed"])
+            curve = Curve(**entry["curve"] | {"held": tuple((name, x) for name, x in entry["curve"]["held"])})
+            run = sweep.run(curve, entry["value"], entry["seed"])
             if run.run_id != entry["run_id"]:
                 raise ValueError(f"{self.path}: the snapshot gives run {entry['run_id']} the id {run.run_id}: it was edited")
             runs.append(run)
@@ -162,7 +163,8 @@ def prepare(
     path, sweep = jobs_dir / f"new.{nonce}", config["sweep"]["name"]
     name = f"{slurm.NAME}{re.sub(r'[^A-Za-z0-9.-]', '-', sweep)[:40]}-{nonce}"
     entries = [
-        [asdict(run.curve) | {"log2_lr": run.log2_lr, "seed": run.seed, "run_id": run.run_id} for run in pack] for pack in packs
+        [{"curve": asdict(run.curve), "value": run.value, "seed": run.seed, "run_id": run.run_id} for run in pack]
+        for pack in packs
     ]
     prepared = Submission(path, sweep, name, entries, fingerprint, code, time.time(), this_process(), max_parallel, after_job)
     for folder in ("log", "tasks"):

@@ -47,13 +47,13 @@ class Incomplete(Unanswered):
 class Estimate:
     """Expected seconds of a run from `runs` earlier ones on the same kind of device: per unit of cost, by shape and overall."""
 
-    of_shape: dict[tuple[int, int], float]
+    of_shape: dict[tuple[int, int, int], float]
     per_cost: float | None
     runs: int
 
     def seconds(self, run: RunConfig) -> float | None:
-        """Expected seconds of one run on one worker: from runs of its width and depth, else by cost; None if unknown."""
-        rate = self.of_shape.get((run.width, run.depth), self.per_cost)
+        """Expected seconds of one run on one worker: from runs of its shape, else by cost; None if unknown."""
+        rate = self.of_shape.get(run.shape, self.per_cost)
         return None if rate is None else rate * run.cost
 
     def total(self, runs: Iterable[RunConfig]) -> float | None:
@@ -68,12 +68,12 @@ class Estimate:
 
 def estimate(runs_dir: Path, runs: Iterable[RunConfig], device: str) -> Estimate:
     """Durations measured on those of the runs that are done on this kind of device ('cpu' or 'cuda')."""
-    rates: dict[tuple[int, int], list[float]] = defaultdict(list)
+    rates: dict[tuple[int, int, int], list[float]] = defaultdict(list)
     for run in runs:
         timing = RunFolder(runs_dir, run.run_id).read("timing.json")
         if timing and timing["device"] == device and timing["steps"] > 0:
             seconds = timing["seconds"] / timing["steps"] * run.train.steps
-            rates[run.width, run.depth].append(seconds / run.cost)
+            rates[run.shape].append(seconds / run.cost)
     every = [rate for of_shape in rates.values() for rate in of_shape]
     medians = {shape: statistics.median(of_shape) for shape, of_shape in rates.items()}
     return Estimate(medians, statistics.median(every) if every else None, len(every))
@@ -82,14 +82,14 @@ def estimate(runs_dir: Path, runs: Iterable[RunConfig], device: str) -> Estimate
 def split_into_packs(
     runs: Sequence[RunConfig], expected: Estimate, seconds: float, workers_for: Callable[[Sequence[RunConfig]], int]
 ) -> list[list[RunConfig]]:
-    """Split runs into packs, each of one width and depth, that as many workers as there are for such runs train in about
+    """Split runs into packs, each of one shape and length, that as many workers as there are for such runs train in about
     `seconds`.
 
     Packs of a shape are of equal length, give or take one run; the largest shapes come first.
     """
-    shapes: dict[tuple[int, int], list[RunConfig]] = defaultdict(list)
+    shapes: dict[tuple, list[RunConfig]] = defaultdict(list)
     for run in runs:
-        shapes[run.width, run.depth].append(run)
+        shapes[run.shape, run.train.steps].append(run)
     packs = []
     for same_shape in sorted(shapes.values(), key=lambda runs: runs[0].cost, reverse=True):
         each, workers = expected.seconds(same_shape[0]), workers_for(same_shape)
@@ -102,12 +102,12 @@ def split_into_packs(
 @dataclass(frozen=True)
 class SubmissionPlan:
     """What would be submitted: packs of runs, each a task, in arrays of at most `array_size`; the workers of a task, by the
-    width and depth of its runs, on its `gpus` in all."""
+    shape of its runs, on its `gpus` in all."""
 
     packs: list[list[RunConfig]]
     expected: Estimate
     array_size: int
-    placements: dict[tuple[int, int], Placement]
+    placements: dict[tuple[int, int, int], Placement]
     gpus: int
 
     @property
@@ -121,7 +121,7 @@ class SubmissionPlan:
     @property
     def gpu_hours(self) -> float | None:
         """Expected device-hours of all packs: GPUs × time, or tasks × time without GPUs."""
-        known = [(self.expected.total(pack), self.placements[pack[0].width, pack[0].depth].workers) for pack in self.packs]
+        known = [(self.expected.total(pack), self.placements[pack[0].shape].workers) for pack in self.packs]
         hours = [seconds / workers * max(1, self.gpus) / 3600 for seconds, workers in known if seconds is not None]
         return sum(hours) if len(hours) == len(known) else None
 
@@ -140,7 +140,7 @@ def plan_submission(config: Config, plan: Plan, runs: Sequence[RunConfig]) -> Su
         return machine.place(config, alike)
 
     packs = split_into_packs(runs, expected, 60 * c.pack_minutes, lambda alike: place(alike).workers)
-    placements = {(pack[0].width, pack[0].depth): place(pack) for pack in packs}
+    placements = {pack[0].shape: place(pack) for pack in packs}
     return SubmissionPlan(packs, expected, slurm.max_array_size(), placements, c.gpus * c.nodes)
 
 
