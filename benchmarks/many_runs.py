@@ -26,6 +26,7 @@ from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.search.plan import make_plan
 from spectral_mup.util.system import machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -101,7 +102,7 @@ def seconds(script: str, *argv: str) -> tuple[float, float]:
 def measure(folder: Path, seeds: int, warm: int) -> None:
     """Make the run folders that lack, and print the seconds."""
     argv = overrides(folder, seeds)
-    runs = open_sweep(load_config(argv)).plan(lambda run: None).todo
+    runs = make_plan(open_sweep(load_config(argv)), lambda run: None).todo
     print(f"{machine()}, commit {commit()}, {len(runs)} runs", flush=True)
     for run in runs:
         if RunFolder(folder / "runs", run.run_id).result() is None:

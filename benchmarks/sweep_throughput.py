@@ -34,6 +34,7 @@ from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
+from spectral_mup.search.plan import make_plan
 from spectral_mup.util.system import machine
 
 BLOCK = {64: 4, 128: 3, 256: 3}  # widths, about as the default sweep trains them
@@ -148,12 +149,12 @@ def time_to_verdict(seconds_a_run: dict, runs: Path) -> dict:
     for name, overrides in searches.items():
         config = load_config([*overrides, f"paths.runs={runs}"])
         sweep, results = open_sweep(config), Results(runs)
-        failed = run_local(config, lambda s=sweep, r=results: s.plan(r.loss).todo, lambda event: None)
+        failed = run_local(config, lambda s=sweep, r=results: make_plan(s, r.loss).todo, lambda event: None)
         assert not failed, failed
-        points = collect(sweep.plan(results.loss).curves, results)
+        points = collect(make_plan(sweep, results.loss).curves, results)
         verdict = judge(points, base=config.sweep.base_width)
         counts = points.groupby("width").size().to_dict()
-        workers = Machine.here(config).place(config, sweep.plan(results.loss).runs).workers
+        workers = Machine.here(config).place(config, make_plan(sweep, results.loss).runs).workers
         at_once, each = (1, usual) if name == "fixed" else (workers, ours)
         seconds = sum(n * each[w] for w, n in counts.items()) / at_once
         found[name] = {

@@ -39,6 +39,7 @@ from support.runs import TINY
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep, result_reader
+from spectral_mup.search.plan import make_plan
 from spectral_mup.util.processes import process_start
 
 SWEEP = [*TINY, "rule=[spectral,standard]", "lr.resolution=1.0", "cluster.workers=1"]  # a worker costs seconds to start
@@ -286,7 +287,7 @@ def test_a_run_that_kills_its_workers_is_given_up(tmp_path):
 def test_a_run_that_fails_is_named_and_harms_no_other(unbroken, tmp_path):
     """Its norms.jsonl cannot be written. The others are trained; with the obstacle away the same command goes on."""
     config = load_config(SHORT)
-    bad, good = open_sweep(config).plan(lambda p: None).runs
+    bad, good = make_plan(open_sweep(config), lambda p: None).runs
     runs = tmp_path / "runs"
     obstacle = runs / bad.run_id / "norms.jsonl"
     obstacle.mkdir(parents=True)
@@ -323,7 +324,7 @@ def test_a_config_edited_by_hand_is_named_before_anything_starts(unbroken, tmp_p
 
 @pytest.mark.parametrize("where", ["runs", "run"])
 def test_a_file_in_the_way_of_a_folder_is_named(tmp_path, where):
-    bad = open_sweep(load_config(SHORT)).plan(lambda p: None).runs[0]
+    bad = make_plan(open_sweep(load_config(SHORT)), lambda p: None).runs[0]
     path = tmp_path / "runs" if where == "runs" else tmp_path / "runs" / bad.run_id
     path.parent.mkdir(exist_ok=True)
     path.write_text("mine")
@@ -449,7 +450,7 @@ def call(capsys, tmp_path):
 
 def synthetic(tmp_path: Path, argv: list[str], real: dict, best: Callable[[str, int], float]) -> None:
     """A finished sweep of parabolas with these optima, without training and without norms, its results like a real one."""
-    for run in open_sweep(load_config(argv)).plan(lambda p: None).runs:
+    for run in make_plan(open_sweep(load_config(argv)), lambda p: None).runs:
         folder = RunFolder(tmp_path / "runs", run.run_id)
         folder.write_config(run.to_json())
         folder.claim()
@@ -469,7 +470,9 @@ def test_analyze_judges_draws_and_says_the_same_again(unbroken, tmp_path, call, 
     names = {"lr_transfer.pdf", "lr_transfer.svg", "lr_transfer.png", "curves.csv", "optima.csv", "verdicts.json"}
     first = {p.name: p.read_bytes() for p in results.iterdir()}
     assert names <= set(first) and all(first.values())
-    curves = open_sweep(load_config(SWEEP)).plan(result_reader(runs)).curves  # runs of the base size are in one of each rule
+    curves = make_plan(
+        open_sweep(load_config(SWEEP)), result_reader(runs)
+    ).curves  # runs of the base size are in one of each rule
     assert len(first["curves.csv"].splitlines()) == 1 + sum(map(len, curves.values())) > 1 + len(ended(runs))
 
     code, out, err = call("analyze.py", SWEEP)

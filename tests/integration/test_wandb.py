@@ -19,6 +19,7 @@ from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.search.plan import make_plan
 from spectral_mup.tracking.live import WandbLogger
 from spectral_mup.tracking.push import Counts, PushError, push
 
@@ -74,7 +75,7 @@ def server(monkeypatch, tmp_path):
 
 @pytest.fixture
 def runs(tmp_path) -> list[RunConfig]:
-    return open_sweep(load_config(SHORT)).plan(lambda p: None).runs
+    return make_plan(open_sweep(load_config(SHORT)), lambda p: None).runs
 
 
 def rows(first: int, last: int) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.search.plan import make_plan
 
 RESULT = {
     "status": "done", "seconds": 1.0, "steps": 12, "tokens": 768, "epochs": 0.1, "diverged_step": None,
@@ -36,7 +37,7 @@ def transcript(*argv: str) -> str:
 
 def planned(argv: list[str]) -> list[RunConfig]:
     """The first runs of a sweep, in the order of the plan."""
-    return open_sweep(load_config(argv)).plan(lambda run: None).runs
+    return make_plan(open_sweep(load_config(argv)), lambda run: None).runs
 
 
 def finish(run: RunConfig, runs: Path, best: Callable[[str, int], float] = lambda rule, width: -6.0, **result) -> None:

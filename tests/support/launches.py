@@ -21,6 +21,7 @@ from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.search.plan import make_plan
 from spectral_mup.util.processes import process_start
 from support import ROOT
 from support.runs import run_point
@@ -200,7 +201,7 @@ def trained(runs: Path, *sweeps: list[str]) -> dict[str, list[bytes]]:
 
 def planned(*sweeps: list[str]) -> list[RunConfig]:
     """The runs of these sweeps while nothing is done, each once."""
-    plans = [open_sweep(load_config(overrides)).plan(lambda _: None) for overrides in sweeps]
+    plans = [make_plan(open_sweep(load_config(overrides)), lambda _: None) for overrides in sweeps]
     return list(dict.fromkeys(run for plan in plans for run in plan.runs))
 
 

@@ -11,6 +11,7 @@ from unittest import mock
 from spectral_mup.cluster.slurm.run_states import Report, reconcile
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
+from spectral_mup.search.plan import make_plan
 from support.launches import PATIENCE, Launch, contents
 from support.runs import TINY
 from support.slurm_cluster import SlurmCluster
@@ -50,7 +51,7 @@ class Site:
     def report(self, overrides: list[str]) -> Report:
         """What action=status goes by, in this process, where a look costs no start of Python."""
         with mock.patch.dict(os.environ, self.client()):
-            return reconcile(self.runs, self.jobs, _sweep(tuple(overrides)).plan(result_reader(self.runs)).runs)
+            return reconcile(self.runs, self.jobs, make_plan(_sweep(tuple(overrides)), result_reader(self.runs)).runs)
 
     def states(self, overrides: list[str]) -> dict[str, int]:
         """Counts by state."""

@@ -16,7 +16,7 @@ from spectral_mup.errors import ConfigError
 from spectral_mup.runs.provenance import PACKAGE, commit
 from spectral_mup.runs.results import file_state
 from spectral_mup.runs.run_config import Curve, RunConfig
-from spectral_mup.runs.sweep import Plan
+from spectral_mup.search.plan import Plan
 from spectral_mup.util.files import read_cache, write_cache
 from spectral_mup.util.system import own_cores
 from spectral_mup.util.text import pluralize

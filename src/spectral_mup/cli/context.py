@@ -12,7 +12,8 @@ from spectral_mup.config.schema import Config
 from spectral_mup.data import Corpus, load
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.results import Results
-from spectral_mup.runs.sweep import Outcome, Plan, Sweep, open_sweep
+from spectral_mup.runs.sweep import Outcome, Sweep, open_sweep
+from spectral_mup.search.plan import Plan, make_plan, remaining_curves
 from spectral_mup.training.quantities import resolve_quantities
 from spectral_mup.util.text import pluralize
 
@@ -75,7 +76,7 @@ class Context:
 
     @cached_property
     def plan(self) -> Plan:
-        return self.sweep.plan(self.outcome)
+        return make_plan(self.sweep, self.outcome, self.results.seconds)
 
     @cached_property
     def report(self) -> Report:
@@ -90,7 +91,7 @@ class Context:
     @property
     def later_curves(self) -> int:
         """Curves that the plan does not reach yet."""
-        return self.sweep.remaining_curves(self.plan)
+        return remaining_curves(self.sweep, self.plan)
 
     def load_corpus(self) -> Corpus:
         return load(self.config.data.source, self.config.data.path, self.config.data.vocab_size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spectral_mup.runs.run_config import RunConfig
-from spectral_mup.runs.sweep import Plan
+from spectral_mup.search.plan import Plan
 from spectral_mup.util.text import format_duration, pluralize
 
 ENDS = ("done", "failed", "stopped", "claimed")  # after which the worker is idle

@@ -3,6 +3,7 @@
 Defaults live in conf/, whose YAML gives every value with its meaning.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag
@@ -154,6 +155,20 @@ def _as_list(values: Any) -> Any:
     return [] if values is None else values
 
 
+def _check_budget(value: Any) -> Any:
+    if value is None:
+        return None
+    hours = isinstance(value, str) and re.fullmatch(r"(\d+(\.\d*)?|\.\d+)h", value)
+    if not hours and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError("must be a number of runs, as in 100, or of hours of training, as in 2h or 0.5h")
+    return value
+
+
+class VerdictConfig(Part):
+    slope: Positive
+    regret: Positive
+
+
 class SweepConfig(Part):
     name: str
     tune: Annotated[dict[str, Annotated[list[Float], BeforeValidator(_as_list)]], BeforeValidator(_as_table)]
@@ -165,6 +180,7 @@ class SweepConfig(Part):
     base_depth: AtLeastOne
     lr: list[Float]
     seed: list[AtLeastZero]
+    budget: Annotated[int | str | None, BeforeValidator(_check_budget)]
 
 
 class DeriveConfig(Part):
@@ -233,6 +249,7 @@ class Config(Part):
     train: TrainConfig
     probe: ProbeConfig
     lr: LrConfig
+    verdict: VerdictConfig
     sweep: SweepConfig
     derive: DeriveConfig
     prepare: PrepareConfig

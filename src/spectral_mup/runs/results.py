@@ -47,6 +47,11 @@ class Results:
             return None
         return result["val_loss"] if result["status"] == "done" else math.inf
 
+    def seconds(self, run: RunConfig) -> float:
+        """Seconds for which a run that has ended was trained; 0 where that is not known."""
+        timing = RunFolder(self.runs, run.run_id).read("timing.json") if self.of(run) else None
+        return timing["seconds"] if timing else 0.0
+
     def states(self) -> dict[str, list[FileState]]:
         """What the FILES of every run that was found to have ended looked like; known with a cache alone."""
         return {run_id: state for run_id, (state, _) in self._known.items()}

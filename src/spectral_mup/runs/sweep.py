@@ -1,12 +1,8 @@
-"""A sweep as a declaration: which runs it has, which are done, which values of what it tunes come next. Imports no torch.
-
-A plan is a pure function of the config and the results so far. Whoever computes it, in whatever order results came in,
-gets the same runs; so a launcher may die at any moment and the next one resumes.
-"""
+"""A sweep as a declaration: which curves it has, of which keys over which sizes, and the run of each point. Imports no torch."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -38,69 +34,6 @@ class Chain:
     turn: bool = False
 
 
-@dataclass(frozen=True)
-class Search:
-    """Values (log2) that a curve wants so far; finished when no more will be wanted."""
-
-    wanted: list[float]
-    finished: bool
-    bracketed: bool
-    best: float | None
-
-
-def search_lrs(
-    start: list[float], loss: Callable[[float], float | None], adaptive: bool, resolution: float, budget: int
-) -> Search:
-    """Bracket the best log2 lr, then refine around it: a deterministic replay from `start` and the known losses.
-
-    The best point on an edge asks for the next octave beyond it; an interior one asks for the middles of its two gaps until
-    both are at `resolution`. A diverged run (loss inf) is worse than any other and brackets. Stops at `budget` points.
-    """
-    wanted = set(start)
-    while True:
-        known = {x: value for x in wanted if (value := loss(x)) is not None}
-        if len(known) < len(wanted):
-            return Search(sorted(wanted), False, False, None)
-        best = min(known, key=lambda x: (known[x], x))
-        below, above = [x for x in wanted if x < best], [x for x in wanted if x > best]
-        bracketed = bool(below and above) and math.isfinite(known[best])
-        if not math.isfinite(known[best]):
-            new = {min(wanted) - 1}
-        elif not bracketed:
-            new = {best - 1} if not below else {best + 1}
-        else:
-            gaps = ((side, gap) for side, gap in ((-1, best - max(below)), (1, min(above) - best)) if gap > resolution)
-            new = {best + side * max(math.floor(gap / 2 / resolution) * resolution, resolution) for side, gap in gaps}
-        new = set(sorted(new)[: max(0, budget - len(wanted))])
-        if not adaptive or not new:
-            return Search(sorted(wanted), True, bracketed, best)
-        wanted |= new
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The runs of every curve begun so far, and those to do, largest first. `open` curves may need more once these are done.
-
-    `found` holds the best log2 value of every curve that needs no more; `turns` are the curves of chains that are turns.
-    """
-
-    curves: dict[Curve, list[RunConfig]]
-    todo: list[RunConfig]
-    open: list[Curve]
-    unbracketed: list[Curve]
-    found: dict[Curve, float] = field(default_factory=dict)
-    turns: list[Curve] = field(default_factory=list)
-
-    def judged(self, tuned: str) -> dict[Curve, list[RunConfig]]:
-        """The curves of a key from which verdicts are made."""
-        return {c: runs for c, runs in self.curves.items() if c.tuned == tuned and c not in self.turns}
-
-    @property
-    def runs(self) -> list[RunConfig]:
-        """All of them, each once though curves of several rules share those of the base size."""
-        return list(dict.fromkeys(run for runs in self.curves.values() for run in runs))
-
-
 Outcome = Callable[[RunConfig], float | None]
 """Loss of a run that is done (inf if it diverged), None if it is not."""
 
@@ -128,6 +61,15 @@ class Sweep:
         """The axes over which optima are judged: those of more than one size, or width."""
         return [axis for axis in AXES if len(self.sizes[axis]) > 1] or ["width"]
 
+    @property
+    def budget(self) -> tuple[float, float]:
+        """(runs, hours of training) that each chain over the sizes may take: an even share of sweep.budget; inf without one."""
+        chains = len(self.config.rule) + sum(len(self.sizes[axis]) > 1 for axis in ("steps", "batch_size"))
+        budget, share = self.config.sweep.budget, 1 / chains / len(self.config.sweep.tune)
+        if isinstance(budget, str):
+            return math.inf, float(budget.removesuffix("h")) * share
+        return (math.inf if budget is None else int(budget * share)), math.inf
+
     # --- what is to be searched -----------------------------------------------------------------------------------
 
     def chains(self, found: Mapping[Curve, float]) -> Iterator[Chain]:
@@ -150,7 +92,7 @@ class Sweep:
             if len(turns) > 1 and abs(at[name] - before) <= SETTLED:
                 break
         for name in at:
-            for curves in self._over_sizes(name, at):
+            for curves in self.over_sizes(name, at):
                 yield Chain(curves, self._start(name, at[name] if turns else None))
 
     def _start(self, name: str, near: float | None) -> list[float]:
@@ -160,7 +102,7 @@ class Sweep:
         """What is held while this key is tuned; lr too, if it is never tuned."""
         return tuple(sorted((other, x) for other, x in ({LR: self.config.sweep.lr[0]} | dict(at)).items() if other != name))
 
-    def _over_sizes(self, name: str, at: Mapping[str, float]) -> Iterator[list[Curve]]:
+    def over_sizes(self, name: str, at: Mapping[str, float]) -> Iterator[list[Curve]]:
         """Every width and depth under each rule; the other sizes at the base, where all rules are one."""
         held, base = self._held(name, at), self.base
         for rule in self.config.rule if {"width", "depth"} & {*self.axes} else ():
@@ -229,50 +171,6 @@ class Sweep:
         except ConfigError:
             return False
         return True
-
-    # --- which values come next -----------------------------------------------------------------------------------
-
-    def plan(self, outcome: Outcome) -> Plan:
-        """Replay the search with the results so far. Runs that `outcome` does not know are to do, largest first."""
-        lr, seeds = self.config.lr, self.config.sweep.seed
-        plan = Plan({}, [], [], [])
-        for chain in self.chains(plan.found):
-            best, at_base = None, None  # of the curve before, and of the base, which larger sizes run too, for the regret
-            for curve in chain.curves:
-                start = chain.start if best is None else [best - 1, best, best + 1, best if at_base is None else at_base]
-
-                def loss(value: float, curve: Curve = curve) -> float | None:
-                    if not self.possible(curve, value):
-                        return math.inf
-                    known = [x for seed in seeds if (x := outcome(self.run(curve, value, seed))) is not None]
-                    return sum(known) / len(known) if len(known) == len(seeds) else None
-
-                search = search_lrs(start, loss, lr.adaptive, lr.resolution, lr.budget)
-                values = [value for value in search.wanted if self.possible(curve, value)]
-                plan.curves[curve] = [self.run(curve, value, seed) for value in values for seed in seeds]
-                plan.turns.extend([curve] * chain.turn)
-                if search.best is None:
-                    plan.open.append(curve)
-                    if lr.adaptive:
-                        break  # the next size's search starts where this one ends
-                    continue
-                plan.found[curve] = search.best
-                if not search.bracketed:
-                    plan.unbracketed.append(curve)
-                if lr.adaptive:
-                    best = search.best
-                    if self.is_base(curve):
-                        at_base = best
-        todo = [run for run in plan.runs if outcome(run) is None]
-        return replace(plan, todo=sorted(todo, key=lambda run: run.cost, reverse=True))
-
-    def remaining_curves(self, plan: Plan) -> int:
-        """Curves that the plan has not reached yet; of turns, which end when they do, only the one that comes next."""
-        chains = list(self.chains(plan.found))
-        curves = [curve for chain in chains for curve in chain.curves]
-        if all(chain.turn for chain in chains):
-            curves += [curve for name in self.config.sweep.tune for of in self._over_sizes(name, {}) for curve in of]
-        return sum(curve not in plan.curves for curve in curves)
 
 
 def result_reader(runs: Path) -> Outcome:

@@ -15,6 +15,7 @@ from spectral_mup.cli.analyze import inputs_of
 from spectral_mup.cli.context import Context
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.search.plan import make_plan
 
 LRS = [-8.5, -8.0, -7.5, -7.0, -6.5, -6.0]
 JUDGED = -7.0  # the optimum of both rules at width 64
@@ -36,7 +37,7 @@ def finished(argv):
 
 
 def runs_of(argv):
-    return open_sweep(composed(*argv)).plan(lambda run: None).runs
+    return make_plan(open_sweep(composed(*argv)), lambda run: None).runs
 
 
 def folder_of(argv, run):

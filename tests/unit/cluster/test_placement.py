@@ -15,6 +15,7 @@ from spectral_mup.errors import ConfigError
 from spectral_mup.runs.memory import RunMemory
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.search.plan import make_plan
 from spectral_mup.util.gpus import Gpu
 
 SMALL = ("data=pydoc", "sweep.width=[64]", "sweep.base_width=64")
@@ -147,7 +148,7 @@ def test_folders_that_cannot_be_written_are_one_line_before_anything_starts(monk
 
 def submission(*overrides: str):
     config = load_config([*TINY, "cluster=slurm", "cluster.workers=null", "lr.adaptive=false", *overrides])
-    plan = open_sweep(config).plan(lambda run: None)
+    plan = make_plan(open_sweep(config), lambda run: None)
     return plan_submission(config, plan, plan.todo)
 
 

@@ -28,6 +28,7 @@ from spectral_mup.cluster.slurm.submission import prepare, take
 from spectral_mup.cluster.slurm_commands import ArrayTaskId, is_owner_running
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.search.plan import make_plan
 from spectral_mup.training.checkpoint import save_checkpoint
 from spectral_mup.training.trainer import Trainer
 from spectral_mup.util.processes import process_start
@@ -134,7 +135,7 @@ class Told:
         self.config = config = config.model_copy(
             update={"paths": config.paths.model_copy(update={"runs": str(self.runs), "jobs": str(self.jobs)})}
         )
-        self.planned = open_sweep(config).plan(lambda p: None).runs
+        self.planned = make_plan(open_sweep(config), lambda p: None).runs
         prepared = prepare(self.jobs, snapshot_config(config), [self.planned], "", "code")
         self.submission = take(prepared, 1, lambda s: "")
         self.submission.record_job("7")

@@ -1,67 +1,21 @@
-"""Laws of the plan: identity, bracketing, and that it is a function of results alone."""
+"""Laws of runs: their identity, and which curves share them."""
 
-import functools
 import json
 import math
-import random
 
 import pytest
 import rfc8785
 from support.runs import first_point
 
-from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import Curve, hash_of
-from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader, search_lrs
-
-
-def bowl(best: float, wall: float = math.inf):
-    """A loss curve with its minimum at `best`, diverging (inf) above `wall`."""
-    return lambda x: math.inf if x > wall else 2.0 + 0.05 * (x - best) ** 2
-
-
-@pytest.mark.parametrize("best", [-12.3, -9, -7.2, -6.5, -5, -2.1, 1.0])
-def test_search_brackets_and_refines(best):
-    search = search_lrs([-9, -7, -5], bowl(best), True, 0.5, 30)
-    assert search.finished and search.bracketed and abs(search.best - best) <= 0.25 + 1e-9
-    assert {search.best - 0.5, search.best + 0.5} <= set(search.wanted)
-    fixed = search_lrs([-9, -7, -5], bowl(best), False, 0.5, 30)
-    assert fixed.wanted == [-9, -7, -5] and fixed.bracketed == (-9 < fixed.best < -5)
-
-
-def test_search_stops_at_its_budget_and_says_so():
-    search = search_lrs([-9, -7, -5], bowl(4), True, 0.5, 6)
-    assert search.finished and not search.bracketed and len(search.wanted) == 6
-
-
-def test_divergence_brackets_from_above_and_all_diverged_goes_down():
-    search = search_lrs([-9, -7, -5], bowl(-4, wall=-6.4), True, 0.5, 30)
-    assert search.finished and search.bracketed and search.best == -6.5
-    search = search_lrs([-3, -2, -1], bowl(-8, wall=-6), True, 0.5, 30)
-    assert search.bracketed and search.best == -8
-
-
-def test_plan_does_not_depend_on_the_order_of_results(tiny):
-    """runs come one by one, in random order; the runs of the finished sweep are always the same."""
-    config = tiny("sweep.width=[32,64,128]", "sweep.seed=[0,1]")
-    ends = []
-    for order in range(5):
-        rng, known, sweep = random.Random(order), {}, open_sweep(config)
-        outcome = functools.partial(lambda known, p: known.get(p.run_id), known)
-        while todo := sweep.plan(outcome).todo:
-            point = rng.choice(todo)
-            best = -6.3 - (math.log2(point.width / 32) if point.rule.name == "standard" else 0)
-            known[point.run_id] = bowl(best, wall=-2)(point.log2_lr) + 0.01 * point.seed
-        ends.append({p.run_id for p in sweep.plan(outcome).runs})
-        assert ends[-1] == set(known) and not sweep.plan(outcome).open
-    assert all(end == ends[0] for end in ends)
-    base_best = [p.log2_lr for p in sweep.plan(outcome).curves[Curve("standard", 128, 2)]]
-    assert -6.5 in base_best  # the base's optimum is run at every width: what regret is measured by
+from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
+from spectral_mup.search.plan import make_plan
 
 
 def test_largest_first_and_nothing_twice(tiny):
     config = tiny("lr.adaptive=false", "sweep.width=[32,128,64]")
     sweep = open_sweep(config)
-    todo = sweep.plan(lambda p: None).todo
+    todo = make_plan(sweep, lambda p: None).todo
     assert [p.curve.width for p in todo] == sorted((p.curve.width for p in todo), reverse=True)
     assert len({p.run_id for p in todo}) == len(todo) == 3 + 2 * 2 * 3  # the base is no rule's own
 
@@ -108,8 +62,8 @@ def test_golden_id():
 
 def test_overlapping_sweeps_share_runs(tiny):
     small, large = open_sweep(tiny("lr.adaptive=false")), open_sweep(tiny("lr.adaptive=false", "sweep.width=[32,64,128]"))
-    first = {p.run_id for p in small.plan(lambda p: None).runs}
-    second = {p.run_id for p in large.plan(lambda p: None).runs}
+    first = {p.run_id for p in make_plan(small, lambda p: None).runs}
+    second = {p.run_id for p in make_plan(large, lambda p: None).runs}
     assert first < second and len(second - first) == 2 * 3
 
 
@@ -137,21 +91,10 @@ def test_plan_of_many_points_is_quick(tiny):
 
     config = tiny("lr.adaptive=false", f"sweep.seed={list(range(500))}", f"sweep.lr={[-8, -7, -6, -5, -4]}")
     start = time.process_time()  # of this process alone: the machine may have other work
-    plan = Sweep(config, "x").plan(lambda p: None)
+    plan = make_plan(Sweep(config, "x"), lambda p: None)
     assert len(plan.runs) == (1 + 2) * 5 * 500
     assert time.process_time() - start < 10
     assert plan.runs[0].curve == Curve("base", 32, 2)
-
-
-def test_sizes_above_a_base_in_the_middle_run_its_best_lr(tiny):
-    sweep, done = open_sweep(tiny("sweep.width=[32,64,128,256]", "sweep.base_width=64")), {}
-    while todo := sweep.plan(lambda run: done.get(run.run_id)).todo:
-        for run in todo:
-            drift = 3 * math.log2(run.width / 32)
-            done[run.run_id] = bowl(-6 - drift)(run.log2_lr)
-    curves = sweep.plan(lambda run: done.get(run.run_id)).curves
-    largest = {run.log2_lr for run in curves[Curve("standard", 256, 2)]}
-    assert -9 in largest and -6 not in largest  # the base's optimum, and not that of the smallest
 
 
 def test_runs_of_the_base_size_belong_to_no_rule_and_are_trained_once(tiny):
@@ -162,18 +105,6 @@ def test_runs_of_the_base_size_belong_to_no_rule_and_are_trained_once(tiny):
     assert [len(of_size) for of_size in ids.values()] == [1, 3, 3]
     base = sweep.run(Curve("standard", 32, 2), -6, 0)
     assert base.to_json()["rule"] is None and base.curve == Curve("base", 32, 2)
-    plan = sweep.plan(lambda run: None)
+    plan = make_plan(sweep, lambda run: None)
     assert len(plan.runs) == 3 + 3 * 3 * 3 and all(len(runs) == 3 for runs in plan.curves.values())
     assert plan.curves[Curve("spectral", 32, 2)] == plan.curves[Curve("zheng", 32, 2)]
-
-
-def test_the_default_sweep_trains_58_runs_where_72_would_be_trained_by_rule():
-    sweep = Sweep(load_config([]), "text")
-    done: dict[str, float] = {}
-    while todo := sweep.plan(lambda run: done.get(run.run_id)).todo:
-        for run in todo:
-            drift = math.log2(run.width / 64) if run.rule.name == "standard" else 0
-            done[run.run_id] = bowl(-6 - drift, wall=-2)(run.log2_lr)
-    plan = sweep.plan(lambda run: done.get(run.run_id))
-    by_rule = sum(len(runs) for runs in plan.curves.values())
-    assert by_rule - len(plan.runs) == len(plan.curves[Curve("spectral", 64, 2)]) == 14

@@ -1,5 +1,6 @@
 """The actions that decide what is trained, here or on SLURM: run, plan, retry, extend."""
 
+import math
 import re
 import signal
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 from spectral_mup.cli.context import FAILED, INTERRUPTED, OK, REFUSED, Context, format_counts, print_notes
 from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.cluster.durations import guessed_seconds, measured_durations
 from spectral_mup.cluster.failure_causes import CAUSES
 from spectral_mup.cluster.placement import Machine, Placement
 from spectral_mup.cluster.slurm.run_states import Report, State
@@ -20,6 +22,7 @@ from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_config import AXES, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.search.plan import make_plan, outlook
 from spectral_mup.util.files import check_writable
 from spectral_mup.util.text import format_duration, pluralize, table
 
@@ -57,7 +60,7 @@ def plan(context: Context) -> int:
         submission = plan_submission(context.config, context.plan, runs) if runs else None
         print(_format_submission(submission, context.config) if submission else "Nothing to submit.")
     else:
-        print(_format_workers(_machine(context).place(context.config, context.plan.todo)))
+        _print_workers(context, _machine(context).place(context.config, context.plan.todo))
     return OK
 
 
@@ -87,7 +90,7 @@ def retry(context: Context) -> int:
 
 def _format_plan(context: Context) -> str:
     """Counts first, then a line a curve."""
-    plan, later, seeds = context.plan, context.later_curves, pluralize(len(context.config.sweep.seed), "seed")
+    plan, later = context.plan, context.later_curves
     todo, total = set(plan.todo), len(plan.runs)
     text = f"{context.config.sweep.name}: {pluralize(total, 'run')} so far: {total - len(todo)} done, {len(todo)} to do"
     if later:
@@ -95,10 +98,31 @@ def _format_plan(context: Context) -> str:
     lines = [text]
     for curve, runs in plan.curves.items():
         values = ", ".join(f"{value:g}" for value in sorted({run.value for run in runs}))
-        missing = len(todo.intersection(runs))
+        missing, seeds = len(todo.intersection(runs)), pluralize(len({run.seed for run in runs}), "seed")
         mark = ", not bracketed within lr.budget" if curve in plan.unbracketed else ""
         lines.append(f"  {curve}: {curve.tuned} 2^[{values}] × {seeds}, {len(runs) - missing} done, {missing} to do{mark}")
     return "\n".join([*lines, *(f"note: {line}" for line in context.sweep.warnings())])
+
+
+def _format_outlook(context: Context, workers: int, device: str) -> str:
+    """How many runs the search takes until its verdicts, and how long: at least and at most."""
+    config, plan = context.config, context.plan
+    measured = measured_durations(context.runs, plan.runs, device)
+    done = {run.run_id for run in plan.runs} - {run.run_id for run in plan.todo}
+
+    def seconds(runs: list[tuple[RunConfig, int]]) -> float:
+        known = ((measured.seconds(run), run, n) for run, n in runs if run.run_id not in done)
+        return sum(n * (guessed_seconds(run, device) if known is None else known) for known, run, n in known) / workers
+
+    least, most = outlook(context.sweep, plan)
+    budget, counts = config.sweep.budget, [sum(n for _, n in runs) for runs in (least, most)]
+    if isinstance(budget, int):
+        counts[1] = max(counts[0], min(budget, counts[1]))
+    hours = 3600 * float(budget.removesuffix("h")) / workers if isinstance(budget, str) else math.inf
+    longest = min(seconds(most) * counts[1] / sum(n for _, n in most), hours)
+    times = [format_duration(seconds(least)), format_duration(max(longest, seconds(least)))]
+    source = measured.source if measured.runs else "a guess until a run has ended"
+    return f"Until the verdicts: {counts[0]} to {counts[1]} runs in all, about {times[0]} to {times[1]} from now ({source})"
 
 
 def _machine(context: Context) -> Machine:
@@ -109,12 +133,14 @@ def _machine(context: Context) -> Machine:
     return machine
 
 
-def _format_workers(placement: Placement) -> str:
-    return f"To train them: {placement}"
+def _print_workers(context: Context, placement: Placement) -> None:
+    print(f"To train them: {placement}")
+    if context.config.lr.adaptive:
+        print(_format_outlook(context, placement.workers, "cuda" if placement.gpus else "cpu"))
 
 
 def _nothing_to_do(context: Context) -> int:
-    print(f"Nothing to do. Next: {context.analyze_command()}")
+    print("Nothing to do.", *context.plan.endings, f"Next: {context.analyze_command()}", sep="\n")
     return OK
 
 
@@ -127,7 +153,7 @@ def _train_here(context: Context, forgiven: Collection[str] = ()) -> int:
     config, machine = context.config, _machine(context)
     placement = machine.place(config, context.plan.todo)
     _check_folders(config, "runs", "results")
-    print(_format_workers(placement))
+    _print_workers(context, placement)
     for run_id in forgiven:
         RunFolder(context.runs, run_id).archive_error()
     if note := context.load_corpus().note:
@@ -154,7 +180,7 @@ def _train_here(context: Context, forgiven: Collection[str] = ()) -> int:
         print(f"{len(failed)} of {pluralize(total, 'run')} failed:", *lines, sep="\n", file=sys.stderr)
         print(f"Once the cause is removed, resume with: {context.launch_command()}", file=sys.stderr)
         return FAILED
-    print(f"All {done} done. Next: {context.analyze_command()}")
+    print(f"All {done} done.", *context.plan.endings, f"Next: {context.analyze_command()}", sep="\n")
     return OK
 
 
@@ -196,7 +222,9 @@ def _submit(context: Context, report: Report, select: Callable[[State], bool], f
     if not context.confirmed(f"Submit {pluralize(len(runs), 'run')}?"):
         return REFUSED
     try:
-        made = submit(config, sweep, lambda: sweep.plan(context.outcome), select, forgiven=forgiven)
+        made = submit(
+            config, sweep, lambda: make_plan(sweep, context.outcome, context.results.seconds), select, forgiven=forgiven
+        )
     except KeyboardInterrupt:
         print(f"Interrupted; what was submitted stays. Resume with: {context.launch_command()}")
         return INTERRUPTED

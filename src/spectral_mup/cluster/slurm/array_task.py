@@ -25,6 +25,7 @@ from spectral_mup.config.schema import SlurmConfig
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.runs.sweep import Sweep, result_reader
+from spectral_mup.search.plan import make_plan
 from spectral_mup.util.files import write_atomic
 from spectral_mup.util.gpus import Gpu, visible_gpus
 from spectral_mup.util.log import configure_logging, log, log_run
@@ -48,7 +49,7 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
     machine = Machine.here(pack.config, int(os.environ.get("SLURM_CPUS_PER_TASK", "1")))
     _check_gpus(pack.cluster, machine.gpus)
     if machine.gpus:
-        machine.memory.learn(Sweep(pack.config, pack.submission.fingerprint).plan(result_reader(pack.runs_dir)).runs)
+        machine.memory.learn(make_plan(Sweep(pack.config, pack.submission.fingerprint), result_reader(pack.runs_dir)).runs)
     placement = machine.place(pack.config, pack.runs)
     log.info("%s", placement)
     progress = Progress(pack.plan(), min(placement.workers, len(pack.runs)), 0, log_run)

@@ -27,9 +27,11 @@ from spectral_mup.cluster.slurm.submit import describe, submit
 from spectral_mup.cluster.slurm_commands import ArrayTaskId
 from spectral_mup.cluster.team import FAILED, TEMPORARY_FAILURE
 from spectral_mup.config.schema import Config
+from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Plan, Sweep, result_reader
+from spectral_mup.runs.sweep import Sweep
+from spectral_mup.search.plan import Plan, make_plan
 from spectral_mup.util.log import log
 from spectral_mup.util.text import pluralize
 
@@ -96,7 +98,7 @@ class Pack:
         curves: dict[Curve, list[RunConfig]] = {}
         for run in self.runs:
             curves.setdefault(run.curve, []).append(run)
-        return Plan(curves, self.unfinished(), [], [])
+        return Plan(curves, self.unfinished())
 
     def folder(self, run: RunConfig) -> RunFolder:
         return RunFolder(self.runs_dir, run.run_id)
@@ -193,8 +195,14 @@ def extend(pack: Pack) -> None:
     """Submit, with the same snapshot, what these results call for and what was lost: no launcher has to run for that."""
     retries, code = pack.cluster.retries, pack.submission.code
     try:
-        sweep, results = Sweep(pack.config, pack.submission.fingerprint), result_reader(pack.runs_dir)
-        submitted = submit(pack.config, sweep, lambda: sweep.plan(results), lambda s: s.should_resubmit(retries), code)
+        sweep, results = Sweep(pack.config, pack.submission.fingerprint), Results(pack.runs_dir)
+        submitted = submit(
+            pack.config,
+            sweep,
+            lambda: make_plan(sweep, results.loss, results.seconds),
+            lambda s: s.should_resubmit(retries),
+            code,
+        )
         called_for = f"submitted what these results call for: {describe(submitted)}"
         log.info("%s", called_for if submitted else "nothing more to submit")
     except Exception as error:  # the task's own work is done and must not count as failed

@@ -6,15 +6,15 @@ given out twice; a launcher that dies at any moment leaves either nothing or a f
 
 import random
 import shutil
-import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.cluster.durations import Durations, measured_durations
 from spectral_mup.cluster.placement import Machine, Placement, memory_of
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
 from spectral_mup.cluster.slurm.script import render, slurm_of
@@ -24,7 +24,8 @@ from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import Plan, Sweep
+from spectral_mup.runs.sweep import Sweep
+from spectral_mup.search.plan import Plan
 from spectral_mup.util.files import numbered
 from spectral_mup.util.gpus import Gpu
 from spectral_mup.util.text import pluralize
@@ -43,44 +44,8 @@ class Incomplete(Unanswered):
     """SLURM refused or did not answer; the message says what, and what was submitted."""
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Expected seconds of a run from `runs` earlier ones on the same kind of device: per unit of cost, by shape and overall."""
-
-    of_shape: dict[tuple[int, int, int], float]
-    per_cost: float | None
-    runs: int
-
-    def seconds(self, run: RunConfig) -> float | None:
-        """Expected seconds of one run on one worker: from runs of its shape, else by cost; None if unknown."""
-        rate = self.of_shape.get(run.shape, self.per_cost)
-        return None if rate is None else rate * run.cost
-
-    def total(self, runs: Iterable[RunConfig]) -> float | None:
-        """Sum over runs; None if any is unknown."""
-        known = [self.seconds(run) for run in runs]
-        return None if None in known else sum(x for x in known if x is not None)
-
-    @property
-    def source(self) -> str:
-        return f"from {pluralize(self.runs, 'earlier run')}" if self.runs else "unknown"
-
-
-def estimate(runs_dir: Path, runs: Iterable[RunConfig], device: str) -> Estimate:
-    """Durations measured on those of the runs that are done on this kind of device ('cpu' or 'cuda')."""
-    rates: dict[tuple[int, int, int], list[float]] = defaultdict(list)
-    for run in runs:
-        timing = RunFolder(runs_dir, run.run_id).read("timing.json")
-        if timing and timing["device"] == device and timing["steps"] > 0:
-            seconds = timing["seconds"] / timing["steps"] * run.train.steps
-            rates[run.shape].append(seconds / run.cost)
-    every = [rate for of_shape in rates.values() for rate in of_shape]
-    medians = {shape: statistics.median(of_shape) for shape, of_shape in rates.items()}
-    return Estimate(medians, statistics.median(every) if every else None, len(every))
-
-
 def split_into_packs(
-    runs: Sequence[RunConfig], expected: Estimate, seconds: float, workers_for: Callable[[Sequence[RunConfig]], int]
+    runs: Sequence[RunConfig], expected: Durations, seconds: float, workers_for: Callable[[Sequence[RunConfig]], int]
 ) -> list[list[RunConfig]]:
     """Split runs into packs, each of one shape and length, that as many workers as there are for such runs train in about
     `seconds`.
@@ -105,7 +70,7 @@ class SubmissionPlan:
     shape of its runs, on its `gpus` in all."""
 
     packs: list[list[RunConfig]]
-    expected: Estimate
+    expected: Durations
     array_size: int
     placements: dict[tuple[int, int, int], Placement]
     gpus: int
@@ -130,7 +95,7 @@ def plan_submission(config: Config, plan: Plan, runs: Sequence[RunConfig]) -> Su
     """Packs for these runs, with times from the runs of the plan that are done."""
     c = slurm_of(config)
     gpus = [Gpu(str(i), GPU_BYTES) for i in range(c.gpus)] if c.device != "cpu" else []
-    expected = estimate(Path(config.paths.runs), plan.runs, "cuda" if gpus else "cpu")
+    expected = measured_durations(Path(config.paths.runs), plan.runs, "cuda" if gpus else "cpu")
     machine = Machine(c.cpus, gpus, memory_of(config))
     machine.memory.learn(plan.runs if gpus else ())
 
