@@ -70,6 +70,7 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
     on_axes = {axis: along(points, axis, base) for axis in axes}
     norms = read_norms(set().union(*(norms_to_judge(p, read_norms, axis, base[axis]) for axis, p in on_axes.items())))
     drawing: Any = {"figures": context.config.figures, "processes": own_cores()}
+    judging: Any = {"tolerance": context.config.verdict.slope, "regret_limit": context.config.verdict.regret}
     verdicts, lines = [], []
     for axis, on_axis in on_axes.items():
         if len(axes) > 1:
@@ -79,7 +80,7 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
             name = s.name if axis == axes[0] else f"{s.name}/{axis}"
             found = report(
                 on_axis, norms, name=name, out_dir=results / name, base=base, axis=axis,
-                command=context.analyze_command(), commit=commit(), **drawing,
+                command=context.analyze_command(), commit=commit(), **drawing, **judging,
             )  # fmt: skip
             lines.append(format_verdicts(found) + "\n" * (len(axes) > 1))
             verdicts += found

@@ -136,6 +136,11 @@ class LrConfig(Part):
     budget: AtLeastOne
 
 
+class VerdictConfig(Part):
+    slope: Positive
+    regret: Positive
+
+
 class SweepConfig(Part):
     name: str
     width: list[AtLeastOne]
@@ -212,6 +217,7 @@ class Config(Part):
     train: TrainConfig
     probe: ProbeConfig
     lr: LrConfig
+    verdict: VerdictConfig
     sweep: SweepConfig
     derive: DeriveConfig
     prepare: PrepareConfig
