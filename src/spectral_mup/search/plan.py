@@ -25,13 +25,15 @@ class Ending:
 
     axis: str
     curves: list[Curve]
-    judgement: Judgement
+    judgement: Judgement | None  # None: before the first look
     looks: int
     why: str
 
     def __str__(self) -> str:
-        verdict, remedy, e = self.judgement
         where = f"{self.curves[0].rule}, {self.curves[0].tuned} over {self.axis.replace('_', ' ')}"
+        if self.judgement is None:
+            return f"{where}: undecided, {self.why} before all sizes were reached"
+        verdict, remedy, e = self.judgement
         slope = f"slope {e.slope:+.2f} [{e.slope_lo:+.2f}, {e.slope_hi:+.2f}]"
         after = f"after {pluralize(self.looks, 'look')}" + f" ({self.why})" * (self.why != DECIDED)
         return f"{where}: {verdict} {after}, " + (remedy.text if remedy else slope)
@@ -88,7 +90,6 @@ class Purse:
     outcome: Outcome
     seconds: Callable[[RunConfig], float]
     runs: set[RunConfig] = field(default_factory=set)
-    emptied: bool = False
 
     def take(self, runs: list[RunConfig]) -> bool:
         """Whether these may be trained, all of them or none; what is done already costs no more hours."""
@@ -96,7 +97,6 @@ class Purse:
         new = self.runs.union(runs)
         unpaid = any(self.outcome(run) is None for run in runs) and sum(map(self.seconds, self.runs)) >= 3600 * hours
         if len(new) > most or unpaid:
-            self.emptied = True
             return False
         self.runs = new
         return True
@@ -123,7 +123,8 @@ def bracket_all(sweep: Sweep, chain: Chain, outcome: Outcome, plan: Plan, purse:
             return [value for value in values[: max(0, room)] if purse.take(runs_of(value, curve))]
 
         if not purse.take([run for value in start for run in runs_of(value)]):
-            return complete
+            plan.endings += [Ending(axis, list(on.values()), None, 0, BUDGET) for axis, on in lines(sweep, chain).items()]
+            return False
         found = bracket(start, loss, affordable, lr.resolution)
         plan.curves[curve] = [run for value in found.wanted for run in runs_of(value)]
         plan.turns.extend([curve] * chain.turn)
