@@ -7,13 +7,11 @@ is promised of every cell: the 95 % interval of the slope holds the true one in 
 and is, in the median, at most 0.6 as wide as that of the estimator before it (old_half_widths.csv, of the same sweeps).
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 SIZES = (64, 128, 256)
 SLOPES = (0.0, 0.1, -0.1, 0.25, -0.25, -1.0)

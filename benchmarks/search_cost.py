@@ -40,11 +40,16 @@ def simulate(sweep, curve: str, slope: float, seed: int) -> dict[str, float | st
         t = tilts.setdefault((run.width, run.seed), tilt * rng.standard_normal())
         return 2 + a * float(bowl(np.clip(x, -8, 8), skew)) + t * x + noise * rng.standard_normal()
 
-    while todo := (plan := make_plan(sweep, lambda run: losses.get(run.run_id))).todo:
+    def known(run: RunConfig) -> float | None:
+        return losses.get(run.run_id)
+
+    while todo := (plan := make_plan(sweep, known)).todo:
         losses |= {run.run_id: train(run) for run in todo}
     (end,) = plan.endings
-    return {"seconds": sum(SECONDS[run.width] for run in plan.runs), "runs": len(plan.runs), "looks": end.looks,
-            "verdict": end.judgement.verdict, "half": (end.judgement.estimate.slope_hi - end.judgement.estimate.slope_lo) / 2}  # fmt: skip
+    assert end.judgement is not None
+    verdict, _, e = end.judgement
+    seconds, half = sum(SECONDS[run.width] for run in plan.runs), (e.slope_hi - e.slope_lo) / 2
+    return {"seconds": seconds, "runs": len(plan.runs), "looks": end.looks, "verdict": verdict, "half": half}
 
 
 def main(sweeps: int) -> None:

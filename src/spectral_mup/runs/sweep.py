@@ -1,4 +1,4 @@
-"""A sweep as a declaration: which curves it has, of which keys over which sizes, and the run of each point. Imports no torch."""
+"""A sweep as a declaration: its curves, of which keys over which sizes, and the run of each point. Imports no torch."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

