@@ -61,9 +61,8 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
     from spectral_mup.analysis.report import along, format_verdicts, norms_to_judge, report, report_joint
 
     s, results, curves = context.config.sweep, Path(context.config.paths.results), context.plan.curves
-    sizes, base = {"width": s.width, "depth": s.depth}, {"width": s.base_width, "depth": s.base_depth}
-    base = {axis: size if size in sizes[axis] else min(sizes[axis]) for axis, size in base.items()}
-    axes = [axis for axis in sizes if len(sizes[axis]) > 1] or ["width"]
+    base = context.base_sizes
+    axes = [axis for axis, sizes in (("width", s.width), ("depth", s.depth)) if len(sizes) > 1] or ["width"]
     points, read_norms = collect(curves, context.results), norm_reader(context.plan.runs, context.runs)
     if set(points["status"]) == {"missing"}:
         raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")

@@ -146,6 +146,11 @@ class SweepConfig(Part):
     seed: list[AtLeastZero]
 
 
+class TargetConfig(Part):
+    width: AtLeastOne | None
+    depth: AtLeastOne | None
+
+
 class DeriveConfig(Part):
     width: list[AtLeastOne]
     steps: Annotated[Int, Field(ge=8)]
@@ -213,6 +218,7 @@ class Config(Part):
     probe: ProbeConfig
     lr: LrConfig
     sweep: SweepConfig
+    target: TargetConfig
     derive: DeriveConfig
     prepare: PrepareConfig
     cluster: SerializeAsAny[ClusterConfig]
