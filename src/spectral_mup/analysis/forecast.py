@@ -20,6 +20,10 @@ ADVICE = {
     "worth, and under another rule the optimum may stay.",
     "both": "Whether the optimum moves is undecided: try both. The groups are at the base's lr; for another, multiply theirs.",
 }
+ADDS_UP = (
+    " But it lies outside the drift's interval: a slope within the verdict's tolerance adds up over so many doublings. "
+    "Run the lr with the drift beside it."
+)
 INDEPENDENT = " With train.weight_decay=independent divide their λ by the same, as torch multiplies it by the lr."
 
 
@@ -138,12 +142,14 @@ def format_forecast(f: Forecast, target: Mapping[str, int], independent: bool = 
     lines += [f"  Drift over {axis}: not measured, so the rule alone speaks for it." for axis in f.unmeasured]
     if f.drifts:
         lines += wrap(
-            f"Regret of the base's lr there, by the bowl of the largest {f.drifts[0].axis} and the distance to the drift's "
+            f"Regret of the base's lr at the target, by the bowl of the largest {f.drifts[0].axis} and the distance to the drift's "
             f"optimum: {percent(f.regret.estimate)} [{percent(f.regret.lo)}, {percent(f.regret.hi)}].",
             2,
         )
     lines += [line for reason in f.reasons for line in wrap(f"Undecided: {reason}", 2)]
-    return lines + wrap(ADVICE[f.take] + INDEPENDENT * (independent and f.take == "both"), 2)
+    outside = f.base.estimate < f.with_drift.lo or f.base.estimate > f.with_drift.hi
+    advice = ADVICE[f.take] + ADDS_UP * (outside and f.take == "base") + INDEPENDENT * (independent and f.take == "both")
+    return lines + wrap(advice, 2)
 
 
 def drift_lines(drift: Drift) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.analysis_data import sweep
 
-from spectral_mup.analysis.forecast import forecast
+from spectral_mup.analysis.forecast import forecast, format_forecast
 from spectral_mup.analysis.results import ResultsError
 from spectral_mup.analysis.verdict import judge
 
@@ -61,6 +61,23 @@ def test_an_axis_that_was_not_measured_is_named():
     assert (f.verdict, f.take, f.unmeasured) == ("transfers", "base", ["depth"])
     one_lr = judge(sweep(0.0, sizes=(128, 256, 512), grid=[-9.0]), "width")
     assert forecast([one_lr], WIDE, BASE).unmeasured == ["width"]
+
+
+def test_a_slope_within_the_tolerance_adds_up_and_is_said():
+    """The verdict stands, but the base's lr is out of the drift's interval at a target far away."""
+
+    def said(slope, target):
+        v = dataclasses.replace(verdict(slope), verdict="transfers")
+        return " ".join(" ".join(format_forecast(forecast([v], target, BASE), target)).split())
+
+    assert "lies outside the drift's interval" in said(-0.2, {"width": 2**17, "depth": 2})
+    assert "lies outside the drift's interval" not in said(0.0, WIDE)
+
+
+def test_through_two_sizes_there_is_a_line_of_unknown_error():
+    v = judge(sweep(-0.5, sizes=(128, 256), grid=GRID), "width")
+    said = format_forecast(forecast([v], WIDE, BASE), WIDE)
+    assert sum("[unknown]" in line for line in said) >= 2 and not any("nan" in line for line in said)
 
 
 def test_nothing_at_the_base_is_an_error():
