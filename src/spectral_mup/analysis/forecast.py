@@ -142,8 +142,8 @@ def format_forecast(f: Forecast, target: Mapping[str, int], independent: bool = 
     lines += [f"  Drift over {axis}: not measured, so the rule alone speaks for it." for axis in f.unmeasured]
     if f.drifts:
         lines += wrap(
-            f"Regret of the base's lr at the target, by the bowl of the largest {f.drifts[0].axis} and the distance to the drift's "
-            f"optimum: {percent(f.regret.estimate)} [{percent(f.regret.lo)}, {percent(f.regret.hi)}].",
+            f"Regret of the base's lr at the target, by the bowl of the largest {f.drifts[0].axis} and the distance to the "
+            f"drift's optimum: {percent(f.regret.estimate)} [{percent(f.regret.lo)}, {percent(f.regret.hi)}].",
             2,
         )
     lines += [line for reason in f.reasons for line in wrap(f"Undecided: {reason}", 2)]

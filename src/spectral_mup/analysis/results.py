@@ -52,7 +52,7 @@ def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict
     write_csv(pd.DataFrame([_optimum_row(v, size, o) for v in verdicts for size, o in v.optima.items()]), folder / "optima.csv")
     tables = [v.features.table.assign(rule=v.rule) for v in verdicts if v.features is not None]
     write_csv(pd.concat(tables, ignore_index=True), folder / "features.csv")
-    content = strict({**about, "verdicts": [_verdict_row(v) for v in verdicts]})
+    content = _strict({**about, "verdicts": [_verdict_row(v) for v in verdicts]})
     text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
     (folder / "verdicts.json").write_text(text, "utf-8")
 
@@ -104,12 +104,12 @@ def _verdict_row(v: Verdict) -> dict[str, Any]:
     return row
 
 
-def strict(value: Any) -> Any:
+def _strict(value: Any) -> Any:
     """Plain types, and null for every number that JSON does not know (NaN, inf)."""
     if isinstance(value, dict):
-        return {str(k): strict(v) for k, v in value.items()}
+        return {str(k): _strict(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [strict(v) for v in value]
+        return [_strict(v) for v in value]
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

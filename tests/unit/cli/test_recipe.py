@@ -103,6 +103,11 @@ def test_depth_that_was_not_swept_is_said(argv):
     assert "Rule spectral: not measured" in out and found["target"] == {"width": 32, "depth": 4}
 
 
+def test_what_is_unknown_is_null(argv):
+    _, found = recipe(analysed(argv), "target.depth=4")
+    assert found["rules"]["spectral"]["forecast"]["regret"] == {"estimate": None, "lo": None, "hi": None}
+
+
 def test_width_and_depth_add(argv):
     argv = analysed([*argv, "sweep.depth=[2,4,8]"], ("width", "depth"))
     out, found = recipe(argv, "target.width=256", "target.depth=16")

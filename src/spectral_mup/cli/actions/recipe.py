@@ -20,7 +20,6 @@ def recipe(context: Context) -> int:
     found = _judged(context)
 
     from spectral_mup.analysis.forecast import at_size, forecast, format_forecast
-    from spectral_mup.analysis.results import strict
     from spectral_mup.scaling.recipe import recipe_of
     from spectral_mup.scaling.run_scaling import hyperparameters, scale_on_meta
 
@@ -35,13 +34,12 @@ def recipe(context: Context) -> int:
         expected = forecast(found[rule], target, base)
         run = sweep.run(Curve(rule, **target), expected.log2_lr, min(config.sweep.seed))
         numbers = recipe_of(scale_on_meta(run, vocab_size), **hyperparameters(run))
-        rules[rule] = {"forecast": strict(asdict(expected)), **numbers.to_dict()}
+        rules[rule] = {"forecast": asdict(expected), **numbers.to_dict()}
         lines = format_forecast(expected, target, independent=config.train.weight_decay == "independent")
         said.append("\n".join([*lines, f"groups at lr {numbers.lr:.4g}", str(numbers)]))
     folder = Path(config.paths.results) / config.sweep.name
-    text = json.dumps(head | {"rules": rules}, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "recipe.json").write_text(f"{text}\n", "utf-8")
-    plain = json.loads(text)  # tuples as lists
+    plain = json.loads(json.dumps(head | {"rules": rules}), parse_constant=lambda _: None)  # lists, and null for NaN
+    (folder / "recipe.json").write_text(json.dumps(plain, indent=1, ensure_ascii=False) + "\n", "utf-8")
     (folder / "recipe.yaml").write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), "utf-8")
     print("\n\n".join(said))
     print(f"\nWritten: {folder}/recipe.json, recipe.yaml")
