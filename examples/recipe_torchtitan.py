@@ -5,8 +5,9 @@
     init_(model, recipe)                         # after model.init_weights()
 
 The builders make torchtitan's own model, so that the recipe has its parameter names. torchtitan (of August 2026) matches
-each name with the first pattern that it contains, and knows Adam, AdamW and a Muon of its own. The forward multipliers of
-recipe["forward"] belong into the model: under the rule spectral_readout only attention's, where the head size grows.
+each name with the first pattern that is found in it, knows Adam, AdamW and a Muon of its own, and refuses patterns without a
+parameter, as on a stage of a pipeline. The forward multipliers of recipe["forward"] belong into the model: under the rule
+spectral_readout attention's where the head size grows, and the branches' where the depth does.
 """
 
 import re
