@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from spectral_mup.scaling.forward_multipliers import multipliers, set_multipliers_
     from spectral_mup.scaling.groups import make_optimizers, param_groups
     from spectral_mup.scaling.init import init_
+    from spectral_mup.scaling.recipe import Recipe, recipe
     from spectral_mup.scaling.scale import ModelScaling, scale
     from spectral_mup.scaling.table import explain
     from spectral_mup.training.trainer import Trainer
 
 PUBLIC = {
     "ModelScaling": "scaling.scale",
+    "Recipe": "scaling.recipe",
     "Trainer": "training.trainer",
     "check_features": "measure.check_features",
     "derive": "measure.derive",
@@ -27,11 +29,13 @@ PUBLIC = {
     "make_optimizers": "scaling.groups",
     "multipliers": "scaling.forward_multipliers",
     "param_groups": "scaling.groups",
+    "recipe": "scaling.recipe",
     "scale": "scaling.scale",
     "set_multipliers_": "scaling.forward_multipliers",
 }
 __all__ = [
     "ModelScaling",
+    "Recipe",
     "Trainer",
     "check_features",
     "derive",
@@ -40,6 +44,7 @@ __all__ = [
     "make_optimizers",
     "multipliers",
     "param_groups",
+    "recipe",
     "scale",
     "set_multipliers_",
 ]

@@ -26,7 +26,8 @@ NO_ANSWER = 4  # SLURM or W&B refused or gave no answer
 CHECK_FAILED = 5  # analyze --check
 INTERRUPTED = 130
 
-ABOUT_THIS_COMMAND = ("action=", "yes=", "watch=", "run=", "cause=")  # not part of the sweep, so not of the next command
+# not part of the sweep, so not of the next command
+ABOUT_THIS_COMMAND = ("action=", "yes=", "watch=", "run=", "cause=", "target.")
 
 
 SCRIPTS, CONSOLE, MODULE = (
@@ -69,6 +70,13 @@ class Context:
     def cache(self) -> Path:
         """Folder of what analyze has read and found, to save later commands time; may be deleted."""
         return Path(self.config.paths.results) / ".cache" / self.config.sweep.name
+
+    @property
+    def base_sizes(self) -> dict[str, int]:
+        """{axis: size at which the other axis is judged}: the sweep's base, or where it has no run the smallest size."""
+        s = self.config.sweep
+        sizes = {"width": (s.width, s.base_width), "depth": (s.depth, s.base_depth)}
+        return {axis: base if base in grid else min(grid) for axis, (grid, base) in sizes.items()}
 
     @property
     def outcome(self) -> Outcome:

@@ -39,6 +39,7 @@ Examples:
   {launch} action=derive optimizer=other optimizer.name=mine optimizer.algorithms.other.target=package.Class
   {launch} sweep=default cluster=slurm cluster.partition=gpu cluster.time=480
   {launch} sweep=mini/width optimizer=muon 'rule=[spectral,zheng,standard]'
+  {launch} sweep=default action=recipe target.width=8192 target.depth=32   once analysed; writes results/default/recipe.json
   {launch} action=explain 'rule=[spectral,tensor_programs_v]' 'sweep.width=[256]'
 
 Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates are log2. `watch` and `yes` are short for

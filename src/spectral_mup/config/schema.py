@@ -183,6 +183,11 @@ class SweepConfig(Part):
     budget: Annotated[int | str | None, BeforeValidator(_check_budget)]
 
 
+class TargetConfig(Part):
+    width: AtLeastOne | None
+    depth: AtLeastOne | None
+
+
 class DeriveConfig(Part):
     width: list[AtLeastOne]
     steps: Annotated[Int, Field(ge=8)]
@@ -251,6 +256,7 @@ class Config(Part):
     lr: LrConfig
     verdict: VerdictConfig
     sweep: SweepConfig
+    target: TargetConfig
     derive: DeriveConfig
     prepare: PrepareConfig
     cluster: SerializeAsAny[ClusterConfig]

@@ -25,6 +25,7 @@ def check(config: schema.Config) -> None:
         _widths(c.model, c.sweep, c.derive),
         _prepare(c.prepare, c.action),
         _tune(c),
+        _target(c),
     )
     _refuse(mistakes)
 
@@ -219,3 +220,13 @@ def _prepare(p: schema.PrepareConfig, action: str) -> Iterator[str]:
         yield "prepare.input: action=prepare needs it; give a file, a folder or hf:NAME, as in prepare.input=book.txt"
     if action == "prepare" and not p.out:
         yield "prepare.out: action=prepare needs it; give a new folder, as in prepare.out=tokens"
+
+
+def _target(c: schema.Config) -> Iterator[str]:
+    grids = {"width": (c.sweep.width, c.sweep.base_width), "depth": (c.sweep.depth, c.sweep.base_depth)}
+    given = {axis: size for axis, size in (("width", c.target.width), ("depth", c.target.depth)) if size is not None}
+    for axis, size in given.items():
+        grid, base = grids[axis]
+        if size <= max(grid) and size != base:
+            yield f"target.{axis}={size}: not above those of sweep.{axis}={grid}; a recipe is for a larger model"
+    c.model.check_widths([given["width"]] if "width" in given else [], "target.width")

@@ -1,9 +1,12 @@
 """Numbers, durations, tables and progress bars as a person reads them. Imports no torch."""
 
 import sys
+import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
+
+COLUMNS = 80  # of what is to be read on any terminal
 
 
 def pluralize(n: int, noun: str) -> str:
@@ -16,6 +19,11 @@ def format_duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def wrap(text: str, indent: int = 0) -> list[str]:
+    """Lines of at most COLUMNS characters, those after the first indented by two more."""
+    return textwrap.wrap(text, COLUMNS, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2))
 
 
 def table(

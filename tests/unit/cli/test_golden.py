@@ -4,7 +4,7 @@ import io
 import itertools
 
 import pytest
-from support.cli import finish, planned, transcript
+from support.cli import call, finish, planned, transcript
 from support.golden import GOLDEN, check_golden
 from support.runs import TINY
 
@@ -135,6 +135,17 @@ def test_analyze(argv, tmp_path, undraw):
 
 def test_analyze_of_nothing(argv, tmp_path):
     check_golden("analyze_nothing", transcript("analyze", *argv), tmp_path)
+
+
+def test_recipe(argv, tmp_path, undraw):
+    """With optima that lie off the line, so that no interval is as narrow as rounding."""
+    undraw()
+    wide = [*argv, "sweep.width=[32,64,128]", f"sweep.lr={[-9 + i / 2 for i in range(11)]}"]
+    off = {32: -6.4, 64: -6.37, 128: -6.42}
+    for run in planned(wide):
+        finish(run, tmp_path / "runs", lambda rule, width: off[width] - (rule == "standard") * (width // 64))
+    assert call("analyze", *wide)[0] == 0
+    check_golden("recipe", transcript("launch", *wide, "action=recipe", "target.width=1024", "target.depth=8"), tmp_path)
 
 
 def test_init(tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from spectral_mup.cli.actions import prepare, rules, states, train, wandb_push
+from spectral_mup.cli.actions import prepare, recipe, rules, states, train, wandb_push
 from spectral_mup.cli.context import Context
 
 
@@ -21,6 +21,7 @@ ACTIONS: dict[str, Action] = {
     "run": Action(train.run, "train what the sweep still lacks (the default), here or as job arrays on SLURM", "sweep"),
     "plan": Action(train.plan, "show what would be trained, on SLURM in which tasks; start nothing", "sweep"),
     "explain": Action(rules.explain, "what each tensor trains with (init, lr, λ, ε), rules side by side", "sweep"),
+    "recipe": Action(recipe.recipe, "what to train a larger model with: lr, drift, each tensor [target.width=N]", "sweep"),
     "status": Action(states.status, "every run: planned, queued, running, done, failed and why [watch]", "sweep"),
     "why": Action(states.why, "what went wrong, by cause: the last lines, what to do [run=ID]", "sweep"),
     "logs": Action(states.logs, "the end of a task's log [run=ID] [watch]", "sweep"),
