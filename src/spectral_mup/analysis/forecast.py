@@ -4,8 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spectral_mup.analysis.optimum import Optimum
-from spectral_mup.analysis.prediction import Interval, Prediction, expected_regret, predict
+from spectral_mup.analysis.optimum import Optimum, bowl, estimate
 from spectral_mup.analysis.results import ResultsError
 from spectral_mup.analysis.stats import NAN
 from spectral_mup.analysis.verdict import Verdict
@@ -13,7 +12,6 @@ from spectral_mup.util.text import wrap
 
 WORST_FIRST = ("drifts", "costs", "undecided", "transfers")
 TAKE = {"transfers": "base", "drifts": "with_drift", "costs": "with_drift", "undecided": "both", "not measured": "base"}
-UNKNOWN = Interval(NAN, NAN, NAN)
 ADVICE = {
     "base": "Take the base's lr.",
     "with_drift": "Take the lr with the drift. The rule does not transfer: the further the target, the less such a line is "
@@ -25,6 +23,18 @@ ADDS_UP = (
     "Run the lr with the drift beside it."
 )
 INDEPENDENT = " With train.weight_decay=independent divide their λ by the same, as torch multiplies it by the lr."
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the ends of its interval; NaN where nothing is known."""
+
+    estimate: float
+    lo: float
+    hi: float
+
+
+UNKNOWN = Interval(NAN, NAN, NAN)
 
 
 @dataclass(frozen=True)
@@ -82,12 +92,12 @@ def forecast(verdicts: Sequence[Verdict], target: Mapping[str, int], base: Mappi
     moved = [v for v in verdicts if target[v.axis] != v.base and len(sizes := measured(v)) > 1 and v.base in sizes]
     asked = [axis for axis in target if target[axis] != base[axis]]
     unmeasured = [axis for axis in asked if axis not in [v.axis for v in moved]]
-    lines = [line_of(v, target[v.axis]) for v in moved]
+    predicted = [predictions(v, target[v.axis]) for v in moved]
     if_flat, with_drift, regret = own, UNKNOWN, UNKNOWN
     if moved:
-        further = sum(p.slope * math.log2(target[v.axis] / v.base) for v, p in zip(moved[1:], lines[1:], strict=True))
-        if_flat = _around(own.estimate, [p.flat for p in lines])
-        with_drift = _around(lines[0].optimum.estimate + further, [p.optimum for p in lines])
+        further = sum(v.slope * math.log2(target[v.axis] / v.base) for v in moved[1:])
+        if_flat = _around(own.estimate, [flat for _, flat in predicted])
+        with_drift = _around(predicted[0][0].estimate + further, [line for line, _ in predicted])
         regret = _regret(moved[0], own.estimate, with_drift)
     verdict = next((word for word in WORST_FIRST if word in [v.verdict for v in moved]), "not measured")
     reasons = [v.reason for v in verdicts if v.axis in asked and v.reason]
@@ -100,10 +110,10 @@ def measured(v: Verdict) -> dict[int, Optimum]:
     return {size: o for size, o in v.finished.items() if len(o.open_sides) < 2}
 
 
-def line_of(v: Verdict, target: int) -> Prediction:
-    """The line through the optima of one axis."""
-    optima = measured(v)
-    return predict(list(optima), [o.log2_lr for o in optima.values()], target, base=v.base)
+def predictions(v: Verdict, target: int) -> tuple[Interval, Interval]:
+    """The optimum at the target by the line through those of one axis, and if it stays as at the base; 95 % intervals."""
+    found = estimate({size: o.curve for size, o in measured(v).items()}, v.base)
+    return Interval(*found.predict(target)), Interval(*found.predict_if_flat())
 
 
 def drift_of(v: Verdict, target: int) -> Drift:
@@ -120,12 +130,14 @@ def _around(estimate: float, parts: Sequence[Interval]) -> Interval:
 
 
 def _regret(v: Verdict, base: float, target: Interval) -> Interval:
-    """Of the base's lr at the target, in the bowl of the largest size that was measured."""
+    """Of the base's lr at the target, a fraction, in the bowl of the largest size that was measured."""
     largest = measured(v)[max(measured(v))]
-    bowl = largest.curve.parabola
-    if bowl is None:
+    if not largest.fitted:
         return UNKNOWN
-    return expected_regret(float(bowl[0]), largest.loss, base - target.estimate, (base - target.hi, base - target.lo))
+    lo, at, hi = (
+        float(largest.curvature * bowl(base - x, largest.skew) / largest.loss) for x in (target.lo, target.estimate, target.hi)
+    )
+    return Interval(at, 0.0 if target.lo <= base <= target.hi else min(lo, hi), max(lo, hi))
 
 
 def format_forecast(f: Forecast, target: Mapping[str, int], independent: bool = False) -> list[str]:

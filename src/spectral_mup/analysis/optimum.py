@@ -397,6 +397,18 @@ class Estimate:
         half, _ = self.line.half_width(at, self.alpha, more=self.line.variance)
         return best, best - half, best + half
 
+    def predict_if_flat(self) -> tuple[float, float, float]:
+        """(log2_lr, lo, hi) of the optimum that one more seed would have at another size, if nothing moves that of the base.
+
+        The scatter is that about the line: about a mean, a drift would count as noise and none could contradict it.
+        """
+        at_base = np.zeros(0) if self.line is None else np.isclose(self.line.x_N, np.log2(self.base))
+        if self.line is None or not at_base.any():
+            return NAN, NAN, NAN
+        best = self.optima[self.base].log2_lr
+        half, _ = self.line.half_width(at_base / at_base.sum(), self.alpha, more=self.line.variance)
+        return best, best - half, best + half
+
 
 def estimate(curves: Mapping[int, LossCurve], base: int, alpha: float = 0.05) -> Estimate:
     """Estimate every size's optimum, its slope over log2 size, and what the optimum of the base costs at the largest size.

@@ -72,13 +72,6 @@ class Context:
         return Path(self.config.paths.results) / ".cache" / self.config.sweep.name
 
     @property
-    def base_sizes(self) -> dict[str, int]:
-        """{axis: size at which the other axis is judged}: the sweep's base, or where it has no run the smallest size."""
-        s = self.config.sweep
-        sizes = {"width": (s.width, s.base_width), "depth": (s.depth, s.base_depth)}
-        return {axis: base if base in grid else min(grid) for axis, (grid, base) in sizes.items()}
-
-    @property
     def outcome(self) -> Outcome:
         return self.results.loss
 

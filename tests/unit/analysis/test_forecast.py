@@ -75,7 +75,7 @@ def test_a_slope_within_the_tolerance_adds_up_and_is_said():
 
 
 def test_through_two_sizes_there_is_a_line_of_unknown_error():
-    v = judge(sweep(-0.5, sizes=(128, 256), grid=GRID), "width")
+    v = judge(sweep(-0.5, sizes=(128, 256), grid=GRID, seeds=1), "width")
     said = format_forecast(forecast([v], WIDE, BASE), WIDE)
     assert sum("[unknown]" in line for line in said) >= 2 and not any("nan" in line for line in said)
 

@@ -8,31 +8,35 @@ from typing import Any
 import yaml
 
 from spectral_mup.cli.context import OK, Context
+from spectral_mup.config.tune import LR
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.provenance import commit
-from spectral_mup.runs.run_config import Curve
+from spectral_mup.runs.run_config import AXES, Curve
 
 
 def recipe(context: Context) -> int:
     """Print for each rule what to train the target with, and write it beside the sweep's other results."""
     if context.config.target.width is None and context.config.target.depth is None:
         raise ConfigError("target.width: action=recipe needs it, or target.depth; give one, as in target.width=8192")
+    if LR not in context.config.sweep.tune:
+        raise ConfigError("sweep.tune: action=recipe needs a sweep of the learning rate, as in sweep.tune=lr")
     found = _judged(context)
-
     from spectral_mup.analysis.forecast import at_size, forecast, format_forecast
     from spectral_mup.scaling.recipe import recipe_of
     from spectral_mup.scaling.run_scaling import hyperparameters, scale_on_meta
 
     config, sweep, vocab_size = context.config, context.sweep, context.load_corpus().vocab_size
-    base = context.base_sizes
+    base = {axis: sweep.base[axis] for axis in AXES[:2]}
     target = {axis: getattr(config.target, axis) or size for axis, size in base.items()}
     command = " ".join([context.launch_command("recipe"), *(f"target.{axis}={size}" for axis, size in target.items())])
     head = {"name": config.sweep.name, "command": command, "commit": commit()}
     head |= {"family": config.model.family, "optimizer": config.optimizer.name, "target": target, "base": base}
+    held = next((curve.held for curve in context.plan.judged(LR)), ())  # a key that was tuned with lr by turns
     rules, said = {}, [f"{config.model.family}, {config.optimizer.name}, {at_size(target)}, tuned at {at_size(base)}"]
     for rule in config.rule:
         expected = forecast(found[rule], target, base)
-        run = sweep.run(Curve(rule, **target), expected.log2_lr, min(config.sweep.seed))
+        curve = Curve(rule, target["width"], target["depth"], held=held)
+        run = sweep.run(curve, expected.log2_lr, min(config.sweep.seed))
         numbers = recipe_of(scale_on_meta(run, vocab_size), **hyperparameters(run))
         rules[rule] = {"forecast": asdict(expected), **numbers.to_dict()}
         lines = format_forecast(expected, target, independent=config.train.weight_decay == "independent")
@@ -51,6 +55,7 @@ def _judged(context: Context) -> dict[str, list[Any]]:
     from spectral_mup.analysis.results import read_results
 
     config, folder = context.config, Path(context.config.paths.results) / context.config.sweep.name
+    folder = folder if LR == next(iter(config.sweep.tune)) else folder / LR
     found: dict[str, list[Any]] = {rule: [] for rule in config.rule}
     for axis in (folder, folder / "depth"):  # depth apart where width varies too
         for results in read_results(axis) if (axis / "verdicts.json").exists() else []:
