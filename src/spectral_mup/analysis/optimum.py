@@ -369,7 +369,11 @@ class Line:
         parts = [scatter + more, by_curvature, by_skew]
         if len(self.x_N) == len(self.of_JN):  # one seed: so few degrees of freedom that only they are sure
             return t_quantile(self.dof, alpha) * parts[0] ** 0.5, float(self.dof)
-        dof = satterthwaite(parts, [self.dof, max(self.dof_of_runs, 1), max(self.dof_of_runs, 1) if self.differ else np.inf]) if self.dof > 0 else NAN
+        dof = (
+            satterthwaite(parts, [self.dof, max(self.dof_of_runs, 1), max(self.dof_of_runs, 1) if self.differ else np.inf])
+            if self.dof > 0
+            else NAN
+        )
         return t_quantile(dof, alpha) * sum(parts) ** 0.5, dof
 
 

@@ -20,7 +20,6 @@ from spectral_mup.util.text import table
 
 LARGER = {"width": "wider", "depth": "deeper"}
 ONE_SEED = "with one seed, an interval rests on how far the sizes lie from a line, and is wide"
-SKEWS_DIFFER = "  the curves of the sizes differ in shape: the slope is less sure than its interval says"
 ORDER = ["family", "optimizer", "rule", "width", "depth", "log2_lr", "seed"]
 
 
@@ -136,7 +135,6 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
             drifting = first_of(v.features.failed_updates)
             lines += [f"  update norms that drift: {drifting}"] if drifting else []
         lines += [f"  undecided: {v.reason}"] if v.reason else []
-        lines += [SKEWS_DIFFER] if v.skews_differ else []
     return "\n".join(lines)
 
 
