@@ -71,7 +71,7 @@ def check_features(norms: pd.DataFrame, near: float, *, axis: str = "width", siz
     judged = table.loc[table["judged"]].to_dict("records")
     features, updates = ([r for r in judged if r["quantity"] == quantity] for quantity in ("feature", "update"))
     failed, failed_updates = (tuple(r["name"] for r in of if r["verdict"] == "failed") for of in (features, updates))
-    passed, summary = _conclude(features, axis)
+    passed, summary = conclude(features, axis)
     indicative = len(sizes) < FEW_SIZES or max((r["n_seeds"] for r in features), default=0) < FEW_SEEDS
     summary += " (indicative)" * (indicative and passed is not None)
     return FeatureCheck(passed, summary, failed, failed_updates, indicative, log2_lr, step, table, values)
@@ -88,7 +88,7 @@ def shared_cells(values: pd.DataFrame, sizes: Sequence[int]) -> list[tuple[float
     return [(float(lr), int(step)) for (lr, step), here in seen if set(here) >= set(sizes)]  # pyright: ignore
 
 
-def _conclude(features: Sequence[dict[str, Any]], axis: str) -> tuple[bool | None, str]:
+def conclude(features: Sequence[dict[str, Any]], axis: str) -> tuple[bool | None, str]:
     """Whether all judged features passed, and a summary that names those that did not, the steepest first."""
     steepest = sorted((r for r in features if np.isfinite(r["slope"])), key=lambda r: -abs(r["slope"]))
     if failed := [f"{r['name']} ({r['slope']:+.2f})" for r in steepest if r["verdict"] == "failed"]:
@@ -192,14 +192,19 @@ def short(name: str) -> str:
     return re.sub(r"\.?weight$", "", (block[3] or "block") if block else name) or name
 
 
+def module_verdicts(table: pd.DataFrame) -> np.ndarray:
+    """'passed', 'failed' or 'undecided' of every row, by its slope, lo, hi and limit."""
+    limit = table["limit"]
+    inside = (table["slope"].abs() <= limit) & (table["hi"] - table["lo"] <= 2 * limit)
+    outside = (table["lo"] > limit) | (table["hi"] < -limit)
+    return np.where(inside, "passed", np.where(outside, "failed", "undecided"))
+
+
 def _table(values: pd.DataFrame) -> pd.DataFrame:
     """Fit one line per (quantity, name, step), in the order in which the names were recorded."""
     keys = ["quantity", "name", "kind", "step"]
     table = fit_slopes(values, keys)
-    limit = np.array([LIMITS[kind] for kind in table["kind"]], float)
-    outside = (table["lo"] > limit) | (table["hi"] < -limit)
-    inside = (table["slope"].abs() <= limit) & (table["hi"] - table["lo"] <= 2 * limit)
-    verdict = np.where(inside, "passed", np.where(outside, "failed", "undecided"))
+    table["limit"] = np.array([LIMITS[kind] for kind in table["kind"]], float)
     n_sizes = table.pop("n_sizes")
     n_seeds = [len(set(part)) for _, part in values.groupby(keys, sort=False)["seed"]]
-    return table.assign(limit=limit, verdict=verdict, n_sizes=n_sizes, n_seeds=n_seeds, judged=False)
+    return table.assign(verdict=module_verdicts(table), n_sizes=n_sizes, n_seeds=n_seeds, judged=False)

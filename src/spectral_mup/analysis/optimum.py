@@ -37,6 +37,7 @@ REACH = 2.0  # octaves on each side of the best point that a bowl may span
 NEAR = 0.5  # octaves from the optimum within which the bowl says what an lr costs; beyond, the points do
 SIDES = "lower", "higher"
 SKEWS = np.linspace(-3, 3, 25)  # per octave; a side is steeper than its opposite by e^{2k} an octave away
+F_TEST = 0.05  # level at which sizes are taken to differ in skew
 EXACT = 1e-9  # nats: smaller residuals are rounding
 
 
@@ -243,14 +244,16 @@ def weigh_skews(bowls: Sequence[Bowls]) -> tuple[np.ndarray, bool]:
     differ = not np.isfinite(common_K).any()
     if sum(able) > 1 and within > 0 and not differ:
         f = (common_K.min() - own) / (sum(able) - 1) / (own / within)
-        differ = bool(special.fdtrc(sum(able) - 1, within, f) < 0.05)
+        differ = bool(special.fdtrc(sum(able) - 1, within, f) < F_TEST)
     with np.errstate(all="ignore"):
         log_K = -dof / 2 * np.log(common_K) - SKEWS**2 / 2
         weights_K = _normalize(np.where(np.isfinite(common_K), log_K, -np.inf))
     if not differ:
         return np.tile(weights_K, (len(bowls), 1)), False
-    centre = weights_K @ SKEWS
-    return np.array([_normalize(-rss_K / (2 * own / max(within, 1)) - (SKEWS - centre) ** 2 / 2) for rss_K in rss_JK]), True
+    centre, rest_J = weights_K @ SKEWS, own - rss_JK.min(1)
+    with np.errstate(all="ignore"):
+        log_JK = -within / 2 * np.log(rest_J[:, None] + rss_JK) - (SKEWS - centre) ** 2 / 2
+    return np.array([_normalize(log_K) for log_K in log_JK]), True
 
 
 def _normalize(log_K: np.ndarray) -> np.ndarray:
@@ -366,7 +369,11 @@ class Line:
         parts = [scatter + more, by_curvature, by_skew]
         if len(self.x_N) == len(self.of_JN):  # one seed: so few degrees of freedom that only they are sure
             return t_quantile(self.dof, alpha) * parts[0] ** 0.5, float(self.dof)
-        dof = satterthwaite(parts, [self.dof, max(self.dof_of_runs, 1), np.inf]) if self.dof > 0 else NAN
+        dof = (
+            satterthwaite(parts, [self.dof, max(self.dof_of_runs, 1), max(self.dof_of_runs, 1) if self.differ else np.inf])
+            if self.dof > 0
+            else NAN
+        )
         return t_quantile(dof, alpha) * sum(parts) ** 0.5, dof
 
 

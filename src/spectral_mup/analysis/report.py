@@ -24,7 +24,6 @@ LARGER = {"width": "wider", "depth": "deeper", "steps": "longer", "batch_size": 
 OF_MODELS = ("width", "depth")  # the axes over which rules differ and features are judged
 LOOKS = "Intervals leave room for several looks at a verdict that was searched for: all of them hold in 95 % of sweeps."
 ONE_SEED = "with one seed, an interval rests on how far the sizes lie from a line, and is wide"
-SKEWS_DIFFER = "  the curves of the sizes differ in shape: the slope is less sure than its interval says"
 ORDER = ["family", "optimizer", "rule", *AXES, "log2_lr", "seed"]
 
 
@@ -152,7 +151,6 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
             drifting = first_of(v.features.failed_updates)
             lines += [f"  update norms that drift: {drifting}"] if drifting else []
         lines += [f"  undecided: {v.reason}"] if v.reason else []
-        lines += [SKEWS_DIFFER] if v.skews_differ else []
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from spectral_mup.analysis.stats import NAN, write_csv
 from spectral_mup.analysis.verdict import Remedy, Verdict, by_rule, curves_of
 
 # fields of Verdict, Optimum and FeatureCheck as verdicts.json has them
-OF_VERDICT = "rule axis base verdict reason tolerance regret_limit alpha basis skews_differ larger_is_better counts".split()
+OF_VERDICT = "rule axis base verdict reason tolerance regret_limit alpha basis larger_is_better counts".split()
 OF_OPTIMUM = "log2_lr lo hi loss curvature skew".split()
 OF_FEATURES = "passed summary failed failed_updates indicative log2_lr step".split()
 NESTED = {  # its entries that hold several fields of Verdict

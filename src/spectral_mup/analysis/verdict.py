@@ -56,7 +56,6 @@ class Verdict:
     slope: float
     slope_lo: float  # -inf or inf: known on the other side only
     slope_hi: float
-    skews_differ: bool  # the curves of the sizes differ in shape, so that the slope is less sure than its interval says
     regret: float  # of the base's optimum at the largest size
     regret_lo: float
     regret_hi: float
@@ -138,7 +137,7 @@ def judge(
     seeds = pluralize(min((o.curve.n_seeds for o in optima.values()), default=0), "seed")
     return Verdict(
         label or str(points["rule"].iloc[0]), axis, base, verdict, remedy.text if remedy else "",
-        tolerance, regret_limit, alpha, found.slope, found.slope_lo, found.slope_hi, found.skews_differ,
+        tolerance, regret_limit, alpha, found.slope, found.slope_lo, found.slope_hi,
         found.regret, found.regret_lo, found.regret_hi, found.regret_at_least,
         larger_is_better=all(b < a for a, b in pairwise(losses)) if len(losses) > 1 else None, basis=seeds,
         optima={size: optima.get(size) for size in curves},

@@ -100,3 +100,16 @@ def test_seeds_that_disagree_leave_a_module_undecided():
     assert abs(row["slope"]) > 0.15 and row["lo"] < 0.15 and row["verdict"] == "undecided"
     assert check.passed is None and check.failed == ()
     assert check.summary.startswith("undecided: 3 of 4") and "blocks.1.attn" in check.summary
+
+
+def test_a_wide_interval_does_not_pass():
+    """Flat on the mean, but with noise that would hide a slope of the limit: a module, and where it holds for all, all of them."""
+    noise = np.exp(np.random.default_rng(1).normal(0, 0.3, len(norm_rows())))
+    table = norm_rows()
+    one = table.assign(delta_rms=table["delta_rms"] * np.where(table["name"] == "embed", noise, 1))
+    check = check_features(one, near=-7)
+    row = check.table[(check.table["name"] == "embed") & check.table["judged"]].iloc[0]
+    assert row["hi"] - row["lo"] > 0.2 and row["verdict"] == "undecided" and check.passed is None
+    assert "3 of 4 modules passed, 1 undecided (embed" in check.summary
+    every = check_features(table.assign(delta_rms=table["delta_rms"] * noise), near=-7)
+    assert every.passed is None and every.summary.startswith("undecided: all 4 (")
