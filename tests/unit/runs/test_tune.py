@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -22,6 +23,7 @@ from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import TURNS, Plan, Sweep, open_sweep
+from spectral_mup.theory.growth import KINDS
 
 HELD = "sweep.lr=[-6]"
 MINE = """
@@ -71,8 +73,20 @@ def base_std(run: RunConfig) -> float:
     return scaling.base_std["token.weight"]
 
 
+def forward(name: str) -> Callable[[RunConfig], float]:
+    """Its factor in the forward pass of the built model."""
+
+    def of(run: RunConfig) -> float:
+        model = build_run(run)[0]
+        block: Any = model.blocks[0]
+        assert block.branch == model.multipliers.branch and block.attention.scaling == model.multipliers.attention
+        return getattr(model.multipliers, name) * (block.attention.head_dim**0.5 if name == "attention" else 1)
+
+    return of
+
+
 # key as the user gives it: overrides, where config.json has it, the number that the run trains with, what that is of 2**value
-KEYS: dict[str, tuple[list[str], str, Callable[[RunConfig], float], Callable[[float], float]]] = {
+TUNED: dict[str, tuple[list[str], str, Callable[[RunConfig], float], Callable[[float], float]]] = {
     "lr": ([], "log2_lr", lambda r: group_of(r, "readout.weight")["base_lr"], float),
     "optimizer.adamw.lr": (["optimizer=muon"], "optimizer.by_kind.{}.lr",
         lambda r: group_of(r, "readout.weight")["base_lr"], lambda x: x * 2.0**-6),
@@ -81,23 +95,26 @@ KEYS: dict[str, tuple[list[str], str, Callable[[RunConfig], float], Callable[[fl
     "model.init_std.embedding": ([], "model.init_std.embedding", base_std, float),
     "optimizer.mine.args.gain": (["optimizer=mine"], "optimizer.by_kind.{}.args.gain",
         lambda r: optimizers_of(*build_run(r), r)[0].gain, float),  # type: ignore[attr-defined]
+    **{
+        f"model.multipliers.{name}": (["model.bias=true"], f"model.multipliers.{name}", forward(name), float)
+        for name in ("embedding", "attention", "branch", "logits")
+    },
     "train.warmup": (["train.steps=100", "train.warmup=16"], "train.warmup", lambda r: r.train.warmup, round),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("name", TUNED)
 def test_runs_differ_in_the_key_alone_and_train_with_it(name, project):
-    overrides, where, trained, expected = KEYS[name]
+    overrides, where, trained, expected = TUNED[name]
     argv = [*TINY, f"sweep.tune={name}", *([] if name == "lr" else [HELD]), *overrides, "sweep.width=[32]", "rule=[spectral]"]
     plan = open_sweep(load_config(argv)).plan(lambda run: None)
     assert len(plan.runs) == len({run.run_id for run in plan.runs}) == 3
     for run in plan.runs:
         assert trained(run) == pytest.approx(expected(2.0**run.value))
     flat = [dict(walk(run.to_json())) for run in plan.runs]
-    kinds = ("hidden", "embedding", "readout", "vector")
-    allowed = {where.format(kind) for kind in kinds}
-    varying = {key for key in flat[0] if len({repr(f.get(key)) for f in flat}) > 1 and not isinstance(flat[0][key], dict)}
-    assert varying and varying <= allowed
+    every = {key for one in flat for key in one if not isinstance(one[key], dict)}
+    varying = {key for key in every if len({repr(one.get(key)) for one in flat}) > 1}
+    assert varying and varying <= {where.format(kind) for kind in KINDS}
 
 
 def test_a_key_of_ones_own_optimizer_decides_what_it_learns(project, corpus, tmp_path):
