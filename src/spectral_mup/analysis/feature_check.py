@@ -45,12 +45,13 @@ def check_features(norms: pd.DataFrame, near: float, *, axis: str = "width", siz
     """Fit d log2(norm) / d log2(size) per module, tensor and step, at the common lr nearest `near`.
 
     Ordinary least squares over every (size, seed); 95 % interval slope ± t(0.975, N-2)·se. A module passes if abs(slope) ≤ 0.15
-    (hidden) or 0.10 (embedding, readout), fails if its whole interval lies outside, and is undecided if only its estimate does,
-    judged at the last step ≤ 20 that all sizes probed; the other steps are in the table. A run that diverged has rows up to
-    where it did. Zeros (a hidden feature behind a zero readout has not moved at step 1) leave a slope undefined. `sizes` are
-    those that the sweep declared; where they share no lr, nothing is decided. Over depth the first and the last block of each
-    model are compared (`first_and_last`), and updates inside blocks are multiplied by the depth (`norm_values`). Features of
-    the first block are in the table but not judged: its MLP sees its own attention, a share 1/L of all branches.
+    (hidden) or 0.10 (embedding, readout) and the interval is at most twice the limit wide, fails if the whole interval lies
+    outside, and else is undecided; judged at the last step ≤ 20 that all sizes probed, the other steps are in the table. A run
+    that diverged has rows up to where it did. Zeros (a hidden feature behind a zero readout has not moved at step 1) leave a
+    slope undefined. `sizes` are those that the sweep declared; where they share no lr, nothing is decided. Over depth the first
+    and the last block of each model are compared (`first_and_last`), and updates inside blocks are multiplied by the depth
+    (`norm_values`). Features of the first block are in the table but not judged: its MLP sees its own attention, a share 1/L of
+    all branches.
     """
     values = norm_values(norms, axis)
     sizes = sorted({int(s) for s in (values["size"] if sizes is None else sizes)})
@@ -94,8 +95,8 @@ def _conclude(features: Sequence[dict[str, Any]], axis: str) -> tuple[bool | Non
         return False, f"failed: {first_of(failed)}"
     if unclear := [f"{r['name']} ({_interval(r)})" for r in steepest if r["verdict"] == "undecided"]:
         passed = sum(r["verdict"] == "passed" for r in features)
-        summary = f"undecided: {passed} of {len(features)} modules passed, {len(unclear)} undecided ({first_of(unclear, 3)})"
-        return None, f"{summary}; more seeds or sizes would decide"
+        counted = f"{passed} of {len(features)} modules passed, {len(unclear)} undecided" if passed else f"all {len(unclear)}"
+        return None, f"undecided: {counted} ({first_of(unclear, 3)}); more seeds or sizes would decide"
     undefined = [r["name"] for r in features if not np.isfinite(r["slope"])]
     if undefined or not features:
         return None, "not decided: no change to measure in " + (first_of(undefined) or f"modules that every {axis} has")
@@ -197,7 +198,8 @@ def _table(values: pd.DataFrame) -> pd.DataFrame:
     table = fit_slopes(values, keys)
     limit = np.array([LIMITS[kind] for kind in table["kind"]], float)
     outside = (table["lo"] > limit) | (table["hi"] < -limit)
-    verdict = np.where(table["slope"].abs() <= limit, "passed", np.where(outside, "failed", "undecided"))
+    inside = (table["slope"].abs() <= limit) & (table["hi"] - table["lo"] <= 2 * limit)
+    verdict = np.where(inside, "passed", np.where(outside, "failed", "undecided"))
     n_sizes = table.pop("n_sizes")
     n_seeds = [len(set(part)) for _, part in values.groupby(keys, sort=False)["seed"]]
     return table.assign(limit=limit, verdict=verdict, n_sizes=n_sizes, n_seeds=n_seeds, judged=False)

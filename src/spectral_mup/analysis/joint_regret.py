@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.optimum import find_optimum, tabulate
+from spectral_mup.analysis.optimum import find_optima
 from spectral_mup.analysis.stats import rows
-from spectral_mup.analysis.verdict import by_rule
+from spectral_mup.analysis.verdict import by_rule, tabulate
 
 REGRET_COLUMNS = ["rule", "width", "depth", "log2_lr", "loss", "base_log2_lr", "regret", "at_least"]
 
@@ -22,9 +22,10 @@ def joint_regret(points: pd.DataFrame, base: Mapping[str, int]) -> pd.DataFrame:
     table = []
     for rule, part in by_rule(points).items():
         curves = {(int(w), int(d)): tabulate(size) for (d, w), size in part.groupby(["depth", "width"])}  # pyright: ignore
-        optima = {size: curve and find_optimum(curve, n_boot=1) for size, curve in curves.items()}  # an estimate needs no draws
+        optima, _ = find_optima(curves)
         tuned = optima.get((base["width"], base["depth"]))
-        for (width, depth), o in optima.items():
+        for width, depth in curves:
+            o = optima.get((width, depth))
             regret, beyond = o.regret_at(tuned.log2_lr) if o and tuned else (np.nan, False)
             own = (o.log2_lr, o.loss) if o else (np.nan, np.nan)
             at_least = bool(beyond) or bool(o and tuned and not o.bracketed)

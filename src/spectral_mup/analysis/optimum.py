@@ -1,255 +1,477 @@
-"""The best learning rate of one curve: where it lies between the tested points, and how precisely that is known.
+"""Where the loss of each size is least, how that optimum moves with size, and how surely both are known.
 
-A curve is the final validation loss (nats/token) of one model size under one rule, over log2 lr and seeds.
+x is log2 of the learning rate, or of whatever was tuned (octaves), y the final validation loss (nats/token), s a seed, j a
+size.
+
+Window   The connected lrs less than 5 % above the best and within two octaves of it, and its two neighbours.
+Bowl     Per size, least squares over all seeds: y_s(x) = α_s + b_s·x + a·g_k(x), g_k(x) = 2/k²·(e^{kx} - kx - 1), x² at
+         k = 0: convex, with one minimum, steeper to the right for skew k > 0 (linex: Varian 1975). The optimum of the mean
+         over seeds is m = ln(1 - b̄k/2a)/k, its curvature there A = a·e^{km}, and each seed's own optimum
+         μ_s = m - (b_s - b̄)/2A: one curvature a size, so that a flat bowl does not blow up single seeds.
+Skew     One k for all sizes: the mean of -3 … 3, weighed by RSS^(-ν/2)·e^{-k²/2} with ν the residual degrees of freedom.
+         Where an F test rejects one k for all (5 %), each size has its own, shrunk to the common one.
+Slope    Least squares of all N optima μ_js on log2 size. Of any linear combination Σ l·μ, such as the slope,
+         V = max(s²·Σl², σ²·Σ(l/A)²) + Σ_j l_j²·(∂m_j/∂ln a)²·var(ln a_j) + var_k(Σ_j l_j·m_j), l_j = Σ_s l_js,
+         s² = Σr²/(N - 2) and σ² = Σ(A·r)²/(N - 2) of the residuals r of the line. So every noise counts once, bends
+         included, and neither a flat size nor an asymmetric one is trusted too much. Half width: Student's t, its degrees
+         of freedom Satterthwaite's (1946) over N - 2, ν, ∞. With one seed the first term alone, over N - 2.
+         A size's own optimum takes residuals about the mean of its seeds in place of the line.
+Regret   (L_W(m_base) - L_W(m_W)) / L_W(m_W) at the largest size W: the interval of m_base - m_W through W's bowl, the errors
+         of curvature and skew in quadrature; if m_base is over half an octave off, corrected by what was measured there.
+
+benchmarks/coverage.py simulates how often the intervals cover.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
+from scipy import special
 
-from spectral_mup.analysis.stats import NAN, rows, satterthwaite, t975
+from spectral_mup.analysis.stats import NAN, satterthwaite, t_quantile
 
-WINDOW = 1.0  # octaves on each side of the grid argmin that the parabola sees
-MAX_EXCESS_LOSS = 0.05  # points whose loss exceeds the best by more than 5 % are left out of the parabola
+WALL = 0.05  # a point whose loss exceeds the best by more than this fraction is a wall: it would bend the bowl
+REACH = 2.0  # octaves on each side of the best point that a bowl may span
+NEAR = 0.5  # octaves from the optimum within which the bowl says what an lr costs; beyond, the points do
+SIDES = "lower", "higher"
+SKEWS = np.linspace(-3, 3, 25)  # per octave; a side is steeper than its opposite by e^{2k} an octave away
+EXACT = 1e-9  # nats: smaller residuals are rounding
+
+
+def bowl(x: Any, skew: Any) -> np.ndarray:
+    """g_k(x) = 2/k²·(e^{kx} - kx - 1): 0 at x = 0 and second derivative 2 there."""
+    kx = np.asarray(skew * x, float)
+    small = np.abs(kx) < 1e-3
+    kx_ = np.where(small, 1.0, kx)
+    return np.square(x) * np.where(small, 1 + kx / 3 + kx**2 / 12, 2 * (np.expm1(kx_) - kx_) / kx_**2)
 
 
 @dataclass(frozen=True, eq=False)
-class MeanCurve:
-    """Mean loss over log2 lr, at the lrs that every seed finished, with the parabola through its minimum.
+class LossCurve:
+    """Losses of one size over lr and seed; NaN: not run, inf: diverged. lrs in log2, ascending; S: seeds, L: lrs.
 
-    A seed that leaves fewer than three such lrs is left out. lr in log2 (octaves); S: seeds, L: lrs, B: curves, K: window.
+    An lr is part of the curve if at least half of the seeds that ran it finished; else it is a wall: tested, and worse.
     """
 
     log2_lrs: np.ndarray
     losses_SL: np.ndarray
-    table: pd.DataFrame = field(repr=False)  # losses by seed and lr of all seeds, NaN where one did not finish
-    tested: np.ndarray = field(repr=False)  # lrs that finished or diverged
+
+    @cached_property
+    def finished_SL(self) -> np.ndarray:
+        finished_SL, diverged_SL = np.isfinite(self.losses_SL), np.isposinf(self.losses_SL)
+        return finished_SL & (finished_SL.sum(0) >= np.maximum(diverged_SL.sum(0), 1))
 
     @cached_property
     def mean_L(self) -> np.ndarray:
-        return self.losses_SL.mean(0)
+        """Mean loss over the seeds, the level of a seed that lacks some lrs allowed for; NaN where too few finished.
+
+        Least squares of y_sl = level_s + mean_l over the finished runs, the levels summing to zero.
+        """
+        w_SL = self.finished_SL.astype(float)
+        y_SL, n_L = np.where(self.finished_SL, self.losses_SL, 0.0), np.maximum(w_SL.sum(0), 1)
+        mean_L = y_SL.sum(0) / n_L
+        if w_SL.min(initial=1.0) < w_SL.max(initial=0.0):
+            laplacian_SS = np.diag(w_SL.sum(1)) - w_SL / n_L @ w_SL.T
+            level_S = np.linalg.pinv(laplacian_SS, rcond=1e-9) @ (w_SL * (y_SL - mean_L)).sum(1)
+            mean_L = mean_L - level_S @ w_SL / n_L
+        return np.where(self.finished_SL.any(0), mean_L, NAN)
 
     @cached_property
-    def best(self) -> int:
-        """Index of the grid argmin."""
-        return int(self.mean_L.argmin())
-
-    @property
-    def grid_log2_lr(self) -> float:
-        return float(self.log2_lrs[self.best])
-
-    @property
-    def grid_loss(self) -> float:
-        return float(self.mean_L[self.best])
-
-    @property
-    def loss_sd(self) -> float:
-        """Standard deviation over the seeds at the grid argmin; NaN with one seed."""
-        return float(self.losses_SL[:, self.best].std(ddof=1)) if self.n_seeds > 1 else NAN
+    def best(self) -> int | None:
+        """Index of the best lr tested; None where none finished."""
+        return int(np.nanargmin(self.mean_L)) if self.finished_SL.any() else None
 
     @property
     def n_seeds(self) -> int:
-        return len(self.losses_SL)
-
-    @property
-    def n_points(self) -> int:
-        """Number of points under the parabola; 0 if there are too few to draw one."""
-        return len(self.window(self.best)) if len(self.log2_lrs) >= 3 else 0
-
-    def window(self, j: int) -> np.ndarray:
-        """Indices of the points under the parabola when log2_lrs[j] is the grid argmin."""
-        distance = np.abs(self.log2_lrs - self.log2_lrs[j])
-        inside = np.flatnonzero((distance <= WINDOW) & (self.mean_L <= self.mean_L[j] * (1 + MAX_EXCESS_LOSS)))
-        return inside if len(inside) >= 3 else np.sort(np.argsort(distance, kind="stable")[:3])
+        return int(self.finished_SL.any(1).sum())
 
     @cached_property
-    def _fit(self) -> np.ndarray:
-        window = self.window(self.best)
-        return np.polyfit(self.log2_lrs[window] - self.log2_lrs[self.best], self.mean_L[window], 2)
+    def neighbours(self) -> tuple[float, float]:
+        """The tested lrs next to the best one, below and above; -inf and inf where there is none."""
+        tested = self.log2_lrs[~np.isnan(self.losses_SL).all(0)]
+        at = self.log2_lrs[self.best] if self.best is not None else NAN
+        return float(tested[tested < at].max(initial=-np.inf)), float(tested[tested > at].min(initial=np.inf))
 
     @property
-    def parabola(self) -> np.ndarray | None:
-        """Coefficients (a, b, c) in log2 lr minus the grid argmin; None without three points or a minimum."""
-        return self._fit if self.n_points and self._fit[0] > 0 else None
+    def open_sides(self) -> tuple[str, ...]:
+        """'lower', 'higher': where no lr was tested beyond the best one, so that the optimum may lie anywhere there."""
+        return tuple(side for side, lr in zip(SIDES, self.neighbours, strict=True) if np.isinf(lr))
 
     @cached_property
-    def smooth_L(self) -> np.ndarray:
-        """The mean curve with the parabola in place of the points under it."""
-        smooth_L, window = self.mean_L.copy(), self.window(self.best)
-        if self.n_points:
-            smooth_L[window] = np.polyval(self._fit, self.log2_lrs[window] - self.log2_lrs[self.best])
-        return smooth_L
+    def window(self) -> np.ndarray:
+        """Indices of the lrs under the bowl."""
+        use = np.flatnonzero(self.finished_SL.any(0))
+        x, y = self.log2_lrs[use], self.mean_L[use]
+        j = int(y.argmin())
+        inside = (y <= y[j] * (1 + WALL)) & (np.abs(x - x[j]) <= REACH)
+        outside = np.flatnonzero(~inside)
+        lo = int(outside[outside < j].max(initial=-1)) + 1
+        hi = int(outside[outside > j].min(initial=len(x))) - 1
+        return use[max(min(lo, j - 1), 0) : max(hi, j + 1) + 1]
 
-    @property
-    def residuals_K(self) -> np.ndarray:
-        """Residuals of the parabola, inflated by sqrt(k/(k-3)); empty with three points or fewer."""
-        k = self.n_points
-        return (self.mean_L - self.smooth_L)[self.window(self.best)] * np.sqrt(k / (k - 3)) if k > 3 else np.empty(0)
-
-    def neighbours(self, j: int) -> tuple[float | None, float | None]:
-        """The tested lrs next to log2_lrs[j], below and above."""
-        at = self.log2_lrs[j]
-        below, above = self.tested[self.tested < at], self.tested[self.tested > at]
-        return float(below[-1]) if len(below) else None, float(above[0]) if len(above) else None
-
-    def is_worse(self, lr: float) -> bool:
-        """Whether lr is no better than the grid argmin for the seeds that finished both; one that diverged is worse."""
-        return lr not in self.table or bool((self.table[lr] - self.table[self.log2_lrs[self.best]]).mean() >= 0)
-
-    def vertices(self, curves_BL: np.ndarray) -> np.ndarray:
-        """The vertex of each curve, clamped to the tested neighbours of its argmin; all that share an argmin at once."""
-        argmin_B = curves_BL.argmin(1)
-        vertex_B = self.log2_lrs[argmin_B]
-        if len(self.log2_lrs) < 3:
-            return vertex_B
-        for j in np.unique(argmin_B):
-            window, here, at = self.window(j), argmin_B == j, self.log2_lrs[j]
-            solve_3K = np.linalg.pinv(np.vander(self.log2_lrs[window] - at, 3))
-            a, b, _ = solve_3K @ curves_BL[np.ix_(here, window)].T
-            shift = np.where(a > 0, -b / (2 * np.where(a > 0, a, 1.0)), 0.0)
-            lo, hi = (at if lr is None else lr for lr in self.neighbours(j))
-            vertex_B[here] = np.clip(at + shift, lo, hi)
-        return vertex_B
-
-
-def tabulate(points: pd.DataFrame) -> MeanCurve | None:
-    """The curve of one size (columns log2_lr, seed, loss, status; missing runs are ignored); None if no lr finished.
-
-    An lr at which any seed diverged is tested, but not part of the curve. Raises ValueError on two runs in one cell.
-    """
-    started = rows(points, points["status"] != "missing")
-    if started.duplicated(["log2_lr", "seed"]).any():
-        raise ValueError("several runs with one (log2_lr, seed): give the runs of one size and one rule")
-    diverged = (started["status"] == "diverged").to_numpy(bool)
-    bad_lrs = np.unique(started["log2_lr"].to_numpy(float)[diverged])
-    finished = rows(started, ~diverged & np.isfinite(started["loss"].to_numpy(float)))
-    table = finished.pivot(index="seed", columns="log2_lr", values="loss").sort_index().sort_index(axis=1)
-    table = table.loc[:, ~np.isin(table.columns.to_numpy(float), bad_lrs)].dropna(how="all")
-    full = _complete(table)
-    if full.empty:
-        return None
-    lrs = table.columns.to_numpy(float)
-    return MeanCurve(full.columns.to_numpy(float), full.to_numpy(float), table, np.union1d(lrs, bad_lrs))
-
-
-def _complete(table: pd.DataFrame) -> pd.DataFrame:
-    """The lrs that every seed finished, of as many seeds as leave three lrs (else as leave one)."""
-    order = table.notna().sum(axis=1).sort_values(ascending=False, kind="stable").index
-    for least in (3, 1):
-        for m in range(len(order), 0, -1):
-            part = table.loc[sorted(order[:m])].dropna(axis=1)
-            if part.shape[1] >= least:
-                return part
-    return table.iloc[:0, :0]
-
-
-class Draws(NamedTuple):
-    """Bootstrap draws of log2_lr, and the variance that seeds and fit give it (octaves²)."""
-
-    samples: np.ndarray = np.empty(0)
-    seed_variance: float = NAN
-    fit_variance: float = NAN
-
-    @property
-    def variance(self) -> float:
-        return self.seed_variance + self.fit_variance
+    @cached_property
+    def walled(self) -> tuple[float, ...]:
+        """The neighbours of the best lr that diverged or lie over 5 % above it: they hide the bowl's side."""
+        if self.best is None:
+            return ()
+        loss = dict(zip(self.log2_lrs, self.mean_L, strict=True))
+        limit = loss[self.log2_lrs[self.best]] * (1 + WALL)
+        return tuple(lr for lr in self.neighbours if np.isfinite(lr) and not loss[lr] <= limit)
 
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """Best log2 lr of one curve; lr in log2 (octaves), losses in nats/token."""
+    """The best log2 lr of one size; losses in nats/token. Without a bowl, it is the best lr tested, between its neighbours."""
 
     log2_lr: float
-    lo: float  # 95 % interval of log2_lr
+    lo: float  # interval of log2_lr; -inf, inf on an open side
     hi: float
-    loss: float  # predicted at log2_lr
-    open_sides: tuple[str, ...]  # 'lower', 'higher': where nothing worse was tested
-    basis: str  # what the interval rests on: 'seeds and fit', 'fit', 'seeds', 'bracket'
-    dof: float
-    curve: MeanCurve = field(repr=False)
-    draws: Draws = field(default=Draws(), repr=False)  # empty in results that were read back
+    loss: float  # at log2_lr, mean over seeds
+    curvature: float  # nats/octave²: loss ≈ loss + curvature·(x - log2_lr)² nearby; NaN without a bowl
+    skew: float
+    seeds: tuple[float, ...]  # each seed's own optimum
+    open_sides: tuple[str, ...]
+    curve: LossCurve = field(repr=False)
 
     @property
     def bracketed(self) -> bool:
         return not self.open_sides
 
-    def loss_at(self, log2_lr):
-        """(loss, at_least) at any log2 lr, scalar or array: parabola where it was fitted, else straight lines between means.
+    @property
+    def fitted(self) -> bool:
+        return bool(np.isfinite(self.curvature))
 
-        Beyond the lrs that finished, the loss of the last one stands, marked `at_least`.
+    @property
+    def bound(self) -> float:
+        """Of an optimum open on one side, how far it may lie on the other: where the steepest bowl has two equal points."""
+        lo, hi = self.curve.neighbours
+        step = hi - self.log2_lr if self.open_sides == ("lower",) else self.log2_lr - lo
+        k = SKEWS[-1]
+        beyond = -float(np.log(k * step / np.expm1(k * step))) / k
+        return self.log2_lr + (beyond if self.open_sides == ("lower",) else -beyond)
+
+    def loss_at(self, log2_lr: Any) -> tuple[np.ndarray, np.ndarray]:
+        """(loss, at_least) at any log2 lr: the bowl, and over half an octave from the optimum what the points add to it.
+
+        Between points straight lines; beyond the lrs that finished the last loss stands, marked `at_least`.
         """
-        x, lrs, inside = np.asarray(log2_lr, dtype=float), self.curve.log2_lrs, False
-        loss = np.interp(x, lrs, self.curve.mean_L)
-        if self.curve.parabola is not None:
-            window = lrs[self.curve.window(self.curve.best)]
-            inside = (x >= min(window.min(), self.log2_lr)) & (x <= max(window.max(), self.log2_lr))
-            loss = np.where(inside, np.polyval(self.curve.parabola, x - self.curve.grid_log2_lr), loss)
-        return loss, ~np.asarray(inside) & ((x < lrs[0]) | (x > lrs[-1]))
+        x, more_L = self.beyond_bowl
+        near = (self.log2_lr - NEAR, self.log2_lr + NEAR) if self.fitted else (x[0], x[-1])
+        at = np.clip(log2_lr, min(x[0], near[0]), max(x[-1], near[1]))
+        return self.bowl_at(at) + np.interp(at, x, more_L), at != log2_lr
 
-    def regret_at(self, log2_lr):
+    def bowl_at(self, log2_lr: Any) -> np.ndarray:
+        """Loss of the bowl; 0 without one."""
+        x = np.asarray(log2_lr, float)
+        return self.loss + self.curvature * bowl(x - self.log2_lr, self.skew) if self.fitted else np.zeros_like(x)
+
+    @cached_property
+    def beyond_bowl(self) -> tuple[np.ndarray, np.ndarray]:
+        """The lrs that finished, and what their mean loss adds to the bowl over half an octave from the optimum."""
+        use = self.curve.finished_SL.any(0)
+        x, more = self.curve.log2_lrs[use], self.curve.mean_L[use] - self.bowl_at(self.curve.log2_lrs[use])
+        return x, np.where((np.abs(x - self.log2_lr) <= NEAR) & self.fitted, 0.0, more)
+
+    def regret_at(self, log2_lr: Any) -> tuple[np.ndarray, np.ndarray]:
         """((loss_at - loss) / loss, at least 0, and the flag `at_least`)."""
         loss, at_least = self.loss_at(log2_lr)
         return np.maximum(0.0, (loss - self.loss) / self.loss), at_least
 
 
-def find_optimum(
-    curve: MeanCurve, *, seed: int | Sequence[int] = 0, n_boot: int = 2000, pooled: tuple[np.ndarray, int] | None = None
-) -> Optimum:
-    """Estimate the optimum of one curve and its 95 % interval.
+class Bowls(NamedTuple):
+    """Bowls of one size, one for each skew k in K; what is unusable is NaN."""
 
-    Estimate: mean over seeds at each lr where every seed finished; grid argmin; least-squares parabola in log2 lr through the
-    points within one octave of it and less than 5 % above it, or else the nearest three; its vertex, clamped to the tested
-    neighbours of the argmin. A diverged neighbour is tested and worse, so it brackets. A neighbour that only some seeds
-    finished brackets if those seeds are worse there. An argmin without a worse neighbour on both sides is 'not bracketed'.
+    rss_K: np.ndarray  # inf where the bowl has no minimum, or one over half a step beyond the window
+    optimum_K: np.ndarray
+    curvature_K: np.ndarray
+    by_curvature_K: np.ndarray  # ∂m/∂ln a
+    ln_a_K: np.ndarray  # var(ln a), in units of the variance of a run
+    loss_K: np.ndarray
+    seeds_KS: np.ndarray
+    points: int
+    dof: int
 
-    Interval: log2_lr ± t(0.975, ν)·sd, where sd is over bootstrap draws that repeat the whole estimate:
 
-    * seeds: whole seed-curves drawn with replacement (seeds share their data order over lr), deviations from the mean inflated
-      by sqrt(n/(n-1)), ν_s = n-1;
-    * fit: residuals of the parabola drawn with replacement, inflated by sqrt(k/(k-3)), ν_f = k-3; or those in `pooled`
-      (residuals, dof), of the curves of all sizes, as the noise of a run is similar at every size. With k = 3 and nothing
-      pooled there are none.
+def fit_bowls(curve: LossCurve, skew_K: np.ndarray) -> Bowls | None:
+    """Fit y_s(x) = α_s + b_s·x + a·g_k(x) for every skew; None with an open side or fewer than three lrs in the window.
 
-    Percentiles of such draws would understate: two seeds give a bootstrap of three atoms that ends at 1.41 standard errors,
-    where Student's t with one degree of freedom needs 12.7. So the draws give only the variance and
-    ν = (V_s + V_f)² / (V_s²/ν_s + V_f²/ν_f). Noise that is independent over lr enters both V_s and V_f, so the interval errs on
-    the wide side (on synthetic sweeps it covers in 92-100 %). A parabola through an asymmetric curve is biased by a shift that
-    is the same at every size: it matters to log2_lr, hardly to a slope. With one seed the basis is 'fit' alone: a
-    seed-dependent shift of the whole curve cannot be detected. With one seed and three points, or fewer points, only the
-    bracket is known: interval = bracket, draws uniform on it.
+    Seeds' levels and slopes on x are projected out, which leaves one unknown, a; K: skews, S: seeds, L: lrs of the window.
     """
-    vertex = float(curve.vertices(curve.mean_L[None])[0])
-    sides = dict(zip(("lower", "higher"), curve.neighbours(curve.best), strict=True))
-    open_sides = tuple(side for side, lr in sides.items() if lr is None or not curve.is_worse(lr))
-    residuals, fit_dof = pooled if pooled and curve.n_points else (curve.residuals_K, curve.n_points - 3)
-    basis, rng = " and ".join(["seeds"] * (curve.n_seeds > 1) + ["fit"] * (len(residuals) > 0)), np.random.default_rng(seed)
-    if curve.n_points and basis:
-        draws = _bootstrap(curve, residuals, n_boot, rng)
-        dof = satterthwaite([draws.seed_variance, draws.fit_variance], [curve.n_seeds - 1, fit_dof])
-        half = t975(dof) * float(draws.samples.std())
-        lo, hi = vertex - half, vertex + half
+    if curve.best is None or curve.open_sides or len(curve.window) < 3:
+        return None
+    seen_SL = curve.finished_SL[:, curve.window]
+    kept = seen_SL.sum(1) >= 2
+    w_SL, y_SL = seen_SL[kept].astype(float), np.where(seen_SL, curve.losses_SL[:, curve.window], 0.0)[kept]
+    centre = curve.log2_lrs[curve.window].mean()
+    x_L, n_S = curve.log2_lrs[curve.window] - centre, w_SL.sum(1)
+    x_S = w_SL @ x_L / n_S
+    x_SL = w_SL * (x_L - x_S[:, None])
+    xx_S, step = (x_SL**2).sum(1), (x_L[-1] - x_L[0]) / (len(x_L) - 1)
+
+    def line(v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Mean, slope on x and residuals of each seed."""
+        mean, slope = (w_SL * v).sum(-1) / n_S, (x_SL * v).sum(-1) / xx_S
+        return mean, slope, w_SL * (v - mean[..., None]) - slope[..., None] * x_SL
+
+    k = np.where(skew_K == 0, 1e-9, skew_K)
+    g_KS, g_slope_KS, g_KSL = line(bowl(x_L, k[:, None, None]))
+    y_S, y_slope_S, y_SL = line(y_SL)
+    gg = (g_KSL**2).sum((1, 2))
+    with np.errstate(all="ignore"):
+        a = (g_KSL * y_SL).sum((1, 2)) / gg
+        rss = ((y_SL - a[:, None, None] * g_KSL) ** 2).sum((1, 2))
+        b_KS = y_slope_S - a[:, None] * g_slope_KS
+        b = b_KS.mean(1)
+        m = np.log1p(-b * k / (2 * a)) / k
+        curvature = a * np.exp(k * m)
+        by_curvature = -(2 * np.expm1(k * m) / k - g_slope_KS.mean(1)) * a / (2 * curvature)
+        loss = (y_S - a[:, None] * g_KS + b_KS * (m[:, None] - x_S)).mean(1) + a * bowl(m, k)
+        seeds_KS = centre + m[:, None] - (b_KS - b[:, None]) / (2 * curvature)[:, None]
+        usable = (a > 0) & (curvature > a / 50) & (m >= x_L[0] - step / 2) & (m <= x_L[-1] + step / 2)
+        rss = np.where(usable, np.maximum(rss, EXACT**2), np.inf)
+        dof = int(w_SL.sum()) - 2 * len(w_SL) - 1
+        return Bowls(rss, centre + m, curvature, by_curvature, 1 / (gg * a**2), loss, seeds_KS, len(x_L), dof)
+
+
+def weigh_skews(bowls: Sequence[Bowls]) -> tuple[np.ndarray, bool]:
+    """(weights_JK of the skews of every size, whether the sizes differ in it)."""
+    rss_JK, dof = np.array([b.rss_K for b in bowls]), sum(b.dof for b in bowls)
+    able = [b.points > 3 for b in bowls]  # three points are met by a bowl of any skew
+    common_K, own, within = rss_JK.sum(0), rss_JK.min(1).sum(), dof - max(sum(able), 1)
+    differ = not np.isfinite(common_K).any()
+    if sum(able) > 1 and within > 0 and not differ:
+        f = (common_K.min() - own) / (sum(able) - 1) / (own / within)
+        differ = bool(special.fdtrc(sum(able) - 1, within, f) < 0.05)
+    with np.errstate(all="ignore"):
+        log_K = -dof / 2 * np.log(common_K) - SKEWS**2 / 2
+        weights_K = _normalize(np.where(np.isfinite(common_K), log_K, -np.inf))
+    if not differ:
+        return np.tile(weights_K, (len(bowls), 1)), False
+    centre = weights_K @ SKEWS
+    return np.array([_normalize(-rss_K / (2 * own / max(within, 1)) - (SKEWS - centre) ** 2 / 2) for rss_K in rss_JK]), True
+
+
+def _normalize(log_K: np.ndarray) -> np.ndarray:
+    weights_K = np.exp(log_K - log_K.max()) if np.isfinite(log_K).any() else np.ones(len(log_K))
+    return weights_K / weights_K.sum()
+
+
+class Shapes(NamedTuple):
+    """The bowls of the sizes that have one, at every skew and at the chosen one, with the variance of a run (nats²)."""
+
+    sizes: list[Any]
+    every: list[Bowls]
+    chosen: list[Bowls]
+    weights_JK: np.ndarray
+    differ: bool
+    variance: float
+    dof: int
+
+
+def find_optima(curves: Mapping[Any, LossCurve]) -> tuple[dict[Any, Optimum], Shapes]:
+    """The optimum of every curve with a finished lr, by whatever the curves are named, and the bowls behind them.
+
+    Where there is no bowl (an open side, fewer than three lrs, no minimum), the optimum is the best lr tested.
+    """
+    every = {size: bowls for size, curve in curves.items() if (bowls := fit_bowls(curve, SKEWS))}
+    every = {size: bowls for size, bowls in every.items() if np.isfinite(bowls.rss_K).any()}
+    weights_JK, differ = weigh_skews(list(every.values())) if every else (np.empty((0, len(SKEWS))), False)
+    skew = dict(zip(every, weights_JK @ SKEWS, strict=True))
+    chosen = {size: b for size, k in skew.items() if (b := fit_bowls(curves[size], np.array([k])))}
+    optima = {}
+    for size, curve in curves.items():
+        if curve.best is None:
+            continue
+        best, (lo, hi) = curve.best, curve.neighbours
+        o = Optimum(curve.log2_lrs[best], lo, hi, curve.mean_L[best], NAN, NAN, (), curve.open_sides, curve)
+        if (b := chosen.get(size)) and np.isfinite(b.rss_K[0]):
+            own = {"log2_lr": float(b.optimum_K[0]), "loss": float(b.loss_K[0]), "curvature": float(b.curvature_K[0])}
+            o = replace(o, **own, skew=float(skew[size]), seeds=tuple(b.seeds_KS[0].tolist()))
+        optima[size] = o
+    sizes = [size for size in every if optima[size].fitted]
+    kept, dof = [list(every).index(size) for size in sizes], sum(chosen[size].dof for size in sizes)
+    dof -= sum(every[size].points > 3 for size in sizes) if differ else 1
+    variance = sum(chosen[size].rss_K[0] for size in sizes) / max(dof, 1)
+    shapes = Shapes(
+        sizes, [every[s] for s in sizes], [chosen[s] for s in sizes], weights_JK[kept], differ, variance, max(dof, 0)
+    )
+    return optima, shapes
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """Least squares of all seeds' optima on log2 size, and how surely any combination Σ l·μ of them is known.
+
+    N: optima, J: sizes, K: skews.
+    """
+
+    x_N: np.ndarray  # log2 size
+    optimum_N: np.ndarray
+    curvature_N: np.ndarray
+    of_JN: np.ndarray  # whether optimum n is of size j
+    curvature_error_J: np.ndarray  # octaves that one standard error of ln a moves the optimum by
+    optimum_JK: np.ndarray
+    weights_JK: np.ndarray
+    differ: bool
+    dof_of_runs: int
+    bends: bool = True  # whether a size's distance from the line counts as noise, as for a slope, or its own optimum is meant
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """l of the slope."""
+        x = self.x_N - self.x_N.mean()
+        return x / max(x @ x, 1e-12)
+
+    def at(self, x: float) -> np.ndarray:
+        """l of the line at log2 size x."""
+        return 1 / len(self.x_N) + (x - self.x_N.mean()) * self.weights
+
+    @property
+    def dof(self) -> int:
+        return len(self.x_N) - (min(len(self.of_JN), 2) if self.bends else len(self.of_JN))
+
+    @cached_property
+    def residual_N(self) -> np.ndarray:
+        if not self.bends:
+            return self.optimum_N - (self.of_JN @ self.optimum_N / self.of_JN.sum(1)) @ self.of_JN
+        y = self.optimum_N - self.optimum_N.mean()
+        return y - (self.weights @ y) * (self.x_N - self.x_N.mean())
+
+    @property
+    def variance(self) -> float:
+        """s² of one seed's optimum (octaves²)."""
+        return float(self.residual_N @ self.residual_N) / self.dof if self.dof > 0 else NAN
+
+    @property
+    def variance_N(self) -> np.ndarray:
+        """σ²/A² of each optimum: its variance where seeds tilt the losses of all sizes alike (octaves²)."""
+        scaled = self.curvature_N * self.residual_N
+        return float(scaled @ scaled) / self.dof / self.curvature_N**2 if self.dof > 0 else np.full(len(self.x_N), NAN)
+
+    def variances(self, l_N: np.ndarray) -> tuple[float, float, float]:
+        """Variance of Σ l·μ by the scatter of the optima, by curvature and by skew."""
+        l_J = self.of_JN @ l_N
+        moved_JK, weights_JK = l_J[:, None] * self.optimum_JK, self.weights_JK
+        if not self.differ:  # one skew, so its error moves all sizes at once
+            moved_JK, weights_JK = moved_JK.sum(0, keepdims=True), weights_JK[:1]
+        by_skew = weights_JK * (moved_JK - (weights_JK * moved_JK).sum(1, keepdims=True)) ** 2
+        scatter = float(max(self.variance * (l_N @ l_N), l_N**2 @ self.variance_N))
+        return scatter, float(np.sum((l_J * self.curvature_error_J) ** 2)), float(by_skew.sum())
+
+    def half_width(self, l_N: np.ndarray, alpha: float, more: float = 0.0) -> tuple[float, float]:
+        """(half width of the interval of Σ l·μ at level 1 - alpha, its degrees of freedom); `more`: further variance."""
+        scatter, by_curvature, by_skew = self.variances(l_N)
+        parts = [scatter + more, by_curvature, by_skew]
+        if len(self.x_N) == len(self.of_JN):  # one seed: so few degrees of freedom that only they are sure
+            return t_quantile(self.dof, alpha) * parts[0] ** 0.5, float(self.dof)
+        dof = satterthwaite(parts, [self.dof, max(self.dof_of_runs, 1), np.inf]) if self.dof > 0 else NAN
+        return t_quantile(dof, alpha) * sum(parts) ** 0.5, dof
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What the curves of all sizes say; `slope` is d log2 η* / d log2 size, `regret` a fraction of the loss."""
+
+    optima: dict[Any, Optimum]  # of the sizes at which some lr finished
+    base: int
+    alpha: float  # intervals are at level 1 - alpha
+    slope: float = NAN
+    slope_lo: float = -np.inf
+    slope_hi: float = np.inf
+    dof: float = NAN
+    regret: float = NAN  # of the base's optimum at the largest size, or at the smallest where the base is the largest
+    regret_lo: float = -np.inf
+    regret_hi: float = np.inf
+    regret_at_least: bool = False  # the base's optimum lies beyond the lrs that finished there
+    skews_differ: bool = False
+    line: Line | None = field(default=None, repr=False)
+
+    def predict(self, size: float) -> tuple[float, float, float]:
+        """(log2_lr, lo, hi) of the optimum that one more seed would have at another size; NaN without a slope."""
+        if self.line is None or not np.isfinite(self.slope):
+            return NAN, NAN, NAN
+        at = self.line.at(float(np.log2(size)))
+        best = float(at @ self.line.optimum_N)
+        half, _ = self.line.half_width(at, self.alpha, more=self.line.variance)
+        return best, best - half, best + half
+
+
+def estimate(curves: Mapping[int, LossCurve], base: int, alpha: float = 0.05) -> Estimate:
+    """Estimate every size's optimum, its slope over log2 size, and what the optimum of the base costs at the largest size.
+
+    Where no worse lr was tested on one side, the optimum is bounded on the other: such a size bounds the slope on one side.
+    """
+    optima, shapes = find_optima(curves)
+    if not shapes.sizes:
+        return Estimate(optima, base, alpha)
+    line = _line(optima, shapes, {})
+    own = replace(line, bends=False) if len(line.x_N) > len(line.of_JN) else line  # with one seed, there is only the line
+    for size, of_N in zip(shapes.sizes, line.of_JN, strict=True):
+        half, _ = own.half_width(of_N / of_N.sum(), alpha)
+        if np.isfinite(half):
+            optima[size] = replace(optima[size], lo=optima[size].log2_lr - half, hi=optima[size].log2_lr + half)
+    far = min(curves) if base == max(curves) else max(curves)
+    found = Estimate(optima, base, alpha, skews_differ=shapes.differ, line=line)
+    found = replace(found, **_regret(optima.get(base), optima.get(far), own, shapes, (base, far), alpha))
+    bounds = {size: o.bound for size, o in optima.items() if len(o.open_sides) == 1}
+    bounded = _line(optima, shapes, bounds) if bounds else line
+    if len(bounded.of_JN) < 2:
+        return found
+    slope = float(bounded.weights @ bounded.optimum_N)
+    half, dof = line.half_width(bounded.weights[: len(line.x_N)], alpha)  # a bound has no error of its own
+    if not np.isfinite(half):
+        return replace(found, slope=slope)
+    weight = dict(zip(bounds, bounded.of_JN[len(shapes.sizes) :] @ bounded.weights, strict=True))
+    falls, rises = (any((optima[s].open_sides[0] == side) == (w > 0) for s, w in weight.items() if w) for side in SIDES)
+    lo, hi = -np.inf if falls else slope - half, np.inf if rises else slope + half
+    return replace(found, slope=slope, slope_lo=lo, slope_hi=hi, dof=dof)
+
+
+def _line(optima: Mapping[int, Optimum], shapes: Shapes, bounds: Mapping[int, float]) -> Line:
+    """The line through the optima of the sizes that have a bowl, and through the bounds of others."""
+    n = [len(optima[size].seeds) for size in shapes.sizes] + [1] * len(bounds)
+    optimum_N = [x for size in shapes.sizes for x in optima[size].seeds] + list(bounds.values())
+    curvature_J = np.array([optima[size].curvature for size in shapes.sizes])
+    curvature_J = np.append(curvature_J, np.full(len(bounds), curvature_J.min()))
+    errors = [abs(b.by_curvature_K[0]) * (b.ln_a_K[0] * shapes.variance) ** 0.5 for b in shapes.chosen] + [0.0] * len(bounds)
+    optimum_JK = np.array([b.optimum_K for b in shapes.every] + [np.zeros(len(SKEWS))] * len(bounds))
+    weights_JK = np.concatenate([shapes.weights_JK, np.full((len(bounds), len(SKEWS)), 1 / len(SKEWS))])
+    return Line(
+        np.repeat(np.log2([*shapes.sizes, *bounds]), n), np.array(optimum_N), np.repeat(curvature_J, n),
+        np.repeat(np.eye(len(n)), n, axis=1), np.array(errors), np.nan_to_num(optimum_JK),
+        weights_JK, shapes.differ, shapes.dof,
+    )  # fmt: skip
+
+
+def _regret(
+    base: Optimum | None, far: Optimum | None, line: Line, shapes: Shapes, sizes: tuple[int, int], alpha: float
+) -> dict[str, Any]:
+    """The fields of Estimate on regret; `sizes`: of base and far."""
+    if base is None or far is None or len(base.open_sides) == 2 or len(far.open_sides) == 2:
+        return {}
+    (regret, at_least), distance = far.regret_at(base.log2_lr), base.log2_lr - far.log2_lr
+    found = {"regret": float(regret), "regret_at_least": bool(at_least) or not far.bracketed}
+    if not (base.fitted and far.fitted):
+        return found
+    i, j = map(shapes.sizes.index, sizes)
+    l_N = line.of_JN[i] / line.of_JN[i].sum() - line.of_JN[j] / line.of_JN[j].sum()
+    half, _ = line.half_width(l_N, alpha)
+    if not np.isfinite(half):
+        return found
+    among = far.regret_at(base.log2_lr + np.linspace(-half, half, 41))[0]
+    t = t_quantile(max(shapes.dof, 1), alpha)
+    if abs(distance) > NEAR:  # measured: the noise of the points, and what may hide between two of them
+        x, more = far.beyond_bowl
+        between = np.interp(base.log2_lr, x, np.arange(len(x))) % 1
+        jump = np.interp(base.log2_lr, x[1:], np.abs(np.diff(more)))
+        error = np.hypot(t * (shapes.variance / len(far.seeds)) ** 0.5, 2 * between * (1 - between) * jump) / far.loss
     else:
-        basis, dof = "bracket", float("inf")
-        lo, hi = (curve.grid_log2_lr if lr is None else lr for lr in sides.values())
-        draws = Draws(rng.uniform(lo, hi, n_boot), 0.0, (hi - lo) ** 2 / 12)
-    parabola = curve.parabola
-    loss = curve.grid_loss if parabola is None else float(np.polyval(parabola, vertex - curve.grid_log2_lr))
-    return Optimum(vertex, lo, hi, loss, open_sides, basis, dof, curve, draws)
-
-
-def _bootstrap(curve: MeanCurve, residuals: np.ndarray, n_boot: int, rng: np.random.Generator) -> Draws:
-    """Repeat the estimate on curves with the noise of resampled seeds, of resampled residuals, and with both."""
-    n, k = curve.n_seeds, curve.n_points
-    seed_noise_BL, fit_noise_BL = np.zeros((2, n_boot, len(curve.log2_lrs)))
-    if n > 1:
-        deviation_SL = (curve.losses_SL - curve.mean_L) * np.sqrt(n / (n - 1))
-        seed_noise_BL = deviation_SL[rng.integers(n, size=(n_boot, n))].mean(1)
-    if len(residuals):
-        fit_noise_BL[:, curve.window(curve.best)] = residuals[rng.integers(len(residuals), size=(n_boot, k))]
-    by_seed_BL, by_fit_BL = curve.smooth_L + seed_noise_BL, curve.smooth_L + fit_noise_BL
-    both, by_seed, by_fit = map(curve.vertices, (by_seed_BL + fit_noise_BL, by_seed_BL, by_fit_BL))
-    return Draws(both, float(by_seed.var()), float(by_fit.var()))
+        bowls, weights_K = shapes.every[j], shapes.weights_JK[j]
+        cost_K = np.nan_to_num(bowls.curvature_K * bowl(distance, SKEWS)) / far.loss
+        by_skew = weights_K @ (cost_K - weights_K @ cost_K) ** 2
+        by_curvature = regret**2 * shapes.chosen[j].ln_a_K[0] * shapes.variance
+        error = np.hypot(t_quantile(np.inf, alpha) * by_skew**0.5, t * by_curvature**0.5)
+    lo = 0.0 if abs(distance) <= half else max(0.0, float(regret - np.hypot(regret - among.min(), error)))
+    return found | {"regret_lo": lo, "regret_hi": float(regret + np.hypot(among.max() - regret, error))}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,23 +13,24 @@ from spectral_mup.analysis.collect import as_judged
 from spectral_mup.analysis.feature_check import check_features, first_of, norm_values, shared_cells
 from spectral_mup.analysis.figures import SweepData, choose_figures, draw_figures
 from spectral_mup.analysis.joint_regret import format_joint_regret, joint_regret
-from spectral_mup.analysis.optimum import Optimum, find_optimum
+from spectral_mup.analysis.optimum import Optimum, find_optima
 from spectral_mup.analysis.results import write_results
 from spectral_mup.analysis.stats import rows, write_csv
-from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of, judge
+from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of, judge, percent
 from spectral_mup.runs.run_config import AXES, BASE
 from spectral_mup.util.text import table
 
 LARGER = {"width": "wider", "depth": "deeper", "steps": "longer", "batch_size": "a larger batch"}
 OF_MODELS = ("width", "depth")  # the axes over which rules differ and features are judged
-FIT_ALONE = "intervals rest on the fit alone: with one seed, a seed-dependent shift of the whole curve cannot be detected"
+ONE_SEED = "with one seed, an interval rests on how far the sizes lie from a line, and is wide"
+SKEWS_DIFFER = "  the curves of the sizes differ in shape: the slope is less sure than its interval says"
 ORDER = ["family", "optimizer", "rule", *AXES, "log2_lr", "seed"]
 
 
 def report(
     points: pd.DataFrame, norms: pd.DataFrame, *, name: str, out_dir: Path | str, axis: str = "width",
     base: Mapping[str, int] | None = None, command: str = "", commit: str = "", figures: Sequence[str] | None = None,
-    processes: int = 1,
+    processes: int = 1, **judging: Any,
 ) -> list[Verdict]:  # fmt: skip
     """Judge a sweep over one axis, write everything that can be said about it into out_dir, and return the verdicts.
 
@@ -36,8 +38,8 @@ def report(
     features.csv    slopes of all modules and steps  verdicts.json the rest, strict JSON (undefined numbers: null)
     FIGURE          .pdf .svg .png, and .csv of what is drawn, of each of `figures` (names of figures.FIGURES or import paths;
                     None: all of FIGURES) for which the runs recorded what it needs
-    `base`: {axis: size that was tuned}, by default the smallest. The same points and norms give the same bytes, in however
-    many `processes` the figures are drawn.
+    `base`: {axis: size that was tuned}, by default the smallest; `judging`: options of `judge`. The same points and norms give
+    the same bytes, in however many `processes` the figures are drawn.
     """
     if points.empty:
         raise ValueError(f"sweep {name} has no points: nothing to report")
@@ -47,7 +49,7 @@ def report(
     order = [column for column in ORDER if column in points]
     points = points.sort_values(order, ignore_index=True, key=lambda c: c.map(rank) if c.name == "rule" else c)
     judged = as_judged(points)
-    verdicts = judge_all(judged, norms, axis, base.get(axis))
+    verdicts = judge_all(judged, norms, axis, base.get(axis), **judging)
     about = {"name": name, "axis": axis, "command": command, "commit": commit, "run_ids": sorted(points["run_id"])}
     write_results(out, points, verdicts, about)
     draw_figures(SweepData(judged, norms, verdicts, base, axis), out, chosen, processes)
@@ -80,11 +82,11 @@ def report_joint(
     return format_joint_regret(regret)
 
 
-def judge_all(points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | None) -> list[Verdict]:
-    """One verdict per rule with its feature check, made at the lr nearest the base's optimum."""
+def judge_all(points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | None, **judging: Any) -> list[Verdict]:
+    """One verdict per rule (`judging`: options of `judge`), with its feature check at the lr nearest the base's optimum."""
     verdicts = []
     for label, part in by_rule(points).items():
-        v = judge(part, axis, base, label=label)
+        v = judge(part, axis, base, label=label, **judging)
         if axis not in OF_MODELS:
             verdicts.append(v)
             continue
@@ -111,9 +113,8 @@ def norms_to_judge(
     found: set[str] = set()
     for part in by_rule(as_judged(points)).values() if axis in OF_MODELS else ():
         sizes = sorted(int(s) for s in part[axis].unique())
-        curves = curves_of(part, axis, sizes)
-        finished = {s: find_optimum(c, n_boot=1) for s, c in curves.items() if c is not None}  # an estimate needs no draws
-        near = judged_near(part, finished, sizes[0] if base is None else base)
+        optima, _ = find_optima(curves_of(part, axis))
+        near = judged_near(part, optima, sizes[0] if base is None else base)
         ended = rows(part, part["status"] != "missing")
         by_lr = {float(lr): here for lr, here in ended.groupby("log2_lr")}  # pyright: ignore
         for lr in sorted(by_lr, key=lambda lr: (abs(lr - near), lr)):
@@ -132,15 +133,14 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
     log2 lr* is the optimum, '<' or '>' where it is not bracketed on that side; 'none' where nothing finished.
     """
     sizes, axis = sorted({size for v in verdicts for size in v.optima}), verdicts[0].axis
-    head = ["rule", f"over {axis}", "slope [95 %]", "regret", "interval of"]
+    head = ["rule", f"over {axis}", f"slope [{percent(verdicts[0].alpha)}]", "regret", "interval of"]
     cells = [[*head, *(f"lr* {axis[0]}{s}" for s in sizes), *(f"loss {axis[0]}{s}" for s in sizes)]]
     for v in verdicts:
         optima = [v.optima.get(s) for s in sizes]
         cells.append([v.rule, *verdict_cells(v), v.basis or "-", *map(best_lr, optima), *map(best_loss, optima)])
     lines = aligned(cells)
     lines.append(f"lr*: log2 of the best learning rate. Regret: cost of the lr tuned at {axis} {verdicts[0].base}.")
-    if any("fit" in v.basis.split(", ") for v in verdicts):
-        lines.append(FIT_ALONE)
+    lines += [ONE_SEED] if any(v.basis == "1 seed" for v in verdicts) else []
     for v in verdicts:
         runs = ", ".join(f"{n} {status}" for status, n in v.counts.items() if n)
         larger = f"; {LARGER[axis]} is {'' if v.larger_is_better else 'NOT always '}better" * (v.larger_is_better is not None)
@@ -151,6 +151,7 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
             drifting = first_of(v.features.failed_updates)
             lines += [f"  update norms that drift: {drifting}"] if drifting else []
         lines += [f"  undecided: {v.reason}"] if v.reason else []
+        lines += [SKEWS_DIFFER] if v.skews_differ else []
     return "\n".join(lines)
 
 
@@ -162,8 +163,11 @@ def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
 
 def verdict_cells(v: Verdict) -> tuple[str, str, str]:
     """Verdict, slope and regret as cells of a table."""
-    slope = f"{v.slope:+.2f} [{v.slope_lo:+.2f}, {v.slope_hi:+.2f}]" if math.isfinite(v.slope) else "-"
-    return v.verdict, slope, f"{'>=' * v.regret_at_least}{v.regret:.2%}" if math.isfinite(v.regret) else "-"
+    return (
+        v.verdict,
+        v.slope_as("{:+.2f}".format) or "-",
+        f"{'>=' * v.regret_at_least}{v.regret:.2%}" if math.isfinite(v.regret) else "-",
+    )
 
 
 def best_loss(o: Optimum | None) -> str:

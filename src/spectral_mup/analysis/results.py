@@ -11,13 +11,13 @@ import pandas as pd
 
 from spectral_mup.analysis.collect import as_judged
 from spectral_mup.analysis.feature_check import FeatureCheck
-from spectral_mup.analysis.optimum import MeanCurve, Optimum
+from spectral_mup.analysis.optimum import LossCurve, Optimum
 from spectral_mup.analysis.stats import NAN, write_csv
-from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of
+from spectral_mup.analysis.verdict import Remedy, Verdict, by_rule, curves_of
 
-# fields of Verdict, Optimum (or its curve) and FeatureCheck as verdicts.json has them
-OF_VERDICT = "rule axis base verdict reason tolerance regret_limit basis max_residual larger_is_better counts".split()
-OF_OPTIMUM = "log2_lr lo hi loss loss_sd grid_log2_lr grid_loss bracketed basis n_seeds n_points dof".split()
+# fields of Verdict, Optimum and FeatureCheck as verdicts.json has them
+OF_VERDICT = "rule axis base verdict reason tolerance regret_limit alpha basis skews_differ larger_is_better counts".split()
+OF_OPTIMUM = "log2_lr lo hi loss curvature skew".split()
 OF_FEATURES = "passed summary failed failed_updates indicative log2_lr step".split()
 NESTED = {  # its entries that hold several fields of Verdict
     "slope": {"estimate": "slope", "lo": "slope_lo", "hi": "slope_hi"},
@@ -94,12 +94,16 @@ def _optimum_row(v: Verdict, size: int, o: Optimum | None) -> dict[str, Any]:
     row: dict[str, Any] = {"rule": v.rule, v.axis: size}
     if o is None:
         return row | {"bracketed": False}
-    return row | {n: getattr(o if hasattr(o, n) else o.curve, n) for n in OF_OPTIMUM} | {"open_sides": " ".join(o.open_sides)}
+    of_grid = {"grid_log2_lr": o.curve.log2_lrs[o.curve.best], "grid_loss": o.curve.mean_L[o.curve.best]}
+    seeds = {"n_seeds": o.curve.n_seeds, "seeds": " ".join(f"{x:.6g}" for x in o.seeds)}
+    more = {"bracketed": o.bracketed, "open_sides": " ".join(o.open_sides)}
+    return row | {n: getattr(o, n) for n in OF_OPTIMUM} | of_grid | seeds | more
 
 
 def _verdict_row(v: Verdict) -> dict[str, Any]:
     row = {n: getattr(v, n) for n in OF_VERDICT}
     row |= {entry: {key: getattr(v, name) for key, name in fields.items()} for entry, fields in NESTED.items()}
+    row["remedy"] = v.remedy._asdict() if v.remedy else None
     row["optima"] = [_optimum_row(v, size, o) for size, o in v.optima.items()]
     if v.features is not None:
         row["features"] = {n: getattr(v.features, n) for n in OF_FEATURES}
@@ -118,9 +122,10 @@ def _strict(value: Any) -> Any:
 
 
 def _verdict(row: Mapping[str, Any], part: pd.DataFrame) -> Verdict:
-    own = {n: row[n] for n in OF_VERDICT} | {"max_residual": _number(row["max_residual"])}
-    own |= {name: _number(row[entry][key]) for entry, fields in NESTED.items() for key, name in fields.items()}
-    curves = curves_of(part, row["axis"], [int(o[row["axis"]]) for o in row["optima"]])
+    own = {n: row[n] for n in OF_VERDICT}
+    own |= {name: _number(row[entry], key) for entry, fields in NESTED.items() for key, name in fields.items()}
+    own["remedy"] = Remedy(**row["remedy"] | {"sizes": tuple(row["remedy"]["sizes"])}) if row["remedy"] else None
+    curves = curves_of(part, row["axis"])
     features = row.get("features")
     if features is not None:
         kept: dict[str, Any] = {n: tuple(x) if isinstance(x := features[n], list) else x for n in OF_FEATURES}
@@ -129,15 +134,15 @@ def _verdict(row: Mapping[str, Any], part: pd.DataFrame) -> Verdict:
     return Verdict(**own, optima=optima, features=features)
 
 
-def _optimum(row: Mapping[str, Any], curve: MeanCurve | None) -> Optimum | None:
+def _optimum(row: Mapping[str, Any], curve: LossCurve) -> Optimum | None:
     if "log2_lr" not in row:  # nothing finished at this size
         return None
-    if curve is None:
+    if curve.best is None:
         raise ValueError("an optimum whose runs are not in curves.csv")
-    numbers = {n: _number(row[n]) for n in ("log2_lr", "lo", "hi", "loss", "basis", "dof")}
-    return Optimum(**numbers, open_sides=tuple(row["open_sides"].split()), curve=curve)
+    seeds, sides = tuple(map(float, row["seeds"].split())), tuple(row["open_sides"].split())
+    return Optimum(**{n: _number(row, n) for n in OF_OPTIMUM}, seeds=seeds, open_sides=sides, curve=curve)
 
 
-def _number(value: Any) -> Any:
-    """Undefined numbers, which are null in JSON, as NaN again."""
-    return NAN if value is None else value
+def _number(row: Mapping[str, Any], name: str) -> Any:
+    """What JSON has as null, again: no bound of an interval, or NaN."""
+    return {"lo": -math.inf, "hi": math.inf}.get(name, NAN) if row[name] is None else row[name]

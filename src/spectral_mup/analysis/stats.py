@@ -1,19 +1,23 @@
 """Student's t, degrees of freedom of a sum, straight lines with intervals; and two helpers on tables."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from scipy import special
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 NAN = float("nan")
 
 
-def t975(dof: float) -> float:
-    """97.5 % quantile of Student's t, inf degrees of freedom included; NaN below one."""
-    return float(special.stdtrit(dof, 0.975)) if dof >= 1 else NAN  # scipy.stats has the same, and takes a second to import
+def t_quantile(dof: float, alpha: float = 0.05) -> float:
+    """1 - alpha/2 quantile of Student's t, inf degrees of freedom included; NaN below one."""
+    return float(special.stdtrit(dof, 1 - alpha / 2)) if dof >= 1 else NAN  # scipy.stats has it too, a second to import
 
 
 def satterthwaite(variances: Sequence[float], dofs: Sequence[float]) -> float:
@@ -42,7 +46,7 @@ def slope_interval(x: Any, y: Any) -> tuple[float, float, float]:
     if len(np.unique(x)) < 2 or not np.isfinite(y).all():
         return NAN, NAN, NAN
     slope, variance, dof = fit_line(x, y)
-    half = t975(dof) * variance**0.5
+    half = t_quantile(dof) * variance**0.5
     return slope, slope - half, slope + half
 
 
@@ -54,6 +58,8 @@ def log_slope(size: Any, value: Any) -> tuple[float, float, float]:
 
 def fit_slopes(values: pd.DataFrame, keys: Sequence[str], log: bool = True) -> pd.DataFrame:
     """keys, slope, lo, hi, n_sizes: of log2 value (or value) on log2 size in every group, in order of first appearance."""
+    import pandas as pd  # half a second, which a search that judges curves alone does not spend
+
     fitted = []
     for key, part in values.groupby(list(keys), sort=False):
         size, value = part["size"].to_numpy(float), part["value"].to_numpy(float)
@@ -64,7 +70,7 @@ def fit_slopes(values: pd.DataFrame, keys: Sequence[str], log: bool = True) -> p
 
 def rows(frame: pd.DataFrame, where) -> pd.DataFrame:
     """Rows for which `where` is true (what `frame[where]` is, with a type that says so)."""
-    return pd.DataFrame(frame.loc[np.asarray(where, dtype=bool)])
+    return frame.loc[np.asarray(where, dtype=bool)]  # pyright: ignore[reportReturnType]
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:

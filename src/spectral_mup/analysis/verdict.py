@@ -1,17 +1,44 @@
-"""Does the best learning rate stay the same as the model grows? One verdict per rule, with its numbers."""
+"""Does the best learning rate stay the same as the model grows? One verdict per rule, with its numbers.
 
-from dataclasses import dataclass, field, replace
+`judge_curves` is a pure function of curves; `judge` tabulates the points of a rule and adds what a report says of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from spectral_mup.analysis.feature_check import FeatureCheck
-from spectral_mup.analysis.optimum import MeanCurve, Optimum, find_optimum, tabulate
-from spectral_mup.analysis.stats import NAN, rows, satterthwaite, slope_weights, t975
+from spectral_mup.analysis.optimum import Estimate, LossCurve, Optimum, estimate
+from spectral_mup.analysis.stats import rows
 from spectral_mup.util.text import pluralize
 
+if TYPE_CHECKING:  # a search judges without them
+    import pandas as pd
+
+    from spectral_mup.analysis.feature_check import FeatureCheck
+
 MIN_SIZES = 3  # through two sizes a line always fits, whatever the noise
+
+
+class Remedy(NamedTuple):
+    """The one thing that would decide a verdict: kind 'seed', 'lr' or 'size'."""
+
+    kind: str
+    sizes: tuple[int, ...]  # where: of another seed or lr; empty for 'size', which is a further one
+    log2_lr: float | None  # of 'lr': the one to test at sizes[0]
+    text: str  # why, and what to do
+
+
+class Judgement(NamedTuple):
+    """What curves say: 'transfers', 'drifts', 'costs', or 'undecided' and what would decide it."""
+
+    verdict: str
+    remedy: Remedy | None
+    estimate: Estimate
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,28 +48,37 @@ class Verdict:
     rule: str
     axis: str
     base: int
-    verdict: str  # 'transfers', 'drifts', 'undecided'
+    verdict: str  # 'transfers', 'drifts', 'costs', 'undecided'
     reason: str  # of 'undecided': what would decide it; else empty
     tolerance: float
     regret_limit: float
+    alpha: float  # intervals are at level 1 - alpha
     slope: float
-    slope_lo: float
+    slope_lo: float  # -inf or inf: known on the other side only
     slope_hi: float
-    max_residual: float  # octaves: largest distance of an optimum from the fitted line
+    skews_differ: bool  # the curves of the sizes differ in shape, so that the slope is less sure than its interval says
     regret: float  # of the base's optimum at the largest size
     regret_lo: float
     regret_hi: float
     regret_at_least: bool  # the base's optimum lies beyond the lrs that the largest size finished
     larger_is_better: bool | None  # the best loss falls from each size to the next
-    basis: str
+    basis: str  # of the intervals: '2 seeds'
     optima: dict[int, Optimum | None] = field(repr=False)
     counts: dict[str, int] = field(repr=False)  # runs by status
+    remedy: Remedy | None = field(default=None, repr=False)
     features: FeatureCheck | None = field(default=None, repr=False)
 
     @property
     def finished(self) -> dict[int, Optimum]:
         """Optima of the sizes at which some lr finished."""
         return {size: o for size, o in self.optima.items() if o is not None}
+
+    def slope_as(self, number: Callable[[float], str]) -> str:
+        """The slope with its interval, or the one bound that is known; empty without any."""
+        bounds = [f"{sign} {number(x)}" for sign, x in (("<", self.slope_hi), (">", self.slope_lo)) if np.isfinite(x)]
+        if len(bounds) == 2:
+            return f"{number(self.slope)} [{number(self.slope_lo)}, {number(self.slope_hi)}]"
+        return bounds[0] if bounds else number(self.slope) if np.isfinite(self.slope) else ""
 
 
 def by_rule(points: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -69,113 +105,149 @@ def what_was_run(points: pd.DataFrame) -> str:
     return "; ".join(parts + [f"{missing} of {len(points)} runs missing"] * (missing > 0))
 
 
+def tabulate(points: pd.DataFrame, value: str = "log2_lr") -> LossCurve:
+    """The curve of one size over the column `value` (columns seed, loss, status too; missing runs are ignored).
+
+    Raises ValueError on two runs in one cell.
+    """
+    started = rows(points, points["status"] != "missing")
+    if started.duplicated([value, "seed"]).any():
+        raise ValueError(f"several runs with one ({value}, seed): give the runs of one size and one rule")
+    log2_lrs, lr = np.unique(started[value].to_numpy(float), return_inverse=True)
+    seeds, seed = np.unique(started["seed"].to_numpy(), return_inverse=True)
+    losses_SL = np.full((len(seeds), len(log2_lrs)), np.nan)
+    losses_SL[seed, lr] = np.where(started["status"] == "diverged", np.inf, started["loss"].to_numpy(float))
+    return LossCurve(log2_lrs, losses_SL)
+
+
+def curves_of(points: pd.DataFrame, axis: str, value: str = "log2_lr") -> dict[int, LossCurve]:
+    """The curve of every size under one rule."""
+    return {s: tabulate(rows(points, points[axis] == s), value) for s in sorted(int(s) for s in points[axis].unique())}
+
+
 def judge(
     points: pd.DataFrame, axis: str = "width", base: int | None = None, tolerance: float = 0.25, regret_limit: float = 0.005,
-    *, label: str = "", n_boot: int = 2000,
+    *, label: str = "", alpha: float = 0.05, value: str = "log2_lr",
 ) -> Verdict:  # fmt: skip
-    """Judge the points of one rule.
+    """Judge the points of one rule over `axis`; `base` is the size that was tuned, by default the smallest."""
+    curves = curves_of(points, axis, value)
+    base = min(curves) if base is None else int(base)
+    verdict, remedy, found = judge_curves(curves, base, tolerance, regret_limit, alpha, axis)
+    optima, status = found.optima, list(points["status"])
+    losses = [o.loss for o in optima.values()]
+    seeds = pluralize(min((o.curve.n_seeds for o in optima.values()), default=0), "seed")
+    return Verdict(
+        label or str(points["rule"].iloc[0]), axis, base, verdict, remedy.text if remedy else "",
+        tolerance, regret_limit, alpha, found.slope, found.slope_lo, found.slope_hi, found.skews_differ,
+        found.regret, found.regret_lo, found.regret_hi, found.regret_at_least,
+        larger_is_better=all(b < a for a, b in pairwise(losses)) if len(losses) > 1 else None, basis=seeds,
+        optima={size: optima.get(size) for size in curves},
+        counts={s: status.count(s) for s in ("done", "diverged", "missing")}, remedy=remedy,
+    )  # fmt: skip
 
-    'transfers': the slope's 95 % interval lies within ±tolerance and the regret is at most `regret_limit`. 'drifts': the
-    interval lies outside ±tolerance. Else 'undecided', and always so with fewer than three sizes or an optimum that is not
-    bracketed; `reason` names what failed and what would decide it.
 
-    Slope: least squares over the sizes; interval slope ± t(0.975, ν)·sd over the bootstrap draws of the optima (independent
-    between sizes), ν by Satterthwaite. Regret: L_W(η*_base) / L_W(η*_W) - 1 at the largest size W (the smallest if the base is
-    the largest), judged by the estimate; its interval holds W's curve fixed and draws the distance between the two optima.
-    `base` is the size that was tuned, by default the smallest.
+def judge_curves(
+    curves: Mapping[int, LossCurve], base: int, tolerance: float = 0.25, regret_limit: float = 0.005, alpha: float = 0.05,
+    axis: str = "size",
+) -> Judgement:  # fmt: skip
+    """Judge the curves of one rule.
+
+    'drifts': the slope's interval lies outside ±tolerance; a bound on one side is enough, from an optimum beyond the lrs
+    tested. 'costs': it does not, but the regret's lower bound exceeds `regret_limit`. 'transfers': the slope's interval lies
+    within ±tolerance and the regret is at most `regret_limit`. Else 'undecided', and so always with fewer than three sizes.
     """
-    sizes = sorted(int(s) for s in points[axis].unique())
-    base = sizes[0] if base is None else int(base)
-    far = sizes[-1] if base != sizes[-1] else sizes[0]
-    curves = curves_of(points, axis, sizes)
-    rich = [c for c in curves.values() if c is not None and c.n_points > 3]
-    pooled = (np.concatenate([c.residuals_K for c in rich]), sum(c.n_points - 3 for c in rich)) if rich else None
-    # one stream a size: with one for all, every size would draw the same seeds and the slope look too sure
-    seeded = enumerate(curves.items())
-    optima = {size: c and find_optimum(c, seed=[0, i], n_boot=n_boot, pooled=pooled) for i, (size, c) in seeded}
-    finished = {s: o for s, o in optima.items() if o is not None}
-    tried = {s: o for s, o in finished.items() if len(o.open_sides) < 2}  # of a single lr nothing is known
-    rule, status = label or str(points["rule"].iloc[0]), list(points["status"])
-    losses = [o.loss for o in finished.values()]
-    larger_is_better = all(b < a for a, b in pairwise(losses)) if len(losses) > 1 else None
-    basis = ", ".join(sorted({o.basis for o in finished.values()}))
-    counts = {s: status.count(s) for s in ("done", "diverged", "missing")}
-    numbers = (tolerance, regret_limit, *_slope(tried), *_regret(tried.get(base), tried.get(far)))
-    v = Verdict(rule, axis, base, "undecided", "", *numbers, larger_is_better, basis, optima, counts)
-    verdict, reason = _decide(v, far)
-    return replace(v, verdict=verdict, reason=reason)
+    found = estimate(curves, base, alpha)
+    if missing := _missing(curves, base, found, axis):
+        return Judgement("undecided", missing, found)
+    known = all(o.fitted or len(o.open_sides) == 1 for o in found.optima.values())
+    if known and (found.slope_lo > tolerance or found.slope_hi < -tolerance):
+        return Judgement("drifts", None, found)
+    if found.regret_lo > regret_limit:
+        return Judgement("costs", None, found)
+    if remedy := _unseen(found, axis) or _too_wide(found, tolerance, axis) or _too_dear(found, regret_limit, axis):
+        return Judgement("undecided", remedy, found)
+    return Judgement("transfers", None, found)
 
 
-def curves_of(points: pd.DataFrame, axis: str, sizes: list[int]) -> dict[int, MeanCurve | None]:
-    """The curve of every size under one rule; None where no lr finished."""
-    return {s: tabulate(rows(points, points[axis] == s)) for s in sizes}
+def percent(alpha: float) -> str:
+    """The level of an interval: '95 %'."""
+    return f"{100 * (1 - alpha):.3g} %"
 
 
-def _decide(v: Verdict, far: int) -> tuple[str, str]:
-    """Verdict and reason from the numbers of `v`; `far`: the size at which the regret is taken."""
-    if unmeasured := _unmeasured(v):
-        return "undecided", "; ".join(unmeasured)
-    if v.slope_lo > v.tolerance or v.slope_hi < -v.tolerance:
-        return "drifts", ""
-    if max(v.slope_hi, -v.slope_lo) > v.tolerance:
-        return "undecided", _too_wide(v)
-    if not v.regret_at_least and v.regret <= v.regret_limit:
-        return "transfers", ""
-    reason = f"the slope is within ±{v.tolerance:g}, but the optimum of {v.axis} {v.base} costs "
-    reason += f"{'at least ' * v.regret_at_least}{v.regret:.2%} at {v.axis} {far} (limit {v.regret_limit:.2%}); "
-    further = f"a further {v.axis} would show whether the cost keeps growing"
-    return "undecided", reason + ("no run at that lr finished there" if v.regret_at_least else further)
+def _missing(curves: Mapping[int, LossCurve], base: int, found: Estimate, axis: str) -> Remedy | None:
+    """Sizes that a verdict needs."""
+    if base not in curves:
+        return Remedy("size", (base,), None, f"no runs at the base {axis} {base}")
+    if len(curves) < MIN_SIZES:
+        return Remedy("size", (), None, f"only {len(curves)} of the {MIN_SIZES} {axis}s that a slope needs")
+    if empty := [size for size in curves if size not in found.optima]:
+        return Remedy("lr", tuple(empty), None, f"no lr finished at {axis} {_listed(empty)}")
+    return None
 
 
-def _slope(optima: dict[int, Optimum]) -> tuple[float, float, float, float]:
-    """Slope over the sizes that have an optimum, its 95 % interval, and the largest residual."""
-    if len(optima) < 2:
-        return NAN, NAN, NAN, NAN
-    x, best = np.log2(list(optima)), np.array([o.log2_lr for o in optima.values()])
-    weight = slope_weights(x)
-    draws = weight @ np.stack([o.draws.samples for o in optima.values()])
-    variances = [w * w * o.draws.variance for w, o in zip(weight, optima.values(), strict=True)]
-    slope, half = float(weight @ best), t975(satterthwaite(variances, [o.dof for o in optima.values()])) * float(draws.std())
-    return slope, slope - half, slope + half, float(np.abs(best - best.mean() - slope * (x - x.mean())).max())
+def _unseen(found: Estimate, axis: str) -> Remedy | None:
+    """Sizes whose optimum is not seen: nothing worse tested beyond it, too few points, or no minimum in them."""
+    for side, sign in (("lower", -1), ("higher", 1)):
+        if open_here := [size for size, o in found.optima.items() if side in o.open_sides]:
+            o = found.optima[open_here[0]]
+            to_edge = [abs(o.log2_lr - lr) for lr in o.curve.neighbours if np.isfinite(lr)]
+            text = f"not bracketed: test {side} lr at {axis} {_listed(open_here)}"
+            return Remedy("lr", (open_here[0],), float(o.log2_lr + sign * min([*to_edge, 1.0])), text)
+    for size, o in found.optima.items():
+        if not o.fitted and len(o.curve.window) < 3:
+            lr = _midpoint(o)
+            return Remedy("lr", (size,), lr, f"too few lrs near the optimum at {axis} {size}: test log2 {lr:g} there")
+    blurred = [size for size, o in found.optima.items() if not o.fitted]
+    text = f"no minimum is seen at {axis} {_listed(blurred)}: more seeds there"
+    return Remedy("seed", tuple(blurred), None, text) if blurred else None
 
 
-def _regret(base: Optimum | None, wide: Optimum | None) -> tuple[float, float, float, bool]:
-    """Regret of the base's optimum at the far size, its 95 % interval, and whether it is a lower bound."""
-    if base is None or wide is None:
-        return NAN, NAN, NAN, False
-    regret, at_least = wide.regret_at(base.log2_lr)
-    dof = satterthwaite([base.draws.variance, wide.draws.variance], [base.dof, wide.dof])
-    distance = base.log2_lr - wide.log2_lr
-    drawn = (base.draws.samples - wide.draws.samples - distance) * t975(dof) / t975(np.inf)
-    lo, hi = np.quantile(wide.regret_at(wide.log2_lr + distance + drawn)[0], [0.025, 0.975])
-    return float(regret), float(lo), float(hi), bool(at_least)
+def _too_wide(found: Estimate, tolerance: float, axis: str) -> Remedy | None:
+    """What would narrow the slope's interval, where it crosses the threshold: the largest part of its variance decides."""
+    if max(found.slope_hi, -found.slope_lo) <= tolerance:
+        return None
+    line, sizes, half = found.line, list(found.optima), (found.slope_hi - found.slope_lo) / 2
+    assert line is not None
+    crosses = f"the {percent(found.alpha)} interval of the slope ({found.slope:+.2f} ± {half:.2f}) crosses the ±{tolerance:g} "
+    crosses += "threshold: "
+    if half < tolerance / 4:
+        longer = f"it is too close to it, only a longer range of {axis} than ×{max(sizes) / min(sizes):g} can decide"
+        return Remedy("size", (), None, crosses + longer)
+    scatter, by_curvature, by_skew = line.variances(line.weights)
+    weight_J = np.abs(line.of_JN @ line.weights)
+    walled = [j for j, size in enumerate(sizes) if found.optima[size].curve.walled or len(found.optima[size].curve.window) < 4]
+    if by_curvature + by_skew > scatter and walled and line.dof > 1:
+        size = sizes[max(walled, key=lambda j: weight_J[j])]
+        lr = _midpoint(found.optima[size])
+        return Remedy(
+            "lr", (size,), lr, f"{crosses}the shape of the curve at {axis} {size} is not seen, test log2 {lr:g} there"
+        )
+    by_size = line.of_JN @ (line.weights**2 * np.maximum(line.variance, line.variance_N))
+    heavy = tuple(size for size, share in zip(sizes, by_size, strict=True) if share >= by_size.max() / 2)
+    seeds = min(o.curve.n_seeds for o in found.optima.values())
+    return Remedy("seed", heavy, None, f"{crosses}more seeds (now {seeds}), first at {axis} {_listed(heavy)}")
 
 
-def _unmeasured(v: Verdict) -> list[str]:
-    """Reasons not to judge a slope at all: sizes without runs, too few sizes, open brackets."""
-    beyond = {side: [f"{s}" for s, o in v.finished.items() if side in o.open_sides] for side in ("lower", "higher")}
-    empty = [f"{size}" for size, o in v.optima.items() if o is None]
-    reasons = [f"no runs at the base {v.axis} {v.base}"] if v.base not in v.optima else []
-    reasons += [f"no lr finished at {v.axis} {', '.join(empty)}"] if empty else []
-    reasons += [f"only {len(v.optima)} of the {MIN_SIZES} {v.axis}s that a slope needs"] if len(v.optima) < MIN_SIZES else []
-    reasons += [f"not bracketed: test {side} lr at {v.axis} {', '.join(sizes)}" for side, sizes in beyond.items() if sizes]
-    return reasons
+def _too_dear(found: Estimate, limit: float, axis: str) -> Remedy | None:
+    """What would decide on a cost that is above the limit, but not surely."""
+    if found.regret <= limit and not found.regret_at_least:
+        return None
+    far = max(found.optima) if found.base != max(found.optima) else min(found.optima)
+    text = f"the slope is within the tolerance, but the optimum of {axis} {found.base} costs "
+    if found.regret_at_least:
+        at = found.optima[found.base].log2_lr
+        text += f"at least {found.regret:.2%} at {axis} {far} (limit {limit:.2%}): no run at that lr finished there"
+        return Remedy("lr", (far,), at, text)
+    text += f"{found.regret:.2%} [{found.regret_lo:.2%}, {found.regret_hi:.2%}] at {axis} {far} (limit {limit:.2%}): more seeds"
+    return Remedy("seed", (found.base, far), None, f"{text} at {axis} {found.base}, {far}")
 
 
-def _too_wide(v: Verdict) -> str:
-    """What would narrow the slope's interval: the larger of its two sources of variance decides."""
-    optima, half = v.finished, (v.slope_hi - v.slope_lo) / 2
-    weight = dict(zip(optima, slope_weights(np.log2(list(optima))), strict=True))
-    by_seed = {s: weight[s] ** 2 * o.draws.seed_variance for s, o in optima.items()}
-    by_fit = {s: weight[s] ** 2 * o.draws.fit_variance for s, o in optima.items()}
-    longer = f"a longer range of {v.axis} than ×{max(optima) / min(optima):g}"
-    if half < v.tolerance / 2:
-        advice = f"the slope is too close to the threshold: only {longer} or a finer one can decide"
-    elif sum(by_seed.values()) > sum(by_fit.values()):
-        worst = max(by_seed, key=lambda s: by_seed[s])
-        advice = f"more seeds (now {min(o.curve.n_seeds for o in optima.values())}), first at {v.axis} {worst}, or {longer}"
-    else:
-        worst = max(by_fit, key=lambda s: by_fit[s])
-        advice = f"more lr points within an octave of the optimum at {v.axis} {worst} (now {optima[worst].curve.n_points})"
-        advice += ", or a second seed" * (optima[worst].curve.n_seeds == 1) + f", or {longer}"
-    return f"the 95 % interval of the slope ({v.slope:+.2f} ± {half:.2f}) crosses the ±{v.tolerance:g} threshold: {advice}"
+def _midpoint(o: Optimum) -> float:
+    """The lr half way from the best one to its neighbour: to the wall if one is, else to the further one."""
+    best = o.curve.log2_lrs[o.curve.best]
+    to = max(o.curve.walled or o.curve.neighbours, key=lambda lr: abs(lr - best))
+    return float((best + to) / 2)
+
+
+def _listed(sizes: Sequence[int]) -> str:
+    return ", ".join(map(str, sizes))

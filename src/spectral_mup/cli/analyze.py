@@ -101,6 +101,7 @@ def judge_tuned(
     on_axes = {axis: along(points, axis, base) for axis in axes}
     norms = read_norms(set().union(*(norms_to_judge(p, read_norms, axis, base[axis]) for axis, p in on_axes.items())))
     drawing: Any = {"figures": context.config.figures, "processes": own_cores()}
+    judging: Any = {"tolerance": context.config.verdict.slope, "regret_limit": context.config.verdict.regret}
     verdicts, lines, folders = [], [], []
     for axis, on_axis in on_axes.items():
         if len(axes) > 1:
@@ -110,7 +111,7 @@ def judge_tuned(
             folders.append(name if axis == axes[0] else f"{name}/{axis}")
             found = report(
                 on_axis, norms, name=folders[-1], out_dir=results / folders[-1], base=base, axis=axis,
-                command=context.analyze_command(), commit=commit(), **drawing,
+                command=context.analyze_command(), commit=commit(), **drawing, **judging,
             )  # fmt: skip
             lines.append(format_verdicts(found) + "\n" * (len(axes) > 1))
             verdicts += found

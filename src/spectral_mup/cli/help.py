@@ -55,8 +55,9 @@ Collect a sweep's runs and judge whether the best learning rate transfers.
   {analyze} --summary FOLDER [NAME ...] [--check]      set the sweeps judged so far side by side
 
 Give it the overrides the sweep was launched with. It trains nothing, reads the run folders, and works while a sweep still runs.
-On screen, one line per rule: transfers | drifts | undecided, the slope of log2 optimal lr against log2 width and its 95 %
-interval, the regret at the largest width when the base's optimum is used there, and whether feature norms are flat over width.
+On screen, one line per rule: transfers | drifts | costs | undecided (limits: verdict.slope, verdict.regret), the slope of log2
+optimal lr against log2 width and its 95 % interval, the regret at the largest width when the base's optimum is used there, and
+whether feature norms are flat over width; of what is undecided, the one thing that would decide it.
 Where only sweep.depth varies, the same over depth (layers). Where both vary, each is judged at the base of the other, and one
 line per rule says where in the grid of width and depth the base's lr costs most.
 

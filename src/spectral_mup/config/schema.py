@@ -140,6 +140,11 @@ class LrConfig(Part):
     budget: AtLeastOne
 
 
+class VerdictConfig(Part):
+    slope: Positive
+    regret: Positive
+
+
 def _as_table(tune: Any) -> Any:
     """One name or several as {name: the log2 values that its search starts from, none if they follow from its value}."""
     if isinstance(tune, dict):
@@ -235,6 +240,7 @@ class Config(Part):
     train: TrainConfig
     probe: ProbeConfig
     lr: LrConfig
+    verdict: VerdictConfig
     sweep: SweepConfig
     derive: DeriveConfig
     prepare: PrepareConfig

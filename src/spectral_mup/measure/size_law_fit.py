@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.stats import NAN, fit_line, rows, t975
+from spectral_mup.analysis.stats import NAN, fit_line, rows, t_quantile
 from spectral_mup.theory.growth import monomial
 from spectral_mup.theory.size_laws import SIZE_LAWS, Exponents
 
@@ -120,7 +120,7 @@ def _fit(ladder: pd.DataFrame) -> tuple[float, float, float]:
     if dof < 1:
         return slope, float("-inf"), float("inf")
     variance += float(by_tensor.var(ddof=1)) / len(by_tensor) if len(by_tensor) > 1 else 0.0
-    half = t975(dof) * variance**0.5
+    half = t_quantile(dof) * variance**0.5
     return slope, slope - half, slope + half
 
 

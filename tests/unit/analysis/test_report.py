@@ -112,9 +112,9 @@ def test_screen_table(written):
     assert "nan" not in screen
 
 
-def test_one_seed_is_called_the_fit_alone():
+def test_one_seed_is_said():
     points, _ = data(rules=("a", "b"))
-    caveat = "intervals rest on the fit alone"
+    caveat = "with one seed, an interval rests on"
     two = points["seed"] == 1
     for kept, times in ((~two, 1), (~two | (points["rule"] == "a"), 1), (two | ~two, 0)):
         verdicts = judge_all(points[kept], pd.DataFrame(), "width", 64)

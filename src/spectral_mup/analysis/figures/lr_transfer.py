@@ -26,8 +26,9 @@ LR_COLUMNS = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  
 ROW = 0.105  # inches of a panel for each row of diverged runs, above the losses in view
 # Okabe & Ito 2008 (vermillion, blue, green, orange, purple, black): told apart by colour-blind readers.
 RULES = ["#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#000000"]
+FAR = 16.0  # octaves: an end of a bar that is not known, beyond every axis
 NEAR = 1.5  # octaves around an optimum that must be in view
-OPTIMUM_NOTE = "Optimum: vertex of a parabola within an octave of the best point; bars: 95 % interval"
+OPTIMUM_NOTE = "Optimum: minimum of the bowl through the points around the best one; bars: its interval"
 Looks = Mapping[Any, dict[str, Any]]  # colour and marker of sizes, rules or tensors
 LOSS_PANEL_INCHES = 1.5
 
@@ -99,7 +100,7 @@ def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: Looks, inch
     """Choose the losses in view: every optimum, and the typical rise within 1.5 octaves of one; `inches` for them."""
     optima = [o for v in verdicts for o in v.finished.values()]
     near = [o.curve.mean_L[np.abs(o.curve.log2_lrs - o.log2_lr) <= NEAR] for o in optima]
-    rises = [around.max(initial=o.loss) - o.loss for o, around in zip(optima, near, strict=True)]
+    rises = [np.nanmax(around, initial=o.loss) - o.loss for o, around in zip(optima, near, strict=True)]
     losses = [o.loss for o in optima] or [1.0]
     best, worst = min(losses), max(losses)
     hi = worst + max(1.25 * float(np.median(rises or [1.0])), 0.25 * (worst - best), 0.002 * worst)
@@ -128,14 +129,15 @@ def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: list[f
         ax.plot(*seeds.T, ls="", ms=2.6, alpha=0.5, mew=0, **look)[0].set_clip_path(below)
         drawn += [(v.rule, size, "seed", x, NAN, NAN, y, 1, 1) for x, y in seeds]
         if o is not None:
-            curve, n = o.curve, o.curve.n_seeds
-            ax.plot(curve.log2_lrs, curve.mean_L, color=look["color"])[0].set_clip_path(below)
-            above = curve.log2_lrs[curve.mean_L > view.hi]
+            n, use = o.curve.n_seeds, o.curve.finished_SL.any(0)
+            x, means = o.curve.log2_lrs[use], o.curve.mean_L[use]
+            ax.plot(x, means, color=look["color"])[0].set_clip_path(below)
+            above = x[means > view.hi]
             aside = 0.12 * (list(view.look).index(size) - (len(view.look) - 1) / 2)  # or sizes would hide each other
             ax.plot(above + aside, np.full(len(above), view.hi), ls="", marker=6, ms=4, color=look["color"], mew=0)
             edge = {"mec": "k", "mew": 0.7} if o.bracketed else {"mfc": "w", "mew": 1.2}
             ax.plot(o.log2_lr, o.loss, ms=6, zorder=5, **look | edge)
-            drawn += [(v.rule, size, "mean", x, NAN, NAN, y, n, n) for x, y in zip(curve.log2_lrs, curve.mean_L, strict=True)]
+            drawn += [(v.rule, size, "mean", x, NAN, NAN, y, n, n) for x, y in zip(x, means, strict=True)]
             what = "optimum" if o.bracketed else "optimum, not bracketed"
             drawn.append((v.rule, size, what, o.log2_lr, o.lo, o.hi, o.loss, n, n))
         drawn += _diverged(ax, v, size, runs, view)
@@ -179,12 +181,12 @@ def optimum_panel(ax: Axes, verdicts: Sequence[Verdict], looks: Looks) -> tuple[
         look, optima = looks[v.rule], v.finished
         x, best = np.log2(list(optima)), np.array([o.log2_lr for o in optima.values()])
         for (size, o), at in zip(optima.items(), x + 0.05 * (i - (len(verdicts) - 1) / 2), strict=True):
-            ax.plot([at, at], [o.lo, o.hi], color=look["color"], lw=0.9)
+            ax.plot([at, at], np.clip([o.lo, o.hi], o.log2_lr - FAR, o.log2_lr + FAR), color=look["color"], lw=0.9)
             ax.plot(at, o.log2_lr, mfc=look["color"] if o.bracketed else "w", ms=4.5, **look)
             # one unsure size must not flatten the others: at most two octaves of its bar are in view
             bounds += [max(o.lo, o.log2_lr - 2), min(o.hi, o.log2_lr + 2), o.log2_lr]
             drawn.append((v.rule, size, "drift", o.log2_lr, o.lo, o.hi, o.loss, o.curve.n_seeds, o.curve.n_seeds))
-        if np.isfinite(v.slope):
+        if np.isfinite([v.slope_lo, v.slope_hi]).all():
             ax.plot(x, best.mean() + v.slope * (x - x.mean()), color=look["color"])
         if v.base in optima and all(abs(optima[v.base].log2_lr - y) > 0.1 for y in level):
             level.append(optima[v.base].log2_lr)
@@ -194,7 +196,7 @@ def optimum_panel(ax: Axes, verdicts: Sequence[Verdict], looks: Looks) -> tuple[
 
 def slope_text(v: Verdict) -> str:
     """The slope with its interval, as it stands in a figure."""
-    return f"{signed(v.slope)} [{signed(v.slope_lo)}, {signed(v.slope_hi)}]" if np.isfinite(v.slope) else "no slope"
+    return v.slope_as(signed) or "no slope"
 
 
 def size_marks(axis: str, look: Looks) -> list[Line2D]:

@@ -1,0 +1,113 @@
+"""How often the intervals hold what they say they hold: sweeps simulated from known optima, estimated, compared.
+
+    python benchmarks/coverage.py [--sweeps 420] [--only easy] [--out sweeps/results/coverage]
+
+A cell is a scenario, a grid and a number of seeds; its sweeps (three sizes, 64 to 256) run through the true slopes in turn. What
+is promised of every cell: the 95 % interval of the slope holds the true one in at least 93 % of the sweeps that have an interval,
+and is, in the median, at most 0.6 as wide as that of the estimator before it (old_half_widths.csv, of the same sweeps).
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+SIZES = (64, 128, 256)
+SLOPES = (0.0, 0.1, -0.1, 0.25, -0.25, -1.0)
+GRIDS = ("octave", "half")
+SEEDS = (1, 2, 3)
+FOLDER = Path(__file__).parent.parent / "sweeps" / "results" / "coverage"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Curves of three sizes around known optima; d: octaves from the optimum."""
+
+    curvature: float = 0.06  # nats/octave² at the smallest size
+    skew: float = 0.5  # of a linex bowl
+    tilt: float = 0.004  # sd over seeds of the slope of a seed's loss (nats/octave): it moves the seed's optimum
+    noise: float = 0.003  # sd of a run (nats)
+    growth: float = 1.0  # curvature of each size over that of the size before
+    skew_growth: float = 1.0
+    pieces: bool = False  # two half parabolas, the right one three times as steep, in place of the linex bowl
+    wall: float = 0.0  # nats added where d > 1.2
+    diverges: float = 0.0  # share of runs that diverge at 0.6 < d ≤ 1.2; all do beyond
+    shared: float = 0.0  # share of the tilt's variance that a seed has in common at all sizes
+    noise_growth: float = 0.0  # log2 of the noise grows by this per octave
+
+    def loss(self, d: np.ndarray, size: int) -> np.ndarray:
+        """Expected loss over the optimum's, d octaves from it; `size`: 0, 1, 2."""
+        a, k = self.curvature * self.growth**size, self.skew * self.skew_growth**size
+        if self.pieces:
+            loss = a * np.where(d < 0, 0.6, 1.9) * d**2
+        else:
+            loss = a * 2 / k**2 * (np.expm1(np.minimum(k * d, 6)) - k * d)
+        return loss + self.wall * (d > 1.2)
+
+
+SCENARIOS = {
+    "easy": Scenario(),
+    "flat": Scenario(curvature=0.02, skew=0.6, noise=0.004),
+    "noisy": Scenario(curvature=0.05, skew=0.6, tilt=0.01, noise=0.01),
+    "asymmetric": Scenario(pieces=True, tilt=0.005, noise=0.004),
+    "steep wall": Scenario(skew=1.5, wall=0.3, tilt=0.005, noise=0.004),
+    "one lr diverges": Scenario(diverges=0.4),
+    "curvature falls": Scenario(growth=0.5, tilt=0.005, noise=0.004),
+    "curvature rises": Scenario(curvature=0.02, skew=0.6, growth=2.0, tilt=0.005, noise=0.004),
+    "skew rises": Scenario(growth=0.7, skew_growth=1.5, tilt=0.005, noise=0.004),
+    "seeds share tilt": Scenario(tilt=0.006, shared=0.5),
+    "noise grows": Scenario(noise=0.004, noise_growth=1.0),
+}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One simulated sweep: of every size its log2 lrs and losses (NaN: not run, inf: diverged), and what is true of it."""
+
+    curves: dict[int, tuple[np.ndarray, np.ndarray]]
+    slope: float
+    optima: dict[int, float]
+    regret: float
+
+
+def sweeps(scenario: str, grid: str, seeds: int, n: int, slopes: Sequence[float] = SLOPES) -> Iterator[Sweep]:
+    """Simulate n sweeps of a cell, always the same."""
+    rng = np.random.default_rng([list(SCENARIOS).index(scenario), GRIDS.index(grid), seeds])
+    for i in range(n):
+        yield simulate(SCENARIOS[scenario], grid, seeds, slopes[i % len(slopes)], rng)
+
+
+def simulate(scenario: Scenario, grid: str, seeds: int, slope: float, rng: np.random.Generator) -> Sweep:
+    """One sweep on points half an octave apart, or an octave with half an octave beside the best where a neighbour is a wall."""
+    first, shared_S = -8 + rng.uniform(-0.5, 0.5), rng.normal(0, 1, seeds)
+    curves, optima = {}, {}
+    for j, size in enumerate(SIZES):
+        best = optima[size] = first + slope * j
+        own_S = np.sqrt(scenario.shared) * shared_S + np.sqrt(1 - scenario.shared) * rng.normal(0, 1, seeds)
+        tilt_S, level_S = scenario.tilt * own_S, 2.0 + rng.normal(0, 0.01, seeds)
+
+        def train(x: np.ndarray) -> np.ndarray:
+            d = x - best  # noqa: B023
+            noise = rng.normal(0, 1, (seeds, len(x))) * scenario.noise * 2 ** (scenario.noise_growth * d)
+            loss = level_S[:, None] + scenario.loss(d, j) + tilt_S[:, None] * d + noise  # noqa: B023
+            diverged = (rng.random(loss.shape) < scenario.diverges) & (d > 0.6) | (scenario.diverges > 0) & (d > 1.2)
+            return np.where(diverged, np.inf, loss)
+
+        if grid == "half":
+            x = np.round(best * 2) / 2 + np.array([-2, -1, -0.5, 0, 0.5, 1])
+            y = train(x)
+        else:
+            x = np.round(best) + np.arange(-2.0, 3)
+            y = train(x)
+            mean = y.mean(0)
+            at = int(mean[1:4].argmin()) + 1
+            if (mean[[at - 1, at + 1]] > 1.05 * mean[at]).any():
+                more = x[at] + np.array([-0.5, 0.5])
+                x, y = np.append(x, more), np.hstack([y, train(more)])
+                x, y = np.sort(x), y[:, np.argsort(x)]
+        curves[size] = x, y
+    regret = float(scenario.loss(np.array(-2 * slope), len(SIZES) - 1)) / 2.0
+    return Sweep(curves, slope, optima, regret)
