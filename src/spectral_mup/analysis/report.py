@@ -59,7 +59,8 @@ def report(
 def along(points: pd.DataFrame, axis: str, base: Mapping[str, int]) -> pd.DataFrame:
     """The points on which an axis is judged: those at the base of the others; over steps and batch size under no rule."""
     at_base = np.all([points[other] == base[other] for other in AXES if other != axis], axis=0)
-    return rows(points, at_base & ((points["rule"] != BASE.name) == (axis in OF_MODELS)))
+    of_axis = rows(points, at_base & ((points["rule"] != BASE.name) == (axis in OF_MODELS)))
+    return of_axis.drop_duplicates(["rule", "run_id"])  # those of the base itself are on the curves of several axes
 
 
 def of_rules(points: pd.DataFrame) -> pd.DataFrame:

@@ -143,9 +143,11 @@ class LrConfig(Part):
 
 def _as_table(tune: Any) -> Any:
     """One name or several as {name: the log2 values that its search starts from, none if they follow from its value}."""
+    if isinstance(tune, dict):
+        return tune
     names = [tune] if isinstance(tune, str) else tune
     if not isinstance(names, list):
-        return tune
+        raise ValueError("give a key, two of them, or {name: [log2 values]}, as in sweep.tune=lr")
     if len(set(map(str, names))) < len(names):
         raise ValueError("a key is named twice; name each once")
     return {name: [] for name in names}

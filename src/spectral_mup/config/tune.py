@@ -37,6 +37,13 @@ def tunable(config: Config) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in apart and not isinstance(value, dict)}
 
 
+def names(config: Config) -> list[str]:
+    """What can be tuned, as it is called for short; of exponents, which say how things grow, no search is of use."""
+    numbers = [key for key, value in tunable(config).items() if value is None or is_number(value)]
+    short = [key.replace("optimizer.algorithms.", "optimizer.") for key in numbers]
+    return [LR, *sorted(key for key in short if not {"update_norm", "eps_law", "lr_shape"} & {*key.split(".")})]
+
+
 def log2_now(config: Config, name: str) -> float | None:
     """log2 of a key's value, rounded to a multiple of 1/4; None unless that is a positive number.
 

@@ -77,15 +77,14 @@ def _tuned(c: schema.Config, name: str) -> Iterator[str]:
         yield f"{here} is a size; an optimum is followed over it by {tune.SIZES[key]}, as in '{tune.SIZES[key]}=[100,200,400]'"
     elif key not in values and name != tune.LR:
         every = dict(walk(schema.to_plain(c)))
-        known = sorted(
-            k.replace("optimizer.algorithms.", "optimizer.") for k, x in values.items() if tune.is_number(x) or x is None
-        )
-        near = did_you_mean(name, [tune.LR, *known])
-        yield f"{here}: {'no run depends on it' if key in every else 'unknown key'}; {near}known: lr, {', '.join(known)}"
+        wrong = "no run depends on it; " if key in every else f"unknown key; {did_you_mean(name, tune.names(c))}"
+        yield f"{here}: {wrong}known: {', '.join(tune.names(c))}"
     elif name != tune.LR and not tune.is_number(values[key]) and values[key] is not None:
         yield f"{here}: its value {values[key]} is not a number; tune another key, as in sweep.tune=lr"
     elif not start:
         yield f"{here}: it has no log2, as it is {'null' if values[key] is None else values[key]}; {give}"
+    if len(set(start)) < len(start):
+        yield f"{here}: [{', '.join(f'{x:g}' for x in start)}] lists a value twice; list each once"
     for x in start:
         if x * 4 % 1:
             yield f"{here}: {x:g} is not a multiple of 1/4; values are log2, as in 'sweep.tune={{{name}:[-4,-2,0]}}'"

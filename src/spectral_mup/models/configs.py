@@ -24,6 +24,15 @@ class InitStd(Part):
     readout: NotNegative | None
 
 
+class ForwardMultipliers(Part):
+    """Factors of the base model's forward pass, by which those of a rule, 1 there, are multiplied at every size."""
+
+    embedding: Positive = 1.0
+    attention: Positive = 1.0
+    branch: Positive = 1.0
+    logits: Positive = 1.0
+
+
 class FamilyConfig(Part):
     """Keys that the transformer families share, and what the framework asks of a family.
 
@@ -51,6 +60,7 @@ class FamilyConfig(Part):
     tied: bool
     dropout: Fraction
     init_std: InitStd
+    multipliers: ForwardMultipliers = ForwardMultipliers()
 
     @model_validator(mode="after")
     def _check_alternatives(self) -> Self:

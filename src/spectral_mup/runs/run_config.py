@@ -79,6 +79,8 @@ class RunConfig:
     def _plain(self) -> dict[str, Any]:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("curve", "value")}
         values |= {name: to_plain(values[name]) for name in ("model", "train", "probe")}
+        factors = {name: x for name, x in values["model"].pop("multipliers").items() if x != 1}
+        values["model"] |= {"multipliers": factors} if factors else {}  # ids are as before there were any
         values |= {name: asdict(values[name]) for name in ("optimizer", "data")}
         values["rule"] = None if self.rule == BASE else asdict(self.rule)
         values["train"] = {key: value for key, value in values["train"].items() if key not in PROCESS_KEYS}

@@ -8,12 +8,13 @@ import torch
 from spectral_mup.models.layers import LanguageModel
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling.scale import ModelScaling, base_init_std, scale
+from spectral_mup.theory.rules import Multipliers
 
 REFERENCE_WIDTH_RATIO = 64  # width at which growing dims are told from fixed ones, in base widths; large, as FFNs are rounded
 
 
 def scale_run(run: RunConfig, model: LanguageModel, vocab_size: int) -> ModelScaling:
-    """The scaling of the run's `model` against the sweep's base, with the init stds that the config gives."""
+    """The scaling of the run's `model` against the sweep's base, with the init stds and multipliers that the config gives."""
     with torch.device("meta"):
         base, wider = (
             run.model.build(vocab_size, width, run.base_depth)
@@ -28,7 +29,9 @@ def scale_run(run: RunConfig, model: LanguageModel, vocab_size: int) -> ModelSca
         wider=wider,  # type: ignore
     )
     stds = run.model.init_stds(run.base_width)
-    return replace(scaling, base_std={name: base_init_std(growth, stds) for name, growth in scaling.growths.items()})
+    forward = {name: factor * getattr(scaling.multipliers, name) for name, factor in run.model.multipliers}
+    base_std = {name: base_init_std(growth, stds) for name, growth in scaling.growths.items()}
+    return replace(scaling, base_std=base_std, multipliers=Multipliers(**forward))
 
 
 def scale_on_meta(run: RunConfig, vocab_size: int) -> ModelScaling:
