@@ -138,9 +138,7 @@ def time_ours(overrides: list[str]) -> dict[str, Any]:
         command = [*overrides, f"paths.runs={folder}/runs", f"paths.results={folder}/results"]
         start = time.perf_counter()
         for script, more in (("launch.py", []), ("analyze.py", ["figures=[]"])):
-            done = subprocess.run([sys.executable, package_root() / script, *command, *more], capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"{script} failed:\n{done.stdout}{done.stderr}")
+            subprocess.run([sys.executable, package_root() / script, *command, *more], stdout=sys.stderr, check=True)
         seconds = time.perf_counter() - start
         (results,) = Path(folder, "results").rglob("verdicts.json")
         (found,) = json.loads(results.read_text())["verdicts"]
