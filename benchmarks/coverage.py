@@ -9,11 +9,13 @@ Cells are marked: * covers less, w wider. Then how often a verdict is wrong, eit
 limit of ±0.25: by rights in 5 %.
 """
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from spectral_mup.analysis.optimum import LossCurve
 from spectral_mup.analysis.verdict import judge_curves

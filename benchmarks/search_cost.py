@@ -9,7 +9,7 @@ Printed for each cell: core-seconds, runs, and how often the verdict is right, w
 
 import math
 import sys
-from statistics import fmean
+from statistics import fmean, median
 
 import numpy as np
 import pandas as pd
@@ -62,7 +62,7 @@ def main(sweeps: int) -> None:
             share = {v: 100 * verdicts.count(v) / sweeps for v in ("transfers", "drifts", "costs", "undecided")}
             means = {k: fmean(float(f[k]) for f in found) for k in ("seconds", "runs", "looks")}
             rows.append({"curve": curve, "slope": slope, **means, "ratio": FIXED / means["seconds"], **share,
-                         "half width": float(np.median([f["half"] for f in found]))})  # fmt: skip
+                         "half width": median(float(f["half"]) for f in found)})  # fmt: skip
             print(pd.DataFrame(rows[-1:]).to_string(index=False, header=len(rows) == 1, float_format="%8.2f"), flush=True)
     print(f"fixed grid: {FIXED:.0f} core-seconds, 108 runs")
 

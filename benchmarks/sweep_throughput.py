@@ -1,15 +1,11 @@
 """How much sooner a sweep ends here than the usual way, measured in one interleaved run.
 
     python benchmarks/sweep_throughput.py [--rounds 2] [--out FILE.json]
-    python benchmarks/sweep_throughput.py --verdict FILE.json [--runs DIR]
 
 The usual way: one fresh process a run, one after the other, eager float32, torch's default threads and unfused AdamW.
 Ours: resident workers with one thread each and the fused step, (a) at float32, (b) with `auto` precision and compilation.
 A round trains a block of the default sweep's runs (widths in the sweep's proportion) each way, A B C A B C.
 
-With --verdict (c), time to a verdict: the fixed grid of 12 learning rates × 3 seeds that EleutherAI/nanoGPT-mup's scripts
-run, the usual way, against the bracketing search. Losses of both are real (run folders in DIR are used and added to); times
-are the numbers of runs times the seconds a run took in FILE.json.
 Prints ratios of medians, the losses' largest difference and the machine.
 """
 
@@ -23,22 +19,16 @@ import time
 from pathlib import Path
 from statistics import median
 
-from spectral_mup.analysis.collect import collect
-from spectral_mup.analysis.verdict import judge
 from spectral_mup.cluster.local import run_local
-from spectral_mup.cluster.placement import Machine
 from spectral_mup.cluster.progress import Event
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.provenance import commit
-from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
-from spectral_mup.search.plan import make_plan
 from spectral_mup.util.system import machine
 
 BLOCK = {64: 4, 128: 3, 256: 3}  # widths, about as the default sweep trains them
-FIXED_LRS = list(range(-14, -2))  # 2^-14 … 2^-3, as in mup_examples/mutransfer_lr_shakespeare_char of that repository
 USUAL = ["train.precision=float32", "train.compile=false", "optimizer.algorithms.adamw.args.fused=false"]
 WAYS = {"usual": USUAL, "float32": ["train.precision=float32", "train.compile=false"], "auto": []}
 
@@ -138,54 +128,14 @@ def seed_noise(losses: dict[str, float]) -> float:
     return median(abs(v[0] - v[1]) for v in pairs.values() if len(v) == 2)
 
 
-def time_to_verdict(seconds_a_run: dict, runs: Path) -> dict:
-    """(c): cost-weighted time of the fixed grid the usual way over that of our search, with both intervals."""
-    usual, ours = ({int(w): s for w, s in seconds_a_run[way].items()} for way in ("usual", "auto"))
-    searches = {
-        "fixed": ["rule=[spectral]", "lr.adaptive=false", f"sweep.lr={FIXED_LRS}".replace(" ", ""), "sweep.seed=[0,1,2]"],
-        "search": ["rule=[spectral]"],
-    }
-    found = {}
-    for name, overrides in searches.items():
-        config = load_config([*overrides, f"paths.runs={runs}"])
-        sweep, results = open_sweep(config), Results(runs)
-        failed = run_local(config, lambda s=sweep, r=results: make_plan(s, r.loss).todo, lambda event: None)
-        assert not failed, failed
-        points = collect(make_plan(sweep, results.loss).curves, results)
-        verdict = judge(points, base=config.sweep.base_width)
-        counts = points.groupby("width").size().to_dict()
-        workers = Machine.here(config).place(config, make_plan(sweep, results.loss).runs).workers
-        at_once, each = (1, usual) if name == "fixed" else (workers, ours)
-        seconds = sum(n * each[w] for w, n in counts.items()) / at_once
-        found[name] = {
-            "runs": int(sum(counts.values())), "seconds": seconds, "verdict": verdict.verdict,
-            "slope": verdict.slope, "lo": verdict.slope_lo, "hi": verdict.slope_hi,
-        }  # fmt: skip
-        print(
-            f"(c) {name}: {found[name]['runs']} runs, {seconds:.0f} s, {verdict.verdict}, "
-            f"slope {verdict.slope:+.2f} [{verdict.slope_lo:+.2f}, {verdict.slope_hi:+.2f}]",
-            flush=True,
-        )
-    found["ratio"] = found["fixed"]["seconds"] / found["search"]["seconds"]
-    print(f"(c) time to a verdict, fixed grid the usual way over our search: {found['ratio']:.1f}")
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2, help="how often each way is timed (default 2)")
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
-    parser.add_argument("--verdict", type=Path, metavar="FILE", help="(c), with the seconds a run of an earlier --out")
-    parser.add_argument("--runs", type=Path, help="run folders for --verdict (default: a temporary folder)")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         train_alone(*args.one)
-    elif args.verdict:
-        result = json.loads(args.verdict.read_text())
-        with tempfile.TemporaryDirectory() as folder:
-            result["time_to_verdict"] = time_to_verdict(result["seconds_a_run"], args.runs or Path(folder))
-        args.verdict.write_text(json.dumps(result, indent=1) + "\n")
     else:
         result = compare(args.rounds)
         if args.out:

@@ -125,7 +125,7 @@ def bracket_all(sweep: Sweep, chain: Chain, outcome: Outcome, plan: Plan, purse:
         if not purse.take([run for value in start for run in runs_of(value)]):
             plan.endings += [Ending(axis, list(on.values()), None, 0, BUDGET) for axis, on in lines(sweep, chain).items()]
             return False
-        found = bracket(start, loss, affordable, lr.resolution)
+        found = bracket(start, loss, affordable, min(HALF, lr.resolution) if chain.turn else lr.resolution)
         plan.curves[curve] = [run for value in found.wanted for run in runs_of(value)]
         plan.turns.extend([curve] * chain.turn)
         if found.best is None:

@@ -18,6 +18,7 @@ from spectral_mup.analysis.report import report_joint
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.search.plan import make_plan
 
 # --- width and depth together ------------------------------------------------------------------------------------------
 
@@ -109,7 +110,7 @@ def test_figures_of_any_shape_keep_their_texts_apart(rules):
 def synthetic(argv, best):
     """Run folders of a finished sweep whose optimum is best(log2 width ratio, log2 depth ratio), without norms."""
     config = load_config(argv)
-    for curve, runs in open_sweep(config).plan(lambda run_id: None).curves.items():
+    for curve, runs in make_plan(open_sweep(config), lambda run_id: None).curves.items():
         at = [math.log2(curve.width / 32), math.log2(curve.depth)]
         for run in runs:
             folder = RunFolder(Path(config.paths.runs), run.run_id)

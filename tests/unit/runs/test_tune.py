@@ -22,7 +22,8 @@ from spectral_mup.config.schema import to_plain
 from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.runs.sweep import TURNS, Plan, Sweep, open_sweep
+from spectral_mup.runs.sweep import TURNS, Sweep, open_sweep
+from spectral_mup.search.plan import Plan, make_plan, remaining_curves
 from spectral_mup.theory.growth import KINDS
 
 HELD = "sweep.lr=[-6]"
@@ -107,7 +108,7 @@ TUNED: dict[str, tuple[list[str], str, Callable[[RunConfig], float], Callable[[f
 def test_runs_differ_in_the_key_alone_and_train_with_it(name, project):
     overrides, where, trained, expected = TUNED[name]
     argv = [*TINY, f"sweep.tune={name}", *([] if name == "lr" else [HELD]), *overrides, "sweep.width=[32]", "rule=[spectral]"]
-    plan = open_sweep(load_config(argv)).plan(lambda run: None)
+    plan = make_plan(open_sweep(load_config(argv)), lambda run: None)
     assert len(plan.runs) == len({run.run_id for run in plan.runs}) == 3
     for run in plan.runs:
         assert trained(run) == pytest.approx(expected(2.0**run.value))
@@ -120,7 +121,7 @@ def test_runs_differ_in_the_key_alone_and_train_with_it(name, project):
 def test_a_key_of_ones_own_optimizer_decides_what_it_learns(project, corpus, tmp_path):
     """Through the plan to a result: the same lr and seed, another gain."""
     sweep = open_sweep(load_config([*TINY, "sweep.tune=optimizer.mine.args.gain", HELD, "optimizer=mine", "sweep.width=[32]"]))
-    losses = [run_point(run, tmp_path / "runs", corpus)[1]["val_loss"] for run in sweep.plan(lambda run: None).runs]
+    losses = [run_point(run, tmp_path / "runs", corpus)[1]["val_loss"] for run in make_plan(sweep, lambda run: None).runs]
     assert len(set(losses)) == 3 and losses[-1] < losses[0]
 
 
@@ -130,7 +131,7 @@ def test_ids_of_a_sweep_of_lrs_are_as_ever():
         ("optimizer=muon", "model=llama2"): ["f52b82c4254317a4", "112818cb7f8562b8"],
     }.items():
         for more in ([], ["sweep.tune=[lr]"], ["sweep.tune={lr:[-9,-7,-5]}"]):
-            runs = Sweep(load_config([*overrides, *more]), "text").plan(lambda run: None).runs
+            runs = make_plan(Sweep(load_config([*overrides, *more]), "text"), lambda run: None).runs
             assert [run.run_id for run in runs[:2]] == ids
 
 
@@ -168,10 +169,10 @@ def finished(sweep: Sweep, loss: Callable[[RunConfig], float], pick=lambda todo:
     def outcome(run: RunConfig) -> float | None:
         return done.get(run.run_id)
 
-    while todo := sweep.plan(outcome).todo:
+    while todo := make_plan(sweep, outcome).todo:
         done |= {run.run_id: loss(run) for run in pick(todo)}
-    plan = sweep.plan(outcome)
-    assert not plan.open and sweep.remaining_curves(plan) == 0
+    plan = make_plan(sweep, outcome)
+    assert not plan.open and remaining_curves(sweep, plan) == 0
     return plan
 
 
@@ -221,8 +222,8 @@ def test_turns_end_though_the_optimum_keeps_moving(tiny):
 
 def test_a_plan_by_turns_says_what_is_left(tiny):
     sweep = open_sweep(tiny(*BY_TURNS))
-    plan = sweep.plan(lambda run: None)
-    assert len(plan.curves) == 1 and plan.judged("lr") == {} and sweep.remaining_curves(plan) == 2 * 2 * 3
+    plan = make_plan(sweep, lambda run: None)
+    assert len(plan.curves) == 1 and plan.judged("lr") == {} and remaining_curves(sweep, plan) == 2 * 2 * 3
 
 
 # --- steps and batch size ----------------------------------------------------------------------------------------------
@@ -232,7 +233,7 @@ STAR = ["sweep.width=[32,64,128]", "sweep.steps=[6,24]", "sweep.batch_size=[16,8
 
 def test_steps_and_batch_sizes_vary_at_the_base_alone_for_all_rules_at_once(tiny):
     sweep = open_sweep(tiny(*STAR, "lr.adaptive=false"))
-    plan = sweep.plan(lambda run: None)
+    plan = make_plan(sweep, lambda run: None)
     sizes = {curve: {tuple(run.sizes.values()) for run in runs} for curve, runs in plan.curves.items()}
     assert all(len(of_curve) == 1 for of_curve in sizes.values())
     beside = [size for of_curve in sizes.values() for size in of_curve if size[2:] != (12, 4)]
@@ -252,7 +253,7 @@ def test_a_sweep_over_steps_alone_trains_no_rule(tiny):
 
 def test_points_have_every_size_and_what_was_tuned_also_where_nothing_ran(tiny, tmp_path):
     config = tiny(*STAR, "lr.adaptive=false", "optimizer=muon", "sweep.tune=optimizer.adamw.lr", HELD)
-    points = collect(open_sweep(config).plan(lambda run: None).curves, Results(tmp_path))
+    points = collect(make_plan(open_sweep(config), lambda run: None).curves, Results(tmp_path))
     assert set(points["status"]) == {"missing"} and set(points["tuned"]) == {"optimizer.adamw.lr"}
     assert set(points["value"]) == {-4, -2, 0} and set(points["log2_lr"]) == {-6}
     assert not points[["width", "depth", "steps", "batch_size"]].isna().any(axis=None)
