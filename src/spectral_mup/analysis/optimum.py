@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special
 
-from spectral_mup.analysis.stats import NAN, satterthwaite, t_quantile
+from spectral_mup.analysis.stats import NAN, satterthwaite, slope_weights, t_quantile
 
 WALL = 0.05  # a point whose loss exceeds the best by more than this fraction is a wall: it would bend the bowl
 REACH = 2.0  # octaves on each side of the best point that a bowl may span
@@ -324,8 +324,7 @@ class Line:
     @cached_property
     def weights(self) -> np.ndarray:
         """l of the slope."""
-        x = self.x_N - self.x_N.mean()
-        return x / max(x @ x, 1e-12)
+        return slope_weights(self.x_N)
 
     def at(self, x: float) -> np.ndarray:
         """l of the line at log2 size x."""
@@ -345,13 +344,12 @@ class Line:
     @property
     def variance(self) -> float:
         """s² of one seed's optimum (octaves²)."""
-        return float(self.residual_N @ self.residual_N) / self.dof if self.dof > 0 else NAN
+        return float(self.residual_N @ self.residual_N) / self.dof
 
     @property
     def variance_N(self) -> np.ndarray:
         """σ²/A² of each optimum: its variance where seeds tilt the losses of all sizes alike (octaves²)."""
-        scaled = self.curvature_N * self.residual_N
-        return float(scaled @ scaled) / self.dof / self.curvature_N**2 if self.dof > 0 else np.full(len(self.x_N), NAN)
+        return np.sum((self.curvature_N * self.residual_N) ** 2) / self.dof / self.curvature_N**2
 
     def variances(self, l_N: np.ndarray) -> tuple[float, float, float]:
         """Variance of Σ l·μ by the scatter of the optima, by curvature and by skew."""
@@ -365,16 +363,14 @@ class Line:
 
     def half_width(self, l_N: np.ndarray, alpha: float, more: float = 0.0) -> tuple[float, float]:
         """(half width of the interval of Σ l·μ at level 1 - alpha, its degrees of freedom); `more`: further variance."""
-        scatter, by_curvature, by_skew = self.variances(l_N)
-        parts = [scatter + more, by_curvature, by_skew]
-        if len(self.x_N) == len(self.of_JN):  # one seed: so few degrees of freedom that only they are sure
-            return t_quantile(self.dof, alpha) * parts[0] ** 0.5, float(self.dof)
-        dof = (
-            satterthwaite(parts, [self.dof, max(self.dof_of_runs, 1), max(self.dof_of_runs, 1) if self.differ else np.inf])
-            if self.dof > 0
-            else NAN
-        )
-        return t_quantile(dof, alpha) * sum(parts) ** 0.5, dof
+        if self.dof < 1:
+            return NAN, NAN
+        scatter, *shape = self.variances(l_N)
+        if len(self.x_N) == len(self.of_JN):  # one seed: t is so wide that the errors of the shape do not show
+            return t_quantile(self.dof, alpha) * (scatter + more) ** 0.5, float(self.dof)
+        runs = max(self.dof_of_runs, 1)
+        dof = satterthwaite([scatter + more, *shape], [self.dof, runs, runs if self.differ else np.inf])
+        return t_quantile(dof, alpha) * (scatter + more + sum(shape)) ** 0.5, dof
 
 
 @dataclass(frozen=True, eq=False)
@@ -397,7 +393,7 @@ class Estimate:
 
     def predict(self, size: float) -> tuple[float, float, float]:
         """(log2_lr, lo, hi) of the optimum that one more seed would have at another size; NaN without a slope."""
-        if self.line is None or not np.isfinite(self.slope):
+        if self.line is None or self.line.dof < 1 or len(self.line.of_JN) < 2:
             return NAN, NAN, NAN
         at = self.line.at(float(np.log2(size)))
         best = float(at @ self.line.optimum_N)
@@ -413,7 +409,7 @@ def estimate(curves: Mapping[int, LossCurve], base: int, alpha: float = 0.05) ->
     optima, shapes = find_optima(curves)
     if not shapes.sizes:
         return Estimate(optima, base, alpha)
-    line = _line(optima, shapes, {})
+    line = _line(optima, shapes)
     own = replace(line, bends=False) if len(line.x_N) > len(line.of_JN) else line  # with one seed, there is only the line
     for size, of_N in zip(shapes.sizes, line.of_JN, strict=True):
         half, _ = own.half_width(of_N / of_N.sum(), alpha)
@@ -423,32 +419,28 @@ def estimate(curves: Mapping[int, LossCurve], base: int, alpha: float = 0.05) ->
     found = Estimate(optima, base, alpha, skews_differ=shapes.differ, line=line)
     found = replace(found, **_regret(optima.get(base), optima.get(far), own, shapes, (base, far), alpha))
     bounds = {size: o.bound for size, o in optima.items() if len(o.open_sides) == 1}
-    bounded = _line(optima, shapes, bounds) if bounds else line
-    if len(bounded.of_JN) < 2:
+    if len(shapes.sizes) + len(bounds) < 2:
         return found
-    slope = float(bounded.weights @ bounded.optimum_N)
-    half, dof = line.half_width(bounded.weights[: len(line.x_N)], alpha)  # a bound has no error of its own
+    n, weight_N = len(line.x_N), slope_weights(np.append(line.x_N, np.log2(list(bounds))))
+    slope = float(weight_N @ np.append(line.optimum_N, list(bounds.values())))
+    half, dof = (line if len(shapes.sizes) > 1 else own).half_width(weight_N[:n], alpha)  # a bound has no error of its own
     if not np.isfinite(half):
         return replace(found, slope=slope)
-    weight = dict(zip(bounds, bounded.of_JN[len(shapes.sizes) :] @ bounded.weights, strict=True))
-    falls, rises = (any((optima[s].open_sides[0] == side) == (w > 0) for s, w in weight.items() if w) for side in SIDES)
+    moves = [(optima[size].open_sides[0] == "lower") == (w > 0) for size, w in zip(bounds, weight_N[n:], strict=True) if w]
+    falls, rises = any(moves), not all(moves)  # whether the slope may be lower, or higher, than with the bounds for optima
     lo, hi = -np.inf if falls else slope - half, np.inf if rises else slope + half
     return replace(found, slope=slope, slope_lo=lo, slope_hi=hi, dof=dof)
 
 
-def _line(optima: Mapping[int, Optimum], shapes: Shapes, bounds: Mapping[int, float]) -> Line:
-    """The line through the optima of the sizes that have a bowl, and through the bounds of others."""
-    n = [len(optima[size].seeds) for size in shapes.sizes] + [1] * len(bounds)
-    optimum_N = [x for size in shapes.sizes for x in optima[size].seeds] + list(bounds.values())
-    curvature_J = np.array([optima[size].curvature for size in shapes.sizes])
-    curvature_J = np.append(curvature_J, np.full(len(bounds), curvature_J.min()))
-    errors = [abs(b.by_curvature_K[0]) * (b.ln_a_K[0] * shapes.variance) ** 0.5 for b in shapes.chosen] + [0.0] * len(bounds)
-    optimum_JK = np.array([b.optimum_K for b in shapes.every] + [np.zeros(len(SKEWS))] * len(bounds))
-    weights_JK = np.concatenate([shapes.weights_JK, np.full((len(bounds), len(SKEWS)), 1 / len(SKEWS))])
+def _line(optima: Mapping[int, Optimum], shapes: Shapes) -> Line:
+    """The line through the optima of the sizes that have a bowl."""
+    of_size = [optima[size] for size in shapes.sizes]
+    n = [len(o.seeds) for o in of_size]
+    errors = [abs(b.by_curvature_K[0]) * (b.ln_a_K[0] * shapes.variance) ** 0.5 for b in shapes.chosen]
     return Line(
-        np.repeat(np.log2([*shapes.sizes, *bounds]), n), np.array(optimum_N), np.repeat(curvature_J, n),
-        np.repeat(np.eye(len(n)), n, axis=1), np.array(errors), np.nan_to_num(optimum_JK),
-        weights_JK, shapes.differ, shapes.dof,
+        np.repeat(np.log2(shapes.sizes), n), np.concatenate([o.seeds for o in of_size]),
+        np.repeat([o.curvature for o in of_size], n), np.repeat(np.eye(len(n)), n, axis=1), np.array(errors),
+        np.nan_to_num([b.optimum_K for b in shapes.every]), shapes.weights_JK, shapes.differ, shapes.dof,
     )  # fmt: skip
 
 
