@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from spectral_mup.analysis.bowl import Optimum
 from spectral_mup.analysis.feature_check import FeatureCheck
-from spectral_mup.analysis.optimum import LossCurve, Optimum
+from spectral_mup.analysis.loss_curve import LossCurve
 from spectral_mup.analysis.stats import NAN, write_csv
 from spectral_mup.analysis.verdict import Remedy, Verdict, by_rule, curves_of
 
