@@ -60,12 +60,13 @@ class Optimum:
 
     @property
     def bound(self) -> float:
-        """Of an optimum open on one side, how far it may lie on the other: where the steepest bowl has two equal points."""
-        lo, hi = self.curve.neighbours
-        step = hi - self.log2_lr if self.open_sides == ("lower",) else self.log2_lr - lo
-        k = SKEWS[-1]
-        beyond = -float(np.log(k * step / np.expm1(k * step))) / k
-        return self.log2_lr + (beyond if self.open_sides == ("lower",) else -beyond)
+        """Of an optimum open on one side, how far it may lie on the other: as in the steepest bowl equal at both lrs there.
+
+        They are an octave apart at least: noise may choose between closer ones.
+        """
+        inside, sign = (self.curve.neighbours[1], 1) if self.open_sides == ("lower",) else (self.curve.neighbours[0], -1)
+        kx = SKEWS[-1] * max(abs(inside - self.log2_lr), 1.0)
+        return self.log2_lr + sign * float(np.log(np.expm1(kx) / kx) / SKEWS[-1])
 
     def loss_at(self, log2_lr: Any) -> tuple[np.ndarray, np.ndarray]:
         """(loss, at_least) at any log2 lr: the bowl, and over half an octave from the optimum what the points add to it.
