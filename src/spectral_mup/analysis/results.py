@@ -61,8 +61,7 @@ def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict
 def read_results(folder: Path) -> list[Results]:
     """Read verdicts.json and curves.csv: one Results an optimizer, in the order of the verdicts.
 
-    Numbers are those that were judged then, nothing is judged again; curves are made anew from the points, without bootstrap
-    draws. Raises ResultsError.
+    Numbers are those that were judged then, nothing is judged again; curves are made anew from the points. Raises ResultsError.
     """
     path = folder / "verdicts.json"
     again = f"write it again with python analyze.py and the sweep's overrides, or move {folder} away"
