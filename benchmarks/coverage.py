@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.optimum import LossCurve
+from spectral_mup.analysis.loss_curve import LossCurve
 from spectral_mup.analysis.verdict import judge_curves
 
 SIZES = (64, 128, 256)

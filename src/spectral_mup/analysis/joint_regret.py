@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.optimum import find_optima
+from spectral_mup.analysis.bowl import find_optima
 from spectral_mup.analysis.stats import rows
 from spectral_mup.analysis.verdict import by_rule, tabulate
 

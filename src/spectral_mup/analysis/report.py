@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spectral_mup.analysis.bowl import Optimum, find_optima
 from spectral_mup.analysis.collect import as_judged
 from spectral_mup.analysis.feature_check import check_features, first_of, norm_values, shared_cells
 from spectral_mup.analysis.figures import SweepData, choose_figures, draw_figures
 from spectral_mup.analysis.joint_regret import format_joint_regret, joint_regret
-from spectral_mup.analysis.optimum import Optimum, find_optima
 from spectral_mup.analysis.results import write_results
 from spectral_mup.analysis.stats import rows, write_csv
 from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of, judge, percent

@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
+from spectral_mup.analysis.bowl import Optimum
 from spectral_mup.analysis.collect import as_judged
 from spectral_mup.analysis.feature_check import FeatureCheck
-from spectral_mup.analysis.optimum import LossCurve, Optimum
+from spectral_mup.analysis.loss_curve import LossCurve
 from spectral_mup.analysis.stats import NAN, write_csv
 from spectral_mup.analysis.verdict import Remedy, Verdict, by_rule, curves_of
 
@@ -62,8 +63,7 @@ def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict
 def read_results(folder: Path) -> list[Results]:
     """Read verdicts.json and curves.csv: one Results an optimizer, in the order of the verdicts.
 
-    Numbers are those that were judged then, nothing is judged again; curves are made anew from the points, without bootstrap
-    draws. Raises ResultsError.
+    Numbers are those that were judged then, nothing is judged again; curves are made anew from the points. Raises ResultsError.
     """
     path = folder / "verdicts.json"
     again = f"write it again with python analyze.py and the sweep's overrides, or move {folder} away"

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from spectral_mup.analysis.optimum import Estimate, LossCurve, Optimum, estimate
+from spectral_mup.analysis.bowl import Optimum
+from spectral_mup.analysis.loss_curve import LossCurve
+from spectral_mup.analysis.optimum import Estimate, estimate
 from spectral_mup.analysis.stats import rows
 from spectral_mup.util.text import pluralize
 

@@ -103,7 +103,7 @@ def test_seeds_that_disagree_leave_a_module_undecided():
 
 
 def test_a_wide_interval_does_not_pass():
-    """Flat on the mean, but with noise that would hide a slope of the limit: a module, and where it holds for all, all of them."""
+    """Flat in the mean, but with noise that would hide a slope as steep as the limit: one module, then all."""
     noise = np.exp(np.random.default_rng(1).normal(0, 0.3, len(norm_rows())))
     table = norm_rows()
     one = table.assign(delta_rms=table["delta_rms"] * np.where(table["name"] == "embed", noise, 1))

@@ -167,6 +167,14 @@ def test_one_axis_is_judged_at_the_size_of_the_other(both, tmp_path, capsys):
     assert not (tmp_path / "results" / "deep" / "joint_regret.csv").exists()
 
 
+def test_the_limits_of_a_verdict_are_keys(both, capsys):
+    argv = [*both, "sweep.depth=[1]", "sweep.name=limits"]
+    synthetic(argv, lambda i, j: -6.2 - 0.2 * i)  # 0.06 % of the loss at width 128
+    for keys, verdict in ([], "transfers"), (["verdict.slope=0.1"], "drifts"), (["verdict.regret=0.0001"], "costs"):
+        assert analyze.main([*argv, *keys]) == 0
+        assert verdict in capsys.readouterr().out.splitlines()[2]
+
+
 def test_an_axis_whose_base_has_not_begun_is_said(both, capsys):
     """An adaptive search begins at the smallest depth; the base, deeper, is reached later."""
     argv = [*both, "sweep.base_depth=4", "lr.adaptive=true", "sweep.name=begun"]

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spectral_mup.analysis.optimum import LossCurve, bowl, estimate, find_optima
+from spectral_mup.analysis.bowl import bowl, find_optima
+from spectral_mup.analysis.loss_curve import LossCurve
+from spectral_mup.analysis.optimum import estimate
 from spectral_mup.analysis.stats import fit_line, log_slope, satterthwaite, t_quantile
 
 OCTAVES, HALVES = np.arange(-12.0, -5.9), np.arange(-11.0, -6.9, 0.5)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from support.analysis_data import sweep
 
-from spectral_mup.analysis.optimum import LossCurve
+from spectral_mup.analysis.loss_curve import LossCurve
 from spectral_mup.analysis.verdict import by_rule, curves_of, judge, judge_curves, tabulate
 
 LONG = np.arange(-12.0, -5.9, 0.5)
