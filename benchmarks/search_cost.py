@@ -14,7 +14,7 @@ from statistics import fmean, median
 import numpy as np
 import pandas as pd
 
-from spectral_mup.analysis.optimum import bowl
+from spectral_mup.analysis.bowl import bowl
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.sweep import open_sweep

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spectral_mup.analysis.optimum import Optimum, bowl, estimate
+from spectral_mup.analysis.bowl import Optimum, bowl
+from spectral_mup.analysis.optimum import estimate
 from spectral_mup.analysis.results import ResultsError
 from spectral_mup.analysis.stats import NAN
 from spectral_mup.analysis.verdict import Verdict

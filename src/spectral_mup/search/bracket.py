@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from spectral_mup.analysis.optimum import WALL
+from spectral_mup.analysis.loss_curve import WALL
 
 HALF = 0.5  # octaves: beside a wall, an octave is too far for the shape of the bowl to be seen
 Loss = Callable[[float], float | None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from spectral_mup.analysis.optimum import LossCurve
+from spectral_mup.analysis.loss_curve import LossCurve
 from spectral_mup.analysis.verdict import Judgement, Remedy, judge_curves
 from spectral_mup.config.tune import held_at
 from spectral_mup.runs.run_config import BASE, Curve, RunConfig

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from spectral_mup.analysis.optimum import bowl
+from spectral_mup.analysis.bowl import bowl
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.sweep import Sweep, open_sweep
