@@ -14,6 +14,7 @@ import numpy as np
 
 from spectral_mup.analysis.optimum import Estimate, LossCurve, Optimum, estimate
 from spectral_mup.analysis.stats import rows
+from spectral_mup.config.tune import LR
 from spectral_mup.util.text import pluralize
 
 if TYPE_CHECKING:  # a search judges without them
@@ -67,6 +68,7 @@ class Verdict:
     counts: dict[str, int] = field(repr=False)  # runs by status
     remedy: Remedy | None = field(default=None, repr=False)
     features: FeatureCheck | None = field(default=None, repr=False)
+    tuned: str = LR  # the key that was tuned
 
     @property
     def finished(self) -> dict[int, Optimum]:
