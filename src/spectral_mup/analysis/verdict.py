@@ -103,6 +103,8 @@ def what_was_run(points: pd.DataFrame) -> str:
     length = f"{span('steps', '{:.0f}')} steps, {span('tokens', '{:.3g}', 1e6)} M tokens, {span('epochs', '{:.2g}')} epochs"
     parts = [", ".join(named), length, pluralize(len(set(points["seed"])), "seed")]
     parts += ["/".join(sorted(set(points["precision"].dropna())))] if "precision" in points else []
+    held = sorted(set(points["held"].dropna()) - {""}) if "held" in points else []
+    parts += [f"held: {' or '.join(held)}"] if held else []
     missing = list(points["status"]).count("missing")
     return "; ".join(parts + [f"{missing} of {len(points)} runs missing"] * (missing > 0))
 
