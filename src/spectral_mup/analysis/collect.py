@@ -21,7 +21,7 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd
     rows: list[dict[str, Any]] = []
     corpora: dict[str, str] = {}
     for curve, run in ((curve, run) for curve, of_curve in curves.items() for run in of_curve):
-        about = {"log2_lr": run.log2_lr, "tuned": curve.tuned, "value": run.value, "status": "missing"}
+        about = {"log2_lr": run.log2_lr, "tuned": curve.tuned, "held": curve.held_text, "value": run.value, "status": "missing"}
         about |= {"family": run.model.family, "optimizer": run.optimizer.name}
         rows.append(key_of(run, curve) | run.sizes | about)
         result = results.of(run)
@@ -65,5 +65,5 @@ def as_judged(points: pd.DataFrame) -> pd.DataFrame:
 
 
 OF_RESULT = ["diverged_step", "tokens", "epochs", "parameters", "precision"]
-OF_RUN = ["run_id", "family", "optimizer", "rule", *AXES, "tuned", "value", "log2_lr", "seed"]
+OF_RUN = ["run_id", "family", "optimizer", "rule", *AXES, "tuned", "held", "value", "log2_lr", "seed"]
 COLUMNS = [*OF_RUN, "status", "loss", *OF_RESULT]

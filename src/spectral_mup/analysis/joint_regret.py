@@ -33,7 +33,7 @@ def joint_regret(points: pd.DataFrame, base: Mapping[str, int]) -> pd.DataFrame:
     return pd.DataFrame(table, columns=REGRET_COLUMNS)
 
 
-def format_joint_regret(table: pd.DataFrame) -> str:
+def format_joint_regret(table: pd.DataFrame, tuned: str = "lr") -> str:
     """One line per rule for the screen: the size at which the base's lr costs most."""
     lines = []
     for rule in dict.fromkeys(table["rule"]):
@@ -43,5 +43,5 @@ def format_joint_regret(table: pd.DataFrame) -> str:
             continue
         worst = part.iloc[int(part["regret"].to_numpy(float).argmax())]
         cost, at = f"{'at least ' * bool(worst['at_least'])}{worst['regret']:.2%}", f"{worst['width']}, depth {worst['depth']}"
-        lines.append(f"{rule}: over width and depth together the base's lr costs most, {cost}, at width {at}")
+        lines.append(f"{rule}: over width and depth together the base's {tuned} costs most, {cost}, at width {at}")
     return "\n".join(lines)

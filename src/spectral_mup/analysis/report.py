@@ -17,6 +17,7 @@ from spectral_mup.analysis.joint_regret import format_joint_regret, joint_regret
 from spectral_mup.analysis.results import write_results
 from spectral_mup.analysis.stats import rows, write_csv
 from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of, judge, percent
+from spectral_mup.config.tune import LR, named
 from spectral_mup.runs.run_config import AXES, BASE
 from spectral_mup.util.text import table
 
@@ -79,7 +80,7 @@ def report_joint(
     regret = joint_regret(points, base)
     write_csv(regret, out / "joint_regret.csv")
     draw_figures(SweepData(points, norms, verdicts, base, "joint"), out, chosen, processes)
-    return format_joint_regret(regret)
+    return format_joint_regret(regret, verdicts[0].tuned if verdicts else LR)
 
 
 def judge_all(points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | None, **judging: Any) -> list[Verdict]:
@@ -87,6 +88,8 @@ def judge_all(points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | 
     verdicts = []
     for label, part in by_rule(points).items():
         v = judge(part, axis, base, label=label, **judging)
+        tuned = str(part["tuned"].iloc[0]) if "tuned" in part else LR
+        v = replace(v, tuned=tuned, reason=named(v.reason, tuned))
         if axis not in OF_MODELS:
             verdicts.append(v)
             continue
@@ -132,14 +135,16 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
 
     log2 lr* is the optimum, '<' or '>' where it is not bracketed on that side; 'none' where nothing finished.
     """
-    sizes, axis = sorted({size for v in verdicts for size in v.optima}), verdicts[0].axis
-    head = ["rule", f"over {axis}", f"slope [{percent(verdicts[0].alpha)}]", "regret", "interval of"]
-    cells = [[*head, *(f"lr* {axis[0]}{s}" for s in sizes), *(f"loss {axis[0]}{s}" for s in sizes)]]
+    sizes, axis, tuned = sorted({size for v in verdicts for size in v.optima}), verdicts[0].axis, verdicts[0].tuned
+    of_axis, best = axis.replace("_", " "), "lr*" if tuned == LR else "best"
+    head = ["rule", f"over {of_axis}", f"slope [{percent(verdicts[0].alpha)}]", "regret", "interval of"]
+    cells = [[*head, *(f"{best} {axis[0]}{s}" for s in sizes), *(f"loss {axis[0]}{s}" for s in sizes)]]
     for v in verdicts:
         optima = [v.optima.get(s) for s in sizes]
         cells.append([v.rule, *verdict_cells(v), v.basis or "-", *map(best_lr, optima), *map(best_loss, optima)])
     lines = aligned(cells)
-    lines.append(f"lr*: log2 of the best learning rate. Regret: cost of the lr tuned at {axis} {verdicts[0].base}.")
+    about = named(f"log2 of the best learning rate. Regret: cost of the lr tuned at {of_axis} {verdicts[0].base}", tuned)
+    lines.append(f"{best}: {about}.")
     lines += [LOOKS] if verdicts[0].alpha < 0.05 else []
     lines += [ONE_SEED] if any(v.basis == "1 seed" for v in verdicts) else []
     for v in verdicts:
@@ -147,7 +152,7 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
         larger = f"; {LARGER[axis]} is {'' if v.larger_is_better else 'NOT always '}better" * (v.larger_is_better is not None)
         lines.append(f"{v.rule}: {runs}{larger}")
         if v.features is not None:
-            at = f" (step {v.features.step}, log2 lr {v.features.log2_lr:g})" if v.features.log2_lr is not None else ""
+            at = f" (step {v.features.step}, log2 {tuned} {v.features.log2_lr:g})" if v.features.log2_lr is not None else ""
             lines.append(f"  feature norms{at}: {v.features.summary}")
             drifting = first_of(v.features.failed_updates)
             lines += [f"  update norms that drift: {drifting}"] if drifting else []

@@ -15,9 +15,10 @@ from spectral_mup.analysis.feature_check import FeatureCheck
 from spectral_mup.analysis.loss_curve import LossCurve
 from spectral_mup.analysis.stats import NAN, write_csv
 from spectral_mup.analysis.verdict import Remedy, Verdict, by_rule, curves_of
+from spectral_mup.config.tune import LR
 
 # fields of Verdict, Optimum and FeatureCheck as verdicts.json has them
-OF_VERDICT = "rule axis base verdict reason tolerance regret_limit alpha basis larger_is_better counts".split()
+OF_VERDICT = "rule axis base verdict reason tolerance regret_limit alpha basis larger_is_better counts tuned".split()
 OF_OPTIMUM = "log2_lr lo hi loss curvature skew".split()
 OF_FEATURES = "passed summary failed failed_updates indicative log2_lr step".split()
 NESTED = {  # its entries that hold several fields of Verdict
@@ -43,15 +44,19 @@ class Results:
 
 
 def labels(sweeps: Sequence[Results]) -> list[str]:
-    """Name each by its optimizer, and where that is not unique by the sweep too."""
-    optimizers = [r.optimizer for r in sweeps]
-    return [r.optimizer if optimizers.count(r.optimizer) == 1 else f"{r.optimizer} ({r.name})" for r in sweeps]
+    """Name each by its optimizer, by what was tuned if not the lr, and where that is not unique by the sweep too."""
+    keys = [r.verdicts[0].tuned for r in sweeps]
+    names = [r.optimizer if key == LR else f"{r.optimizer}, {key}" for r, key in zip(sweeps, keys, strict=True)]
+    return [name if names.count(name) == 1 else f"{name} ({r.name})" for r, name in zip(sweeps, names, strict=True)]
 
 
 def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> None:
     """Write curves.csv, optima.csv, features.csv, and verdicts.json with `about` on top; undefined numbers are null there."""
     write_csv(points, folder / "curves.csv")
-    write_csv(pd.DataFrame([_optimum_row(v, size, o) for v in verdicts for size, o in v.optima.items()]), folder / "optima.csv")
+    write_csv(
+        pd.DataFrame([_optimum_row(v, size, o) | {"tuned": v.tuned} for v in verdicts for size, o in v.optima.items()]),
+        folder / "optima.csv",
+    )
     tables = [v.features.table.assign(rule=v.rule) for v in verdicts if v.features is not None]
     if tables:
         write_csv(pd.concat(tables, ignore_index=True), folder / "features.csv")
@@ -122,6 +127,7 @@ def _strict(value: Any) -> Any:
 
 
 def _verdict(row: Mapping[str, Any], part: pd.DataFrame) -> Verdict:
+    row = {"tuned": LR, **row}
     own = {n: row[n] for n in OF_VERDICT}
     own |= {name: _number(row[entry], key) for entry, fields in NESTED.items() for key, name in fields.items()}
     own["remedy"] = Remedy(**row["remedy"] | {"sizes": tuple(row["remedy"]["sizes"])}) if row["remedy"] else None

@@ -16,6 +16,7 @@ from spectral_mup.analysis.bowl import Optimum
 from spectral_mup.analysis.loss_curve import LossCurve
 from spectral_mup.analysis.optimum import Estimate, estimate
 from spectral_mup.analysis.stats import rows
+from spectral_mup.config.tune import LR
 from spectral_mup.util.text import pluralize
 
 if TYPE_CHECKING:  # a search judges without them
@@ -68,6 +69,7 @@ class Verdict:
     counts: dict[str, int] = field(repr=False)  # runs by status
     remedy: Remedy | None = field(default=None, repr=False)
     features: FeatureCheck | None = field(default=None, repr=False)
+    tuned: str = LR  # the key that was tuned
 
     @property
     def finished(self) -> dict[int, Optimum]:
@@ -102,6 +104,8 @@ def what_was_run(points: pd.DataFrame) -> str:
     length = f"{span('steps', '{:.0f}')} steps, {span('tokens', '{:.3g}', 1e6)} M tokens, {span('epochs', '{:.2g}')} epochs"
     parts = [", ".join(named), length, pluralize(len(set(points["seed"])), "seed")]
     parts += ["/".join(sorted(set(points["precision"].dropna())))] if "precision" in points else []
+    held = sorted(set(points["held"].dropna()) - {""}) if "held" in points else []
+    parts += [f"held: {' or '.join(held)}"] if held else []
     missing = list(points["status"]).count("missing")
     return "; ".join(parts + [f"{missing} of {len(points)} runs missing"] * (missing > 0))
 

@@ -76,10 +76,10 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
 
 
 def _format_turns(plan: Plan, tuned: str) -> str:
-    """Where a key was found at the base, turn by turn."""
-    turns = [curve for curve in plan.turns if curve.tuned == tuned]
-    said = ", ".join(f"2^{plan.found[c]:g} with {name} 2^{x:g}" for c in turns if c in plan.found for name, x in c.held)
-    return f"{tuned}, by turns at the base: {said or 'not found yet'}"
+    """Where a key was found at the base, turn by turn, and what is held for its verdicts."""
+    turns = [f"2^{plan.found[c]:g} ({c.held_text})" for c in plan.turns if c.tuned == tuned and c in plan.found]
+    held = next((f"; held: {curve.held_text}" for curve in plan.judged(tuned)), "")
+    return f"{tuned}, by turns at the base: {', '.join(turns) or 'not found yet'}{held}"
 
 
 def judge_tuned(

@@ -37,13 +37,17 @@ Examples:
   {launch} action=prepare prepare.input=hf:Skylion007/openwebtext prepare.out=owt prepare.tokenizer=gpt2
   {launch} data=prepared data.path=/path/to/tokens sweep.name=stories
   {launch} action=derive optimizer=other optimizer.name=mine optimizer.algorithms.other.target=package.Class
+  {launch} sweep.tune=optimizer.weight_decay.hidden 'sweep.lr=[-6]' sweep.name=decay        another key than lr
+  {launch} optimizer=muon 'sweep.tune=[lr,optimizer.adamw.lr]' sweep.name=partner            two keys by turns
+  {launch} 'sweep.width=[64]' 'sweep.steps=[200,800,1600]' sweep.name=longer                 over steps; or batch_size
   {launch} sweep=default cluster=slurm cluster.partition=gpu cluster.time=480
   {launch} sweep=mini/width optimizer=muon 'rule=[spectral,zheng,standard]'
   {launch} sweep=default action=recipe target.width=8192 target.depth=32   once analysed; writes results/default/recipe.json
   {launch} action=explain 'rule=[spectral,tensor_programs_v]' 'sweep.width=[256]'
 
-Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates are log2. `watch` and `yes` are short for
-watch=true and yes=true. A launch may be stopped or killed at any moment: the same command resumes, and no run is trained twice.
+Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates, and values of sweep.tune, are log2.
+`watch` and `yes` are short for watch=true and yes=true. A launch may be stopped or killed at any moment: the same command
+resumes, and no run is trained twice.
 Then: {analyze} sweep=NAME for verdicts on screen, and figures and tables under results/NAME.
 Exit codes: 0 all done, or submitted · 1 some runs failed · 2 bad input, nothing started · 3 refused: held back,
 or not confirmed · 4 SLURM or W&B refused or gave no answer, what was submitted stays · 130 interrupted.
@@ -60,14 +64,16 @@ On screen, one line per rule: transfers | drifts | costs | undecided (limits: ve
 optimal lr against log2 width and its 95 % interval, the regret at the largest width when the base's optimum is used there, and
 whether feature norms are flat over width; of what is undecided, the one thing that would decide it.
 Where only sweep.depth varies, the same over depth (layers). Where both vary, each is judged at the base of the other, and one
-line per rule says where in the grid of width and depth the base's lr costs most.
+line per rule says where in the grid of width and depth the base's lr costs most. Over sweep.steps and sweep.batch_size the base
+model is judged, which is the same under every rule. What is said of lr is said of the key that sweep.tune names.
 
 Under results/NAME, each as .pdf .svg .png, with the data drawn as .csv:
 {figures}
   figures=[NAME,my_module.my_figure] chooses among them, or adds one of your own (spectral_mup.analysis.figures).
 and
   curves.csv optima.csv features.csv verdicts.json
-  depth/                         where both vary: all of it over depth, while the rest above is over width
+  depth/ steps/ batch_size/      where several vary: all of it over each, while the rest above is over the first of them
+  KEY/                           where sweep.tune names two: all of it for the second, while the rest above is for the first
 
 --summary reads the results of every sweep below FOLDER, as in --summary results/mini/width, and no run. Rows: in alphabetical
 order of optimizer, or those of the NAMEs (optimizers or folders) in their order. Into FOLDER:
@@ -76,7 +82,7 @@ order of optimizer, or those of the NAMEs (optimizers or folders) in their order
   summary_figure.csv             what is drawn
 
 --check turns the verdicts into the exit code: 0 if every rule but the controls (standard*) transfers, no feature fails and
-no run is missing, over every axis that varies, else 5. Other exit codes: 0 written · 2 bad input.
+no run is missing, over width and depth where they vary, else 5. Other exit codes: 0 written · 2 bad input.
 """
 
 

@@ -6,6 +6,7 @@
 import functools
 import math
 import operator
+import re
 import statistics
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -23,6 +24,15 @@ def key_of(config: Config, name: str) -> str:
     """The key that a name stands for."""
     short = name.removeprefix("optimizer.")
     return f"optimizer.algorithms.{short}" if short.partition(".")[0] in config.optimizer.algorithms else name
+
+
+def named(text: str, tuned: str) -> str:
+    """What is said of lr, said of the key that was tuned."""
+    return (
+        re.sub(r"learning rate|\blrs?\b", lambda m: f"values of {tuned}" if m[0] == "lrs" else tuned, text)
+        if tuned != LR
+        else text
+    )
 
 
 def tunable(config: Config) -> dict[str, Any]:

@@ -36,7 +36,11 @@ class Curve:
     def __str__(self) -> str:
         sizes = {"width": self.width, "depth": self.depth, "steps": self.steps, "batch size": self.batch_size}
         said = [self.rule, *(f"{axis} {size}" for axis, size in sizes.items() if size is not None)]
-        return ", ".join([" ".join(said), *(f"{name} 2^{x:g}" for name, x in self.held)])
+        return f"{' '.join(said)}{', ' * bool(self.held)}{self.held_text}"
+
+    @property
+    def held_text(self) -> str:
+        return ", ".join(f"{name} 2^{x:g}" for name, x in self.held)
 
 
 @dataclass(frozen=True)

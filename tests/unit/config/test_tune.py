@@ -4,7 +4,7 @@ import pytest
 from support.runs import composed
 
 from spectral_mup.config.compose import ConfigError, load_config
-from spectral_mup.config.tune import held_at, start_of
+from spectral_mup.config.tune import held_at, named, start_of
 from spectral_mup.config.validate import varied
 
 HELD = "sweep.lr=[-7]"
@@ -88,3 +88,12 @@ def test_warmup_keeps_its_share_of_the_steps():
     assert [varied(config, {}, steps=n).train.warmup for n in (100, 400, 845)] == [10, 40, 84]
     t = varied(config, {"train.warmup": 6}, steps=800, batch_size=32).train
     assert (t.steps, t.batch_size, t.warmup) == (800, 32, 64)  # what is tuned is itself set
+
+
+def test_what_is_said_of_lr_is_said_of_what_was_tuned():
+    said = "too few lrs near the best learning rate: test a higher lr"
+    assert named(said, "lr") == said
+    assert (
+        named(said, "train.warmup") == "too few values of train.warmup near the best train.warmup: test a higher train.warmup"
+    )
+    assert named("the lr", "optimizer.adamw.lr") == "the optimizer.adamw.lr" and named("all rules", "x") == "all rules"

@@ -15,6 +15,7 @@ from support.cli import RESULT, call
 from support.runs import TINY, build_run, optimizers_of, run_point
 
 from spectral_mup.analysis.collect import collect
+from spectral_mup.analysis.results import labels, read_results
 from spectral_mup.cluster.slurm.submission import open_submission, prepare
 from spectral_mup.config.compose import load_config
 from spectral_mup.config.parse import walk
@@ -309,5 +310,11 @@ def test_two_keys_and_three_axes_from_the_command_line(tiny_overrides, undraw):
     }
     curves = pd.read_csv(results / "optimizer.adamw.lr/steps/curves.csv")
     assert set(curves["tuned"]) == {"optimizer.adamw.lr"} and set(curves["steps"]) == {6, 12, 24}
+    assert not {*pd.read_csv(results / "curves.csv")["held"]} & {*curves["held"]}
     optima = pd.read_csv(results / "optimizer.adamw.lr/optima.csv")
-    assert (optima["log2_lr"].abs() < 0.5).all()
+    assert (optima["log2_lr"].abs() < 0.5).all() and set(optima["tuned"]) == {"optimizer.adamw.lr"}
+    assert "\nlr*: log2 of the best learning rate. Regret: cost of the lr tuned at width 32.\n" in screen
+    assert "\nbest: log2 of the best optimizer.adamw.lr. Regret: cost of the optimizer.adamw.lr tuned at width 32.\n" in screen
+    both = read_results(results)[0], read_results(results / "optimizer.adamw.lr")[0]
+    assert labels(both) == ["muon", "muon, optimizer.adamw.lr"]
+    assert both[1].verdicts[0].optima[32].log2_lr == pytest.approx(optima["log2_lr"][0], abs=1e-6)

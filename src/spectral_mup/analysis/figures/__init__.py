@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectral_mup.config.tune import named
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_config import AXES
 from spectral_mup.util.registry import lookup
@@ -40,6 +41,10 @@ class SweepData:
     verdicts: Sequence[Verdict]  # one per rule and axis
     base: Mapping[str, int]  # the size of each axis that was tuned
     axis: str = "width"  # one of AXES, or 'joint': width and depth together
+
+    def named(self, text: str) -> str:
+        """What is said of lr, said of the key that was tuned."""
+        return named(text, self.verdicts[0].tuned) if self.verdicts else text
 
     @property
     def checks(self) -> dict[str, FeatureCheck]:

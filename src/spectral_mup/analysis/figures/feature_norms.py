@@ -28,7 +28,9 @@ LAYER_COLUMNS = ["rule", "module", "depth", "block", "position", "seed", "value"
 
 def feature_norms(data: SweepData) -> Drawing:
     """Feature and update norms against size at the judged step, relative to the smallest size, with slopes."""
-    note = "Lines: mean over seeds (faint: single seeds) relative to the smallest {axis}, at step {step} and log2 lr {lr}, the "
+    note = (
+        "Lines: mean over seeds (faint: single seeds) relative to the smallest {axis}, at step {step} and log2 {key} {lr}, the "
+    )
     note += "common one nearest the base's optimum. Right: fitted slopes, bold where the whole interval is outside the limit."
 
     def against_size(ax: Axes, check: FeatureCheck, quantity: str, look: Looks, inches: float) -> tuple[list[tuple], Numbers]:
@@ -49,7 +51,7 @@ def feature_norms(data: SweepData) -> Drawing:
 
 def feature_steps(data: SweepData) -> Drawing:
     """Slopes of the feature and update norms against size, over the probed steps."""
-    note = "Slope of log2 norm against log2 {axis} at each probed step; log2 lr {lr}. Dashed: judged step {step}."
+    note = "Slope of log2 norm against log2 {axis} at each probed step; log2 {key} {lr}. Dashed: judged step {step}."
 
     def over_steps(ax: Axes, check: FeatureCheck, quantity: str, look: Looks, inches: float) -> tuple[list[tuple], Numbers]:
         drawn, table = [], rows(check.table, check.table["quantity"] == quantity)
@@ -71,7 +73,7 @@ def feature_steps(data: SweepData) -> Drawing:
 def _norm_figure(data: SweepData, note: str, draw_panel: Panel, columns: list[str], label: str, header: str) -> Drawing:
     """Lay out quantity × rule panels; `header` of the table of slopes, or empty if there is none."""
     checks, drawn = data.checks, []
-    note = note.format(axis=data.axis, step=slashed(c.step for c in checks.values()), lr=norm_lrs(data))
+    note = note.format(axis=data.axis, step=slashed(c.step for c in checks.values()), lr=norm_lrs(data), key=data.named("lr"))
     text = f"{what_was_run(data.points)}. {note} Blocks: the last one."
     text += " Updates inside blocks: times the depth, as branches add up." * (data.axis == "depth")
     text += f" Grey: |slope| ≤ {HIDDEN:.2f} (the limit of hidden modules), dotted: {OUTER:.2f} (embedding, readout)."
@@ -115,10 +117,12 @@ def layers(data: SweepData) -> Drawing | None:
     chunks = [(rules[i : i + cols], module) for i in range(0, len(rules), cols) for module in modules]
     look = size_looks(sorted(set(values["depth"])))
     note = f"{what_was_run(data.points)}. RMS of the change Δh since step 0, at step {slashed(data.judged_steps.values())} and "
-    note += f"log2 lr {norm_lrs(data)}, the common one nearest the base's optimum. Lines: geometric mean over seeds (faint: "
-    note += "single seeds). Block i of L, counted from 1, stands at i/L. Block: the residual stream after it; others: output "
-    note += "of the last linear map of a branch, before the branch multiplier. Lines that coincide: the same learning at every "
-    note += f"depth.{panels.left_out(data, rules, 'depths')}"
+    note += f"log2 {data.named('lr')} {norm_lrs(data)}, the common one nearest the base's optimum. Lines: geometric mean "
+    note += (
+        "over seeds (faint: single seeds). Block i of L, counted from 1, stands at i/L. Block: the residual stream after it; "
+    )
+    note += "others: output of the last linear map of a branch, before the branch multiplier. Lines that coincide: the same "
+    note += f"learning at every depth.{panels.left_out(data, rules, 'depths')}"
     fig, grid = page([1.5] * len(chunks), [1] * cols, note, legends=1)
     for i, (own_rules, module) in enumerate(chunks):
         label, of_module = f"RMS of Δh\n{_inside(module) or 'block'}", rows(values, values["module"] == module)

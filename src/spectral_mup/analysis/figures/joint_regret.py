@@ -27,9 +27,11 @@ def joint_figure(data: SweepData) -> tuple[Figure, pd.DataFrame]:
     widths, depths = (sorted({base[axis], *(int(s) for s in table[axis])}) for axis in ("width", "depth"))
     cols = per_row(len(rules))
     lines = -(-len(rules) // cols)
-    note = f"{what_was_run(data.points)}. In every cell: excess loss (%) of the lr that is best at width {base['width']}, "
-    note += f"depth {base['depth']} (framed) over the optimum of that size itself. ≥: that lr did not finish there, or the "
-    note += "size's own optimum is not bracketed. Empty: nothing finished, or not run. "
+    note = f"{what_was_run(data.points)}. In every cell: excess loss (%) of the {data.named('lr')} that is best at width "
+    note += (
+        f"{base['width']}, depth {base['depth']} (framed) over the optimum of that size itself. ≥: that value did not finish "
+    )
+    note += "there, or the size's own optimum is not bracketed. Empty: nothing finished, or not run. "
     note += "Colours: logarithmic, the same in all sweeps."
     fig, grid = page([0.55 + 0.24 * max(len(depths), 3)] * lines, [(WIDTH - 1.2) / cols] * cols + [0.1], note)
     norm, colours = LogNorm(LOW, HIGH, clip=True), matplotlib.colormaps["viridis_r"]

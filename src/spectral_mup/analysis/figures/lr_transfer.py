@@ -47,12 +47,13 @@ def lr_transfer(data: SweepData) -> tuple[Figure, pd.DataFrame]:
     """Loss against log2 lr, a panel per rule and a line per size; then the optimum against the size."""
     points, verdicts, n = data.points, data.verdicts, len(data.verdicts)
     axis, base, parts = verdicts[0].axis, verdicts[0].base, by_rule(points)
+    of_axis = axis.replace("_", " ")
     look = size_looks(sorted({size for v in verdicts for size in v.optima}))
     looks = rule_looks([v.rule for v in verdicts])
     view = view_of(points, verdicts, look, LOSS_PANEL_INCHES)
     basis = " / ".join(dict.fromkeys(v.basis for v in verdicts))
-    note = f"{what_was_run(points)}. {OPTIMUM_NOTE} ({basis}). Dashed: optimum of {axis} {base}."
-    note += f" Above the grey line: diverged runs, one row per {axis}." if view.row else ""
+    note = f"{what_was_run(points)}. {OPTIMUM_NOTE} ({basis}). Dashed: optimum of {of_axis} {base}."
+    note += f" Above the grey line: diverged runs, one row per {of_axis}." if view.row else ""
     cols = 2 if n in (1, 3) else 3
     lines = -(-(n + 1) // cols)
     fig, grid = page([2.0 + ROW * len(view.row)] * lines, [1] * cols, note, legends=2)
@@ -60,9 +61,9 @@ def lr_transfer(data: SweepData) -> tuple[Figure, pd.DataFrame]:
     for i, v in enumerate(verdicts):
         label = "validation loss (nats/token)" if i % cols == 0 else None
         ax = first = panel(fig, grid[i // cols, i % cols], i, v.rule, label, first)
-        ax.set_xlabel("learning rate")
+        ax.set_xlabel(data.named("learning rate"))
         drawn += loss_panel(ax, parts[v.rule], v, view, list(parts[v.rule]["log2_lr"]))
-    ax = panel(fig, grid[n // cols, n % cols :], n, f"optimum against {axis}", "optimal learning rate")
+    ax = panel(fig, grid[n // cols, n % cols :], n, f"optimum against {of_axis}", data.named("optimal learning rate"))
     inches = (WIDTH - 0.8) / cols * (cols - n % cols) - 0.2
     optima, (lo, hi) = optimum_panel(ax, verdicts, looks)
     page_style.sizes_on_x(ax, list(look), axis, inches)
@@ -201,7 +202,7 @@ def slope_text(v: Verdict) -> str:
 
 def size_marks(axis: str, look: Looks) -> list[Line2D]:
     """Legend of the sizes."""
-    return [mark(f"{axis}:"), *(mark(f"{size}", **{"ls": "-", "ms": 3.5, **of}) for size, of in look.items())]
+    return [mark(f"{axis.replace('_', ' ')}:"), *(mark(f"{size}", **{"ls": "-", "ms": 3.5, **of}) for size, of in look.items())]
 
 
 def point_marks() -> list[Line2D]:

@@ -37,7 +37,12 @@ STYLE = {
 NO_DATES = {"pdf": ["CreationDate", "Producer", "Creator"], "svg": ["Date", "Creator"], "png": ["Software"]}  # left out
 CANVASES = {"pdf": FigureCanvasPdf, "svg": FigureCanvasSVG, "png": FigureCanvasAgg}
 MARKERS = "os^DvPX*<>"
-SIZE = {"width": "width", "depth": "depth (layers)"}  # label of an axis of sizes
+SIZE = {
+    "width": "width",
+    "depth": "depth (layers)",
+    "steps": "steps",
+    "batch_size": "batch size (sequences)",
+}  # label of an axis of sizes
 GREY = "0.45"
 
 

@@ -13,6 +13,7 @@ from spectral_mup.analysis.figures.style import GREY, LETTER, LINE, SIZE, STYLE,
 from spectral_mup.analysis.results import Results, labels
 from spectral_mup.analysis.stats import rows
 from spectral_mup.analysis.verdict import Verdict, what_was_run
+from spectral_mup.config.tune import LR, named
 
 MAX_RULES = 3  # whose losses have a panel: more would be too narrow to read
 HEIGHT = 1.3  # inches of a row: six, legends and note fit on a page
@@ -35,7 +36,7 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
     needed = [LINE * sum(text.count("\n") + 1.7 for text in of_sweep.values()) for of_sweep in texts]
     heights = [max(HEIGHT + lr.ROW * len(view.row), own) for view, own in zip(views, needed, strict=True)]
     widths = [NAME_WIDTH] + [1.0] * (len(shown) + 1) + [TEXT_WIDTH]
-    base = " / ".join(dict.fromkeys(f"{v.axis} {v.base}" for r in sweeps for v in r.verdicts))
+    base = " / ".join(dict.fromkeys(f"{v.axis.replace('_', ' ')} {v.base}" for r in sweeps for v in r.verdicts))
     note = f"{what_was_run(pd.concat([r.points for r in sweeps], ignore_index=True))}. {lr.OPTIMUM_NOTE}. Dashed: optimum "
     note += f"of {base}. Slope: of log2 optimal lr on log2 size. Regret: what the optimal lr of the base costs at the "
     note += "largest size."
@@ -54,7 +55,7 @@ def summary_figure(sweeps: Sequence[Results]) -> tuple[Figure, pd.DataFrame]:
         spans.append((optimum, *span))
         sizes_on_x(optimum, sorted({s for v in r.verdicts for s in v.optima}), "", inches)
         optimum.set_xlabel(SIZE[r.verdicts[0].axis] if last or len(axes) > 1 else "")
-        optimum.set_ylabel("optimal lr")
+        optimum.set_ylabel(named("optimal lr", r.verdicts[0].tuned))
         text.set_axis_off()
         handles = [mark(written, ls="-", ms=4.5, **looks[rule]) for rule, written in texts[i].items()]
         text.legend(handles=handles, loc="center left", bbox_to_anchor=(0, 0.5), **PACKED)
@@ -74,7 +75,8 @@ def _loss_panels(panels: Sequence[Axes], r: Results, shown: Sequence[str], view:
     verdicts, drawn = {v.rule: v for v in r.verdicts}, []
     for j, (ax, rule) in enumerate(zip(panels, shown, strict=True)):
         ax.set_ylabel("loss (nats/token)" if j == 0 else "")
-        ax.set_xlabel("learning rate" if last and rule in verdicts else "")
+        tuned = r.verdicts[0].tuned
+        ax.set_xlabel(named("learning rate", tuned) if rule in verdicts and (last or tuned != LR) else "")
         ax.tick_params(labelleft=j == 0)
         if rule in verdicts:
             part = rows(r.points, r.points["rule"] == rule)

@@ -200,7 +200,7 @@ def _slopes_text(fitted: pd.DataFrame, labels: Mapping[str, str], inches: float)
 
 def sweep_note(data: SweepData) -> str:
     """The beginning of a footnote: what was run, and at which lrs the norms are drawn."""
-    return f"{what_was_run(data.points)}. Log2 lr {norm_lrs(data)}, the common one nearest the base's optimum."
+    return f"{what_was_run(data.points)}. Log2 {data.named('lr')} {norm_lrs(data)}, the common one nearest the base's optimum."
 
 
 def norm_lrs(data: SweepData) -> str:
@@ -211,4 +211,4 @@ def norm_lrs(data: SweepData) -> str:
 def left_out(data: SweepData, rules: Any, sizes: str = "sizes") -> str:
     """The end of a footnote: rules that are not drawn."""
     absent = [v.rule for v in data.verdicts if v.rule not in set(rules)]
-    return f" Not measured at all {sizes} of one lr: {', '.join(absent)}." if absent else ""
+    return f" Not measured at all {sizes} of one {data.named('lr')}: {', '.join(absent)}." if absent else ""

@@ -52,11 +52,10 @@ def _curves(states: list[State]) -> list[str]:
     """One row per curve: how many of its runs are in which state."""
     names = [name for name in NAMES if any(s.name == name for s in states)]
     counts, curves = Counter((s.run.curve, s.name) for s in states), dict.fromkeys(s.run.curve for s in states)
-    held = {c: ", ".join([c.tuned, *(f"{name} 2^{x:g}" for name, x in c.held)]) for c in curves}
     about = {
         "rule": [c.rule for c in curves], "width": [f"{c.width}" for c in curves], "depth": [f"{c.depth}" for c in curves],
         "steps": [f"{c.steps or ''}" for c in curves], "batch size": [f"{c.batch_size or ''}" for c in curves],
-        "tuned, held": [held[c] for c in curves],
+        "tuned, held": [", ".join(filter(None, [c.tuned, c.held_text])) for c in curves],
     }  # fmt: skip
     usual = {"steps": "", "batch size": "", "tuned, held": LR}
     shown = {head: column for head, column in about.items() if {*column} != {usual.get(head)}}
