@@ -153,7 +153,7 @@ def main() -> None:
     cells = [(scenario, grid, seeds) for scenario in options.only for grid in GRIDS for seeds in SEEDS]
     table = pd.DataFrame([cell(*key, options.sweeps) for key in cells])
     before = pd.read_csv(FOLDER / "old_half_widths.csv")[["scenario", "grid", "seeds", "half_width"]]
-    table = table.merge(before.rename(columns={"half_width": "before"}), how="left")
+    table = table.merge(before.set_axis(["scenario", "grid", "seeds", "before"], axis=1), how="left")
     table["ratio"] = table["half_width"] / table["before"]
     table["mark"] = np.where(table["coverage"] < 93, "*", "") + np.where(table["ratio"] > 0.6, "w", "")
     print(

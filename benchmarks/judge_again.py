@@ -95,7 +95,7 @@ def compared(folder: Path, old: dict[str, Any], new: Verdict) -> dict[str, Any]:
     row |= {"slope": new.slope, "half": (new.slope_hi - new.slope_lo) / 2, "regret_before": regret["estimate"]}
     row |= {"regret": new.regret, "regret_lo": new.regret_lo, "regret_hi": new.regret_hi}
     features = {True: "passed", False: "failed", None: "undecided"}
-    row |= {"features_before": features[old["features"]["passed"]], "features": features[new.features.passed]}
+    row |= {"features_before": features[old["features"]["passed"]], "features": features[new.features and new.features.passed]}
     return row | {"reason": new.reason}
 
 

@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 
 WALL = 0.05  # a point whose loss exceeds the best by more than this fraction is a wall: it would bend the bowl
+CLIFF = 0.5  # and by more than this: it says no more than that the run went wrong, as one that diverged
 REACH = 2.0  # octaves on each side of the best point that a bowl may span
 SIDES = "lower", "higher"
 
@@ -64,7 +65,7 @@ class LossCurve:
     @cached_property
     def window(self) -> np.ndarray:
         """Indices of the lrs under the bowl."""
-        use = np.flatnonzero(self.finished_SL.any(0))
+        use = np.flatnonzero(np.nan_to_num(self.mean_L, nan=np.inf) <= np.nanmin(self.mean_L) * (1 + CLIFF))
         x, y = self.log2_lrs[use], self.mean_L[use]
         j = int(y.argmin())
         inside = (y <= y[j] * (1 + WALL)) & (np.abs(x - x[j]) <= REACH)

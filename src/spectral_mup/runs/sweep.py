@@ -64,8 +64,8 @@ class Sweep:
     @property
     def budget(self) -> tuple[float, float]:
         """(runs, hours of training) that each chain over the sizes may take: an even share of sweep.budget; inf without one."""
-        chains = len(self.config.rule) + sum(len(self.sizes[axis]) > 1 for axis in ("steps", "batch_size"))
-        budget, share = self.config.sweep.budget, 1 / chains / len(self.config.sweep.tune)
+        budget, chains = self.config.sweep.budget, [of for name in self.config.sweep.tune for of in self.over_sizes(name, {})]
+        share = 1 / len(chains)
         if isinstance(budget, str):
             return math.inf, float(budget.removesuffix("h")) * share
         return (math.inf if budget is None else int(budget * share)), math.inf

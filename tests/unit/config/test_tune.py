@@ -54,8 +54,8 @@ def test_a_mistake_names_key_and_fix(overrides):
     "name, overrides, start",
     [
         ("lr", (), [-9, -7, -5]),
-        ("optimizer.adamw.lr", ("optimizer=muon",), [-4, -2, 0]),
-        ("optimizer.algorithms.adamw.lr", ("optimizer=muon",), [-4, -2, 0]),
+        ("optimizer.adamw.lr", ("optimizer=muon",), [-2, 0, 2]),
+        ("optimizer.algorithms.adamw.lr", ("optimizer=muon",), [-2, 0, 2]),
         ("optimizer.weight_decay.hidden", (), [-5.25, -3.25, -1.25]),  # 0.1 is 2^-3.32
         ("train.warmup", (), [3.25, 5.25, 7.25]),  # 40 is 2^5.32
         ("model.init_std.embedding", (), [-2, 0, 2]),  # 1, as its fan_in is one token
@@ -79,7 +79,7 @@ def test_a_key_without_a_log2_is_held_in_the_middle_of_what_was_given():
 
 def test_a_key_at_its_own_value_leaves_the_config_as_it_is():
     config = composed("optimizer=muon", "model=llama2", "cluster=slurm")
-    assert varied(config, {}) == config == varied(config, {"optimizer.adamw.lr": -2})
+    assert varied(config, {}) == config == varied(config, {"optimizer.adamw.lr": 0})
     assert varied(config, {"optimizer.adamw.lr": -1}) != config
 
 

@@ -198,7 +198,7 @@ def test_two_keys_are_tuned_by_turns_and_each_judged_with_the_other_held(tiny):
     assert all({*plan.runs} == {*ends[0].runs} and plan.found == ends[0].found for plan in ends)
     plan = ends[0]
     assert [curve.tuned for curve in plan.turns[:3]] == ["lr", "optimizer.adamw.lr", "lr"] and len(plan.turns) <= TURNS
-    assert plan.turns[0].held == (("optimizer.adamw.lr", -2.0),)  # as the preset has it
+    assert plan.turns[0].held == (("optimizer.adamw.lr", 0.0),)  # as the preset has it
     assert all((c.rule, c.width, c.depth) == ("base", 32, 2) for c in plan.turns)
     for tuned, other, best in (("lr", "optimizer.adamw.lr", -7), ("optimizer.adamw.lr", "lr", 0)):
         curves = plan.judged(tuned)

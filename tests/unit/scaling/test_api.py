@@ -120,7 +120,7 @@ def test_several_optimizers_take_each_tensor_once():
     assert sorted(n for o in optimizers for g in o.param_groups for n in g["names"]) == sorted(names)
     lrs = groups_of([g for o in optimizers for g in o.param_groups])
     assert lrs["blocks.0.mlp.up.weight"] == pytest.approx(0.1 * 2)  # √(fan_out/fan_in)
-    assert lrs["token.weight"] == pytest.approx(0.1 * 0.25)  # AdamW's share
+    assert lrs["token.weight"] == pytest.approx(0.1)  # AdamW's share
 
 
 def test_independent_weight_decay_shrinks_alike_at_every_width():

@@ -20,7 +20,7 @@ from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import style as page_style
 from spectral_mup.analysis.figures.style import LETTER, LINE, MARKERS, WIDTH, legend, mark, page, panel, powers_of_two, signed
 from spectral_mup.analysis.stats import NAN, rows
-from spectral_mup.analysis.verdict import Verdict, by_rule, what_was_run
+from spectral_mup.analysis.verdict import Verdict, by_rule, percent, what_was_run
 
 LR_COLUMNS = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  # columns of what the panels return
 ROW = 0.105  # inches of a panel for each row of diverged runs, above the losses in view
@@ -80,7 +80,7 @@ def lr_transfer(data: SweepData) -> tuple[Figure, pd.DataFrame]:
     powers_of_two(ax.yaxis, lo, hi, 7)
     handles = [mark(text, ls="-", ms=4.5, **own) for text, own in zip(texts, looks.values(), strict=True)]
     packed = {"borderaxespad": 0.2, "handlelength": 1.0, "labelspacing": 0.3, "alignment": "left", "fontsize": 7}
-    ax.legend(handles=handles, loc="lower left", ncol=columns, title="slope [95 % interval]", **packed)
+    ax.legend(handles=handles, loc="lower left", ncol=columns, title=f"slope [{percent(verdicts[0].alpha)} interval]", **packed)
     legend(fig, size_marks(axis, look), line=1)
     legend(fig, point_marks(), line=2)
     return fig, pd.DataFrame(drawn + optima, columns=LR_COLUMNS)
@@ -132,7 +132,10 @@ def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: list[f
         if o is not None:
             n, use = o.curve.n_seeds, o.curve.finished_SL.any(0)
             x, means = o.curve.log2_lrs[use], o.curve.mean_L[use]
-            ax.plot(x, means, color=look["color"])[0].set_clip_path(below)
+            ax.plot(x, means, color=look["color"], lw=0.5)[0].set_clip_path(below)
+            if o.fitted:
+                under = np.linspace(*o.curve.log2_lrs[o.curve.window[[0, -1]]], 60)
+                ax.plot(under, o.bowl_at(under), color=look["color"])[0].set_clip_path(below)
             above = x[means > view.hi]
             aside = 0.12 * (list(view.look).index(size) - (len(view.look) - 1) / 2)  # or sizes would hide each other
             ax.plot(above + aside, np.full(len(above), view.hi), ls="", marker=6, ms=4, color=look["color"], mew=0)
@@ -209,9 +212,10 @@ def point_marks() -> list[Line2D]:
     """Legend of what each mark in a panel of losses means."""
     return [
         mark("one seed", marker="o", ms=3, alpha=0.5, mew=0),
-        mark("mean of seeds", ls="-"),
+        mark("mean of seeds", ls="-", lw=0.5),
+        mark("bowl", ls="-"),
         mark("optimum", marker="o", ms=6, mec="k", mew=0.7),
         mark("not bracketed", marker="o", ms=6, mfc="w", mew=1.2),
-        mark("diverged (k/n: k of n seeds)", marker="x", ms=4.5),
+        mark("diverged (k/n seeds)", marker="x", ms=4.5),
         mark("above the axis", marker=6, ms=4.5, mew=0),
     ]
