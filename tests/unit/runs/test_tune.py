@@ -129,7 +129,7 @@ def test_a_key_of_ones_own_optimizer_decides_what_it_learns(project, corpus, tmp
 def test_ids_of_a_sweep_of_lrs_are_as_ever():
     for overrides, ids in {
         (): ["0ed91d772e9c2f75", "925b61b474dd813c"],
-        ("optimizer=muon", "model=llama2"): ["f52b82c4254317a4", "112818cb7f8562b8"],
+        ("optimizer=muon", "model=llama2", "optimizer.algorithms.adamw.lr=0.25"): ["f52b82c4254317a4", "112818cb7f8562b8"],
     }.items():
         for more in ([], ["sweep.tune=[lr]"], ["sweep.tune={lr:[-9,-7,-5]}"]):
             runs = make_plan(Sweep(load_config([*overrides, *more]), "text"), lambda run: None).runs
