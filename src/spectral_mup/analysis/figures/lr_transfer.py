@@ -134,7 +134,8 @@ def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: list[f
             x, means = o.curve.log2_lrs[use], o.curve.mean_L[use]
             ax.plot(x, means, color=look["color"], lw=0.5)[0].set_clip_path(below)
             if o.fitted:
-                under = np.linspace(*o.curve.log2_lrs[o.curve.window[[0, -1]]], 60)
+                window = o.curve.log2_lrs[o.curve.window]
+                under = np.linspace(window[0], window[-1], 60)
                 ax.plot(under, o.bowl_at(under), color=look["color"])[0].set_clip_path(below)
             above = x[means > view.hi]
             aside = 0.12 * (list(view.look).index(size) - (len(view.look) - 1) / 2)  # or sizes would hide each other
