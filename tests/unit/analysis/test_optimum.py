@@ -158,6 +158,15 @@ def test_a_wall_is_kept_out_of_the_bowl():
     assert curve(grid=OCTAVES, curvature=0.03).window.tolist() == [1, 2, 3, 4, 5]  # two octaves on each side
 
 
+def test_a_finished_point_far_above_the_best_says_no_more_than_one_that_diverged():
+    """A run that went wrong, though its loss is finite, must not shape the bowl: here it would put the loss below zero."""
+    lrs, losses = np.array([-2.0, 0, 2, 3, 4, 5]), np.array([5.779, 4.797, 3.899, 3.661, 3.643, np.nan])
+    found = {last: find_optima({64: LossCurve(lrs, np.append(losses[:-1], last)[None])})[0][64] for last in (4650.5, np.inf)}
+    assert found[4650.5].loss == found[np.inf].loss > 3 and found[4650.5].bracketed
+    near = find_optima({64: LossCurve(lrs, np.append(losses[:-1], 3.7)[None])})[0][64]
+    assert near.fitted and near.loss != found[np.inf].loss  # control
+
+
 @pytest.mark.parametrize("losses", [[3.0, 2.9, 3.0], [3.0, 3.0, 3.0, 3.0]])
 def test_few_points_and_no_minimum_know_their_bracket_alone(losses):
     c = LossCurve(
