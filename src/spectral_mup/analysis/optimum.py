@@ -67,7 +67,7 @@ class Line:
     @property
     def variance(self) -> float:
         """s² of one seed's optimum (octaves²)."""
-        return float(self.residual_N @ self.residual_N) / self.dof
+        return float(self.residual_N @ self.residual_N) / self.dof if self.dof > 0 else NAN
 
     @property
     def variance_N(self) -> np.ndarray:
@@ -116,7 +116,7 @@ class Estimate:
 
     def predict(self, size: float) -> tuple[float, float, float]:
         """(log2_lr, lo, hi) of the optimum that one more seed would have at another size; NaN without a slope."""
-        if self.line is None or self.line.dof < 1 or len(self.line.of_JN) < 2:
+        if self.line is None or len(self.line.of_JN) < 2:
             return NAN, NAN, NAN
         at = self.line.at(float(np.log2(size)))
         best = float(at @ self.line.optimum_N)

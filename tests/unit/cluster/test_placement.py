@@ -116,7 +116,7 @@ def test_the_plan_says_how_many_and_why(monkeypatch, tmp_path):
     nvidia_smi(monkeypatch, 2)
     argv = [*TINY, f"paths.runs={tmp_path / 'runs'}", "cluster.workers=null", "cluster.threads=1", "cluster.per_gpu=4"]
     out = call("launch", *argv, "action=plan")[1]
-    assert out.splitlines()[-1] == "To train them: 8 workers on 2 GPUs (cluster.per_gpu=4)"
+    assert out.splitlines()[-2] == "To train them: 8 workers on 2 GPUs (cluster.per_gpu=4)"
     assert not (tmp_path / "runs").exists()
 
 

@@ -138,8 +138,8 @@ def test_ids_of_a_sweep_of_lrs_are_as_ever():
 
 def test_a_key_at_its_own_value_is_the_run_of_a_sweep_of_lrs(tiny):
     at = Curve("spectral", 64, 2)
-    usual = open_sweep(tiny("optimizer=muon")).run(at, -6, 0)
-    tuned = open_sweep(tiny("optimizer=muon", "sweep.tune=optimizer.adamw.lr", HELD))
+    usual = open_sweep(tiny("optimizer=muon", QUARTER)).run(at, -6, 0)
+    tuned = open_sweep(tiny("optimizer=muon", QUARTER, "sweep.tune=optimizer.adamw.lr", HELD))
     other = replace(at, tuned="optimizer.adamw.lr", held=(("lr", -6.0),))
     assert tuned.run(other, -2, 0) == usual != tuned.run(other, -1, 0)
     assert str(tuned.run(other, -1, 0)) == "spectral width 64 depth 2 lr 2^-6 optimizer.adamw.lr 2^-1 seed 0"
@@ -188,7 +188,8 @@ def coupled(run: RunConfig) -> float:
     return 3 + 0.05 * (lr + 7 + 0.6 * partner) ** 2 + 0.04 * partner**2
 
 
-BY_TURNS = ["optimizer=muon", "sweep.tune=[lr,optimizer.adamw.lr]", "sweep.width=[32,64,128]"]
+QUARTER = "optimizer.algorithms.adamw.lr=0.25"
+BY_TURNS = ["optimizer=muon", QUARTER, "sweep.tune=[lr,optimizer.adamw.lr]", "sweep.width=[32,64,128]"]
 
 
 def test_two_keys_are_tuned_by_turns_and_each_judged_with_the_other_held(tiny):
@@ -198,7 +199,7 @@ def test_two_keys_are_tuned_by_turns_and_each_judged_with_the_other_held(tiny):
     assert all({*plan.runs} == {*ends[0].runs} and plan.found == ends[0].found for plan in ends)
     plan = ends[0]
     assert [curve.tuned for curve in plan.turns[:3]] == ["lr", "optimizer.adamw.lr", "lr"] and len(plan.turns) <= TURNS
-    assert plan.turns[0].held == (("optimizer.adamw.lr", 0.0),)  # as the preset has it
+    assert plan.turns[0].held == (("optimizer.adamw.lr", -2.0),)  # as the config has it
     assert all((c.rule, c.width, c.depth) == ("base", 32, 2) for c in plan.turns)
     for tuned, other, best in (("lr", "optimizer.adamw.lr", -7), ("optimizer.adamw.lr", "lr", 0)):
         curves = plan.judged(tuned)
@@ -256,7 +257,7 @@ def test_points_have_every_size_and_what_was_tuned_also_where_nothing_ran(tiny, 
     config = tiny(*STAR, "lr.adaptive=false", "optimizer=muon", "sweep.tune=optimizer.adamw.lr", HELD)
     points = collect(make_plan(open_sweep(config), lambda run: None).curves, Results(tmp_path))
     assert set(points["status"]) == {"missing"} and set(points["tuned"]) == {"optimizer.adamw.lr"}
-    assert set(points["value"]) == {-4, -2, 0} and set(points["log2_lr"]) == {-6}
+    assert set(points["value"]) == {-2, 0, 2} and set(points["log2_lr"]) == {-6}
     assert not points[["width", "depth", "steps", "batch_size"]].isna().any(axis=None)
 
 

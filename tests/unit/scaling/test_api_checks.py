@@ -35,7 +35,7 @@ def check(optimizer: str, lr: float, **settings):
 
 def test_the_formula_passes_and_the_control_fails():
     state = torch.get_rng_state()
-    verdict = check("muon", 0.1)
+    verdict = check("muon", 0.025)
     assert verdict.passed and verdict.control_failed and verdict.exit_code == 0
     assert torch.get_rng_state().equal(state)
     lines = str(verdict).splitlines()
@@ -44,12 +44,12 @@ def test_the_formula_passes_and_the_control_fails():
 
 
 def test_a_rule_that_does_not_hold_fails():
-    verdict = check("muon", 0.1, rule="standard", control=None)
+    verdict = check("muon", 0.025, rule="standard", control=None)
     assert not verdict.passed and "logits" in verdict.check.failed and verdict.exit_code == 5
 
 
 def test_a_pass_beside_a_control_that_passes_too_tells_nothing():
-    verdict = check("muon", 0.1, control="spectral_readout")
+    verdict = check("muon", 0.025, control="spectral_readout")
     assert verdict.passed and not verdict.control_failed and verdict.exit_code == 5
     assert "did not fail: a larger lr" in verdict.text
 

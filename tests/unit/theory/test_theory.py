@@ -238,4 +238,4 @@ def test_explain_shows_every_tensor_with_its_numbers(tiny):
     assert (up["optimizer"], up["kind"], up["m_in"], up["lr ×"]) == ("muon", "hidden", 2, 1)
     assert up["lr"] == pytest.approx(2**-4 * 2)  # √(fan_out/fan_in) = 2
     assert by_name["readout.weight"]["optimizer"] == "adamw" and by_name["readout.weight"]["multiplier"] == 0.5
-    assert by_name["token.weight"]["lr"] == pytest.approx(2**-4 * 0.25)
+    assert by_name["token.weight"]["lr"] == pytest.approx(2**-4)
