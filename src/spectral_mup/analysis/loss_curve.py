@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 WALL = 0.05  # a point whose loss exceeds the best by more than this fraction is a wall: it would bend the bowl
 CLIFF = 0.5  # and by more than this: it says no more than that the run went wrong, as one that diverged
@@ -20,6 +22,15 @@ class LossCurve:
 
     log2_lrs: np.ndarray
     losses_SL: np.ndarray
+
+    @classmethod
+    def of_runs(cls, log2_lrs: ArrayLike, seeds: ArrayLike, losses: ArrayLike) -> Self:
+        """Tabulate runs, given by their lrs, seeds and losses in any order; cells without a run are NaN."""
+        lrs, lr = np.unique(np.asarray(log2_lrs, float), return_inverse=True)
+        own, seed = np.unique(np.asarray(seeds), return_inverse=True)
+        losses_SL = np.full((len(own), len(lrs)), np.nan)
+        losses_SL[seed, lr] = losses
+        return cls(lrs, losses_SL)
 
     @cached_property
     def finished_SL(self) -> np.ndarray:

@@ -16,7 +16,7 @@ from spectral_mup.analysis.figures import SweepData, choose_figures, draw_figure
 from spectral_mup.analysis.joint_regret import format_joint_regret, joint_regret
 from spectral_mup.analysis.results import write_results
 from spectral_mup.analysis.stats import rows, write_csv
-from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of, judge, percent
+from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of, format_slope, judge, percent
 from spectral_mup.config.tune import LR, named
 from spectral_mup.runs.run_config import AXES, BASE
 from spectral_mup.util.text import table
@@ -170,7 +170,7 @@ def verdict_cells(v: Verdict) -> tuple[str, str, str]:
     """Verdict, slope and regret as cells of a table."""
     return (
         v.verdict,
-        v.slope_as("{:+.2f}".format) or "-",
+        format_slope(v.slope, v.slope_lo, v.slope_hi) or "-",
         f"{'>=' * v.regret_at_least}{v.regret:.2%}" if math.isfinite(v.regret) else "-",
     )
 

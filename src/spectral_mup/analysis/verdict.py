@@ -17,14 +17,13 @@ from spectral_mup.analysis.loss_curve import LossCurve
 from spectral_mup.analysis.optimum import Estimate, estimate
 from spectral_mup.analysis.stats import rows
 from spectral_mup.config.tune import LR
+from spectral_mup.runs.sweep import SIZES_FOR_A_SLOPE
 from spectral_mup.util.text import pluralize
 
 if TYPE_CHECKING:  # a search judges without them
     import pandas as pd
 
     from spectral_mup.analysis.feature_check import FeatureCheck
-
-MIN_SIZES = 3  # through two sizes a line always fits, whatever the noise
 
 
 class Remedy(NamedTuple):
@@ -76,12 +75,13 @@ class Verdict:
         """Optima of the sizes at which some lr finished."""
         return {size: o for size, o in self.optima.items() if o is not None}
 
-    def slope_as(self, number: Callable[[float], str]) -> str:
-        """The slope with its interval, or the one bound that is known; empty without any."""
-        bounds = [f"{sign} {number(x)}" for sign, x in (("<", self.slope_hi), (">", self.slope_lo)) if np.isfinite(x)]
-        if len(bounds) == 2:
-            return f"{number(self.slope)} [{number(self.slope_lo)}, {number(self.slope_hi)}]"
-        return bounds[0] if bounds else number(self.slope) if np.isfinite(self.slope) else ""
+
+def format_slope(slope: float, lo: float, hi: float, number: Callable[[float], str] = "{:+.2f}".format) -> str:
+    """A slope with its interval, or the one bound that is known; empty without any."""
+    bounds = [f"{sign} {number(x)}" for sign, x in (("<", hi), (">", lo)) if np.isfinite(x)]
+    if len(bounds) == 2:
+        return f"{number(slope)} [{number(lo)}, {number(hi)}]"
+    return bounds[0] if bounds else number(slope) if np.isfinite(slope) else ""
 
 
 def by_rule(points: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -110,32 +110,29 @@ def what_was_run(points: pd.DataFrame) -> str:
     return "; ".join(parts + [f"{missing} of {len(points)} runs missing"] * (missing > 0))
 
 
-def tabulate(points: pd.DataFrame, value: str = "log2_lr") -> LossCurve:
-    """The curve of one size over the column `value` (columns seed, loss, status too; missing runs are ignored).
+def tabulate(points: pd.DataFrame) -> LossCurve:
+    """The curve of one size (columns log2_lr, seed, loss, status; missing runs are ignored).
 
     Raises ValueError on two runs in one cell.
     """
     started = rows(points, points["status"] != "missing")
-    if started.duplicated([value, "seed"]).any():
-        raise ValueError(f"several runs with one ({value}, seed): give the runs of one size and one rule")
-    log2_lrs, lr = np.unique(started[value].to_numpy(float), return_inverse=True)
-    seeds, seed = np.unique(started["seed"].to_numpy(), return_inverse=True)
-    losses_SL = np.full((len(seeds), len(log2_lrs)), np.nan)
-    losses_SL[seed, lr] = np.where(started["status"] == "diverged", np.inf, started["loss"].to_numpy(float))
-    return LossCurve(log2_lrs, losses_SL)
+    if started.duplicated(["log2_lr", "seed"]).any():
+        raise ValueError("several runs with one (log2_lr, seed): give the runs of one size and one rule")
+    losses = np.where(started["status"] == "diverged", np.inf, started["loss"].to_numpy(float))
+    return LossCurve.of_runs(started["log2_lr"].to_numpy(), started["seed"].to_numpy(), losses)
 
 
-def curves_of(points: pd.DataFrame, axis: str, value: str = "log2_lr") -> dict[int, LossCurve]:
+def curves_of(points: pd.DataFrame, axis: str) -> dict[int, LossCurve]:
     """The curve of every size under one rule."""
-    return {s: tabulate(rows(points, points[axis] == s), value) for s in sorted(int(s) for s in points[axis].unique())}
+    return {s: tabulate(rows(points, points[axis] == s)) for s in sorted(int(s) for s in points[axis].unique())}
 
 
 def judge(
     points: pd.DataFrame, axis: str = "width", base: int | None = None, tolerance: float = 0.25, regret_limit: float = 0.005,
-    *, label: str = "", alpha: float = 0.05, value: str = "log2_lr",
+    *, label: str = "", alpha: float = 0.05,
 ) -> Verdict:  # fmt: skip
     """Judge the points of one rule over `axis`; `base` is the size that was tuned, by default the smallest."""
-    curves = curves_of(points, axis, value)
+    curves = curves_of(points, axis)
     base = min(curves) if base is None else int(base)
     verdict, remedy, found = judge_curves(curves, base, tolerance, regret_limit, alpha, axis)
     optima, status = found.optima, list(points["status"])
@@ -183,8 +180,8 @@ def _missing(curves: Mapping[int, LossCurve], base: int, found: Estimate, axis: 
     """Sizes that a verdict needs."""
     if base not in curves:
         return Remedy("size", (base,), None, f"no runs at the base {axis} {base}")
-    if len(curves) < MIN_SIZES:
-        return Remedy("size", (), None, f"only {len(curves)} of the {MIN_SIZES} {axis}s that a slope needs")
+    if len(curves) < SIZES_FOR_A_SLOPE:
+        return Remedy("size", (), None, f"only {len(curves)} of the {SIZES_FOR_A_SLOPE} {axis}s that a slope needs")
     if empty := [size for size in curves if size not in found.optima]:
         return Remedy("lr", tuple(empty), None, f"no lr finished at {axis} {_listed(empty)}")
     return None
@@ -229,7 +226,7 @@ def _too_wide(found: Estimate, tolerance: float, axis: str) -> Remedy | None:
         )
     by_size = line.of_JN @ (line.weights**2 * np.maximum(line.variance, line.variance_N))
     heavy = tuple(size for size, share in zip(sizes, by_size, strict=True) if share >= by_size.max() / 2)
-    seeds = min(o.curve.n_seeds for o in found.optima.values())
+    seeds = min(found.optima[size].curve.n_seeds for size in heavy)
     return Remedy("seed", heavy, None, f"{crosses}more seeds (now {seeds}), first at {axis} {_listed(heavy)}")
 
 

@@ -15,7 +15,7 @@ from spectral_mup.config.parse import typed, walk
 from spectral_mup.config.schema import PROCESS_KEYS, Config, to_plain
 from spectral_mup.theory.growth import KINDS
 
-LR = "lr"  # 2**log2_lr of a run, which is no key of the config
+LR = "lr"  # a run's log2_lr; not a key of the config
 SIZES = {f"train.{name}": f"sweep.{name}" for name in ("steps", "batch_size")}  # which have axes of their own
 SPREAD = 2.0  # octaves from a key's value to the other two that its search starts from, where none are given
 

@@ -18,10 +18,9 @@ Affordable = Callable[[list[float], int], list[float]]
 
 @dataclass(frozen=True)
 class Bracket:
-    """Values (log2) that a curve wants so far; finished when no more will be wanted."""
+    """Values (log2) that a curve wants so far, and the best of them once no more are wanted."""
 
     wanted: list[float]
-    finished: bool
     bracketed: bool
     best: float | None
 
@@ -37,7 +36,7 @@ def bracket(start: Sequence[float], loss: Loss, affordable: Affordable, resoluti
     while True:
         known = {x: value for x in wanted if (value := loss(x)) is not None}
         if len(known) < len(wanted):
-            return Bracket(sorted(wanted), False, False, None)
+            return Bracket(sorted(wanted), False, None)
         best = min(known, key=lambda x: (known[x], x))
         below, above = [x for x in wanted if x < best], [x for x in wanted if x > best]
         bracketed = bool(below and above) and math.isfinite(known[best])
@@ -52,5 +51,5 @@ def bracket(start: Sequence[float], loss: Loss, affordable: Affordable, resoluti
             new = {best + side * max(math.floor(gap / 2 / step) * step, step) for side, gap, step in steps if gap > step}
         new = set(affordable(sorted(new), len(wanted)))
         if not new:
-            return Bracket(sorted(wanted), True, bracketed, best)
+            return Bracket(sorted(wanted), bracketed, best)
         wanted |= new

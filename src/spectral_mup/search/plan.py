@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spectral_mup.analysis.loss_curve import LossCurve
-from spectral_mup.analysis.verdict import Judgement, Remedy, judge_curves
+from spectral_mup.analysis.verdict import Judgement, Remedy, format_slope, judge_curves
 from spectral_mup.config.tune import held_at
 from spectral_mup.runs.run_config import BASE, Curve, RunConfig
 from spectral_mup.runs.sweep import Chain, Outcome, Sweep
@@ -21,7 +21,7 @@ DECIDED, ALL_LOOKS, BUDGET, NO_REMEDY = "decided", "all looks taken", "sweep.bud
 
 @dataclass(frozen=True)
 class Ending:
-    """How the search for one verdict ended: what was found at the last of its looks, and why there is no further one."""
+    """How the search for one verdict ended: what its last look found, and why it was the last."""
 
     axis: str
     curves: list[Curve]
@@ -34,7 +34,7 @@ class Ending:
         if self.judgement is None:
             return f"{where}: undecided, {self.why} before all sizes were reached"
         verdict, remedy, e = self.judgement
-        slope = f"slope {e.slope:+.2f} [{e.slope_lo:+.2f}, {e.slope_hi:+.2f}]"
+        slope = f"slope {format_slope(e.slope, e.slope_lo, e.slope_hi)}"
         after = f"after {pluralize(self.looks, 'look')}" + f" ({self.why})" * (self.why != DECIDED)
         return f"{where}: {verdict} {after}, " + (remedy.text if remedy else slope)
 
@@ -180,7 +180,7 @@ def decide(sweep: Sweep, axis: str, curves: Mapping[int, Curve], outcome: Outcom
 
 
 def _end(judgement: Judgement, look: int, new: Mapping[int, list[RunConfig]], purse: Purse) -> str | None:
-    """Why the search ends at this look; None if it goes on with these runs."""
+    """Return why this look is the last, or None if the search continues with these runs."""
     if judgement.verdict != "undecided":
         return DECIDED
     if not any(new.values()):
@@ -204,12 +204,8 @@ def wanted(sweep: Sweep, curve: Curve, remedy: Remedy, plan: Plan) -> list[RunCo
 
 def loss_curve(runs: Sequence[RunConfig], outcome: Outcome) -> LossCurve:
     """The losses of one size as the estimator takes them: NaN where a run is not done, inf where it diverged."""
-    values, seeds = sorted({run.value for run in runs}), sorted({run.seed for run in runs})
-    losses_SL = np.full((len(seeds), len(values)), np.nan)
-    for run in runs:
-        loss = outcome(run)
-        losses_SL[seeds.index(run.seed), values.index(run.value)] = np.nan if loss is None else loss
-    return LossCurve(np.array(values), losses_SL)
+    losses = [math.nan if (loss := outcome(run)) is None else loss for run in runs]
+    return LossCurve.of_runs([run.value for run in runs], [run.seed for run in runs], losses)
 
 
 def remaining_curves(sweep: Sweep, plan: Plan) -> int:

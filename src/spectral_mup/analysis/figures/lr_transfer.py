@@ -20,7 +20,7 @@ from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import style as page_style
 from spectral_mup.analysis.figures.style import LETTER, LINE, MARKERS, WIDTH, legend, mark, page, panel, powers_of_two, signed
 from spectral_mup.analysis.stats import NAN, rows
-from spectral_mup.analysis.verdict import Verdict, by_rule, percent, what_was_run
+from spectral_mup.analysis.verdict import Verdict, by_rule, format_slope, percent, what_was_run
 
 LR_COLUMNS = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  # columns of what the panels return
 ROW = 0.105  # inches of a panel for each row of diverged runs, above the losses in view
@@ -201,7 +201,7 @@ def optimum_panel(ax: Axes, verdicts: Sequence[Verdict], looks: Looks) -> tuple[
 
 def slope_text(v: Verdict) -> str:
     """The slope with its interval, as it stands in a figure."""
-    return v.slope_as(signed) or "no slope"
+    return format_slope(v.slope, v.slope_lo, v.slope_hi, signed) or "no slope"
 
 
 def size_marks(axis: str, look: Looks) -> list[Line2D]:

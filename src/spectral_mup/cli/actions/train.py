@@ -1,6 +1,5 @@
 """The actions that decide what is trained, here or on SLURM: run, plan, retry, extend."""
 
-import math
 import re
 import signal
 import sys
@@ -108,21 +107,25 @@ def _format_outlook(context: Context, workers: int, device: str) -> str:
     """How many runs the search takes until its verdicts, and how long: at least and at most."""
     config, plan = context.config, context.plan
     measured = measured_durations(context.runs, plan.runs, device)
-    done = {run.run_id for run in plan.runs} - {run.run_id for run in plan.todo}
 
-    def seconds(runs: list[tuple[RunConfig, int]]) -> float:
-        known = ((measured.seconds(run), run, n) for run, n in runs if run.run_id not in done)
-        return sum(n * (guessed_seconds(run, device) if known is None else known) for known, run, n in known) / workers
+    def seconds(run: RunConfig) -> float:
+        known = measured.seconds(run)
+        return guessed_seconds(run, device) if known is None else known
 
-    least, most = outlook(context.sweep, plan)
-    budget, counts = config.sweep.budget, [sum(n for _, n in runs) for runs in (least, most)]
-    if isinstance(budget, int):
-        counts[1] = max(counts[0], min(budget, counts[1]))
-    hours = 3600 * float(budget.removesuffix("h")) / workers if isinstance(budget, str) else math.inf
-    longest = min(seconds(most) * counts[1] / sum(n for _, n in most), hours)
-    times = [format_duration(seconds(least)), format_duration(max(longest, seconds(least)))]
+    def total(runs: list[tuple[RunConfig, int]]) -> tuple[int, float]:
+        return sum(n for _, n in runs), sum(n * seconds(run) for run, n in runs)
+
+    (least, shortest), (most, longest) = map(total, outlook(context.sweep, plan))
+    if isinstance(config.sweep.budget, int):
+        within = max(least, min(config.sweep.budget, most))
+        most, longest = within, longest * within / most
+    spent = sum(map(seconds, plan.runs)) - sum(map(seconds, plan.todo))
+    shortest, longest = (max(0.0, x - spent) / workers for x in (shortest, longest))
+    if isinstance(config.sweep.budget, str):
+        longest = min(longest, 3600 * float(config.sweep.budget.removesuffix("h")) / workers)
+    times = f"{format_duration(shortest)} to {format_duration(max(shortest, longest))}"
     source = measured.source if measured.runs else "a guess until a run has ended"
-    return f"Until the verdicts: {counts[0]} to {counts[1]} runs in all, about {times[0]} to {times[1]} from now ({source})"
+    return f"Until the verdicts: {least} to {most} runs in all, about {times} from now ({source})"
 
 
 def _machine(context: Context) -> Machine:

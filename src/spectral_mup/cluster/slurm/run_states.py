@@ -126,7 +126,7 @@ def _ask(relevant: list[Submission], notes: list[str]) -> _Slurm:
 
 
 def _needs_accounting(submission: Submission, queue: dict[str, ArrayTask]) -> bool:
-    """Whether a task is no longer in the queue, or waits to start again: sacct alone knows how its last start ended."""
+    """Whether a task has left the queue or waits to be restarted: only sacct knows how its last start ended."""
     tasks = [queue.get(f"{submission.job}_{i}") for i in range(len(submission.packs))]
     return any(not task or task.name != submission.name or task.waiting and task.restarts > 0 for task in tasks)
 
@@ -277,7 +277,7 @@ def signature(error: str) -> str:
 
 
 def breaker(runs_dir: Path, run_ids: Iterable[str]) -> str | None:
-    """The failure that BREAKER or more runs of a sweep share while none has ended; None if there is no such failure."""
+    """Return the failure that at least BREAKER runs of a sweep share while no run has ended, or None."""
     folders = [RunFolder(runs_dir, run_id) for run_id in run_ids]
     if any(folder.result() is not None for folder in folders):
         return None
