@@ -37,6 +37,7 @@ from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep, result_reader
+from spectral_mup.search.plan import make_plan
 from spectral_mup.training.run import TRAIN_LOSS_STEPS
 from spectral_mup.util.files import read_rows
 
@@ -82,9 +83,9 @@ def train(runs: Path) -> pd.DataFrame:
         grid = [f"sweep.width=[{width}]", f"sweep.lr={[*lrs]}", f"sweep.seed={[*SEEDS]}", "lr.adaptive=false"]
         config = load_config(["sweep=default", f"optimizer={optimizer}", *grid, f"paths.runs={runs}"])
         sweep, outcome = open_sweep(config), result_reader(runs)
-        failed = run_local(config, lambda s=sweep, o=outcome: s.plan(o).todo, lambda event: None)
+        failed = run_local(config, lambda s=sweep, o=outcome: make_plan(s, o).todo, lambda event: None)
         assert not failed, failed
-        rows += [row_of(run, RunFolder(runs, run.run_id)) for run in sweep.plan(outcome).runs]
+        rows += [row_of(run, RunFolder(runs, run.run_id)) for run in make_plan(sweep, outcome).runs]
     return pd.DataFrame(rows).sort_values([*CURVE, "seed", "log2_lr"], ignore_index=True)
 
 

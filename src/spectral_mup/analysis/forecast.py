@@ -148,7 +148,7 @@ def format_forecast(f: Forecast, target: Mapping[str, int], independent: bool = 
     if f.drifts:
         lines.append(f"  lr with the drift     {power(f.with_drift)}")
         lines.append(f"  optimum at {at_size(target)}: in {ends(f.if_flat)} if it does not move,")
-        lines.append(f"    in {ends(f.with_drift)} if it keeps drifting as measured (95 % prediction intervals)")
+        lines.append(f"    in {ends(f.with_drift)} if it keeps drifting (95 % prediction intervals)")
     lines += [line for drift in f.drifts for line in drift_lines(drift)]
     if len(f.drifts) > 1:
         lines.append("  The octaves of the axes add.")
