@@ -187,11 +187,12 @@ def test_a_killed_start_is_cleaned_up_from_outside(short_folder):
     require_slurm()
     cluster = SlurmCluster(short_folder())
     starter = subprocess.Popen([*PROGRAM, "start", cluster.root])
-    cluster.until("controller", lambda: (cluster.root / "state" / "clustername").exists(), 30)
+    written = cluster.root / "state" / "clustername"  # by the controller, maybe before its start is recorded
+    cluster.until("controller", lambda: written.exists() and len(started(cluster)) >= 4, 30)
     starter.send_signal(signal.SIGKILL)
     assert starter.wait(10) == -signal.SIGKILL
     pids = started(cluster)
-    assert len(pids) >= 4 and cluster.database.exists()
+    assert cluster.database.exists()
     subprocess.run([*PROGRAM, "stop", cluster.root], timeout=60, check=True)
     assert not alive(pids) and not cluster.root.exists() and not cluster.database.exists()
 
