@@ -63,7 +63,7 @@ def log2_now(config: Config, name: str) -> float | None:
     value: Any = tunable(config).get(key)
     if value is None and key.startswith("model.init_std."):
         kind, width = key.rpartition(".")[2], config.sweep.base_width
-        value = config.model.init_stds(width)[kind] or (1.0 if kind == "embedding" else width**-0.5)
+        value = config.model.init_stds(width)[kind] or (1.0 if kind in ("embedding", "position") else width**-0.5)
     return round(4 * math.log2(value)) / 4 if is_number(value) and value > 0 else None
 
 

@@ -166,10 +166,11 @@ def _optimizer(o: schema.OptimizerConfig, m: FamilyConfig, t: schema.TrainConfig
         if t.shard and a.target == "torch.optim.SGD" and a.args.get("fused"):
             yield f"train.shard=true: not with the fused {a.name}; set optimizer.algorithms.{a.name}.args.fused=false"
     # A direction as large as the weight (LAMB's) has no size law where the weight starts at zero: it grows as Adam's.
-    for kind, std in m.init_std:
+    for key, std in m.init_std:
+        kind = key if key in KINDS else "embedding"  # positions are looked up as tokens are
         if std == 0 and (spec.by_kind[kind].update_norm or {}).get("s"):
             yield (
-                f"model.init_std.{kind}=0: {spec.by_kind[kind].name} rescales its step to the weight's norm, which is zero "
+                f"model.init_std.{key}=0: {spec.by_kind[kind].name} rescales its step to the weight's norm, which is zero "
                 f"here; leave its trust ratio out there, as in optimizer.{kind}=lamb_vector, or start from another std"
             )
 

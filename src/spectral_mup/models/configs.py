@@ -24,6 +24,12 @@ class InitStd(Part):
     readout: NotNegative | None
 
 
+class PositionInitStd(InitStd):
+    """With that of a table of learned positions; None: that of the embedding."""
+
+    position: NotNegative | None = None
+
+
 class ForwardMultipliers(Part):
     """Factors of the base model's forward pass, by which those of a rule, 1 there, are multiplied at every size."""
 
@@ -92,7 +98,7 @@ class FamilyConfig(Part):
         return multiple * max(1, math.ceil(round(self.mlp_ratio * width) / multiple))  # type: ignore[operator]
 
     def init_stds(self, base_width: int) -> dict[str, float | None]:
-        """Init std of the base model by kind; a tied table is initialised as the readout that it also is."""
+        """Init std of the base model by kind, or module; a tied table is initialised as the readout that it also is."""
         std = dict(self.init_std)
         if self.tied and std["embedding"] is None:
             std["embedding"] = base_width**-0.5 if std["readout"] is None else std["readout"]
@@ -113,6 +119,11 @@ class NanoGPTConfig(FamilyConfig):
     model_class: ClassVar[str] = "spectral_mup.models.nanogpt.NanoGPT"
 
     bias: bool
+    init_std: PositionInitStd
+
+    def init_stds(self, base_width: int) -> dict[str, float | None]:
+        std = super().init_stds(base_width)
+        return std | {"position": std["embedding"] if self.init_std.position is None else self.init_std.position}
 
 
 class Llama2Config(FamilyConfig):

@@ -30,7 +30,10 @@ def scale_run(run: RunConfig, model: LanguageModel, vocab_size: int) -> ModelSca
     )
     stds = run.model.init_stds(run.base_width)
     forward = {name: factor * getattr(scaling.multipliers, name) for name, factor in run.model.multipliers}
-    base_std = {name: base_init_std(growth, stds) for name, growth in scaling.growths.items()}
+    base_std = {}
+    for name, growth in scaling.growths.items():
+        module = name.rpartition(".")[0]
+        base_std[name] = base_init_std(growth, {growth.kind: stds[module]} if module in stds else stds)
     return replace(scaling, base_std=base_std, multipliers=Multipliers(**forward))
 
 

@@ -60,6 +60,8 @@ def test_a_mistake_names_key_and_fix(overrides):
         ("train.warmup", (), [3.25, 5.25, 7.25]),  # 40 is 2^5.32
         ("model.init_std.embedding", (), [-2, 0, 2]),  # 1, as its fan_in is one token
         ("model.init_std.embedding", ("model.tied=true",), [-5, -3, -1]),  # a readout of width 64
+        ("model.init_std.position", (), [-2, 0, 2]),
+        ("model.init_std.position", ("model.init_std.embedding=0.25",), [-4, -2, 0]),
         ("model.init_std.hidden", (), [-5, -3, -1]),
         ("model.init_std.hidden", ("model.init_std.hidden=0.5",), [-3, -1, 1]),
     ],

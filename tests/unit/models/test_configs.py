@@ -39,10 +39,17 @@ def test_sizes_at_a_width():
 
 def test_init_stds_of_a_tied_table_are_the_readouts():
     tied = config("nanogpt", tied=True)
-    assert tied.init_stds(64) == {"embedding": 1 / 8, "hidden": None, "readout": None}
+    assert tied.init_stds(64) == {"embedding": 1 / 8, "hidden": None, "readout": None, "position": 1 / 8}
     std = tied.init_std.model_copy(update={"readout": 0.02})
     assert config("nanogpt", tied=True, init_std=std).init_stds(64)["embedding"] == 0.02
-    assert config("nanogpt").init_stds(64) == dict.fromkeys(("embedding", "hidden", "readout"))
+    assert config("llama2").init_stds(64) == dict.fromkeys(("embedding", "hidden", "readout"))
+
+
+def test_positions_start_as_tokens_do_unless_they_are_given_a_std():
+    std = config("nanogpt").init_std
+    for own, expected in ((None, 0.1), (0.0, 0.0), (0.3, 0.3)):
+        init_std = std.model_copy(update={"embedding": 0.1, "position": own})
+        assert config("nanogpt", init_std=init_std).init_stds(64)["position"] == expected
 
 
 @pytest.mark.parametrize("family", FAMILIES)
