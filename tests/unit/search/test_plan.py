@@ -6,13 +6,14 @@ import random
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from spectral_mup.analysis.bowl import bowl
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.sweep import Sweep, open_sweep
 from spectral_mup.search import plan as plans
-from spectral_mup.search.plan import make_plan, outlook
+from spectral_mup.search.plan import ALPHA, LOOKS, make_plan, outlook
 
 WIDTHS = ("sweep.width=[32,64,128]", "sweep.seed=[0,1]")
 
@@ -146,3 +147,11 @@ def test_the_default_sweep_shares_its_base_runs_between_rules():
     plan, _ = finish(sweep, simulated(noise=0.001))
     by_rule = sum(len(runs) for runs in plan.curves.values())
     assert by_rule - len(plan.runs) == len(plan.curves[Curve("spectral", 64, 2)]) == 10
+
+
+def test_all_looks_together_err_as_often_as_one_look_at_five_percent():
+    """Sums of a normal draw a look, each judged at ALPHA (Pocock 1977)."""
+    steps = np.random.default_rng(0).standard_normal((40_000, LOOKS))
+    z = steps.cumsum(axis=1) / np.sqrt(np.arange(1, LOOKS + 1))
+    erred = (np.abs(z) > stats.norm.isf(ALPHA / 2)).any(axis=1)
+    assert erred.mean() == pytest.approx(0.05, abs=0.004)  # three standard errors, and ALPHA is rounded
