@@ -13,9 +13,10 @@ from spectral_mup.analysis.bowl import Optimum
 from spectral_mup.analysis.collect import as_judged
 from spectral_mup.analysis.feature_check import FeatureCheck
 from spectral_mup.analysis.loss_curve import LossCurve
-from spectral_mup.analysis.stats import NAN, write_csv
+from spectral_mup.analysis.stats import NAN, rows, write_csv
 from spectral_mup.analysis.verdict import Remedy, Verdict, by_rule, curves_of
 from spectral_mup.config.tune import LR
+from spectral_mup.runs.run_config import AXES
 
 # fields of Verdict, Optimum and FeatureCheck as verdicts.json has them
 OF_VERDICT = "rule axis base verdict reason tolerance regret_limit alpha basis larger_is_better counts tuned".split()
@@ -25,6 +26,10 @@ NESTED = {  # its entries that hold several fields of Verdict
     "slope": {"estimate": "slope", "lo": "slope_lo", "hi": "slope_hi"},
     "regret": {"estimate": "regret", "lo": "regret_lo", "hi": "regret_hi", "at_least": "regret_at_least"},
 }
+PRINTED = {  # families and optimizers as papers print them
+    "nanogpt": "NanoGPT", "llama2": "Llama2", "adamw": "AdamW", "adopt": "ADOPT", "lamb": "LAMB", "lion": "Lion",
+    "muon": "Muon", "sgd": "SGD", "shampoo": "Shampoo", "soap": "SOAP", "sophia": "Sophia",
+}  # fmt: skip
 
 
 class ResultsError(ValueError):
@@ -33,14 +38,36 @@ class ResultsError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Results:
-    """What was found for one sweep and one optimizer; `verdicts` and `points` name rules as the sweep does."""
+    """What was found for one sweep and one optimizer over one axis; `verdicts` and `points` name rules as the sweep does."""
 
     folder: Path
     name: str
     optimizer: str
+    command: str  # that judged it
     commit: str
     points: pd.DataFrame
     verdicts: list[Verdict]
+
+    @property
+    def family(self) -> str:
+        """The model family of its runs."""
+        return "/".join(dict.fromkeys(map(str, self.points["family"])))
+
+    @property
+    def axis(self) -> str:
+        """The sizes over which it was judged, one of AXES."""
+        return self.verdicts[0].axis
+
+    def done(self, rule: str | None = None) -> pd.DataFrame:
+        """The runs that finished, each once: those of a rule, or all; runs of the base size belong to several rules."""
+        here = (self.points["status"] == "done") & ((self.points["rule"] == rule) | (rule is None))
+        return rows(self.points, here).drop_duplicates("run_id")
+
+    def seeds(self, v: Verdict) -> tuple[int, int]:
+        """Fewest and most seeds that finished at a size, under the rule of a verdict; zero where none did."""
+        done = self.done(v.rule)
+        counts = [done.loc[done[v.axis] == size, "seed"].nunique() for size in v.optima]
+        return min(counts, default=0), max(counts, default=0)
 
 
 def labels(sweeps: Sequence[Results]) -> list[str]:
@@ -48,6 +75,20 @@ def labels(sweeps: Sequence[Results]) -> list[str]:
     keys = [r.verdicts[0].tuned for r in sweeps]
     names = [r.optimizer if key == LR else f"{r.optimizer}, {key}" for r, key in zip(sweeps, keys, strict=True)]
     return [name if names.count(name) == 1 else f"{name} ({r.name})" for r, name in zip(sweeps, names, strict=True)]
+
+
+def by_family_and_axis(sweeps: Sequence[Results]) -> dict[tuple[str, str], list[Results]]:
+    """The sweeps of every (family, axis), in their order: families as in PRINTED, then others; axes as in AXES."""
+    known = list(PRINTED)
+    rank = {family: known.index(family) if family in known else len(known) for family in (r.family for r in sweeps)}
+    keys = sorted({(r.family, r.axis) for r in sweeps}, key=lambda key: (rank[key[0]], key[0], AXES.index(key[1])))
+    return {key: [r for r in sweeps if (r.family, r.axis) == key] for key in keys}
+
+
+def printed_labels(sweeps: Sequence[Results]) -> list[str]:
+    """`labels`, with optimizers as papers print them."""
+    named = zip(sweeps, labels(sweeps), strict=True)
+    return [PRINTED.get(r.optimizer, r.optimizer) + label.removeprefix(r.optimizer) for r, label in named]
 
 
 def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> None:
@@ -84,7 +125,7 @@ def read_results(folder: Path) -> list[Results]:
             points, verdicts = found.setdefault(str(part["optimizer"].iloc[0]), ([], []))
             points.append(part)
             verdicts.append(replace(_verdict(row, part), rule=str(part["rule"].iloc[0])))
-        name, commit = content["name"], content["commit"]
+        name, command, commit = content["name"], content["command"], content["commit"]
     except FileNotFoundError:
         raise ResultsError(f"{path}: does not exist; {again}") from None
     except ResultsError:
@@ -92,7 +133,8 @@ def read_results(folder: Path) -> list[Results]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON, UTF-8, pandas, or a missing entry
         what = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ResultsError(f"{path}: damaged ({what}); {again}") from None
-    return [Results(folder, name, o, commit, pd.concat(points, ignore_index=True), v) for o, (points, v) in found.items()]
+    runs = {optimizer: pd.concat(points, ignore_index=True) for optimizer, (points, _) in found.items()}
+    return [Results(folder, name, o, command, commit, runs[o], verdicts) for o, (_, verdicts) in found.items()]
 
 
 def _optimum_row(v: Verdict, size: int, o: Optimum | None) -> dict[str, Any]:

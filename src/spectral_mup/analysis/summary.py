@@ -1,4 +1,4 @@
-"""Several analysed sweeps side by side: one table and one figure, from their result files alone."""
+"""Several analysed sweeps side by side, as tables and figures, from their result files alone."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,28 +6,42 @@ from typing import Any
 
 import pandas as pd
 
+from spectral_mup.analysis.latex import summary_tex
+from spectral_mup.analysis.published import read_published
 from spectral_mup.analysis.report import aligned, best_loss, best_lr, verdict_cells
-from spectral_mup.analysis.results import Results, ResultsError, labels, read_results
+from spectral_mup.analysis.results import Results, ResultsError, by_family_and_axis, labels, read_results
 from spectral_mup.analysis.stats import write_csv
-from spectral_mup.analysis.verdict import Verdict
+from spectral_mup.analysis.verdict import Verdict, level_marks, percent
 
 
 def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Results], list[str]]:
     """Read every sweep analysed below `folder`, write the summary into it, and return (sweeps, names that were not found).
 
-    summary.csv             one row per sweep and rule
-    summary.pdf .svg .png   one row of panels per sweep; what is drawn: summary_figure.csv
-    The same result files give the same bytes. Raises ResultsError.
+    summary.csv, summary.tex   one row per sweep and rule
+    forest.pdf .svg .png       the slopes of all, beside those of published.csv if it is there; what is drawn: forest.csv
+    summary.pdf .svg .png      one row of panels per sweep; what is drawn: summary_figure.csv
+    summary_FAMILY_AXIS.*      in place of them where families or axes differ: one figure of each, and .csv of what is drawn
+    The same files give the same bytes. Raises ResultsError.
     """
     out = Path(folder)
     sweeps, absent = gather(out, names)
+    published = read_published(out)
     write_csv(summary_table(sweeps), out / "summary.csv")
+    (out / "summary.tex").write_text(summary_tex(sweeps), "utf-8")
 
-    from spectral_mup.analysis.figures.style import save  # matplotlib takes a second to import: only where something is drawn
+    from spectral_mup.analysis.figures.forest import forest_figure  # matplotlib takes a second to import: only where it draws
+    from spectral_mup.analysis.figures.style import save
     from spectral_mup.analysis.figures.summary import summary_figure
 
-    drawing, data = summary_figure(sweeps)
-    save(drawing, out / "summary", data, out / "summary_figure")
+    drawing, data = forest_figure(sweeps, published)
+    save(drawing, out / "forest", data)
+    groups = by_family_and_axis(sweeps)
+    for (family, axis), group in groups.items():
+        drawing, data = summary_figure(group)
+        if len(groups) == 1:
+            save(drawing, out / "summary", data, out / "summary_figure")
+        else:
+            save(drawing, out / f"summary_{family.replace('/', '_')}_{axis}", data)
     return sweeps, absent
 
 
@@ -58,17 +72,24 @@ def sizes_of(sweeps: Sequence[Results]) -> list[tuple[str, int]]:
 
 
 def summary_table(sweeps: Sequence[Results]) -> pd.DataFrame:
-    """One row per sweep and rule: verdict, slope with its 95 % interval, regret (a fraction), optimum and loss by size."""
+    """One row per sweep and rule: verdict, slope with its interval of level 1 - alpha, regret (a fraction), and the evidence.
+
+    sizes, seeds  those judged; fewest-most seeds that finished at one of them
+    runs          that finished under the rule; sweep_runs: under all rules, those that several share counted once
+    Then optimum and loss by size, runs by status, and the command and commit that judged the sweep.
+    """
     table = []
-    numbers = "rule verdict slope slope_lo slope_hi regret regret_lo regret_hi regret_at_least".split()
+    numbers = "rule verdict slope slope_lo slope_hi alpha regret regret_lo regret_hi regret_at_least".split()
     for r, v in ((sweep, v) for sweep in sweeps for v in sweep.verdicts):
-        row: dict[str, Any] = {"optimizer": r.optimizer} | {name: getattr(v, name) for name in numbers}
+        row: dict[str, Any] = {"optimizer": r.optimizer, "family": r.family} | {name: getattr(v, name) for name in numbers}
         row |= {"features": features(v), "interval_of": v.basis, "axis": v.axis, "base": v.base}
+        row |= {"sizes": " ".join(map(str, v.optima)), "seeds": "-".join(map(str, dict.fromkeys(r.seeds(v))))}
+        row |= {"runs": len(r.done(v.rule)), "sweep_runs": len(r.done())}
         for axis, size in sizes_of(sweeps):
             o = v.optima.get(size) if v.axis == axis else None
             row |= {f"{name}_{axis}_{size}": getattr(o, name) if o else None for name in ("log2_lr", "lo", "hi", "loss")}
             row[f"not_bracketed_{axis}_{size}"] = " ".join(o.open_sides) if o else None
-        table.append(row | v.counts | {"sweep": r.name, "commit": r.commit, "reason": v.reason})
+        table.append(row | v.counts | {"sweep": r.name, "command": r.command, "commit": r.commit, "reason": v.reason})
     return pd.DataFrame(table)
 
 
@@ -83,7 +104,8 @@ def format_summary(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str
     """The table for the screen, one line per sweep and rule, then what the numbers alone do not say."""
     sizes = sizes_of(sweeps)
     heads = [f"{what} {axis[0]}{size}" for what in ("lr*", "loss") for axis, size in sizes]
-    cells, notes = [["optimizer", "rule", "verdict", "over", "slope [95 %]", "regret", "features", *heads]], []
+    levels = " or ".join(percent(alpha) for alpha in level_marks([v for r in sweeps for v in r.verdicts]))
+    cells, notes = [["optimizer", "rule", "verdict", "over", f"slope [{levels}]", "regret", "features", *heads]], []
     for r, label in zip(sweeps, labels(sweeps), strict=True):
         for v in r.verdicts:
             own = [(v.optima.get(size), axis == v.axis and size in v.optima) for axis, size in sizes]

@@ -71,6 +71,11 @@ class Verdict:
     tuned: str = LR  # the key that was tuned
 
     @property
+    def is_control(self) -> bool:
+        """Whether its rule, standard*, claims no transfer and is there to compare with."""
+        return self.rule.split()[-1].startswith("standard")
+
+    @property
     def finished(self) -> dict[int, Optimum]:
         """Optima of the sizes at which some lr finished."""
         return {size: o for size, o in self.optima.items() if o is not None}
@@ -174,6 +179,12 @@ def judge_curves(
 def percent(alpha: float) -> str:
     """The level of an interval: '95 %'."""
     return f"{100 * (1 - alpha):.3g} %"
+
+
+def level_marks(verdicts: Sequence[Verdict]) -> dict[float, str]:
+    """The alpha of every level of intervals, the commonest first, and what marks it: nothing, '†', '††'."""
+    alphas = [v.alpha for v in verdicts]
+    return {alpha: "†" * i for i, alpha in enumerate(sorted(set(alphas), key=lambda a: (-alphas.count(a), -a)))}
 
 
 def _missing(curves: Mapping[int, LossCurve], base: int, found: Estimate, axis: str) -> Remedy | None:

@@ -124,7 +124,7 @@ def judge_tuned(
 
 def as_claimed(verdicts: Sequence[Any]) -> bool:
     """Does every rule but the controls transfer, and no feature fail? No rule claims anything over steps or batch size."""
-    claims = [v for v in verdicts if v.axis in ("width", "depth") and not v.rule.split()[-1].startswith("standard")]
+    claims = [v for v in verdicts if v.axis in ("width", "depth") and not v.is_control]
     kept = [v.verdict == "transfers" and (v.features is None or v.features.passed is not False) for v in claims]
     return bool(kept) and all(kept)
 
@@ -139,6 +139,6 @@ def summarize(argv: list[str], check: bool) -> int:
 
     sweeps, absent = summary.summarize(argv[0], argv[1:])
     print(summary.format_summary(sweeps, absent))
-    print(f"Figure and tables: {Path(argv[0])}/summary.*")
+    print(f"Figures and tables: {Path(argv[0])}/forest.* and summary*.*")
     held = not absent and all(as_claimed(r.verdicts) and not sum(v.counts["missing"] for v in r.verdicts) for r in sweeps)
     return OK if held or not check else CHECK_FAILED

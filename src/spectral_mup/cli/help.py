@@ -77,9 +77,14 @@ and
 
 --summary reads the results of every sweep below FOLDER, as in --summary results/mini/width, and no run. Rows: in alphabetical
 order of optimizer, or those of the NAMEs (optimizers or folders) in their order. Into FOLDER:
-  summary.csv                    one row per sweep and rule: verdict, slope, regret, features, optimum and loss at every size
-  summary.pdf .svg .png          one row per sweep: losses under each rule, optimum against width, slope, verdict, regret
-  summary_figure.csv             what is drawn
+  summary.csv summary.tex        one row per sweep and rule: verdict, slope, regret, sizes, seeds, runs; the .csv has features,
+                                 optimum and loss at every size, command and commit too, the .tex is a tabular of booktabs
+  forest.pdf .svg .png           one line per sweep and rule: slope and interval against the tolerance, verdict, regret;
+                                 in grey the slopes of FOLDER/published.csv, if it is there, with the columns
+                                 optimizer,family,axis,rule,slope,source,note
+  summary.pdf .svg .png          one row per sweep: losses under each rule, optimum against size, slope, verdict, regret;
+                                 where families or axes differ, one of each: summary_nanogpt_width.* and so on
+  forest.csv summary_figure.csv  what is drawn (of summary_nanogpt_width.*: summary_nanogpt_width.csv)
 
 --check turns the verdicts into the exit code: 0 if every rule but the controls (standard*) transfers, no feature fails and
 no run is missing, over width and depth where they vary, else 5. Other exit codes: 0 written · 2 bad input.

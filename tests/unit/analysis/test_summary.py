@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import matplotlib.text
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 from support.analysis_data import data
 from support.figures import assert_printable
+from support.summary_data import sweep
 
 import analyze
 from spectral_mup.analysis.figures.summary import summary_figure
@@ -17,6 +19,7 @@ from spectral_mup.analysis.results import ResultsError, read_results
 from spectral_mup.analysis.summary import gather, summarize, summary_table
 
 SIZES = (64, 128, 256)
+COMMAND = "python analyze.py sweep=demo"
 
 
 def sweep_of(optimizer, rules=("spectral", "standard"), sizes=SIZES, axis="width"):
@@ -31,7 +34,8 @@ def written(tmp_path_factory):
 
     def write(name, points, norms=None):
         norms = pd.DataFrame() if norms is None else norms
-        verdicts[name] = report(points, norms, name=f"demo/{name}", out_dir=root / name, base={"width": 64}, commit="abc")
+        of = {"name": f"demo/{name}", "out_dir": root / name, "base": {"width": 64}}
+        verdicts[name] = report(points, norms, command=COMMAND, commit="abc", **of)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("spectral_mup.analysis.figures.FIGURES", {})  # the sweeps' own figures are not read
@@ -98,6 +102,57 @@ def test_table_has_a_row_a_sweep_and_rule(written):
     assert sophia["not_bracketed_width_64"] == "higher" and "test higher lr" in sophia["reason"]
 
 
+def test_table_has_the_evidence(written):
+    """Family, sizes, seeds, runs, command: what a claim in a log must name."""
+    found = summary_table(gather(written[0])[0])
+    assert set(found["family"]) == {"nanogpt"} and set(found["sizes"]) == {"64 128 256"} and set(found["command"]) == {COMMAND}
+    assert list(found["runs"]) == list(found["done"]) and set(found["seeds"]) <= {"2", "0-2"}
+    muon = found[found["optimizer"] == "muon"].iloc[0]
+    assert muon["seeds"] == "0-2" and muon["runs"] == muon["sweep_runs"]  # nothing finished at the largest width
+    adamw = found[found["optimizer"] == "adamw"]
+    assert list(adamw["sweep_runs"]) == 2 * [adamw["runs"].sum()]
+
+
+def test_a_run_that_rules_share_is_counted_once(written):
+    (one,) = read_results(written[0] / "adamw")
+    at_base = one.points["width"] == 64
+    ids = one.points["run_id"].where(~at_base, one.points["run_id"].str.replace("standard", "spectral"))
+    found = summary_table([replace(one, points=one.points.assign(run_id=ids))])
+    done = one.points[at_base & (one.points["status"] == "done")]
+    both = min(list(done["rule"]).count(rule) for rule in ("spectral", "standard"))
+    assert list(found["runs"]) == list(found["done"]) and list(found["sweep_runs"]) == 2 * [found["runs"].sum() - both]
+
+
+@pytest.mark.parametrize("families, axes", [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_several_families_or_axes_have_a_figure_each(tmp_path, monkeypatch, families, axes):
+    groups = [(family, axis) for family in ("nanogpt", "llama2")[:families] for axis in ("width", "depth")[:axes]]
+    sweeps = [sweep("adamw", family, axis, ("spectral",)) for family, axis in groups]
+    monkeypatch.setattr("spectral_mup.analysis.summary.gather", lambda *_: (sweeps, []))
+    saved = {}
+    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda _, stem, data, *__: saved.update({stem.name: data}))
+    summarize(tmp_path)
+    several = {f"summary_{family}_{axis}" for family, axis in groups}
+    assert set(saved) - {"forest"} == (several if len(groups) > 1 else {"summary"})
+    assert all(len(set(data["sweep"])) == 1 for name, data in saved.items() if name != "forest")
+    assert len(saved["forest"]) == len(groups)
+
+
+def test_published_slopes_are_drawn_and_a_malformed_file_is_an_error(written, tmp_path, capsys):
+    shutil.copytree(written[0] / "adamw", tmp_path / "adamw")
+    head = "optimizer,family,axis,rule,slope,source,note\n"
+    (tmp_path / "published.csv").write_text(head + "adamw,nanogpt,width,spectral,-0.17,2602.20937,\n")
+    assert analyze.main(["--summary", str(tmp_path)]) == 0
+    drawn = pd.read_csv(tmp_path / "forest.csv")
+    assert list(drawn["what"]) == ["slope", "slope", "published"] and drawn["slope"].iloc[-1] == -0.17
+    capsys.readouterr()
+    (tmp_path / "published.csv").write_text(head + "adamw,nanogpt,width,spectral,low,2602.20937,\n")
+    (tmp_path / "summary.csv").unlink()
+    assert analyze.main(["--summary", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1 and "published.csv, line 2: column slope has low; write" in said
+    assert not (tmp_path / "summary.csv").exists()
+
+
 def test_order_is_that_of_the_names_and_else_of_the_alphabet(written):
     assert [r.optimizer for r in gather(written[0])[0]] == ["adamw", "lamb", "muon", "sophia"]
     chosen, absent = gather(written[0], ["muon", "shampoo", "demo/adamw", "muon"])
@@ -106,6 +161,7 @@ def test_order_is_that_of_the_names_and_else_of_the_alphabet(written):
 
 def test_the_same_results_give_the_same_bytes_without_runs(written, tmp_path):
     kinds = ["summary.csv", "summary.pdf", "summary.svg", "summary.png", "summary_figure.csv"]
+    kinds += ["forest.csv", "forest.pdf", "forest.svg", "forest.png", "summary.tex"]
     for copy in ("one", "two", "other"):
         shutil.copytree(written[0] / "muon", tmp_path / copy / "muon")
     curves = tmp_path / "other" / "muon" / "curves.csv"
@@ -116,13 +172,9 @@ def test_the_same_results_give_the_same_bytes_without_runs(written, tmp_path):
         assert sorted(p.name for p in (tmp_path / copy).iterdir() if p.is_file()) == sorted(kinds)
     one, two, other = ([(tmp_path / copy / kind).read_bytes() for kind in kinds] for copy in ("one", "two", "other"))
     assert one == two
-    assert [a == b for a, b in zip(one, other, strict=True)] == [
-        True,
-        False,
-        False,
-        False,
-        False,
-    ]  # the control; verdicts stand
+    same = {kind: a == b for kind, a, b in zip(kinds, one, other, strict=True)}
+    losses = ("summary.pdf", "summary.svg", "summary.png", "summary_figure.csv")  # the control; verdicts stand
+    assert same == {kind: kind not in losses for kind in kinds}
 
 
 def test_figure_is_fit_for_print_and_says_what_the_table_says(written):

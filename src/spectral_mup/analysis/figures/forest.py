@@ -1,0 +1,225 @@
+"""The forest plot: of every sweep and rule the slope of the optimum with its interval, against the tolerance.
+
+A line per sweep and rule, grouped by (family, axis); at its right the verdict, the numbers and the regret.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from spectral_mup.analysis.figures.lr_transfer import slope_text
+from spectral_mup.analysis.figures.style import GREY, LETTER, STYLE, WIDTH, legend, mark, page, slashed
+from spectral_mup.analysis.published import NAME, Published
+from spectral_mup.analysis.results import PRINTED, Results, by_family_and_axis, printed_labels
+from spectral_mup.analysis.verdict import Verdict, level_marks, percent, what_was_run
+
+LOOKS: dict[str, dict[str, Any]] = {  # of verdicts; Okabe & Ito 2008, no two equally light
+    "transfers": {"color": "#0072b2", "marker": "o"},
+    "drifts": {"color": "#d55e00", "marker": "s"},
+    "costs": {"color": "#e69f00", "marker": "^"},
+    "undecided": {"color": "#cc79a7", "marker": "D"},
+}
+SOURCES = "vPX*dph8"  # markers of what was published: none of those of verdicts
+OF_VERDICT = "rule verdict slope slope_lo slope_hi alpha tolerance regret regret_lo regret_hi regret_at_least".split()
+ROW = 0.15  # inches of a line; all other heights are in lines
+GAP, HEADING = 0.2, 1.35  # after a sweep; of the name of a group
+BELOW = 0.37  # a published slope, below the line of ours
+FEET = 0.42  # inches below the lines, for the numbers and the name of the axis
+NAMES, TEXTS = 2.3, 2.66  # inches of the names at the left, at most, and of the texts at the right
+MARK_AT, VERDICT_AT, SLOPE_AT, REGRET_AT = 0.12, 0.2, 0.87, TEXTS  # inches into them; the last is a right edge
+MOST = (-1.6, 1.0)  # the slopes in view at most; at least twice the tolerance
+TEXT = {"fontsize": 7, "va": "center"}
+
+
+class Line(NamedTuple):
+    """One line of the plot, `y` lines below the top."""
+
+    number: int  # from 1 at the top
+    y: float
+    r: Results
+    v: Verdict
+    label: str  # of the sweep; empty after its first line
+
+
+@matplotlib.style.context(["default", STYLE])
+def forest_figure(sweeps: Sequence[Results], published: Sequence[Published] = ()) -> tuple[Figure, pd.DataFrame]:
+    """A line per sweep and rule: slope d log2 η* / d log2 size, interval, verdict, regret; published slopes as grey marks."""
+    lines, headings, height = _lay_out(sweeps)
+    marks = level_marks([line.v for line in lines])
+    at = [(line, one) for one in published if (line := _line_of(one, lines)) is not None]
+    sources = dict(zip(dict.fromkeys(one.source for _, one in at), SOURCES * len(at), strict=False))
+    rule_at = LETTER * max(len("optimizer"), *(len(line.label) for line in lines)) + 0.12
+    end = min(rule_at + LETTER * max(len(line.v.rule) for line in lines) + 0.12, NAMES)
+    widths, note = [end, WIDTH - end - TEXTS, TEXTS], _note(sweeps, marks, bool(sources))
+    fig, grid = page([height * ROW + FEET], widths, note, legends=1 + bool(sources))
+    names, ax, texts = (fig.add_subplot(grid[0, i]) for i in range(3))
+    lo, hi = _view(lines, [one for _, one in at])
+    for panel in (names, ax, texts):
+        panel.set_ylim(height, 0)
+        panel.patch.set_visible(False)  # the name of a group may reach into the next panel
+        panel.set_yticks([])
+    for panel, inches in ((names, end), (texts, TEXTS)):
+        panel.set_axis_off()
+        panel.set_xlim(0, inches)
+    _heads(names, texts, rule_at, headings, marks)
+    _bands(ax, lines)
+    for line in lines:
+        _names(names, rule_at, line)
+        _texts(texts, line, marks[line.v.alpha])
+    drawn = [_draw(ax, line, lo, hi) for line in lines]
+    drawn += [_draw_published(ax, line, one, sources[one.source], lo, hi) for line, one in at]
+    ax.set_xlim(lo, hi)
+    ax.set_xlabel("slope d log$_2$ η* / d log$_2$ size")
+    ax.spines["left"].set_visible(False)
+    tolerance = slashed(f"{line.v.tolerance:g}" for line in lines)
+    legend(fig, _marks(tolerance), line=1)
+    if sources:
+        legend(fig, _source_marks(sources, any(_is_control(one) for _, one in at)), line=2)
+    return fig, pd.DataFrame(drawn, columns=["line", "family", "axis", "optimizer", "sweep", "what", *OF_VERDICT, "source"])
+
+
+def _lay_out(sweeps: Sequence[Results]) -> tuple[list[Line], list[tuple[float, str]], float]:
+    """Every line, the heading of every group and its y, and the height; controls stand below the rules that are tested."""
+    lines: list[Line] = []
+    headings, y = [], 1.0
+    for (family, axis), group in by_family_and_axis(sweeps).items():
+        spans = slashed(f"{min(v.optima)}–{max(v.optima)}" for r in group for v in r.verdicts)
+        headings.append((y + 0.75, f"{PRINTED.get(family, family)} over {axis.replace('_', ' ')}, {spans}"))
+        y += HEADING
+        for r, label in zip(group, printed_labels(group), strict=True):
+            for i, v in enumerate(sorted(r.verdicts, key=lambda v: v.is_control)):
+                lines.append(Line(len(lines) + 1, y + 0.5, r, v, label * (i == 0)))
+                y += 1
+            y += GAP
+    return lines, headings, y
+
+
+def _line_of(one: Published, lines: Sequence[Line]) -> Line | None:
+    """The line of a published slope: of its rule, else of one that is a control as it is one, else the first; or none."""
+    own = [line for line in lines if (line.r.optimizer, line.r.family, line.r.axis) == one[:3]]
+    control = _is_control(one)
+    return min(own, key=lambda line: (line.v.rule != one.rule, line.v.is_control != control), default=None)
+
+
+def _is_control(one: Published) -> bool:
+    return one.rule.startswith("standard")
+
+
+def _view(lines: Sequence[Line], published: Sequence[Published]) -> tuple[float, float]:
+    """The slopes in view: all that are known, by quarters, within MOST."""
+    known = [x for line in lines for x in (line.v.slope, line.v.slope_lo, line.v.slope_hi) if np.isfinite(x)]
+    known += [one.slope for one in published] + [sign * 2 * line.v.tolerance for line in lines for sign in (-1, 1)]
+    lo, hi = np.floor(4 * min(known) - 0.2) / 4, np.ceil(4 * max(known) + 0.2) / 4
+    return max(float(lo), MOST[0]), min(float(hi), MOST[1])
+
+
+def _heads(names: Axes, texts: Axes, rule_at: float, headings: Sequence[tuple[float, str]], marks: Mapping[float, str]) -> None:
+    """The names of the columns, and those of the groups."""
+    level = ", ".join(f"{mark}{percent(alpha)}" for alpha, mark in marks.items())
+    head: dict[str, Any] = {**TEXT, "color": GREY}
+    names.text(0, 0.5, "optimizer", **head)
+    names.text(rule_at, 0.5, "rule", **head)
+    texts.text(VERDICT_AT, 0.5, "verdict", **head)
+    texts.text(SLOPE_AT, 0.5, f"slope [{level}]", **head)
+    texts.text(REGRET_AT, 0.5, "regret", ha="right", **head)
+    for y, text in headings:
+        names.text(0, y, text, fontweight="bold", **TEXT).set_in_layout(False)
+
+
+def _bands(ax: Axes, lines: Sequence[Line]) -> None:
+    """Shade ±tolerance behind every line, and mark slope 0."""
+    for (_, _, tolerance), of_group in groupby(lines, lambda line: (line.r.family, line.r.axis, line.v.tolerance)):
+        ys = [line.y for line in of_group]
+        top, bottom = min(ys) - 0.5, max(ys) + 0.5
+        ax.add_patch(Rectangle((-tolerance, top), 2 * tolerance, bottom - top, color="0.9", lw=0, zorder=0))
+        ax.vlines(0, top, bottom, color="0.6", lw=0.6, zorder=0.5)
+
+
+def _names(ax: Axes, rule_at: float, line: Line) -> None:
+    for x, text, color in ((0, line.label, "k"), (rule_at, line.v.rule, GREY if line.v.is_control else "k")):
+        ax.text(x, line.y, text, color=color, **TEXT).set_in_layout(False)
+
+
+def _texts(ax: Axes, line: Line, mark: str) -> None:
+    v = line.v
+    regret = f"{'≥ ' * v.regret_at_least}{100 * v.regret:.2f} %" if np.isfinite(v.regret) else "unknown"
+    ax.plot(MARK_AT, line.y, **_look(v))
+    ax.text(VERDICT_AT, line.y, v.verdict, **TEXT)
+    ax.text(SLOPE_AT, line.y, slope_text(v) + mark, **TEXT)
+    ax.text(REGRET_AT, line.y, regret, ha="right", **TEXT)
+
+
+def _look(v: Verdict) -> dict[str, Any]:
+    """The mark of a verdict, open where the rule is a control."""
+    return {"ms": 4.2, "mew": 0.9, "ls": ""} | LOOKS[v.verdict] | ({"mfc": "w"} if v.is_control else {})
+
+
+def _row(line: Line, what: str) -> dict[str, Any]:
+    """What the table of what is drawn says of a line."""
+    of = {"line": line.number, "family": line.r.family, "axis": line.r.axis, "optimizer": line.r.optimizer}
+    return of | {"sweep": line.r.name, "what": what}
+
+
+def _draw(ax: Axes, line: Line, lo: float, hi: float) -> dict[str, Any]:
+    """Draw a slope and its interval, cut to the axis from lo to hi; of the one bound that is known, this one."""
+    v, look = line.v, _look(line.v)
+    bounds = [x for x in (v.slope_lo, v.slope_hi) if np.isfinite(x)]
+    if bounds:
+        left, right = np.clip([v.slope_lo, v.slope_hi], lo, hi)
+        ax.plot([left, right], [line.y, line.y], color=look["color"], lw=0.8 if v.is_control else 1.3, zorder=2)
+        for edge, end, arrow in ((lo, v.slope_lo, "<"), (hi, v.slope_hi, ">")):
+            if (end < lo) if arrow == "<" else (end > hi):
+                ax.plot(edge, line.y, arrow, ms=4, color=look["color"], mew=0, clip_on=False, zorder=4)
+        at = v.slope if len(bounds) == 2 else bounds[0]
+        if lo <= at <= hi:
+            ax.plot(at, line.y, zorder=3, **look)
+    return _row(line, ("text", "bound", "slope")[len(bounds)]) | {name: getattr(v, name) for name in OF_VERDICT}
+
+
+def _draw_published(ax: Axes, line: Line, one: Published, marker: str, lo: float, hi: float) -> dict[str, Any]:
+    """Draw a published slope below the interval of its line, an arrow head where it leaves the axis."""
+    x = float(np.clip(one.slope, lo, hi))
+    marker = "<" if one.slope < lo else ">" if one.slope > hi else marker
+    face = "w" if _is_control(one) else GREY
+    ax.plot(x, line.y + BELOW, marker, ms=3.2, mec=GREY, mfc=face, mew=0.6, clip_on=False, zorder=5)
+    return _row(line, "published") | {"rule": one.rule, "slope": one.slope, "source": one.source}
+
+
+def _marks(tolerance: str) -> list[Line2D]:
+    """Legend of our own marks."""
+    return [
+        *(mark(verdict, ls="-", ms=4.2, **look) for verdict, look in LOOKS.items()),
+        mark("control (open)", marker="o", ms=4.2, mfc="w", ls="-", lw=0.8),
+        mark("beyond the axis", marker="<", ms=4, mew=0),
+        mark(f"tolerance ±{tolerance}", marker="s", ms=7, color="0.9", mew=0),
+    ]
+
+
+def _source_marks(sources: Mapping[str, str], controls: bool) -> list[Line2D]:
+    """Legend of the sources of published slopes."""
+    own = [mark(source, marker=marker, ms=3.2, mew=0.6) for source, marker in sources.items()]
+    own += [mark("control (open)", marker=next(iter(sources.values())), ms=3.2, mfc="w", mew=0.6)] * controls
+    return [mark("published in arXiv:"), *own]
+
+
+def _note(sweeps: Sequence[Results], marks: Mapping[float, str], published: bool) -> str:
+    runs = pd.concat([r.points for r in sweeps], ignore_index=True).drop_duplicates("run_id")
+    verdicts = [v for r in sweeps for v in r.verdicts]
+    level = ", ".join(percent(alpha) + f" where marked {mark}" * bool(mark) for alpha, mark in marks.items())
+    basis, limit = slashed(sorted(v.basis for v in verdicts)), slashed(f"{100 * v.regret_limit:g} %" for v in verdicts)
+    return (
+        f"{what_was_run(runs)}. Mark: slope of log2 optimal lr η* on log2 size; bar: its interval ({level}; {basis}); no mark: "
+        "it is not known; a mark at the end of an arrow: only this bound is. Transfers: interval within the tolerance, and "
+        f"regret, what the optimal lr of the base costs at the largest size, at most {limit}. Drifts: interval outside. Costs: "
+        f"not outside, but regret surely above {limit}. Undecided: none of these."
+        + f" Small grey marks: slopes inferred from what others published ({NAME} says how)."
+        * published
+    )
