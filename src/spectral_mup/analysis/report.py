@@ -30,8 +30,8 @@ ORDER = ["family", "optimizer", "rule", *AXES, "log2_lr", "seed"]
 
 def report(
     points: pd.DataFrame, norms: pd.DataFrame, *, name: str, out_dir: Path | str, axis: str = "width",
-    base: Mapping[str, int] | None = None, command: str = "", commit: str = "", figures: Sequence[str] | None = None,
-    processes: int = 1, **judging: Any,
+    base: Mapping[str, int] | None = None, command: str = "", commit: str = "", train_hours: float | None = None,
+    figures: Sequence[str] | None = None, processes: int = 1, **judging: Any,
 ) -> list[Verdict]:  # fmt: skip
     """Judge a sweep over one axis, write everything that can be said about it into out_dir, and return the verdicts.
 
@@ -51,7 +51,8 @@ def report(
     points = points.sort_values(order, ignore_index=True, key=lambda c: c.map(rank) if c.name == "rule" else c)
     judged = as_judged(points)
     verdicts = judge_all(judged, norms, axis, base.get(axis), **judging)
-    about = {"name": name, "axis": axis, "command": command, "commit": commit, "run_ids": sorted(points["run_id"])}
+    about = {"name": name, "axis": axis, "command": command, "commit": commit, "train_hours": train_hours}
+    about |= {"run_ids": sorted(points["run_id"])}
     write_results(out, points, verdicts, about)
     draw_figures(SweepData(judged, norms, verdicts, base, axis), out, chosen, processes)
     return verdicts

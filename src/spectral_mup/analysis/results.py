@@ -45,6 +45,7 @@ class Results:
     optimizer: str
     command: str  # that judged it
     commit: str
+    train_hours: float | None  # of all its runs together; None where they are not known
     points: pd.DataFrame
     verdicts: list[Verdict]
 
@@ -125,7 +126,8 @@ def read_results(folder: Path) -> list[Results]:
             points, verdicts = found.setdefault(str(part["optimizer"].iloc[0]), ([], []))
             points.append(part)
             verdicts.append(replace(_verdict(row, part), rule=str(part["rule"].iloc[0])))
-        name, command, commit = content["name"], content["command"], content["commit"]
+        about = content["command"], content["commit"], content.get("train_hours")
+        name = content["name"]
     except FileNotFoundError:
         raise ResultsError(f"{path}: does not exist; {again}") from None
     except ResultsError:
@@ -134,7 +136,7 @@ def read_results(folder: Path) -> list[Results]:
         what = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ResultsError(f"{path}: damaged ({what}); {again}") from None
     runs = {optimizer: pd.concat(points, ignore_index=True) for optimizer, (points, _) in found.items()}
-    return [Results(folder, name, o, command, commit, runs[o], verdicts) for o, (_, verdicts) in found.items()]
+    return [Results(folder, name, o, *about, runs[o], verdicts) for o, (_, verdicts) in found.items()]
 
 
 def _optimum_row(v: Verdict, size: int, o: Optimum | None) -> dict[str, Any]:

@@ -76,6 +76,7 @@ def summary_table(sweeps: Sequence[Results]) -> pd.DataFrame:
 
     sizes, seeds  those judged; fewest-most seeds that finished at one of them
     runs          that finished under the rule; sweep_runs: under all rules, those that several share counted once
+    train_hours   of all these, on the cores or the GPU that each run had
     Then optimum and loss by size, runs by status, and the command and commit that judged the sweep.
     """
     table = []
@@ -84,7 +85,7 @@ def summary_table(sweeps: Sequence[Results]) -> pd.DataFrame:
         row: dict[str, Any] = {"optimizer": r.optimizer, "family": r.family} | {name: getattr(v, name) for name in numbers}
         row |= {"features": features(v), "interval_of": v.basis, "axis": v.axis, "base": v.base}
         row |= {"sizes": " ".join(map(str, v.optima)), "seeds": "-".join(map(str, dict.fromkeys(r.seeds(v))))}
-        row |= {"runs": len(r.done(v.rule)), "sweep_runs": len(r.done())}
+        row |= {"runs": len(r.done(v.rule)), "sweep_runs": len(r.done()), "train_hours": r.train_hours}
         for axis, size in sizes_of(sweeps):
             o = v.optima.get(size) if v.axis == axis else None
             row |= {f"{name}_{axis}_{size}": getattr(o, name) if o else None for name in ("log2_lr", "lo", "hi", "loss")}

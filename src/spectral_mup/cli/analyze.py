@@ -95,7 +95,8 @@ def judge_tuned(
 
     results, base, axes = Path(context.config.paths.results), context.sweep.base, context.sweep.axes
     points = collect(curves, context.results)
-    read_norms = norm_reader(list(dict.fromkeys(run for runs in curves.values() for run in runs)), context.runs)
+    runs = {run.run_id: run for of_curve in curves.values() for run in of_curve}
+    read_norms = norm_reader(list(runs.values()), context.runs)
     if set(points["status"]) == {"missing"}:
         return [], [f"{next(iter(curves)).tuned}: no run is done yet"], []
     on_axes = {axis: along(points, axis, base) for axis in axes}
@@ -110,9 +111,10 @@ def judge_tuned(
             lines.append(f"Over {axis.replace('_', ' ')}, at {others}{': no runs yet' if on_axis.empty else ''}")
         if not on_axis.empty:
             folders.append(name if axis == axes[0] else f"{name}/{axis}")
+            hours = sum(context.results.seconds(runs[run_id]) for run_id in set(on_axis["run_id"])) / 3600
             found = report(
                 on_axis, norms, name=folders[-1], out_dir=results / folders[-1], base=base, axis=axis,
-                command=context.analyze_command(), commit=commit(), **drawing, **judging,
+                command=context.analyze_command(), commit=commit(), train_hours=round(hours, 4), **drawing, **judging,
             )  # fmt: skip
             lines.append(format_verdicts(found) + "\n" * (len(axes) > 1))
             verdicts += found

@@ -69,6 +69,14 @@ def opened(monkeypatch):
     return ids
 
 
+def test_hours_of_training_count_each_run_once(argv):
+    """Those of the base size are on the curves of both rules."""
+    for run in runs_of(argv):
+        (folder_of(argv, run) / "timing.json").write_text(json.dumps({"seconds": 36.0}))
+    content = json.loads(afresh(argv)[1]["tiny/verdicts.json"])
+    assert content["train_hours"] == pytest.approx(0.01 * len(runs_of(argv))) and len(content["run_ids"]) > len(runs_of(argv))
+
+
 # --- what is not read --------------------------------------------------------------------------------------------------
 
 
@@ -135,7 +143,7 @@ def replace(path, old, new):
 
 
 CHANGES = {
-    "a result": lambda runs, results: replace(runs[0] / "result.json", '"val_loss": 2', '"val_loss": 3'),
+    "a result": lambda runs, results: replace(runs[0] / "result.json", '"val_loss": ', '"val_loss": 1'),
     "norms": lambda runs, results: replace(runs[0] / "norms.jsonl", '"delta_rms": 0.0', '"delta_rms": 0.1'),
     "a run removed": lambda runs, results: shutil.rmtree(runs[0]),
     "a table edited": lambda runs, results: replace(results / "tiny" / "optima.csv", "spectral", "standard"),
