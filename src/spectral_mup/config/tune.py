@@ -57,13 +57,14 @@ def names(config: Config) -> list[str]:
 def log2_now(config: Config, name: str) -> float | None:
     """log2 of a key's value, rounded to a multiple of 1/4; None unless that is a positive number.
 
-    An init std of null is the default that it stands for in the base model: base_width^-1/2, or 1 of an embedding.
+    An init std of null is the default that it stands for in the base model.
     """
     key = key_of(config, name)
     value: Any = tunable(config).get(key)
     if value is None and key.startswith("model.init_std."):
         kind, width = key.rpartition(".")[2], config.sweep.base_width
-        value = config.model.init_stds(width)[kind] or (1.0 if kind in ("embedding", "position") else width**-0.5)
+        std = config.model.init_stds(width)[kind]
+        value = width**-0.5 if std is None else std
     return round(4 * math.log2(value)) / 4 if is_number(value) and value > 0 else None
 
 

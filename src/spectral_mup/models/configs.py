@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class InitStd(Part):
-    """Init std of the base model by kind of tensor; None: fan_in^-1/2."""
+    """Init std of the base model by kind of tensor; None: fan_in^-1/2, and of an embedding the family's `embedding_std`."""
 
     embedding: NotNegative | None
     hidden: NotNegative | None
@@ -50,10 +50,12 @@ class FamilyConfig(Part):
                          with `head_dim` (`head_dim(width)` of this class) and `scaling`
         residual_blocks  prefixes of the parameter names of residual blocks, before the block's number
 
-    and may override `build`, `check_widths`, `mlp_width` and `flops_per_token`.
+    and may override `embedding_std`, at which tables of the base model start, `build`, `check_widths`, `mlp_width` and
+    `flops_per_token`.
     """
 
     residual_blocks: ClassVar[tuple[str, ...]] = ("blocks.",)
+    embedding_std: ClassVar[float] = 1.0
     model_class: ClassVar[str]
 
     family: str
@@ -100,8 +102,9 @@ class FamilyConfig(Part):
     def init_stds(self, base_width: int) -> dict[str, float | None]:
         """Init std of the base model by kind, or module; a tied table is initialised as the readout that it also is."""
         std = dict(self.init_std)
-        if self.tied and std["embedding"] is None:
-            std["embedding"] = base_width**-0.5 if std["readout"] is None else std["readout"]
+        if std["embedding"] is None:
+            of_readout = base_width**-0.5 if std["readout"] is None else std["readout"]
+            std["embedding"] = of_readout if self.tied else self.embedding_std
         return std
 
     def flops_per_token(self, width: int, depth: int) -> float:
@@ -117,6 +120,7 @@ class NanoGPTConfig(FamilyConfig):
     """models.nanogpt.NanoGPT, with or without biases."""
 
     model_class: ClassVar[str] = "spectral_mup.models.nanogpt.NanoGPT"
+    embedding_std: ClassVar[float] = 0.5  # tuned with the lr at width 64, depth 2: of 1 it costs 1 % of the loss, of 1/4 3 %
 
     bias: bool
     init_std: PositionInitStd

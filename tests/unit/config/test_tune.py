@@ -58,9 +58,10 @@ def test_a_mistake_names_key_and_fix(overrides):
         ("optimizer.algorithms.adamw.lr", ("optimizer=muon",), [-2, 0, 2]),
         ("optimizer.weight_decay.hidden", (), [-5.25, -3.25, -1.25]),  # 0.1 is 2^-3.32
         ("train.warmup", (), [3.25, 5.25, 7.25]),  # 40 is 2^5.32
-        ("model.init_std.embedding", (), [-2, 0, 2]),  # 1, as its fan_in is one token
+        ("model.init_std.embedding", (), [-3, -1, 1]),  # the family's embedding_std
+        ("model.init_std.embedding", ("model=llama2",), [-2, 0, 2]),
         ("model.init_std.embedding", ("model.tied=true",), [-5, -3, -1]),  # a readout of width 64
-        ("model.init_std.position", (), [-2, 0, 2]),
+        ("model.init_std.position", (), [-3, -1, 1]),
         ("model.init_std.position", ("model.init_std.embedding=0.25",), [-4, -2, 0]),
         ("model.init_std.hidden", (), [-5, -3, -1]),
         ("model.init_std.hidden", ("model.init_std.hidden=0.5",), [-3, -1, 1]),

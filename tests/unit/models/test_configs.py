@@ -42,7 +42,8 @@ def test_init_stds_of_a_tied_table_are_the_readouts():
     assert tied.init_stds(64) == {"embedding": 1 / 8, "hidden": None, "readout": None, "position": 1 / 8}
     std = tied.init_std.model_copy(update={"readout": 0.02})
     assert config("nanogpt", tied=True, init_std=std).init_stds(64)["embedding"] == 0.02
-    assert config("llama2").init_stds(64) == dict.fromkeys(("embedding", "hidden", "readout"))
+    assert config("llama2").init_stds(64) == {"embedding": 1.0, "hidden": None, "readout": None}
+    assert config("nanogpt").init_stds(64)["embedding"] == 0.5
 
 
 def test_positions_start_as_tokens_do_unless_they_are_given_a_std():
