@@ -2,8 +2,9 @@
 
     python benchmarks/plateau.py RUNS > FILE.csv
 
-A row a finished run below the folder RUNS: family, optimizer, what its config has otherwise than the defaults, depth, log2 lr,
-seed, validation loss, and the step from which the mean training loss of SPAN steps is below LEVEL; empty if it never is.
+A row a finished run below the folder RUNS: family, optimizer, which of its init stds, multipliers, weight decay and hidden lr
+are given or otherwise than 1 (weight decay: 0.1), depth, log2 lr, seed, validation loss, and the step from which the mean
+training loss of SPAN steps is below LEVEL; empty if it never is.
 """
 
 import sys
@@ -33,6 +34,7 @@ def row_of(folder: RunFolder) -> dict[str, Any]:
     model, optimizer = config["model"], config["optimizer"]
     set_apart = {f"init_std.{key}": std for key, std in model["init_std"].items() if std is not None}
     set_apart |= {f"multipliers.{key}": factor for key, factor in model.get("multipliers", {}).items() if factor != 1}
+    set_apart |= {f"weight_decay.{kind}": x for kind, x in optimizer["weight_decay"].items() if kind != "vector" and x != 0.1}
     hidden = optimizer["by_kind"]["hidden"]["lr"]
     set_apart |= {} if hidden == 1 else {"hidden lr": hidden}
     losses = np.array([row["loss"] for row in read_rows(folder.path / "metrics.jsonl")], float)
