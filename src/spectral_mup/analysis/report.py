@@ -147,7 +147,7 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
     about = named(f"log2 of the best learning rate. Regret: cost of the lr tuned at {of_axis} {verdicts[0].base}", tuned)
     lines.append(f"{best}: {about}.")
     lines += [LOOKS] if verdicts[0].alpha < 0.05 else []
-    lines += [ONE_SEED] if any(v.basis == "1 seed" for v in verdicts) else []
+    lines += [ONE_SEED] if any(v.basis.startswith("1 ") for v in verdicts) else []
     for v in verdicts:
         runs = ", ".join(f"{n} {status}" for status, n in v.counts.items() if n)
         larger = f"; {LARGER[axis]} is {'' if v.larger_is_better else 'NOT always '}better" * (v.larger_is_better is not None)

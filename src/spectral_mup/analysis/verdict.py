@@ -63,7 +63,7 @@ class Verdict:
     regret_hi: float
     regret_at_least: bool  # the base's optimum lies beyond the lrs that the largest size finished
     larger_is_better: bool | None  # the best loss falls from each size to the next
-    basis: str  # of the intervals: '2 seeds'
+    basis: str  # of the intervals: '2 seeds', '2 to 5 seeds' where sizes differ
     optima: dict[int, Optimum | None] = field(repr=False)
     counts: dict[str, int] = field(repr=False)  # runs by status
     remedy: Remedy | None = field(default=None, repr=False)
@@ -142,7 +142,9 @@ def judge(
     verdict, remedy, found = judge_curves(curves, base, tolerance, regret_limit, alpha, axis)
     optima, status = found.optima, list(points["status"])
     losses = [o.loss for o in optima.values()]
-    seeds = pluralize(min((o.curve.n_seeds for o in optima.values()), default=0), "seed")
+    n_seeds = [o.curve.n_seeds for o in optima.values()] or [0]
+    few, many = min(n_seeds), max(n_seeds)
+    seeds = pluralize(few, "seed") if few == many else f"{few} to {many} seeds"
     return Verdict(
         label or str(points["rule"].iloc[0]), axis, base, verdict, remedy.text if remedy else "",
         tolerance, regret_limit, alpha, found.slope, found.slope_lo, found.slope_hi,

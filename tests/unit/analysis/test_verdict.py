@@ -121,6 +121,8 @@ def test_larger_is_better_is_reported():
 
 def test_one_seed_says_so():
     assert judge(sweep(seeds=1)).basis == "1 seed" and judge(sweep(seeds=2)).basis == "2 seeds"
+    points = sweep(seeds=3)
+    assert judge(points[(points["width"] == 512) | (points["seed"] < 2)]).basis == "2 to 3 seeds"
 
 
 def test_rows_in_any_order_give_the_same_numbers():
