@@ -53,6 +53,8 @@ def row_of(folder: RunFolder) -> dict[str, Any]:
 
 def main(runs: Path) -> None:
     folders = [RunFolder(runs, path.parent.name) for path in runs.glob("*/result.json")]
+    if not folders:
+        sys.exit(f"{runs}: no finished run here; give the folder in which sweeps keep theirs, as in runs")
     table = pd.DataFrame([row_of(folder) for folder in folders]).astype({"left_plateau": "Int64"})
     order = ["family", "optimizer", "changed", "steps", "depth", "log2_lr", "seed"]
     table.sort_values(order).drop_duplicates().to_csv(sys.stdout, index=False, float_format="%.5g", lineterminator="\n")

@@ -4,8 +4,8 @@ NanoGPT's block with rotary positions in place of a learned table, Llama2's with
 learning rate falls with the depth of NanoGPT and not of Llama2: it goes with the positions, not with the block. In this
 folder, and with `analyze` in place of `launch` afterwards:
 
-    spectral-mup launch sweep=mini/depth model=rotary_nanogpt 'rule=[spectral]'
-    spectral-mup launch sweep=mini/llama2_depth model=learned_llama2 'rule=[spectral]'
+    spectral-mup launch sweep=mini/depth model=rotary_nanogpt 'rule=[spectral]' sweep.name=rotary_nanogpt_depth
+    spectral-mup launch sweep=mini/llama2_depth model=learned_llama2 'rule=[spectral]' sweep.name=learned_llama2_depth
 """
 
 from typing import ClassVar

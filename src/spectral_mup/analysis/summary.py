@@ -14,8 +14,10 @@ from spectral_mup.analysis.stats import write_csv
 from spectral_mup.analysis.verdict import Verdict, level_marks, percent
 
 
-def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Results], list[str]]:
-    """Read every sweep analysed below `folder`, write the summary into it, and return (sweeps, names that were not found).
+def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Results], list[str], int]:
+    """Read every sweep analysed below `folder`, write the summary into it, and return what was read, and what was not found.
+
+    That is (sweeps, names without results, number of published slopes that belong to none of the sweeps).
 
     summary.csv, summary.tex   one row per sweep and rule
     forest.pdf .svg .png       the slopes of all, beside those of published.csv if it is there; what is drawn: forest.csv
@@ -33,8 +35,12 @@ def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Resul
     from spectral_mup.analysis.figures.style import save
     from spectral_mup.analysis.figures.summary import summary_figure
 
+    for path in out.glob("summary*.*"):  # of other groups than today's
+        if path.suffix in (".pdf", ".svg", ".png") or path.name == "summary_figure.csv":
+            path.unlink()
     drawing, data = forest_figure(sweeps, published)
     save(drawing, out / "forest", data)
+    left = len(published) - list(data["what"]).count("published")
     groups = by_family_and_axis(sweeps)
     for (family, axis), group in groups.items():
         drawing, data = summary_figure(group)
@@ -42,7 +48,7 @@ def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Resul
             save(drawing, out / "summary", data, out / "summary_figure")
         else:
             save(drawing, out / f"summary_{family.replace('/', '_')}_{axis}", data)
-    return sweeps, absent
+    return sweeps, absent, left
 
 
 def gather(folder: Path, names: Sequence[str] = ()) -> tuple[list[Results], list[str]]:

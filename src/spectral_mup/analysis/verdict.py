@@ -72,8 +72,8 @@ class Verdict:
 
     @property
     def is_control(self) -> bool:
-        """Whether its rule, standard*, claims no transfer and is there to compare with."""
-        return self.rule.split()[-1].startswith("standard")
+        """Whether its rule claims no transfer."""
+        return is_control(self.rule)
 
     @property
     def finished(self) -> dict[int, Optimum]:
@@ -113,6 +113,11 @@ def what_was_run(points: pd.DataFrame) -> str:
     parts += [f"held: {' or '.join(held)}"] if held else []
     missing = list(points["status"]).count("missing")
     return "; ".join(parts + [f"{missing} of {len(points)} runs missing"] * (missing > 0))
+
+
+def is_control(rule: str) -> bool:
+    """Whether a rule, standard*, claims no transfer and is there to compare with; an optimizer may be named before it."""
+    return rule.split()[-1].startswith("standard")
 
 
 def tabulate(points: pd.DataFrame) -> LossCurve:

@@ -111,10 +111,12 @@ def judge_tuned(
             lines.append(f"Over {axis.replace('_', ' ')}, at {others}{': no runs yet' if on_axis.empty else ''}")
         if not on_axis.empty:
             folders.append(name if axis == axes[0] else f"{name}/{axis}")
-            hours = sum(context.results.seconds(runs[run_id]) for run_id in set(on_axis["run_id"])) / 3600
+            ended = set(on_axis["run_id"].where(on_axis["status"] != "missing").dropna())
+            seconds = [context.results.seconds(runs[run_id]) for run_id in ended]
+            hours = round(sum(seconds) / 3600, 4) if all(seconds) else None
             found = report(
                 on_axis, norms, name=folders[-1], out_dir=results / folders[-1], base=base, axis=axis,
-                command=context.analyze_command(), commit=commit(), train_hours=round(hours, 4), **drawing, **judging,
+                command=context.analyze_command(), commit=commit(), train_hours=hours, **drawing, **judging,
             )  # fmt: skip
             lines.append(format_verdicts(found) + "\n" * (len(axes) > 1))
             verdicts += found
@@ -139,8 +141,10 @@ def summarize(argv: list[str], check: bool) -> int:
         raise ConfigError(f"--summary: {problem}; give a folder of results, as in --summary results/mini/width")
     from spectral_mup.analysis import summary
 
-    sweeps, absent = summary.summarize(argv[0], argv[1:])
+    sweeps, absent, left = summary.summarize(argv[0], argv[1:])
     print(summary.format_summary(sweeps, absent))
+    if left:
+        print(f"Not in the forest plot: {pluralize(left, 'published slope')} of sweeps that are not here")
     print(f"Figures and tables: {Path(argv[0])}/forest.* and summary*.*")
     held = not absent and all(as_claimed(r.verdicts) and not sum(v.counts["missing"] for v in r.verdicts) for r in sweeps)
     return OK if held or not check else CHECK_FAILED

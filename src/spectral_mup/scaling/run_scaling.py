@@ -8,6 +8,7 @@ import torch
 from spectral_mup.models.layers import LanguageModel
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling.scale import ModelScaling, base_init_std, scale
+from spectral_mup.theory.growth import KINDS
 from spectral_mup.theory.rules import Multipliers
 
 REFERENCE_WIDTH_RATIO = 64  # width at which growing dims are told from fixed ones, in base widths; large, as FFNs are rounded
@@ -33,7 +34,8 @@ def scale_run(run: RunConfig, model: LanguageModel, vocab_size: int) -> ModelSca
     base_std = {}
     for name, growth in scaling.growths.items():
         module = name.rpartition(".")[0]
-        base_std[name] = base_init_std(growth, {growth.kind: stds[module]} if module in stds else stds)
+        own = module in stds.keys() - set(KINDS) and growth.kind in KINDS
+        base_std[name] = base_init_std(growth, {growth.kind: stds[module]} if own else stds)
     return replace(scaling, base_std=base_std, multipliers=Multipliers(**forward))
 
 

@@ -150,11 +150,19 @@ def test_published_slopes_stand_only_where_we_measured():
     assert ZHENG.source in texts(figure) and not any("published.csv" in t for t in texts(alone))
 
 
-def test_a_published_slope_whose_rule_was_not_run_stands_on_the_line_of_its_kind():
+def test_a_published_slope_whose_rule_was_not_run_stands_on_a_line_of_its_kind_or_nowhere():
     rules = ("standard", "paper_2602_20937", "spectral")
     of = [ZHENG._replace(rule=rule) for rule in ("zheng", "standard_fixed", "spectral")]
     _, drawn = forest_figure([sweep("muon", rules=rules)], of)
     assert list(drawn["line"])[3:] == [1, 3, 2]
+    _, drawn = forest_figure([sweep("muon", rules=("spectral",))], of)
+    assert list(drawn["line"])[1:] == [1, 1]  # a control is not drawn beside what it was the control of
+
+
+def test_a_published_lr_stands_on_no_line_of_another_key():
+    partner = sweep("muon", name="partner", tuned="optimizer.adamw.lr")
+    _, drawn = forest_figure([partner, sweep("muon", name="lr")], [ZHENG])
+    assert drawn["sweep"].iloc[-1] == "lr" and list(drawn["what"]).count("published") == 1
 
 
 def test_the_level_of_the_intervals_is_said():

@@ -75,6 +75,8 @@ def test_hours_of_training_count_each_run_once(argv):
         (folder_of(argv, run) / "timing.json").write_text(json.dumps({"seconds": 36.0}))
     content = json.loads(afresh(argv)[1]["tiny/verdicts.json"])
     assert content["train_hours"] == pytest.approx(0.01 * len(runs_of(argv))) and len(content["run_ids"]) > len(runs_of(argv))
+    (folder_of(argv, runs_of(argv)[0]) / "timing.json").unlink()
+    assert json.loads(afresh(argv)[1]["tiny/verdicts.json"])["train_hours"] is None
 
 
 # --- what is not read --------------------------------------------------------------------------------------------------

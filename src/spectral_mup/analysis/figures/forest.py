@@ -19,7 +19,8 @@ from spectral_mup.analysis.figures.lr_transfer import slope_text
 from spectral_mup.analysis.figures.style import GREY, LETTER, STYLE, WIDTH, legend, mark, page, slashed
 from spectral_mup.analysis.published import NAME, Published
 from spectral_mup.analysis.results import PRINTED, Results, by_family_and_axis, printed_labels
-from spectral_mup.analysis.verdict import Verdict, level_marks, percent, what_was_run
+from spectral_mup.analysis.verdict import Verdict, is_control, level_marks, percent, what_was_run
+from spectral_mup.config.tune import LR
 
 LOOKS: dict[str, dict[str, Any]] = {  # of verdicts; Okabe & Ito 2008, no two equally light
     "transfers": {"color": "#0072b2", "marker": "o"},
@@ -33,9 +34,9 @@ ROW = 0.15  # inches of a line; all other heights are in lines
 GAP, HEADING = 0.2, 1.35  # after a sweep; of the name of a group
 BELOW = 0.37  # a published slope, below the line of ours
 FEET = 0.42  # inches below the lines, for the numbers and the name of the axis
-NAMES, TEXTS = 2.3, 2.66  # inches of the names at the left, at most, and of the texts at the right
+NAMES, TEXTS = 2.8, 2.66  # inches of the names at the left, at most, and of the texts at the right
 MARK_AT, VERDICT_AT, SLOPE_AT, REGRET_AT = 0.12, 0.2, 0.87, TEXTS  # inches into them; the last is a right edge
-MOST = (-1.6, 1.0)  # the slopes in view at most; at least twice the tolerance
+MOST = (-1.6, 1.0)  # the slopes in view at most
 TEXT = {"fontsize": 7, "va": "center"}
 
 
@@ -56,8 +57,11 @@ def forest_figure(sweeps: Sequence[Results], published: Sequence[Published] = ()
     marks = level_marks([line.v for line in lines])
     at = [(line, one) for one in published if (line := _line_of(one, lines)) is not None]
     sources = dict(zip(dict.fromkeys(one.source for _, one in at), SOURCES * len(at), strict=False))
+    of_rule = LETTER * max(len(line.v.rule) for line in lines) + 0.12
+    most = int((NAMES - of_rule - 0.12) / LETTER)  # letters of a label
+    lines = [line._replace(label=line.label[: most - 1] + "…") if len(line.label) > most else line for line in lines]
     rule_at = LETTER * max(len("optimizer"), *(len(line.label) for line in lines)) + 0.12
-    end = min(rule_at + LETTER * max(len(line.v.rule) for line in lines) + 0.12, NAMES)
+    end = rule_at + of_rule
     widths, note = [end, WIDTH - end - TEXTS, TEXTS], _note(sweeps, marks, bool(sources))
     fig, grid = page([height * ROW + FEET], widths, note, legends=1 + bool(sources))
     names, ax, texts = (fig.add_subplot(grid[0, i]) for i in range(3))
@@ -82,7 +86,7 @@ def forest_figure(sweeps: Sequence[Results], published: Sequence[Published] = ()
     tolerance = slashed(f"{line.v.tolerance:g}" for line in lines)
     legend(fig, _marks(tolerance), line=1)
     if sources:
-        legend(fig, _source_marks(sources, any(_is_control(one) for _, one in at)), line=2)
+        legend(fig, _source_marks(sources, any(is_control(one.rule) for _, one in at)), line=2)
     return fig, pd.DataFrame(drawn, columns=["line", "family", "axis", "optimizer", "sweep", "what", *OF_VERDICT, "source"])
 
 
@@ -103,14 +107,10 @@ def _lay_out(sweeps: Sequence[Results]) -> tuple[list[Line], list[tuple[float, s
 
 
 def _line_of(one: Published, lines: Sequence[Line]) -> Line | None:
-    """The line of a published slope: of its rule, else of one that is a control as it is one, else the first; or none."""
-    own = [line for line in lines if (line.r.optimizer, line.r.family, line.r.axis) == one[:3]]
-    control = _is_control(one)
-    return min(own, key=lambda line: (line.v.rule != one.rule, line.v.is_control != control), default=None)
-
-
-def _is_control(one: Published) -> bool:
-    return one.rule.startswith("standard")
+    """The line, in a sweep of the lr, of a published slope's rule, else the first that is a control as it is one; or none."""
+    own = [line for line in lines if (line.r.optimizer, line.r.family, line.r.axis, line.v.tuned) == (*one[:3], LR)]
+    alike = [line for line in own if line.v.is_control == is_control(one.rule)]
+    return min(alike, key=lambda line: line.v.rule != one.rule, default=None)
 
 
 def _view(lines: Sequence[Line], published: Sequence[Published]) -> tuple[float, float]:
@@ -123,7 +123,7 @@ def _view(lines: Sequence[Line], published: Sequence[Published]) -> tuple[float,
 
 def _heads(names: Axes, texts: Axes, rule_at: float, headings: Sequence[tuple[float, str]], marks: Mapping[float, str]) -> None:
     """The names of the columns, and those of the groups."""
-    level = ", ".join(f"{mark}{percent(alpha)}" for alpha, mark in marks.items())
+    level = ", ".join(f"{dagger}{percent(alpha)}" for alpha, dagger in marks.items())
     head: dict[str, Any] = {**TEXT, "color": GREY}
     names.text(0, 0.5, "optimizer", **head)
     names.text(rule_at, 0.5, "rule", **head)
@@ -148,12 +148,12 @@ def _names(ax: Axes, rule_at: float, line: Line) -> None:
         ax.text(x, line.y, text, color=color, **TEXT).set_in_layout(False)
 
 
-def _texts(ax: Axes, line: Line, mark: str) -> None:
+def _texts(ax: Axes, line: Line, dagger: str) -> None:
     v = line.v
     regret = f"{'≥ ' * v.regret_at_least}{100 * v.regret:.2f} %" if np.isfinite(v.regret) else "unknown"
     ax.plot(MARK_AT, line.y, **_look(v))
     ax.text(VERDICT_AT, line.y, v.verdict, **TEXT)
-    ax.text(SLOPE_AT, line.y, slope_text(v) + mark, **TEXT)
+    ax.text(SLOPE_AT, line.y, slope_text(v) + dagger, **TEXT)
     ax.text(REGRET_AT, line.y, regret, ha="right", **TEXT)
 
 
@@ -188,7 +188,7 @@ def _draw_published(ax: Axes, line: Line, one: Published, marker: str, lo: float
     """Draw a published slope below the interval of its line, an arrow head where it leaves the axis."""
     x = float(np.clip(one.slope, lo, hi))
     marker = "<" if one.slope < lo else ">" if one.slope > hi else marker
-    face = "w" if _is_control(one) else GREY
+    face = "w" if is_control(one.rule) else GREY
     ax.plot(x, line.y + BELOW, marker, ms=3.2, mec=GREY, mfc=face, mew=0.6, clip_on=False, zorder=5)
     return _row(line, "published") | {"rule": one.rule, "slope": one.slope, "source": one.source}
 
@@ -213,7 +213,7 @@ def _source_marks(sources: Mapping[str, str], controls: bool) -> list[Line2D]:
 def _note(sweeps: Sequence[Results], marks: Mapping[float, str], published: bool) -> str:
     runs = pd.concat([r.points for r in sweeps], ignore_index=True).drop_duplicates("run_id")
     verdicts = [v for r in sweeps for v in r.verdicts]
-    level = ", ".join(percent(alpha) + f" where marked {mark}" * bool(mark) for alpha, mark in marks.items())
+    level = ", ".join(percent(alpha) + f" where marked {dagger}" * bool(dagger) for alpha, dagger in marks.items())
     basis, limit = slashed(sorted(v.basis for v in verdicts)), slashed(f"{100 * v.regret_limit:g} %" for v in verdicts)
     return (
         f"{what_was_run(runs)}. Mark: slope of log2 optimal lr η* on log2 size; bar: its interval ({level}; {basis}); no mark: "
