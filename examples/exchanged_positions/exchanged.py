@@ -10,48 +10,32 @@ folder, and with `analyze` in place of `launch` afterwards:
 
 from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from spectral_mup.models.configs import Llama2Config, NanoGPTConfig
-from spectral_mup.models.layers import rotation
 from spectral_mup.models.llama2 import Llama2
 from spectral_mup.models.nanogpt import NanoGPT
 
-ROPE_BASE = 10_000.0
-
 
 class RotaryNanoGPT(NanoGPT):
-    """Queries and keys are turned by their position; there is no table of positions."""
+    """Queries and keys are turned by their position, as Llama2's; there is no table of positions."""
+
+    features = Llama2.features  # type: ignore[assignment]
 
     def __init__(self, config: NanoGPTConfig, vocab_size: int, width: int, depth: int) -> None:
         super().__init__(config, vocab_size, width, depth)
         del self.position
-        self.head_size = width // config.head_count(width)
-
-    def features(self, x_BT: Tensor) -> Tensor:
-        h_BTD = F.dropout(self.multipliers.embedding * self.token(x_BT), self.dropout, self.training)
-        rotation_TE = rotation(x_BT.size(1), self.head_size, ROPE_BASE, x_BT.device)
-        for block in self.blocks:
-            h_BTD = block(h_BTD, rotation_TE)
-        return self.norm(h_BTD)
+        self.head_size, self.rope_base = width // config.head_count(width), 10_000.0
 
 
 class LearnedLlama2(Llama2):
-    """A learned table of positions is added to the tokens; queries and keys are not turned."""
+    """A learned table of positions is added to the tokens, as NanoGPT's; queries and keys are not turned."""
+
+    features = NanoGPT.features  # type: ignore[assignment]
 
     def __init__(self, config: Llama2Config, vocab_size: int, width: int, depth: int) -> None:
         super().__init__(config, vocab_size, width, depth)
         self.position = nn.Embedding(config.context, width)
-
-    def features(self, x_BT: Tensor) -> Tensor:
-        positions = torch.arange(x_BT.size(1), device=x_BT.device)
-        h_BTD = self.multipliers.embedding * (self.token(x_BT) + self.position(positions))
-        h_BTD = F.dropout(h_BTD, self.dropout, self.training)
-        for block in self.blocks:
-            h_BTD = block(h_BTD)
-        return self.norm(h_BTD)
 
 
 class RotaryNanoGPTConfig(NanoGPTConfig):

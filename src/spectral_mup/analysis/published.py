@@ -26,7 +26,7 @@ class Published(NamedTuple):
 
 
 def read_published(folder: Path) -> list[Published]:
-    """The slopes in folder/published.csv, none where there is no such file.
+    """The slopes in folder/published.csv; empty if the folder has no such file.
 
     Raises ResultsError on a missing or unknown column and on a cell that cannot be right; it names the column and the fix.
     """
