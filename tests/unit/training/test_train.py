@@ -312,6 +312,7 @@ def test_a_full_disk_keeps_the_old_file_and_fails_the_run(tiny, corpus, tmp_path
 def test_probe_measures_what_it_says(tiny, corpus, tmp_path):
     config = tiny("probe.steps=[1]", "train.steps=1", "train.warmup=0", "train.schedule=constant",
                   "optimizer.weight_decay.hidden=0", "model.init_std.embedding=1")  # fmt: skip
+    # tables at 0.5 make one update here whose norm the power iteration leaves 10 % short: see spectral_norm
     point = first_point(config, width=64, seed=2)
     folder, _ = run_point(point, tmp_path, corpus)
     rows = {(r["step"], r["name"], r["what"]): r for r in read_rows(folder.path / "norms.jsonl")}
