@@ -14,7 +14,7 @@ from spectral_mup.theory.growth import Growth
 from spectral_mup.theory.rules import Rule, UpdateScaling
 
 NOT_TABLES = {"spectral", "spectral_readout", "spectral_depth_half", "spectral_depth_0", "standard", "standard_fixed"}
-OF_ONE_OPTIMIZER = {"lamb_hidden_0"}  # no published table and nothing for AdamW: test_lamb_rules.py
+OF_ONE_OPTIMIZER = {"lamb_hidden_0", "adamw_decay_0"}  # no published tables: test_changed_exponents.py
 NAMES = [n for n in options("rule") if n not in OF_ONE_OPTIMIZER and not n.startswith("derived/")]
 CONFIGS = load_config([f"rule=[{','.join(NAMES)}]"]).rule
 RULES = {name: rule_of(name, rule) for name, rule in CONFIGS.items()}

@@ -1,4 +1,4 @@
-"""LAMB's hidden lr, exponents −1/2 and 0 side by side: the rules differ in the numbers named here and in no other."""
+"""Rules with one exponent of `spectral` changed, LAMB's hidden lr and AdamW's λ: they differ in the numbers named here."""
 
 import copy
 from dataclasses import replace
@@ -44,6 +44,13 @@ def test_hidden_0_differs_from_spectral_in_the_hidden_lr_and_the_decay_that_goes
     assert multipliers(scale_on_meta(ours, 256)) == multipliers(scale_on_meta(theirs, 256))
     products = [{t: row["lr ×"] * row["λ ×"] for t, row in numbers(s).items()} for s in (ours, theirs)]
     assert products[0] == pytest.approx(products[1])
+
+
+def test_decay_0_differs_from_spectral_in_the_decay_of_hidden_matrices_alone():
+    sizes = ["rule=[spectral,adamw_decay_0]", *SIZES[1:]]
+    ours, theirs = point("adamw_decay_0", overrides=sizes), point("spectral", overrides=sizes)
+    assert differences(ours, numbers(theirs)) == {(HIDDEN, "λ ×", 1, M)}
+    assert multipliers(scale_on_meta(ours, 256)) == multipliers(scale_on_meta(theirs, 256))
 
 
 def test_the_paper_differs_from_hidden_0_in_decay_and_in_where_the_readout_has_its_1_over_m():
