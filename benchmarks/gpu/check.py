@@ -40,6 +40,7 @@ from torch.nn.parallel import DistributedDataParallel
 from spectral_mup import data
 from spectral_mup.cluster.worker import release_memory
 from spectral_mup.config.compose import load_config
+from spectral_mup.models.configs import FamilyConfig
 from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
@@ -48,7 +49,7 @@ from spectral_mup.scaling.groups import make_optimizers
 from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.run_scaling import hyperparameters, scale_run
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
-from spectral_mup.training.run import build_trainer, train_run
+from spectral_mup.training.run import build_trainer, make_task, train_run
 from spectral_mup.util.files import read_json, read_rows, write_atomic
 from spectral_mup.util.system import machine
 
@@ -270,7 +271,9 @@ def correctness(record: Record, sizes: Sizes, device: torch.device) -> None:
 def run_step(run: RunConfig, way: str, device: torch.device) -> Step:
     """The step of a run as train_run takes it."""
     run, nowhere = in_way(run, **WAYS[way]), RunFolder(Path(tempfile.gettempdir()), "nowhere")  # has no checkpoint
-    trainer, step, *_ = build_trainer(run, nowhere, corpus(run.data.source), device, SINGLE_PROCESS, False)
+    text = corpus(run.data.source)
+    task = make_task(run, text, device, SINGLE_PROCESS)
+    trainer, step, *_ = build_trainer(run, nowhere, task, text.vocab_size, device, SINGLE_PROCESS, False)
     trainer.model.train()
     return step
 
@@ -361,6 +364,7 @@ class PlainGPT(nn.Module):
 
 def plain_step(run: RunConfig, device: torch.device) -> Step:
     """A step of a plain loop, on a batch that stays on the device and so costs it nothing."""
+    assert isinstance(run.model, FamilyConfig)
     with device:
         model = PlainGPT(run.model.context, run.width, run.depth, run.model.head_count(run.width))
         x, y = torch.randint(256, (2, run.train.batch_size, run.model.context))

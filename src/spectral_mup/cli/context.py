@@ -9,7 +9,7 @@ from pathlib import Path
 
 from spectral_mup.cluster.slurm.run_states import Report, State, reconcile
 from spectral_mup.config.schema import Config
-from spectral_mup.data import Corpus, load
+from spectral_mup.data import Corpus, OwnBatches, load_data, vocabulary
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.results import Results
 from spectral_mup.runs.sweep import Outcome, Sweep, open_sweep
@@ -61,6 +61,15 @@ class Context:
         resolve_quantities(self.config.probe.quantities)
         return open_sweep(self.config)
 
+    def check_model(self) -> None:
+        """Check a model that is not of the package, in a second or two. Raises ConfigError where it cannot be scaled."""
+        if not self.config.model.ours:
+            from spectral_mup.scaling.run_scaling import check_model  # imports torch
+
+            sweep = self.sweep
+            curves = [curve for chain in sweep.chains({}) for curve in chain.curves]
+            check_model([sweep.run(c, sweep.config.sweep.lr[0], 0) for c in curves], vocabulary(*self.config.data.place))
+
     @cached_property
     def results(self) -> Results:
         """What the runs came to; analyze keeps it for the commands that follow."""
@@ -94,8 +103,8 @@ class Context:
         """Curves that the plan does not reach yet."""
         return remaining_curves(self.sweep, self.plan)
 
-    def load_corpus(self) -> Corpus:
-        return load(self.config.data.source, self.config.data.path, self.config.data.vocab_size)
+    def load_corpus(self) -> Corpus | OwnBatches:
+        return load_data(*self.config.data.place)
 
     def matching(self) -> list[State]:
         """States of the runs that run=ID names; all of them without it. Raises ConfigError if it names none."""

@@ -106,5 +106,4 @@ class Machine:
 
 def memory_of(config: Config) -> RunMemory:
     """The needs of a config's runs, nothing learned yet."""
-    d = config.data
-    return RunMemory(Path(config.paths.runs), data.vocabulary(d.source, d.path, d.vocab_size))
+    return RunMemory(Path(config.paths.runs), data.vocabulary(*config.data.place))

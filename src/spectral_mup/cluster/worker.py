@@ -78,7 +78,7 @@ class Worker:
     """What a process keeps from one run to the next."""
 
     config: Config
-    corpus: data.Corpus
+    corpus: data.Corpus | data.OwnBatches
     device: Any
     tracker: WandbLogger
 
@@ -94,7 +94,7 @@ class Worker:
             torch.use_deterministic_algorithms(True, warn_only=True)  # as far as there are such; attention backward has none
             # else each new tensor costs a kernel, which only serves to find bugs
             setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
-        corpus = data.load(config.data.source, config.data.path, config.data.vocab_size)
+        corpus = data.load_data(*config.data.place)
         return cls(config, corpus, device, WandbLogger(config.wandb.mode, config.wandb.project))
 
     def execute(self, run: RunConfig, should_stop: Callable[[], bool], send: Send, processes: Any) -> Event:
@@ -130,8 +130,10 @@ class Worker:
     def claim(self, run: RunConfig, folder: RunFolder) -> dict[str, Any] | None:
         """Claim a run's folder; return its result if it has one already. Raises ClaimedError while another process has it."""
         d, t = self.config.data, self.config.train
-        if data.fingerprint(d.source, d.path, d.vocab_size) != run.data.content:
-            raise ValueError("data.path: the text has changed since the launch; restore it, or launch again")
+        if data.fingerprint(*d.place) != run.data.content:
+            raise ValueError(
+                "data: the text, or the code of data.target, has changed since the launch; restore it, or launch again"
+            )
         folder.write_config(run.to_json())
         if folder.result() is None:
             current = current_array_task()

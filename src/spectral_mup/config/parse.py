@@ -11,7 +11,7 @@ from spectral_mup.config.presets import folders
 from spectral_mup.config.schema import SCHEDULERS, ClusterConfig, Config
 from spectral_mup.errors import ConfigError
 from spectral_mup.models import FAMILIES
-from spectral_mup.models.configs import FamilyConfig
+from spectral_mup.models.configs import FamilyConfig, ModelConfig
 from spectral_mup.util.registry import did_you_mean, lookup
 
 M = TypeVar("M", bound=BaseModel)
@@ -50,9 +50,9 @@ def typed(plain: Any) -> Config:
     return parse(Config, parts, "")
 
 
-def _family(name: Any) -> type[FamilyConfig]:
+def _family(name: Any) -> type[ModelConfig]:
     found = FamilyConfig if name is None else lookup(FAMILIES, str(name), "model.family")
-    if not (isinstance(found, type) and issubclass(found, FamilyConfig)):
+    if not (isinstance(found, type) and issubclass(found, ModelConfig)):
         raise ConfigError(f"model.family={name}: must be a subclass of spectral_mup.models.configs.FamilyConfig")
     return found
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Dis
 from typing_extensions import TypedDict
 
 from spectral_mup.data.prepare.settings import PrepareConfig
-from spectral_mup.models.configs import FamilyConfig
+from spectral_mup.models.configs import ModelConfig
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.util.fields import AtLeastOne, AtLeastZero, Float, Int, NotNegative, Part, Positive, one_of
 
@@ -102,6 +102,12 @@ class DataConfig(Part):
     source: str
     path: str | None
     vocab_size: AtLeastOne | None
+    target: str | None = None
+
+    @property
+    def place(self) -> tuple[str, str | None, int | None, str | None]:
+        """What spectral_mup.data finds a text by."""
+        return self.source, self.path, self.vocab_size, self.target
 
 
 # Of TrainConfig: by whom, how fast and in how much memory a run is trained; they change its numbers by rounding alone.
@@ -249,7 +255,7 @@ class PathsConfig(Part):
 
 class Config(Part):
     action: str
-    model: SerializeAsAny[FamilyConfig]
+    model: SerializeAsAny[ModelConfig]
     optimizer: OptimizerConfig
     rule: dict[str, RuleConfig]
     data: DataConfig

@@ -9,7 +9,7 @@ from spectral_mup.config import schema, tune
 from spectral_mup.config.optimizer_spec import rule_of, spec_of
 from spectral_mup.config.parse import walk
 from spectral_mup.errors import ConfigError
-from spectral_mup.models.configs import FamilyConfig
+from spectral_mup.models.configs import ModelConfig
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.util.registry import did_you_mean
 
@@ -24,6 +24,7 @@ def check(config: schema.Config) -> None:
         _rules(c),
         _widths(c.model, c.sweep, c.derive),
         _prepare(c.prepare, c.action),
+        _data(c),
         _tune(c),
         _target(c),
     )
@@ -147,7 +148,7 @@ def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
         yield f"cluster.gpus={c.gpus}: {need}"
 
 
-def _optimizer(o: schema.OptimizerConfig, m: FamilyConfig, t: schema.TrainConfig) -> Iterator[str]:
+def _optimizer(o: schema.OptimizerConfig, m: ModelConfig, t: schema.TrainConfig) -> Iterator[str]:
     for name, algorithm in o.algorithms.items():
         package = algorithm.target.partition(".")[0]
         if not package or importlib.util.find_spec(package) is None:
@@ -202,13 +203,21 @@ def _rules(c: schema.Config) -> Iterator[str]:
             )
 
 
-def _widths(m: FamilyConfig, s: schema.SweepConfig, d: schema.DeriveConfig) -> Iterator[str]:
+def _widths(m: ModelConfig, s: schema.SweepConfig, d: schema.DeriveConfig) -> Iterator[str]:
     m.check_widths(s.width, "sweep.width")
     if len(set(d.width)) < 3 or len(set(d.width)) < len(d.width):
         yield f"derive.width={d.width}: a slope needs three different widths, as in 'derive.width=[64,128,256]'"
     m.check_widths(d.width, "derive.width")
     if len(set(d.seed)) < len(d.seed):
         yield f"derive.seed={d.seed}: a value is listed twice; list each once"
+
+
+def _data(c: schema.Config) -> Iterator[str]:
+    if c.data.source == "batches" and c.data.vocab_size is None and c.model.family != "factory":
+        yield (
+            f"data.vocab_size: model={c.model.family} needs it; give the number of token ids in the batches of data.target, "
+            "or use model=factory for a model that is no language model"
+        )
 
 
 def _prepare(p: schema.PrepareConfig, action: str) -> Iterator[str]:

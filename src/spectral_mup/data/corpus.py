@@ -1,8 +1,10 @@
 """A text as a run sees it: tokens to train on, tokens to validate on, and what identifies them."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +12,9 @@ from spectral_mup.data.content import largest_id
 from spectral_mup.data.shards import DataError, Tokens
 from spectral_mup.data.sources import SOURCES
 from spectral_mup.data.split import SPLIT
-from spectral_mup.util.registry import lookup
+from spectral_mup.util.registry import code_digest, lookup
+
+BATCHES = "batches"  # the source that is a function
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,25 @@ class Corpus:
     vocab_size: int
     sha256: str
     note: str
+
+
+@dataclass(frozen=True)
+class OwnBatches:
+    """Batches in place of a text: `make(seed, step)` of the user's own; `sha256` is that of the file that defines it."""
+
+    name: str
+    make: Callable[..., Any]
+    vocab_size: int | None
+    sha256: str
+    note: str = ""
+
+
+def load_data(source: str, path: str | None, vocab_size: int | None, target: str | None) -> Corpus | OwnBatches:
+    """What a config's `data` names: a text, or of source `batches` the function at the import path `target`. Raises as load."""
+    if source != BATCHES:
+        return load(source, path, vocab_size)
+    make, digest = _own_batches(target)
+    return OwnBatches(str(target), make, vocab_size, digest)
 
 
 def load(source: str, path: str | None, vocab_size: int | None) -> Corpus:
@@ -50,16 +73,30 @@ def load(source: str, path: str | None, vocab_size: int | None) -> Corpus:
     return Corpus(name, train, val, text.vocab_size, content, text.note)
 
 
-def fingerprint(source: str, path: str | None, vocab_size: int | None) -> str:
+def fingerprint(source: str, path: str | None, vocab_size: int | None, target: str | None = None) -> str:
     """64 hex digits that change with the text, the split rule or the vocabulary, not with where files lie.
 
     Reads everything up to 64 MB, beyond that the sizes and evenly spaced blocks of 1 MB. Raises what `load` raises, except for
     what only the content of token files shows.
     """
+    if source == BATCHES:
+        return hashlib.sha256(f"{source}\n{target}\n{vocab_size}\n{_own_batches(target)[1]}\n".encode()).hexdigest()
     text = lookup(SOURCES, source, "data.source")(source, path, vocab_size)
     return hashlib.sha256(f"{source}\n{SPLIT}\n{text.vocab_size}\n{text.content_hash()}\n".encode()).hexdigest()
 
 
-def vocabulary(source: str, path: str | None, vocab_size: int | None) -> int:
-    """The number of token ids, without reading the text. Raises what `load` raises of a source."""
+def vocabulary(source: str, path: str | None, vocab_size: int | None, target: str | None = None) -> int | None:
+    """The number of token ids, without reading the text; None: batches of one's own have none. Raises what `load` raises."""
+    if source == BATCHES:
+        return vocab_size
     return lookup(SOURCES, source, "data.source")(source, path, vocab_size).vocab_size
+
+
+def _own_batches(target: str | None) -> tuple[Callable[..., Any], str]:
+    """The function that data.target names, and a digest of the code that defines it."""
+    if not target:
+        raise DataError("data.target: data=batches needs it; give the import path of a function, as in my_module.batches")
+    make, digest = lookup({}, target, "data.target"), code_digest(target)
+    if not callable(make) or digest is None:
+        raise DataError(f"data.target={target}: must be a function of (seed, step) in a file of its own")
+    return make, digest

@@ -1,7 +1,7 @@
 """The feature check on models of one's own: train some steps at several widths, and see whether features move alike."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.scale import scale
 from spectral_mup.theory.rules import Rule
 from spectral_mup.training.probe import Probe
-from spectral_mup.training.trainer import Batch, SampledLoss, Trainer
+from spectral_mup.training.trainer import Batch, SampledLoss, Trainer, own_loss
 from spectral_mup.util.text import table
 
 PASSED, CHECK_FAILED = 0, 5  # exit codes, as those of analyze.py --check
@@ -73,15 +73,6 @@ def _judged(check: FeatureCheck) -> list[dict[str, Any]]:
     return [r for r in check.table.to_dict("records") if r["judged"] and r["quantity"] == "feature"]
 
 
-def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-    """The loss that transformers' models compute by themselves. Raises ValueError for models that do not."""
-    out = model(**batch) if isinstance(batch, Mapping) else model(*batch)
-    loss = getattr(out, "loss", None)
-    if not isinstance(loss, Tensor):
-        raise ValueError("loss: the model's output has none; pass a function, as in loss=lambda model, batch: ...")
-    return loss
-
-
 def check_features(
     build: Callable[[int], nn.Module],
     widths: Sequence[int],
@@ -89,7 +80,7 @@ def check_features(
     *,
     lr: float,
     batch: Callable[[int, int], Batch],
-    loss: Callable[[Any, Any], Tensor] = loss_of,
+    loss: Callable[[Any, Any], Tensor] = own_loss,
     sampled_loss: SampledLoss | None = None,
     rule: str | Rule = "spectral_readout",
     residual_blocks: Sequence[str] = (),

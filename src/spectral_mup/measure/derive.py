@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from spectral_mup import data
 from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_rule
-from spectral_mup.measure.check_features import loss_of
 from spectral_mup.measure.directions import LadderModel, measure_directions
 from spectral_mup.measure.size_law_fit import SizeLaw, size_laws
 from spectral_mup.runs.run_config import RunConfig
@@ -19,8 +18,8 @@ from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.run_scaling import scale_on_meta
 from spectral_mup.scaling.scale import scale
 from spectral_mup.theory.growth import KINDS
-from spectral_mup.training.text import sampled_text_loss, text_batches, text_loss
-from spectral_mup.training.trainer import Batch, SampledLoss, Trainer
+from spectral_mup.training.text import logits_loss, sampled_text_loss, text_batches, text_loss
+from spectral_mup.training.trainer import Batch, SampledLoss, Trainer, own_loss
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ def derive(
     widths: Sequence[int],
     *,
     batch: Callable[[int, int], Batch],
-    loss: Callable[[Any, Any], Tensor] = loss_of,
+    loss: Callable[[Any, Any], Tensor] = own_loss,
     sampled_loss: SampledLoss | None = None,
     residual_blocks: Sequence[str] = (),
     embeddings: Sequence[str] = (),
@@ -113,6 +112,7 @@ def measure_family(
     """
     by_kind = {kind: replace(a, update_norm={}, lr=1.0, lr_shape={}) for kind, a in run.optimizer.by_kind.items()}
     family = run.model.model_copy(update={"mlp_hidden": run.model.mlp_width(widths[0]), "mlp_ratio": None})
+    loss = text_loss if family.ours else logits_loss
     blind = replace(
         run,
         model=family,
@@ -131,7 +131,7 @@ def measure_family(
             set_multipliers_(model, scaling)
             init_(model, scaling, seed=seed)
             batches = text_batches(corpus.train, seed, batch_size, family.context, range(1), 1, torch.device("cpu"))
-            scaled = _times(loss_scale, text_loss, sampled_text_loss)
+            scaled = _times(loss_scale, loss, sampled_text_loss)
             return Trainer(model, make_optimizers(model, scaling, lr=1.0), batches, scaled[0], sampled_loss=scaled[1])
 
         return LadderModel(width, scaling, trainer)

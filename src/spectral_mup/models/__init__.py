@@ -3,4 +3,6 @@
 FAMILIES = {
     "nanogpt": "spectral_mup.models.configs.NanoGPTConfig",
     "llama2": "spectral_mup.models.configs.Llama2Config",
+    "huggingface": "spectral_mup.models.configs.HuggingFaceConfig",
+    "factory": "spectral_mup.models.configs.FactoryConfig",
 }

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 import pkgutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
 from spectral_mup.errors import ConfigError
 from spectral_mup.util.fields import AtLeastOne, Fraction, NotNegative, Part, Positive
+from spectral_mup.util.registry import code_digest
 
 if TYPE_CHECKING:
-    from spectral_mup.models.layers import LanguageModel
+    from torch import nn
 
 
 class InitStd(Part):
@@ -39,8 +40,62 @@ class ForwardMultipliers(Part):
     logits: Positive = 1.0
 
 
-class FamilyConfig(Part):
-    """Keys that the transformer families share, and what the framework asks of a family.
+class ModelConfig(Part):
+    """What the framework asks of the config of any model: how it is built at a width and depth, and how its base starts.
+
+    `ours`: the model takes its multipliers by itself and its step can be captured; any other is checked at the plan.
+    """
+
+    ours: ClassVar[bool] = False
+    draws_weights: ClassVar[bool] = False  # where init_std is null, its base starts as it is built
+    embedding_std: ClassVar[float] = 1.0
+
+    family: str
+    context: AtLeastOne
+    tied: bool
+    dropout: Fraction
+    init_std: InitStd
+    multipliers: ForwardMultipliers = ForwardMultipliers()
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Prefixes of the parameter names of residual blocks, before the block's number; empty: found by their names."""
+        return ()
+
+    @property
+    def added_tables(self) -> tuple[str, ...]:
+        """Names of bare parameters that are looked up or added like embeddings."""
+        return ()
+
+    def check_widths(self, widths: Sequence[int], key: str) -> None:
+        """Check that a model of every width can be built. Raises ConfigError, which names `key`, where the widths are given."""
+
+    def mlp_width(self, width: int) -> int:
+        """Hidden features of the MLP, for an estimate of the memory."""
+        return 4 * width
+
+    def init_stds(self, base_width: int) -> dict[str, float | None]:
+        """Init std of the base model by kind, or module; a tied table is initialised as the readout that it also is."""
+        std = dict(self.init_std)
+        if std["embedding"] is None:
+            of_readout = base_width**-0.5 if std["readout"] is None else std["readout"]
+            std["embedding"] = of_readout if self.tied else self.embedding_std
+        return std
+
+    def flops_per_token(self, width: int, depth: int) -> float:
+        """Relative cost of a token, about the number of parameters: only ratios between runs have a meaning."""
+        return 12 * depth * width**2 + 2 * 256 * width + 20_000 * depth
+
+    def check_sizes(self, vocab_size: int | None, width: int, depths: set[int]) -> None:
+        """Check that what should grow with width and depth does. Raises ConfigError."""
+
+    def build(self, vocab_size: int | None, width: int, depth: int) -> nn.Module:
+        """A model of this size: token ids (B, T) to logits (B, T, V); `ours` with targets to their mean cross entropy."""
+        raise NotImplementedError(f"{type(self).__name__}.build")
+
+
+class FamilyConfig(ModelConfig):
+    """Keys that the transformer families share.
 
     For a family of your own, subclass this in a module of the working directory, add the keys
     that it has beyond these, and name the class in conf/model/NAME.yaml, as in `family: my_module.MyConfig`. It must define
@@ -54,21 +109,19 @@ class FamilyConfig(Part):
     `flops_per_token`.
     """
 
+    ours: ClassVar[bool] = True
     residual_blocks: ClassVar[tuple[str, ...]] = ("blocks.",)
-    embedding_std: ClassVar[float] = 1.0
     model_class: ClassVar[str]
 
-    family: str
-    context: AtLeastOne
     heads: AtLeastOne | None
     head_size: AtLeastOne | None
     mlp_ratio: Positive | None
     mlp_hidden: AtLeastOne | None
     mlp_multiple: AtLeastOne | None
-    tied: bool
-    dropout: Fraction
-    init_std: InitStd
-    multipliers: ForwardMultipliers = ForwardMultipliers()
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return self.residual_blocks
 
     @model_validator(mode="after")
     def _check_alternatives(self) -> Self:
@@ -99,19 +152,7 @@ class FamilyConfig(Part):
         multiple = self.mlp_multiple or 1
         return multiple * max(1, math.ceil(round(self.mlp_ratio * width) / multiple))  # type: ignore[operator]
 
-    def init_stds(self, base_width: int) -> dict[str, float | None]:
-        """Init std of the base model by kind, or module; a tied table is initialised as the readout that it also is."""
-        std = dict(self.init_std)
-        if std["embedding"] is None:
-            of_readout = base_width**-0.5 if std["readout"] is None else std["readout"]
-            std["embedding"] = of_readout if self.tied else self.embedding_std
-        return std
-
-    def flops_per_token(self, width: int, depth: int) -> float:
-        """Relative cost of a token, about the number of parameters: only ratios between runs have a meaning."""
-        return 12 * depth * width**2 + 2 * 256 * width + 20_000 * depth
-
-    def build(self, vocab_size: int, width: int, depth: int) -> LanguageModel:
+    def build(self, vocab_size: int | None, width: int, depth: int) -> nn.Module:
         """A model of this size, of the class that `model_class` names."""
         return pkgutil.resolve_name(self.model_class)(self, vocab_size, width, depth)
 
@@ -130,14 +171,11 @@ class NanoGPTConfig(FamilyConfig):
         return std | {"position": std["embedding"] if self.init_std.position is None else self.init_std.position}
 
 
-class Llama2Config(FamilyConfig):
-    """models.llama2.Llama2, which has no biases; key and value heads are fixed, a share of the query heads, or as many."""
-
-    model_class: ClassVar[str] = "spectral_mup.models.llama2.Llama2"
+class GroupedHeadsConfig(FamilyConfig):
+    """Keys of a family with rotary positions whose key and value heads are fixed, a share of the query heads, or as many."""
 
     kv_heads: AtLeastOne | None
     kv_ratio: Positive | None
-    rope_base: Positive
 
     @model_validator(mode="after")
     def _check_key_heads(self) -> Self:
@@ -165,3 +203,79 @@ class Llama2Config(FamilyConfig):
 
     def _shared_heads(self, heads: int) -> float:
         return self.kv_heads if self.kv_heads is not None else heads * (1.0 if self.kv_ratio is None else self.kv_ratio)
+
+
+class Llama2Config(GroupedHeadsConfig):
+    """models.llama2.Llama2, which has no biases."""
+
+    model_class: ClassVar[str] = "spectral_mup.models.llama2.Llama2"
+
+    rope_base: Positive
+
+
+class HuggingFaceConfig(GroupedHeadsConfig):
+    """models.huggingface.build: a decoder of transformers, built from its config class.
+
+    type    as AutoConfig knows it: llama, qwen3, gpt2, …
+    config  keys of its config that are the same at every size
+    grows   keys of its config that grow with the width, as multiples of it, beside those that models/huggingface.py knows
+    """
+
+    ours: ClassVar[bool] = False
+    residual_blocks: ClassVar[tuple[str, ...]] = ()
+    model_class: ClassVar[str] = "spectral_mup.models.huggingface.build"
+
+    type: str
+    config: dict[str, Any] | None = None
+    grows: dict[str, Positive] | None = None
+
+    def check_sizes(self, vocab_size: int | None, width: int, depths: set[int]) -> None:
+        pkgutil.resolve_name("spectral_mup.models.huggingface.check_sizes")(self, vocab_size, width)
+
+
+class FactoryConfig(ModelConfig):
+    """models.factory.build: what a function of the user's own returns for a width.
+
+    target           its import path; it is called with width, and with depth, vocab_size and context if it takes them
+    args             further keyword arguments
+    code             digest of the file that defines it, filled in: runs of other code are other runs
+    embeddings       bare parameters that are looked up or added like embeddings
+    residual_blocks  prefixes of the parameter names of residual blocks, before the block's number; empty: found by their names
+    """
+
+    draws_weights: ClassVar[bool] = True
+
+    target: str
+    args: dict[str, Any] | None = None
+    embeddings: list[str] = []
+    residual_blocks: list[str] = []
+    code: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_code(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("target"), str):
+            return values
+        known, found = values.get("code"), code_digest(values["target"])
+        if known is not None and found != known:
+            raise ConfigError(
+                f"model.target={values['target']}: its code has changed since the launch; restore it, or launch again"
+            )
+        return {**values, "code": found}
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        return tuple(self.residual_blocks)
+
+    @property
+    def added_tables(self) -> tuple[str, ...]:
+        return tuple(self.embeddings)
+
+    def init_stds(self, base_width: int) -> dict[str, float | None]:
+        return {kind: std for kind, std in self.init_std if std is not None}
+
+    def check_sizes(self, vocab_size: int | None, width: int, depths: set[int]) -> None:
+        pkgutil.resolve_name("spectral_mup.models.factory.check_depths")(self, depths)
+
+    def build(self, vocab_size: int | None, width: int, depth: int) -> nn.Module:
+        return pkgutil.resolve_name("spectral_mup.models.factory.build")(self, vocab_size, width, depth)

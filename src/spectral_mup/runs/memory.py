@@ -12,7 +12,7 @@ CONTEXT_BYTES = 0.6e9  # what CUDA and its libraries take for each process, whic
 STATES, FACTORED = 2, {"spectral_mup.optim.shampoo.Shampoo": 10, "spectral_mup.optim.soap.SOAP": 11}
 
 
-def estimate_bytes(run: RunConfig, vocab_size: int) -> float:
+def estimate_bytes(run: RunConfig, vocab_size: int | None) -> float:
     """Bytes of a process that trains the run, rather too many: 4·P·(5 + s) + 4·t·(depth·(12·width + 4·mlp) + 5·vocabulary).
 
     P parameters (blocks of four width × width and three width × mlp matrices), each with gradient, s numbers of optimizer state
@@ -21,17 +21,17 @@ def estimate_bytes(run: RunConfig, vocab_size: int) -> float:
     """
     m, t, w = run.model, run.train, run.width
     mlp = m.mlp_width(w)
-    parameters = run.depth * w * (4 * w + 3 * mlp) + (2 * vocab_size + m.context) * w
+    parameters = run.depth * w * (4 * w + 3 * mlp) + (2 * (vocab_size or 0) + m.context) * w
     states = max(FACTORED.get(str(a.target), STATES) for a in run.optimizer.algorithms.values())
     tokens = max(t.batch_size // t.accumulate, run.probe.sequences) * m.context
-    activations = tokens * (run.depth * (12 * w + 4 * mlp) + 5 * vocab_size)
+    activations = tokens * (run.depth * (12 * w + 4 * mlp) + 5 * (vocab_size or 0))
     return 4 * (parameters * (5 + states) + activations) + CONTEXT_BYTES
 
 
 class RunMemory:
     """What the runs of one sweep need; `vocab_size` is that of their text."""
 
-    def __init__(self, runs_dir: Path, vocab_size: int) -> None:
+    def __init__(self, runs_dir: Path, vocab_size: int | None) -> None:
         self.runs_dir, self.vocab_size = runs_dir, vocab_size
         self._measured: dict[tuple[int, int, int], float] = {}
 

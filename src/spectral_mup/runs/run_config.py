@@ -11,7 +11,7 @@ import rfc8785
 from spectral_mup.config.optimizer_spec import OptimizerSpec
 from spectral_mup.config.schema import PROCESS_KEYS, ProbeConfig, TrainConfig, to_plain
 from spectral_mup.config.tune import LR
-from spectral_mup.models.configs import FamilyConfig
+from spectral_mup.models.configs import ModelConfig
 from spectral_mup.theory.rules import Rule
 
 SCHEMA_VERSION = 2
@@ -60,7 +60,7 @@ class RunConfig:
     `curve` and `value` say how a sweep came to it, and are no part of its identity: runs of several curves may be the same.
     """
 
-    model: FamilyConfig
+    model: ModelConfig
     width: int
     depth: int
     base_width: int

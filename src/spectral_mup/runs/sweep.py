@@ -180,4 +180,4 @@ def result_reader(runs: Path) -> Outcome:
 
 def open_sweep(config: Config) -> Sweep:
     """The sweep of a checked config. Raises data.DataError, a ValueError, if its corpus is not here."""
-    return Sweep(config, data.fingerprint(config.data.source, config.data.path, config.data.vocab_size))
+    return Sweep(config, data.fingerprint(*config.data.place))

@@ -14,6 +14,8 @@ from spectral_mup.scaling.scale import ModelScaling
 from spectral_mup.theory.growth import Growth, in_first_block
 from spectral_mup.theory.rules import Multipliers
 
+TO_DO = "to do: "  # begins what set_multipliers_ has not set and the user must
+
 
 def multipliers(scaling: ModelScaling) -> Multipliers:
     """The numbers to put into one's own forward pass: attention is the scale of q·k itself, 1/√head_dim of the base times its
@@ -58,7 +60,7 @@ def _set_attention(
     if mine:
         return [f"attention: scaling {next(iter(mine.values())).scaling:.4g} in {len(mine)} modules"]
     if attention.head_size and attention.head_size[0] != attention.head_size[1]:
-        return [f"to do: scale q·k by {attention.head_size[1] ** -0.5 * relative:.4g} in place of 1/√head_dim"]
+        return [f"{TO_DO}scale q·k by {attention.head_size[1] ** -0.5 * relative:.4g} in place of 1/√head_dim"]
     return []
 
 
@@ -74,7 +76,7 @@ def _set_logits(model: nn.Module, modules: Mapping[str, nn.Module], factor: floa
             mine |= {names[id(m)]: m for m in held[id(p)] if not isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     for module in mine.values():
         module.register_forward_pre_hook(functools.partial(scale_input, factor=factor))
-    return [f"logits × {factor:.4g} at {', '.join(mine)}"] if mine else [f"to do: multiply the logits by {factor:.4g}"]
+    return [f"logits × {factor:.4g} at {', '.join(mine)}"] if mine else [f"{TO_DO}multiply the logits by {factor:.4g}"]
 
 
 def _set_branches(modules: Mapping[str, nn.Module], factor: float, residual_blocks: Sequence[str]) -> list[str]:
@@ -90,7 +92,7 @@ def _set_branches(modules: Mapping[str, nn.Module], factor: float, residual_bloc
         if mine:
             said += [f"branches × {factor:.4g} at {len(mine)} modules of {prefix}"]
         else:
-            said += [f"to do: multiply the output of every residual branch in {prefix} by {factor:.4g}"]
+            said += [f"{TO_DO}multiply the output of every residual branch in {prefix} by {factor:.4g}"]
     return said
 
 

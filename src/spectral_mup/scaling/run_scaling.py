@@ -1,12 +1,15 @@
 """The scaling of a run's model: what its rule decides for it, and what it trains with."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
-from spectral_mup.models.layers import LanguageModel
+from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.scaling.forward_multipliers import TO_DO, set_multipliers_
 from spectral_mup.scaling.scale import ModelScaling, base_init_std, scale
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.theory.rules import Multipliers
@@ -14,20 +17,23 @@ from spectral_mup.theory.rules import Multipliers
 REFERENCE_WIDTH_RATIO = 64  # width at which growing dims are told from fixed ones, in base widths; large, as FFNs are rounded
 
 
-def scale_run(run: RunConfig, model: LanguageModel, vocab_size: int) -> ModelScaling:
+def scale_run(run: RunConfig, model: nn.Module, vocab_size: int | None) -> ModelScaling:
     """The scaling of the run's `model` against the sweep's base, with the init stds and multipliers that the config gives."""
     with torch.device("meta"):
-        base, wider = (
-            run.model.build(vocab_size, width, run.base_depth)
-            for width in (run.base_width, REFERENCE_WIDTH_RATIO * run.base_width)
-        )
+        wider = run.model.build(vocab_size, REFERENCE_WIDTH_RATIO * run.base_width, run.base_depth)
+        base = None if run.model.draws_weights else run.model.build(vocab_size, run.base_width, run.base_depth)
+    if base is None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # its stds are measured, and must be the same for every run
+            base = run.model.build(vocab_size, run.base_width, run.base_depth)
     scaling = scale(
         model,
         base,
         optimizer=run.optimizer,
         rule=run.rule,
-        residual_blocks=run.model.residual_blocks,
-        wider=wider,  # type: ignore
+        residual_blocks=run.model.blocks,
+        embeddings=run.model.added_tables,
+        wider=wider,
     )
     stds = run.model.init_stds(run.base_width)
     forward = {name: factor * getattr(scaling.multipliers, name) for name, factor in run.model.multipliers}
@@ -35,15 +41,34 @@ def scale_run(run: RunConfig, model: LanguageModel, vocab_size: int) -> ModelSca
     for name, growth in scaling.growths.items():
         module = name.rpartition(".")[0]
         own = module in stds.keys() - set(KINDS) and growth.kind in KINDS
-        base_std[name] = base_init_std(growth, {growth.kind: stds[module]} if own else stds)
+        as_built = run.model.draws_weights and growth.kind not in stds
+        std = base_init_std(growth, {growth.kind: stds[module]} if own else stds)
+        base_std[name] = scaling.base_std[name] if as_built else std
     return replace(scaling, base_std=base_std, multipliers=Multipliers(**forward))
 
 
-def scale_on_meta(run: RunConfig, vocab_size: int) -> ModelScaling:
+def scale_on_meta(run: RunConfig, vocab_size: int | None) -> ModelScaling:
     """The same without memory for the model."""
     with torch.device("meta"):
         model = run.model.build(vocab_size, run.width, run.depth)
     return scale_run(run, model, vocab_size)
+
+
+def check_model(runs: Sequence[RunConfig], vocab_size: int | None) -> None:
+    """Check, without memory for them, that the models of these runs can be built and scaled as their rules ask.
+
+    Raises ConfigError on a multiplier of the forward pass that cannot be set, and what the model and `scale` raise.
+    """
+    runs[0].model.check_sizes(vocab_size, runs[0].base_width, {run.depth for run in runs})
+    for run in {(run.rule.name, run.width, run.depth): run for run in runs}.values():
+        with torch.device("meta"):
+            model = run.model.build(vocab_size, run.width, run.depth)
+        left = [said for said in set_multipliers_(model, scale_run(run, model, vocab_size)) if said.startswith(TO_DO)]
+        if left:
+            raise ConfigError(
+                f"model: rule={run.rule.name} asks of the forward pass what cannot be set from outside ({left[0]}); give the "
+                "model a method set_multipliers(multipliers), or choose a rule without it"
+            )
 
 
 def hyperparameters(run: RunConfig) -> dict[str, Any]:

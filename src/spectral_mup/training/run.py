@@ -7,7 +7,7 @@ rounding, and for what dropout draws.
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,11 +25,12 @@ from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
 from spectral_mup.training.cuda_graph import GraphedStep, can_capture, set_capturable
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
 from spectral_mup.training.divergence import divergence
+from spectral_mup.training.own_batches import own_task
 from spectral_mup.training.precision import resolve_auto
 from spectral_mup.training.probe import Probe
 from spectral_mup.training.quantities import resolve_quantities
 from spectral_mup.training.schedule import schedule_factor
-from spectral_mup.training.text import StaticText, TextBatch, sampled_text_loss, text_batches, text_loss
+from spectral_mup.training.task import Task, text_task
 from spectral_mup.training.trainer import Trainer
 from spectral_mup.util.files import read_rows, write_atomic
 
@@ -41,7 +42,7 @@ LOGS = ("metrics.jsonl", "norms.jsonl")
 def train_run(
     run: RunConfig,
     folder: RunFolder,
-    corpus: data.Corpus,
+    corpus: data.Corpus | data.OwnBatches,
     *,
     device: torch.device,
     log_every: int = 10,
@@ -61,10 +62,10 @@ def train_run(
     Raises ValueError if the batch cannot be cut so.
     """
     t = run.train
-    trainer, take_step, probe, auto = build_trainer(run, folder, corpus, device, processes, shard)
+    task = make_task(run, corpus, device, processes)
+    trainer, take_step, probe, auto = build_trainer(run, folder, task, corpus.vocab_size, device, processes, shard)
     log = RunLog(run, folder, processes, on_rows)
     log.resume(trainer.step_number, probe)
-    validation = partial(validate, trainer, run, corpus, device)
     saved_at = written_at = time.monotonic()
     pause = GPU_WRITE_SECONDS if device.type == "cuda" and processes.size == 1 else 0.0  # processes would disagree
     trainer.model.train()
@@ -78,55 +79,76 @@ def train_run(
         if rows:
             log.write_norms(rows)
         if t.eval_every and step % t.eval_every == 0 and step < t.steps:
-            log.evaluations[step] = validation()
+            log.evaluations[step] = trainer.evaluate(task.validation())
         if step == t.steps or step % log_every == 0 and time.monotonic() - written_at >= pause:
             diverged, written_at = log.write(), time.monotonic()
             if diverged is not None:
-                return log.finish(trainer, corpus, auto, diverged, math.nan)
+                return log.finish(trainer, task, auto, diverged, math.nan)
             due = processes.is_main and time.monotonic() - saved_at > checkpoint_seconds
             if step < t.steps and processes.any(due):
                 save_checkpoint(folder, trainer, auto)
                 saved_at = time.monotonic()
-    val_loss = validation()
-    return log.finish(trainer, corpus, auto, None if math.isfinite(val_loss) else t.steps, val_loss)
+    val_loss = trainer.evaluate(task.validation())
+    return log.finish(trainer, task, auto, None if math.isfinite(val_loss) else t.steps, val_loss)
+
+
+def checkpoint_blocks(model: Any, random: bool) -> None:
+    """Let each block make its activations again in the backward pass; `random`: it draws random numbers."""
+    if hasattr(model, "checkpoint_blocks"):
+        model.checkpoint_blocks(random=random)
+    elif hasattr(model, "gradient_checkpointing_enable"):  # transformers
+        arguments = {"use_reentrant": False, "preserve_rng_state": random}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
+    else:
+        raise ValueError("train.checkpoint_activations: the model has no method checkpoint_blocks(random); set it to false")
+
+
+def make_task(run: RunConfig, corpus: data.Corpus | data.OwnBatches, device: torch.device, processes: ProcessGroup) -> Task:
+    """The data and losses of a run, from a text or from batches of the user's own."""
+    own = isinstance(corpus, data.OwnBatches)
+    return own_task(run, corpus, device, processes) if own else text_task(run, corpus, device, processes)
 
 
 def build_trainer(
-    run: RunConfig, folder: RunFolder, corpus: data.Corpus, device: torch.device, processes: ProcessGroup, shard: bool
+    run: RunConfig,
+    folder: RunFolder,
+    task: Task,
+    vocab_size: int | None,
+    device: torch.device,
+    processes: ProcessGroup,
+    shard: bool,
 ) -> tuple[Trainer, Callable[..., Tensor], Probe, dict[str, str]]:
     """Build the run's model, once, scale and initialise it, and resume it: (trainer, its step, probe, what `auto` means)."""
-    t, context = run.train, run.model.context
+    t = run.train
     microbatches = processes.size * t.accumulate
     if t.batch_size % microbatches:
         raise ValueError(
             f"train.batch_size={t.batch_size}: not a multiple of train.accumulate={t.accumulate} "
             f"times {processes.size} processes; change one"
         )
-    model = run.model.build(corpus.vocab_size, run.width, run.depth)
-    scaling = scale_run(run, model, corpus.vocab_size)
+    torch.manual_seed(run.seed)  # for what init_ leaves as it is built
+    model = run.model.build(vocab_size, run.width, run.depth)
+    scaling = scale_run(run, model, vocab_size)
     set_multipliers_(model, scaling)
     init_(model, scaling, seed=run.seed)
     if t.checkpoint_activations:
-        model.checkpoint_blocks(random=run.model.dropout > 0)
+        checkpoint_blocks(model, random=run.model.dropout > 0)
     wrapped = processes.wrap(model, device, shard)
-    x_probe, _ = data.probe_batch(corpus.val, count=run.probe.sequences, context=context)
     quantities = resolve_quantities(run.probe.quantities)
-    probe = Probe(model, torch.from_numpy(x_probe).to(device), scaling, run.probe.steps, quantities)
+    probe = Probe(model, task.probe_batch(model), scaling, run.probe.steps, quantities)
     torch.manual_seed(run.seed)  # dropout; init has used generators of its own
-    parts = range(processes.rank * t.accumulate, (processes.rank + 1) * t.accumulate)
     schedule = partial(schedule_factor, steps=t.steps, warmup=t.warmup, schedule=t.schedule, final_lr=t.final_lr)
     optimizers = make_optimizers(model, scaling, **hyperparameters(run))
-    text = (corpus.train, run.seed, t.batch_size, context, parts, microbatches, device)
     trainer = Trainer(
-        model, optimizers, text_batches(*text), text_loss, schedule=schedule, clip=t.clip,
-        sampled_loss=sampled_text_loss, forward=wrapped, processes=processes,
+        model, optimizers, task.batches, task.loss, schedule=schedule, clip=t.clip,
+        sampled_loss=task.sampled_loss, forward=wrapped, processes=processes,
     )  # fmt: skip
     redraws = t.checkpoint_activations and run.model.dropout > 0  # a generator that is set back cannot be captured
-    capturable = processes.size == 1 and not redraws and can_capture(optimizers, device)
+    capturable = task.static_text is not None and processes.size == 1 and not redraws and can_capture(optimizers, device)
     if t.graph == "true" and not capturable:
         raise ValueError(
-            "train.graph=true: needs a GPU, one process and optimizers that can be captured, and no dropout in blocks whose "
-            "activations are checkpointed; use train.graph=auto"
+            "train.graph=true: needs a GPU, a family of the package, one process and optimizers that can be captured, and "
+            "no dropout in blocks whose activations are checkpointed; use train.graph=auto"
         )
     meant = resolve_auto(t, run.width, run.cost / processes.size, device.type, capturable=capturable)
     auto = load_checkpoint(folder, trainer, meant)
@@ -136,20 +158,8 @@ def build_trainer(
         trainer.forward = torch.compile(wrapped)
     graphed = auto["graph"] == "true" and capturable  # a checkpoint may come from another machine
     set_capturable(optimizers, graphed)
-    return trainer, GraphedStep(trainer, StaticText(*text)) if graphed else trainer.step, probe, auto
-
-
-def validate(trainer: Trainer, run: RunConfig, corpus: data.Corpus, device: torch.device) -> float:
-    """Mean cross entropy in nats per token on the fixed, evenly spaced validation sequences."""
-    t = run.train
-    x, y = (torch.from_numpy(a) for a in data.eval_batch(corpus.val, count=t.eval_sequences, context=run.model.context))
-    size = t.batch_size // (trainer.processes.size * t.accumulate)
-
-    def batches() -> Iterator[tuple[TextBatch, int]]:
-        for xs, ys in zip(x.split(size), y.split(size), strict=True):
-            yield TextBatch(xs.to(device), ys.to(device), lambda: torch.empty(0)), len(xs)
-
-    return trainer.evaluate(batches())
+    take_step = GraphedStep(trainer, task.static_text()) if graphed and task.static_text else trainer.step
+    return trainer, take_step, probe, auto
 
 
 class RunLog:
@@ -206,10 +216,9 @@ class RunLog:
         return rows
 
     def finish(
-        self, trainer: Trainer, corpus: data.Corpus, auto: Mapping[str, str], diverged: int | None, val_loss: float
+        self, trainer: Trainer, task: Task, auto: Mapping[str, str], diverged: int | None, val_loss: float
     ) -> dict[str, Any]:
         """Write and return the result."""
-        t, context = self.run.train, self.run.model.context
         losses = self.losses[:diverged]  # what came after depends on when the loop noticed
         tail = losses[-TRAIN_LOSS_STEPS:]
         result = {
@@ -218,19 +227,11 @@ class RunLog:
             "steps": len(losses),
             "val_loss": val_loss if diverged is None else None,
             "train_loss": sum(tail) / len(tail) if diverged is None else None,
-            "tokens": len(losses) * t.batch_size * context,
-            "epochs": data.epochs_seen(corpus.train, len(losses), t.batch_size, context),
             "parameters": sum(p.numel() for p in trainer.model.parameters()),
             "precision": auto["precision"],
             "compile": auto["compile"],
             "graph": auto["graph"],
-            "corpus": {
-                "name": corpus.name,
-                "sha256": corpus.sha256,
-                "train_tokens": len(corpus.train),
-                "val_tokens": len(corpus.val),
-            },
-        }
+        } | task.about(len(losses))
         if self.processes.is_main:
             if diverged is not None:
                 for name in LOGS:

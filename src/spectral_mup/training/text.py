@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from spectral_mup import data
@@ -30,7 +31,17 @@ def text_loss(model: Any, batch: TextBatch) -> Tensor:
 
 def sampled_text_loss(model: Any, batch: TextBatch) -> tuple[Tensor, int]:
     """The same on labels drawn from the model's own softmax, and their number."""
-    return sampled_label_loss(model(batch.x), batch.draws()), batch.x.numel()
+    return sampled_label_loss(_logits(model, batch.x), batch.draws()), batch.x.numel()
+
+
+def logits_loss(model: Any, batch: TextBatch) -> Tensor:
+    """The same of a model that returns logits, or an object that has them as `logits`."""
+    return F.cross_entropy(_logits(model, batch.x).flatten(0, -2).float(), batch.y.flatten())
+
+
+def _logits(model: Any, x: Tensor) -> Tensor:
+    out = model(x)
+    return getattr(out, "logits", out)
 
 
 def text_batches(

@@ -5,7 +5,7 @@ while trainer.step_number < steps:
     loss = trainer.step()
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -29,6 +29,20 @@ def sampled_label_loss(logits: Tensor, draws: Tensor) -> Tensor:
     cumulative = logits.detach().softmax(-1).cumsum(-1)
     labels = torch.searchsorted(cumulative, draws.reshape(-1, 1), right=True).squeeze(-1)
     return nn.functional.cross_entropy(logits, labels.clamp_max(logits.size(-1) - 1))
+
+
+def own_loss(model: Any, batch: Batch) -> Tensor:
+    """The loss that a model computes from a batch, by keywords if it is a dict: its output, or `loss` of that (transformers).
+
+    Raises ValueError where neither is a scalar.
+    """
+    out = model(**batch) if isinstance(batch, Mapping) else model(*batch)
+    loss = getattr(out, "loss", out)
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        raise ValueError(
+            "loss: the model's output is no scalar and has none; pass a function, as in loss=lambda model, batch: ..."
+        )
+    return loss
 
 
 class Trainer:

@@ -1,11 +1,17 @@
 """Names in a literal dict, or import paths of a user's own: the one way to look up a family, figure, quantity or action."""
 
 import difflib
+import hashlib
+import importlib.util
+import inspect
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from spectral_mup.errors import ConfigError
+
+GIVEN: dict[str, Any] = {}
+"""Functions handed over in Python, by the names under which the config of this process knows them in place of import paths."""
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
@@ -19,7 +25,7 @@ def lookup(registry: Mapping[str, Any], name: str, key: str) -> Any:
 
     Raises ConfigError, which names the config key and lists what there is.
     """
-    found = registry.get(name, name if "." in name else None)
+    found = registry.get(name, GIVEN.get(name, name if "." in name else None))
     if found is None:
         hint = f"{did_you_mean(name, registry)}must be one of {', '.join(registry)}"
         raise ConfigError(f"{key}={name}: {hint}, or an import path, as in my_module.my_name")
@@ -29,3 +35,43 @@ def lookup(registry: Mapping[str, Any], name: str, key: str) -> Any:
         return pkgutil.resolve_name(found)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{key}={name}: cannot be imported ({type(error).__name__}: {error})") from error
+
+
+def code_digest(name: str) -> str | None:
+    """SHA-256 of the file in which the function at an import path is defined, or of the source of a GIVEN one; None: not found.
+
+    What the file imports is not part of it. Imports the packages around the module, but not itself.
+    """
+    if name in GIVEN:
+        return source_digest(GIVEN[name])
+    parts = name.replace(":", ".").split(".")
+    for end in range(len(parts) - 1, 0, -1):
+        try:
+            spec = importlib.util.find_spec(".".join(parts[:end]))
+        except (ImportError, ValueError):
+            continue
+        if spec is not None and spec.origin is not None and spec.has_location:
+            with open(spec.origin, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+    return None
+
+
+def source_digest(function: Callable[..., Any]) -> str:
+    """SHA-256 of the source of a function or class; where there is none, as in an interactive session, of its bytecode."""
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        code = getattr(getattr(function, "func", function), "__code__", None)  # func: of functools.partial
+        source = repr(function) if code is None else f"{code.co_code!r} {code.co_consts!r} {code.co_names!r}"
+    return hashlib.sha256(source.encode()).hexdigest()
+
+
+def import_path(function: Callable[..., Any]) -> str | None:
+    """The import path under which every process finds the function; None where there is none: lambdas, those of a notebook."""
+    module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+    if module in (None, "__main__") or not name.isidentifier():
+        return None
+    try:
+        return f"{module}.{name}" if pkgutil.resolve_name(f"{module}:{name}") is function else None
+    except (ImportError, AttributeError):
+        return None

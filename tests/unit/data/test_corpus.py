@@ -160,6 +160,8 @@ def test_llama3_shards_keep_their_large_ids(tmp_path: Path):
 def test_configs_name_the_arguments_of_load():
     folder = Path(__file__).parents[3] / "conf" / "data"
     files = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
+    own = files.pop("batches")
+    assert own.keys() == {"path", "vocab_size", "target"} and own["target"] == "???"
     assert set(files) == set(data.SOURCES)
     for name, config in files.items():
         assert config.keys() - {"source"} == {"path", "vocab_size"} and config.get("source", name) == name

@@ -8,21 +8,37 @@ import torch
 from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.config.schema import to_plain
 from spectral_mup.models import FAMILIES
-from spectral_mup.models.configs import Llama2Config
-from spectral_mup.models.layers import CausalSelfAttention
+from spectral_mup.models.configs import FamilyConfig, Llama2Config, ModelConfig
+from spectral_mup.models.layers import CausalSelfAttention, LanguageModel
 from spectral_mup.theory.rules import Multipliers
 from spectral_mup.util.registry import lookup
 
+OURS = ("nanogpt", "llama2")
 
-def config(family: str, **changes):
-    return load_config([f"model={family}"]).model.model_copy(update=changes)
+
+def config_of(family: str) -> ModelConfig:
+    needed = ["model.target=mine.build"] if family == "factory" else []
+    return load_config([f"model={family}", *needed]).model
+
+
+def config(family: str, **changes) -> FamilyConfig:
+    of_family = config_of(family)
+    assert isinstance(of_family, FamilyConfig)
+    return of_family.model_copy(update=changes)
+
+
+@pytest.fixture(autouse=True)
+def _module_of_ones_own(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def build(width): ...")
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_names_only_its_own_keys(family):
-    keys = set(to_plain(config(family)))
+    keys = set(to_plain(config_of(family)))
     assert ("rope_base" in keys) == (family == "llama2") and ("bias" in keys) == (family == "nanogpt")
-    assert isinstance(config(family), lookup(FAMILIES, family, "model.family"))
+    assert ("heads" in keys) == (family != "factory") and ("target" in keys) == (family == "factory")
+    assert isinstance(config_of(family), lookup(FAMILIES, family, "model.family"))
 
 
 def test_sizes_at_a_width():
@@ -56,13 +72,14 @@ def test_positions_start_as_tokens_do_unless_they_are_given_a_std():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_cost_is_about_the_parameters(family):
     """12 · depth · width² + 512 · width + 20000 · depth, whatever the family."""
-    assert config(family).flops_per_token(64, 3) == 12 * 3 * 64**2 + 512 * 64 + 60_000
+    assert config_of(family).flops_per_token(64, 3) == 12 * 3 * 64**2 + 512 * 64 + 60_000
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", OURS)
 def test_multipliers_can_be_set_again_and_take_no_second_model(family):
     torch.manual_seed(0)
     model = config(family, context=8).build(50, 64, 2).eval()
+    assert isinstance(model, LanguageModel)
     x = torch.randint(50, (2, 8))
     standard = Multipliers(attention=config(family).head_dim(64) ** -0.5)
     plain = model(x)

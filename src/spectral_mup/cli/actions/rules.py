@@ -8,6 +8,9 @@ from typing import Any
 from spectral_mup.cli.context import OK, Context
 from spectral_mup.config.compose import load_config
 from spectral_mup.config.schema import Config
+from spectral_mup.data import Corpus
+from spectral_mup.errors import ConfigError
+from spectral_mup.models.configs import FamilyConfig
 from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.sweep import open_sweep
@@ -84,6 +87,11 @@ def _measure(context: Context, config: Config) -> list[dict[str, Any]]:
 
     d, smallest = config.derive, Curve("spectral", min(config.sweep.width), min(config.sweep.depth))
     run, corpus = open_sweep(config).run(smallest, 0.0, d.seed[0]), context.load_corpus()
+    if not isinstance(corpus, Corpus) or not isinstance(config.model, FamilyConfig):
+        raise ConfigError(
+            "action=derive: needs a text and a model of which it can hold the MLP fixed, as model=nanogpt or huggingface; "
+            "for another model of your own use spectral_mup.derive in Python"
+        )
     with progress_bars() as show:
         return measure_family(
             run, corpus, widths=d.width, seeds=d.seed, steps=d.steps, batch_size=d.batch_size, update=d.update,

@@ -37,6 +37,7 @@ RETRIED = ("failed", "lost", "paused", "cancelled", "preempted")
 def run(context: Context) -> int:
     """On SLURM submit what is planned, was cancelled, or failed for a passing cause; else train here until all is done."""
     cluster = context.config.cluster
+    context.check_model()
     print(_format_plan(context))
     if not context.plan.todo:
         return _nothing_to_do(context)
@@ -48,6 +49,7 @@ def run(context: Context) -> int:
 
 def plan(context: Context) -> int:
     """Print the runs so far, those to do, and what would train them; on SLURM the tasks. Starts nothing."""
+    context.check_model()
     print(_format_plan(context))
     if not context.plan.todo:
         return _nothing_to_do(context)
