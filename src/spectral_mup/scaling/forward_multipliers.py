@@ -9,7 +9,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spectral_mup.scaling.inspect import BRANCHES, Attention, named_modules, named_parameters, owners, scales_attention, unwrap
+from spectral_mup.scaling.inspect import (
+    BRANCHES,
+    Attention,
+    is_linear_map,
+    is_table,
+    named_modules,
+    named_parameters,
+    owners,
+    scales_attention,
+    unwrap,
+)
 from spectral_mup.scaling.scale import ModelScaling
 from spectral_mup.theory.growth import Growth, in_first_block
 from spectral_mup.theory.rules import Multipliers
@@ -70,13 +80,18 @@ def _set_logits(model: nn.Module, modules: Mapping[str, nn.Module], factor: floa
     held = owners(model)
     names = {id(module): name for name, module in modules.items()}
     mine: dict[str, nn.Module] = {}
+    bare = []
     for name, p in named_parameters(model).items():
-        tied = growths[name].kind == "embedding" and len(held[id(p)]) > 1
+        tied = growths[name].kind == "embedding" and len({is_table(m) for m in held[id(p)]}) > 1
         if growths[name].kind == "readout" or tied:
-            mine |= {names[id(m)]: m for m in held[id(p)] if not isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+            maps = [m for m in held[id(p)] if is_linear_map(m)]
+            mine |= {names[id(m)]: m for m in maps}
+            bare += [] if maps else [name]
     for module in mine.values():
-        module.register_forward_pre_hook(functools.partial(scale_input, factor=factor))
-    return [f"logits × {factor:.4g} at {', '.join(mine)}"] if mine else [f"{TO_DO}multiply the logits by {factor:.4g}"]
+        module.register_forward_pre_hook(functools.partial(scale_input, factor=factor), with_kwargs=True)
+    said = [f"logits × {factor:.4g} at {', '.join(mine)}"] if mine else []
+    said += [f"{TO_DO}multiply what {name} puts out by {factor:.4g}: no module of its own carries it" for name in bare]
+    return said or [f"{TO_DO}multiply the logits by {factor:.4g}"]
 
 
 def _set_branches(modules: Mapping[str, nn.Module], factor: float, residual_blocks: Sequence[str]) -> list[str]:
@@ -103,9 +118,12 @@ def _set_embeddings(modules: Mapping[str, nn.Module], factor: float) -> list[str
     return [f"embeddings × {factor:.4g} at {', '.join(mine)}"] if mine else []
 
 
-def scale_input(_module: nn.Module, inputs: tuple[Any, ...], *, factor: float) -> tuple[Any, ...]:
-    """Pre-hook: factor · x, so that a bias stays as it is."""
-    return (inputs[0] * factor, *inputs[1:])
+def scale_input(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], *, factor: float) -> tuple[Any, Any]:
+    """Pre-hook: factor · x, so that a bias stays as it is; x may be given by its name."""
+    if inputs:
+        return (inputs[0] * factor, *inputs[1:]), named
+    first = next(iter(named))
+    return (), named | {first: named[first] * factor}
 
 
 def scale_output(_module: nn.Module, _inputs: Any, output: Tensor, *, factor: float) -> Tensor:
@@ -118,3 +136,4 @@ def _unhook(module: nn.Module) -> None:
     for hooks, ours in ((module._forward_hooks, scale_output), (module._forward_pre_hooks, scale_input)):
         for key in [key for key, hook in hooks.items() if getattr(hook, "func", None) is ours]:
             del hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)

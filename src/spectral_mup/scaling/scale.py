@@ -12,6 +12,7 @@ from torch import nn
 from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_optimizer, resolve_rule
 from spectral_mup.scaling.inspect import (
     Attention,
+    Layout,
     find_blocks,
     inspect_parameters,
     named_parameters,
@@ -62,6 +63,8 @@ def scale(
     rule: str | Rule = "spectral_readout",
     residual_blocks: Sequence[str] = (),
     embeddings: Sequence[str] = (),
+    linear_out_in: Sequence[str] = (),
+    linear_in_out: Sequence[str] = (),
     wider: nn.Module | None = None,
 ) -> ModelScaling:
     """Scaling of every parameter of `model` against `base`, by a rule for an optimizer (arXiv 2310.17813, theory/rules.py).
@@ -71,16 +74,21 @@ def scale(
     rule             a name of conf/rule, or a Rule. `spectral_readout` needs no logits multiplier, but untied embeddings
     residual_blocks  prefixes of blocks whose outputs are added up, before their index, as in ("layers.",): for depth, and for
                      hidden sides that do not grow. Found by itself where blocks are named as in GPT-2 or Llama
-    embeddings       bare parameters that are looked up or added like embeddings: positions, class tokens
+    embeddings       bare parameters that are looked up or added like embeddings: positions, class tokens; here and below a name
+                     may be a pattern, as in "layers.*.experts.w1"
+    linear_out_in    bare parameters that are linear maps stored (out, in), or stacks of them (experts, out, in)
+    linear_in_out    those stored (in, out), as in x @ w. A bare parameter is asked about where no forward pass of its module
+                     on the meta device shows what it is
     wider            any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ
 
     Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer, and
     ValueError on tied embeddings under a rule without a logits multiplier and on a zero init that LAMB cannot leave.
     """
     spec, rule = resolve_optimizer(optimizer), resolve_rule(rule)
-    here, there = inspect_parameters(model, embeddings), inspect_parameters(base, embeddings)
+    layout = Layout(embeddings, linear_out_in, linear_in_out)
+    here, there = inspect_parameters(model, layout), inspect_parameters(base, layout)
     blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(here)
-    growths = measure_growth(here, there, here if wider is None else inspect_parameters(wider, embeddings), blocks)
+    growths = measure_growth(here, there, here if wider is None else inspect_parameters(wider, layout), blocks)
     shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
     own = {name: spec.by_kind[_trained_as(growth, len(shapes[name]), spec)] for name, growth in growths.items()}
     tied = tied_tables(model)
@@ -176,7 +184,7 @@ def _base_std(
     stds: dict[str, float | None] = {}
     for name, growth in growths.items():
         p = found[name] if name in found else found[in_first_block(name, blocks)]
-        if p.ndim < 2:
+        if p.ndim < 2 or growth.kind == "vector":
             stds[name] = None
         elif not p.is_meta:
             full = p.detach().double()

@@ -4,6 +4,7 @@ A rule sees nothing of a model but this: the kind of a tensor, and by which fact
 Models are compared by shape alone, so the base may live on the meta device and cost no memory.
 """
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,11 +58,17 @@ class Growth:
 
 
 class ParameterInfo(NamedTuple):
-    """What growth needs of a tensor: its shape, (fan_out, fan_in) of the linear map it is, and whether it is a table."""
+    """What growth needs of a tensor: its shape, what it is, and its (fan_out, fan_in).
+
+    map      a linear map, or a stack of them
+    table    rows that are looked up or added; shape is (entries, width), fans (width, 1)
+    vector   gains or biases, whatever their shape; fans (n, 1)
+    unknown  a tensor whose shape does not say, fans None: an error if a side of it grows
+    """
 
     shape: tuple[int, ...]
+    role: str
     fans: tuple[int, int] | None
-    table: bool
 
 
 def measure_growth(
@@ -115,21 +122,28 @@ def _classify(name: str, info: ParameterInfo, base: ParameterInfo, wider: Parame
             f"{name}: shape {shape} against {base.shape} in the base model, but dimension {stray[0]} does not grow with width; "
             "build model and base with the same vocabulary, context and options"
         )
-    if info.table:
-        if grows[0]:
-            raise GrowthError(f"{name}: the number of embedding entries grows with width ({base.shape[0]} to {wider.shape[0]})")
-        return Growth("embedding" if grows[1] else "fixed", (shape[1], 1), (base.shape[1], 1), in_block)
-    if len(shape) <= 1:
-        n, n_base = (shape[0], base.shape[0]) if shape else (1, 1)
-        return Growth("vector" if any(grows) else "fixed", (n, 1), (n_base, 1), in_block)
+    if info.role == "table" and grows[0]:
+        raise GrowthError(f"{name}: the number of embedding entries grows with width ({base.shape[0]} to {wider.shape[0]})")
     if info.fans is None or base.fans is None or wider.fans is None:
-        raise GrowthError(
-            f"{name}: no kind describes a tensor of {len(shape)} dimensions {shape}; vectors, matrices, convolutions and "
-            f"tables are understood: reshape it, or name it in embeddings=('{name}',) if it is looked up or added as one"
-        )
+        if not any(grows):
+            return Growth("fixed", (math.prod(shape), 1), (math.prod(base.shape), 1), in_block)
+        raise GrowthError(_ambiguous(name, shape))
+    if info.role in ("table", "vector"):
+        kind = {"table": "embedding", "vector": "vector"}[info.role]
+        return Growth(kind if any(grows) else "fixed", info.fans, base.fans, in_block)
     grows_out, grows_in = (w != b for w, b in zip(wider.fans, base.fans, strict=True))
     kind = {(True, True): "hidden", (True, False): "embedding", (False, True): "readout"}.get((grows_out, grows_in), "fixed")
     return Growth("hidden" if in_block and kind != "fixed" else kind, info.fans, base.fans, in_block)
+
+
+def _ambiguous(name: str, shape: tuple[int, ...]) -> str:
+    """What to say of a bare tensor whose shape does not tell what it is."""
+    stack = "" if len(shape) == 2 else " in its last two dimensions, one matrix for each of the others"
+    return (
+        f"{name}: a bare parameter of shape {shape} that grows may be a table or a linear map; name it in "
+        f"embeddings=('{name}',) if it is added or looked up, or where it multiplies in linear_out_in=('{name}',) or "
+        f"linear_in_out=('{name}',), stored (out, in) or (in, out){stack}"
+    )
 
 
 def monomial(exponents: Mapping[str, float], ratios: Mapping[str, float]) -> float:
