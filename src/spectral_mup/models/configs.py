@@ -57,8 +57,7 @@ class ModelConfig(Part):
     init_std: InitStd
     multipliers: ForwardMultipliers = ForwardMultipliers()
 
-    @property
-    def blocks(self) -> tuple[str, ...]:
+    def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
         """Prefixes of the parameter names of residual blocks, before the block's number; empty: found by their names."""
         return ()
 
@@ -118,8 +117,7 @@ class FamilyConfig(ModelConfig):
     mlp_hidden: AtLeastOne | None
     mlp_multiple: AtLeastOne | None
 
-    @property
-    def blocks(self) -> tuple[str, ...]:
+    def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
         return self.residual_blocks
 
     @model_validator(mode="after")
@@ -228,6 +226,9 @@ class HuggingFaceConfig(GroupedHeadsConfig):
     config: dict[str, Any] | None = None
     grows: dict[str, Positive] | None = None
 
+    def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
+        return pkgutil.resolve_name("spectral_mup.models.huggingface.blocks")(names)
+
     def bare_parameters(self, names: Iterable[str]) -> dict[str, list[str]]:
         return pkgutil.resolve_name("spectral_mup.models.huggingface.bare_parameters")(names)
 
@@ -268,8 +269,7 @@ class FactoryConfig(ModelConfig):
             )
         return {**values, "code": found}
 
-    @property
-    def blocks(self) -> tuple[str, ...]:
+    def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
         return tuple(self.residual_blocks)
 
     def bare_parameters(self, names: Iterable[str]) -> dict[str, list[str]]:

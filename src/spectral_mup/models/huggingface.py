@@ -69,6 +69,12 @@ def their_config(config: HuggingFaceConfig, vocab_size: int | None, width: int, 
     return cls(**values)
 
 
+def blocks(names: Iterable[str]) -> tuple[str, ...]:
+    """Prefixes of the decoder's blocks, before their number: what comes before the first number of a parameter's name."""
+    found = (re.match(r"(\D*\.)\d+\.", name) for name in names)
+    return tuple(dict.fromkeys(match[1] for match in found if match))
+
+
 def bare_parameters(names: Iterable[str]) -> dict[str, list[str]]:
     """What the bare parameters among these are, as arguments of `scale`."""
     known = list(names)

@@ -199,3 +199,10 @@ def find_blocks(names: Iterable[str]) -> tuple[str, ...]:
                 match = re.fullmatch(rf"((?:.*\.)?{re.escape(blocks)})\d+\.{re.escape(branch)}\.weight", name)
                 found += [match[1]] if match else []
     return tuple(dict.fromkeys(found))
+
+
+def branches_by_name(names: Iterable[str], prefix: str) -> list[str]:
+    """The last linear maps of the branches of such blocks, where they have these names."""
+    branches = next((last for blocks, last in BRANCHES.items() if f".{prefix}".endswith(f".{blocks}")), ())
+    inside = [rf"{re.escape(prefix)}\d+\.{re.escape(branch)}" for branch in branches]
+    return [name for name in names if any(re.fullmatch(pattern, name) for pattern in inside)]

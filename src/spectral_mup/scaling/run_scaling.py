@@ -27,13 +27,14 @@ def scale_run(run: RunConfig, model: nn.Module, vocab_size: int | None) -> Model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # its stds are measured, and must be the same for every run
             base = run.model.build(vocab_size, run.base_width, run.base_depth)
+    names = list(named_parameters(model))
     scaling = scale(
         model,
         base,
         optimizer=run.optimizer,
         rule=run.rule,
-        residual_blocks=run.model.blocks,
-        **run.model.bare_parameters(named_parameters(model)),
+        residual_blocks=run.model.blocks(names),
+        **run.model.bare_parameters(names),
         wider=wider,
     )
     stds = run.model.init_stds(run.base_width)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_optimizer, resolve_rule
+from spectral_mup.scaling.branches import Branches, branches_of
 from spectral_mup.scaling.inspect import (
     Attention,
     Layout,
@@ -18,8 +19,9 @@ from spectral_mup.scaling.inspect import (
     named_parameters,
     read_attention_scaling,
     tied_tables,
+    unwrap,
 )
-from spectral_mup.theory.growth import Growth, count_blocks, in_first_block, measure_growth
+from spectral_mup.theory.growth import Growth, count_blocks, counterpart, in_first_block, match_blocks, measure_growth
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
 
@@ -29,6 +31,8 @@ class ModelScaling(Mapping[str, Scaling]):
 
     algorithm    which of the optimizer's algorithms trains each tensor
     multipliers  numbers of the forward pass relative to the base, where each is 1 (`multipliers` gives the absolute ones)
+    mates        {block: the block of the base that it was compared with}
+    branches     {prefix of residual blocks: where their branches end}, where the rule has a multiplier for them
     base_std     init std of the base model's tensor, measured; None stays as built (vectors, constants)
     notes        what was not done, and what is left to the user
     """
@@ -42,6 +46,8 @@ class ModelScaling(Mapping[str, Scaling]):
     multipliers: Multipliers = field(default_factory=lambda: Multipliers(1.0))
     attention: Attention = field(default_factory=Attention, repr=False)
     residual_blocks: tuple[str, ...] = ()
+    mates: Mapping[str, str] = field(default_factory=dict, repr=False)
+    branches: Mapping[str, Branches] = field(default_factory=dict, repr=False)
     base_std: Mapping[str, float | None] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
@@ -92,12 +98,14 @@ def scale(
     shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
     own = {name: spec.by_kind[_trained_as(growth, len(shapes[name]), spec)] for name, growth in growths.items()}
     tied = tied_tables(model)
-    base_std = _base_std(base, growths, tied, blocks)
+    mates = match_blocks(here, there, blocks)
+    base_std = _base_std(base, growths, tied, blocks, mates)
     _check(spec, rule, growths, own, tied, base_std)
 
     m_depth, attention = _m_depth(here, there, blocks), read_attention_scaling(model, base)
     head_dim, base_head_dim = attention.head_size or (1.0, 1.0)
     forward = rule.forward(_m_width(growths, tied), m_depth, head_dim / base_head_dim)
+    wanted = forward.branch != 1 and not hasattr(unwrap(model), "set_multipliers")
     return ModelScaling(
         scalings={name: rule.scale(growth, own[name].update, forward, m_depth) for name, growth in growths.items()},
         growths=growths,
@@ -108,6 +116,8 @@ def scale(
         multipliers=forward,
         attention=attention,
         residual_blocks=blocks,
+        mates=mates,
+        branches=branches_of(model, base, blocks, mates) if wanted else {},
         base_std=base_std,
         notes=tuple(_notes(forward, attention, blocks, own, growths, spec)),
     )
@@ -176,14 +186,14 @@ def _m_width(growths: Mapping[str, Growth], tied: Sequence[str]) -> float:
 
 @torch.no_grad()
 def _base_std(
-    base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], blocks: Sequence[str]
+    base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], blocks: Sequence[str], mates: Mapping[str, str]
 ) -> dict[str, float | None]:
     """Init std of the base model's tensors: of its values, or on the meta device what its config or its fan_in says."""
     found = named_parameters(base)
     declared = getattr(getattr(base, "config", None), "initializer_range", None)
     stds: dict[str, float | None] = {}
     for name, growth in growths.items():
-        p = found[name] if name in found else found[in_first_block(name, blocks)]
+        p = found[counterpart(name, mates)]
         if p.ndim < 2 or growth.kind == "vector":
             stds[name] = None
         elif not p.is_meta:

@@ -29,7 +29,7 @@ def how_used(module: nn.Module) -> dict[str, set[str]]:
         with torch.random.fork_rng(devices=[]):
             twin = _without_memory(module)
             named = dict(twin.named_parameters())
-            for x in _inputs(twin):
+            for x in likely_inputs(twin):
                 uses = Uses(named)
                 done = _runs(twin, x, uses)
                 best = max(best, uses.seen, key=len)
@@ -92,7 +92,7 @@ def _without_memory(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def _inputs(module: nn.Module) -> Iterator[Tensor]:
+def likely_inputs(module: nn.Module) -> Iterator[Tensor]:
     """Tensors that its forward pass may take: token ids, or features as many as a parameter has on a side."""
     ids = torch.zeros((2, 3), device="meta", dtype=torch.long)
     reads_ids = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules())

@@ -1,6 +1,7 @@
 """Decoders of transformers as a family: each tensor scaled as arXiv 2203.03466 has it, what grows, what is refused."""
 
 import pytest
+import torch
 from support.cli import call
 from support.runs import first_point, run_point
 
@@ -161,6 +162,19 @@ def test_runs_of_the_same_config_are_the_same_to_the_bit(tmp_path):
     config, corpus = config_of("qwen3"), data.load("pydoc", None, None)
     results = [run_point(first_point(config), tmp_path / name, corpus)[1] for name in ("a", "b")]
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "opt", "falcon", "olmo2", "gemma2", "mixtral"])
+def test_depth_is_planned_for_every_decoder_that_adds_branches(kind):
+    """Adam's lr in blocks is 1/m at every depth, and the branches' 1/m_depth can be set."""
+    sweep = open_sweep(config_of(kind, "sweep.depth=[2,4]"))
+    run = sweep.run(Curve("spectral", 128, 4), -6, 0)
+    with torch.device("meta"):
+        model = run.model.build(256, 128, 4)
+    scaling = scale_run(run, model, 256)
+    said = [said for said in set_multipliers_(model, scaling) if "branch" in said]
+    assert len(said) == 1 and said[0].startswith("branches × 0.5 at 8 modules of ") and "their names" not in said[0]
+    check_model([run], 256)
 
 
 def test_the_check_is_cheap_and_takes_no_memory():
