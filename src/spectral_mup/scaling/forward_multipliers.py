@@ -52,7 +52,7 @@ def set_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
     return [
         *_set_attention(modules, relative.attention, scaling.attention, scaling.mates),
         *_set_logits(model, modules, relative.logits, scaling.growths),
-        *_set_branches(modules, relative.branch, scaling.branches),
+        *_set_branches(modules, relative.branch, scaling),
         *_set_embeddings(modules, relative.embedding),
     ]
 
@@ -93,11 +93,12 @@ def _set_logits(model: nn.Module, modules: Mapping[str, nn.Module], factor: floa
     return said or [f"{TO_DO}multiply the logits by {factor:.4g}"]
 
 
-def _set_branches(modules: Mapping[str, nn.Module], factor: float, branches: Mapping[str, Branches]) -> list[str]:
+def _set_branches(modules: Mapping[str, nn.Module], factor: float, scaling: ModelScaling) -> list[str]:
     if factor == 1:
         return []
     said = []
-    for prefix, found in branches.items():
+    for prefix in scaling.residual_blocks:
+        found = scaling.branches.get(prefix, Branches())
         for name in found.ends:
             modules[name].register_forward_hook(functools.partial(scale_output, factor=factor))
         doubt = f" ({found.doubt})" if found.doubt else ""
