@@ -9,7 +9,7 @@ from torch import nn
 
 from spectral_mup.scaling.inspect import named_parameters
 from spectral_mup.scaling.scale import ModelScaling, kinds_known
-from spectral_mup.theory.growth import KINDS, monomial
+from spectral_mup.theory.growth import KINDS, Growth, monomial
 
 Group = dict[str, Any]
 
@@ -28,7 +28,8 @@ def param_groups(
 
     lr            as tuned on the base; where an optimizer leaves some kinds to a partner (Muon to AdamW), in units of the
                   first, the partner's share is declared in conf/optimizer
-    weight_decay  λ of the base, coupled to the lr as in torch; a number, or {kind: number} for every kind
+    weight_decay  λ of the base, coupled to the lr as in torch; a number, which gains and biases do not get, or {kind: number}
+                  for every kind
     eps           of the base; default: as conf/optimizer declares
     independent   λ is the shrink per step at the peak of the schedule, whatever the lr (arXiv 1711.05101)
     algorithm     which tensors, where the optimizer is several ("muon", "adamw"); `make_optimizers` does all at once
@@ -90,7 +91,11 @@ def check_shapes(model: nn.Module, scaling: ModelScaling) -> dict[str, nn.Parame
 def base_values(
     scaling: ModelScaling, lr: float, weight_decay: float | Mapping[str, float], eps: float | None
 ) -> dict[str, dict[str, Any]]:
-    """{parameter name: {lr, weight_decay, eps} in the base model}. Raises ValueError on a λ that misses a kind."""
+    """{parameter name: {lr, weight_decay, eps} in the base model}. Raises ValueError on a λ that misses a kind.
+
+    A λ that is one number is for weights: vectors get 0.
+    """
+    by_kind = isinstance(weight_decay, Mapping)
     decay = weight_decay if isinstance(weight_decay, Mapping) else dict.fromkeys(KINDS, weight_decay)
     if set(decay) != set(KINDS):
         raise ValueError(f"weight_decay={dict(decay)}: give a number, or one for each of {', '.join(KINDS)}")
@@ -105,10 +110,15 @@ def base_values(
         shape = {"fan_out": growth.base_shape[0], "fan_in": growth.base_shape[1]}
         values[name] = {
             "lr": lr * algorithm.lr * monomial(algorithm.lr_shape, shape),
-            "weight_decay": decay[growth.trained_as],
+            "weight_decay": decay[growth.trained_as] if by_kind or not _is_vector(growth, scaling.shapes[name]) else 0.0,
             "eps": algorithm.eps if eps is None else eps,
         }
     return values
+
+
+def _is_vector(growth: Growth, shape: tuple[int, ...]) -> bool:
+    """Gains and biases; a tensor that does not grow is one by its dimensions."""
+    return growth.kind == "vector" or (growth.kind == "fixed" and len(shape) < 2)
 
 
 def _groups(
