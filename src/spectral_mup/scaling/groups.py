@@ -93,7 +93,7 @@ def base_values(
 ) -> dict[str, dict[str, Any]]:
     """{parameter name: {lr, weight_decay, eps} in the base model}. Raises ValueError on a λ that misses a kind.
 
-    A λ that is one number is for weights: vectors get 0.
+    A λ that is one number is for weights: vectors get 0, `spared` marks them, and are groups of their own whatever the number.
     """
     by_kind = isinstance(weight_decay, Mapping)
     decay = weight_decay if isinstance(weight_decay, Mapping) else dict.fromkeys(KINDS, weight_decay)
@@ -108,9 +108,11 @@ def base_values(
     for name, growth in scaling.growths.items():
         algorithm = scaling.optimizer.algorithms[scaling.algorithm[name]]
         shape = {"fan_out": growth.base_shape[0], "fan_in": growth.base_shape[1]}
+        spared = not by_kind and _is_vector(growth, scaling.shapes[name])
         values[name] = {
             "lr": lr * algorithm.lr * monomial(algorithm.lr_shape, shape),
-            "weight_decay": decay[growth.trained_as] if by_kind or not _is_vector(growth, scaling.shapes[name]) else 0.0,
+            "weight_decay": 0.0 if spared else decay[growth.trained_as],
+            "spared": spared,
             "eps": algorithm.eps if eps is None else eps,
         }
     return values
@@ -139,7 +141,7 @@ def _groups(
         if own["eps"] is not None:
             values |= {"eps": own["eps"] * s.eps, "eps_scale": s.eps}
         of_algorithm = groups.setdefault(scaling.algorithm[name], {})
-        group = of_algorithm.setdefault(tuple(values.values()), {"params": [], "names": []} | values)
+        group = of_algorithm.setdefault((own["spared"], *values.values()), {"params": [], "names": []} | values)
         group["params"].append(p)
         group["names"].append(name)
     return {algorithm: list(by_value.values()) for algorithm, by_value in groups.items()}

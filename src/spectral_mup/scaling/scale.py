@@ -146,9 +146,9 @@ def choose_rule(rule: str | Rule, model: nn.Module, tied: Sequence[str] | None =
     shared = tied_tables(model)
     if tied and not shared:
         raise ValueError(
-            f"{tied[0]}: is the output layer's weight too, in a forward pass that calls no module for it, so no hook can "
-            "put 1/m on the logits; tie an nn.Linear's weight to it, or multiply the logits by multipliers(scaling).logits yourself "
-            'and pass rule="spectral"'
+            f"{tied[0]}: is the output layer's weight too, in a forward pass that calls no module for it, so no hook can put "
+            "1/m on the logits; tie an nn.Linear's weight to it, or multiply the logits by multipliers(scaling).logits "
+            'yourself and pass rule="spectral"'
         )
     return resolve_rule("spectral" if shared else "spectral_readout")
 
