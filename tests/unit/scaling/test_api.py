@@ -41,6 +41,16 @@ def mup_package(p: nn.Parameter, base: nn.Parameter, optimizer: str) -> tuple[fl
     return lr, M**-0.5 if growing == 2 else 1.0  # the readout's init is unscaled: its 1/m is in the forward pass
 
 
+@pytest.mark.parametrize("rule", ["tensor_programs_v", "tensor_programs_v_table8"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_weight_decay_shrinks_alike_under_the_published_tables_as_in_the_mup_package(rule, optimizer):
+    """MuAdamW and MuSGD with coupled decay multiply λ by the inverse of what they multiply the lr by."""
+    scalings = scale(mlp(16 * M), mlp(16), optimizer=optimizer, rule=rule)
+    lrs = {name: s.lr for name, s in scalings.items()}
+    assert {name: s.lr * s.weight_decay for name, s in scalings.items()} == dict.fromkeys(lrs, 1.0)
+    assert (lrs["0.weight"], lrs["0.bias"]) == ((M, M) if optimizer == "sgd" else (1, 1))
+
+
 def lr_and_std(scalings) -> list[float]:
     return [x for s in scalings.values() for x in (s.lr, s.init_std)]
 
