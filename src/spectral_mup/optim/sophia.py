@@ -21,12 +21,15 @@ class Sophia(StackedOptimizer):
         self, params, lr=1e-3, weight_decay=0.0, betas=(0.96, 0.99), eps=1e-12, gamma=0.05, gamma_rule="fixed",
         hessian_interval=10,
     ) -> None:  # fmt: skip
-        if gamma_rule not in ("fixed", "inverse_grad"):
-            raise ValueError(f"Sophia: gamma_rule is fixed or inverse_grad, not '{gamma_rule}'")
-        if hessian_interval < 1:
-            raise ValueError(f"Sophia: hessian_interval is at least 1, not {hessian_interval}")
         defaults = dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, gamma=gamma, gamma_rule=gamma_rule)
         super().__init__(params, defaults | dict(hessian_interval=hessian_interval))
+
+    def check(self, group: Group) -> None:
+        super().check(group)
+        self.check_option(group, "gamma_rule", "fixed or inverse_grad", ("fixed", "inverse_grad").__contains__)
+        self.check_option(group, "hessian_interval", "at least 1", lambda x: x >= 1)
+        k = self.hessian_interval
+        self.check_option(group, "hessian_interval", f"one for all groups, {k} by the constructor", k.__eq__)
 
     @property
     def hessian_interval(self) -> int:

@@ -1,8 +1,9 @@
 """The one step that all optimizers of this package share.
 
-Parameters of equal shape are stacked to (n, *shape); `direction` maps the stacked gradient to the stacked direction U; one
-place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state` and `direction`. With `numbers` and
-`steady` it says what changes from step to step, so that a step can be captured once as a CUDA graph and replayed.
+Parameters of equal shape, dtype and device are stacked to (n, *shape), 16-bit ones in float32; `direction` maps the stacked
+gradient to the stacked direction U; one place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state`
+and `direction`. With `numbers` and `steady` it says what changes from step to step, so that a step can be captured once as a
+CUDA graph and replayed.
 Parameters that are sharded over processes (DTensors, as FSDP2 makes them) are gathered: every process computes the whole
 direction and keeps the whole state.
 """
@@ -37,8 +38,9 @@ class UsesSampledLabels(Protocol):
 
 
 class Stack(NamedTuple):
-    """Parameters of one group, shape and age, all with gradients; every tensor here has the leading axis n = len(params).
+    """Parameters of one group, shape, dtype, device and age, all with gradients; tensors have the leading axis n = len(params).
 
+    Weight, gradient and state of 16-bit parameters are float32: an average that moves by 1 − β a step stands still in theirs.
     Weight and gradient may lie in the parameters' own memory: read them only.
     """
 
@@ -55,7 +57,8 @@ class StackedOptimizer(torch.optim.Optimizer):
 
     State is kept stacked and shown per parameter as views of the stack, so state_dict, deepcopy and checkpoints see an
     ordinary torch optimizer. Steps are counted per parameter, so one that joins late starts as if alone.
-    Raises ValueError on sparse gradients and, if `matrices_only`, on parameters that are not matrices.
+    Raises ValueError on complex parameters, on sparse gradients, on options out of range and, if `matrices_only`, on
+    parameters that are not matrices, whether they come by the constructor or by add_param_group.
     """
 
     matrices_only = True
@@ -65,15 +68,45 @@ class StackedOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
         self._stacks: dict[tuple[int, ...], State] = {}
-        others = [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]
-        if self.matrices_only and others:
-            raise ValueError(
-                f"{type(self).__name__} acts on matrices, got a parameter of shape {others[0]}; "
-                "give vectors and other tensors to AdamW"
-            )
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; raises ValueError, and adds nothing, on parameters and options that the optimizer cannot take."""
+        super().add_param_group(param_group)
+        try:
+            self.check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def check(self, group: Group) -> None:
+        """Raise ValueError on parameters and options of a group that this optimizer cannot take; a subclass adds its own."""
+        for name, p in named(group):
+            if p.is_complex():
+                fix = "train its real and imaginary part, torch.view_as_real(p), or give it to torch.optim.AdamW"
+                raise ValueError(f"{type(self).__name__}: {name} is complex; {fix}")
+            if self.matrices_only and p.ndim != 2:
+                raise ValueError(
+                    f"{type(self).__name__} acts on matrices, got a parameter of shape {tuple(p.shape)} ({name}); "
+                    "give vectors and other tensors to AdamW"
+                )
+        for option in ("lr", "weight_decay", "eps"):
+            self.check_option(group, option, "a number, at least 0", lambda x: x >= 0)
+        self.check_option(
+            group, "betas", "two numbers, at least 0 and below 1", lambda x: all(0 <= b < 1 for b in x) and len(x) == 2
+        )
+        self.check_option(group, "momentum", "a number, at least 0 and below 1", lambda x: 0 <= x < 1)
+
+    def check_option(self, group: Group, option: str, wanted: str, holds: Callable[[Any], bool]) -> None:
+        """Raise ValueError unless the option, where the group has it, is as wanted."""
+        try:
+            ok = option not in group or bool(holds(group[option]))
+        except TypeError:  # a string or None where a number is due
+            ok = False
+        if not ok:
+            raise ValueError(f"{type(self).__name__}: {option} is {wanted}, not {group[option]!r}")
 
     def init_state(self, weight: Tensor, group: Group) -> State:
-        """Fresh state for a stack of weights (n, *shape), in their dtype; every tensor keeps the leading axis n."""
+        """Fresh state for a stack of weights (n, *shape), in the stack's dtype; every tensor keeps the leading axis n."""
         raise NotImplementedError(f"{type(self).__name__}.init_state")
 
     def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor | None:
@@ -116,6 +149,16 @@ class StackedOptimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         self._stacks = {}  # loaded tensors are no views of the old stacks
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but the state of 16-bit parameters is not rounded to their dtype."""
+        super().load_state_dict(state_dict)
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for p, i in zip(parameters, ids, strict=True):
+            if stack_dtype(p) != p.dtype:
+                saved = state_dict["state"].get(i, {}).items()
+                self.state[p].update({name: x.to(p.device) for name, x in saved if isinstance(x, Tensor)})
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         loss = None
@@ -136,11 +179,19 @@ class StackedOptimizer(torch.optim.Optimizer):
             for p in params:
                 self.state[p]["step"] = step + 1
             if u is not None:
-                if self.decay(group):
-                    torch._foreach_mul_(params, numbers["shrink"])  # pyright: ignore[reportPrivateImportUsage]
-                us = [shard_like(x, p) for x, p in zip(u.to(weight.dtype).unbind(0), params, strict=True)]
-                torch._foreach_add_(params, us, alpha=-numbers["lr"])  # pyright: ignore[reportPrivateImportUsage]
+                self._apply(params, weight, u, numbers["shrink"] if self.decay(group) else 1.0, numbers["lr"])
         return loss
+
+    def _apply(self, params: list[Tensor], weight: Tensor, u: Tensor, shrink: float, lr: float) -> None:
+        """W ← shrink·W − lr·U, rounded once where W has 16 bits."""
+        us = [shard_like(x, p) for x, p in zip(u.to(weight.dtype).unbind(0), params, strict=True)]
+        if params[0].dtype == weight.dtype:
+            if shrink != 1.0:
+                torch._foreach_mul_(params, shrink)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(params, us, alpha=-lr)  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            for p, x in zip(params, us, strict=True):
+                p.copy_(p.to(weight.dtype) * shrink - lr * x)
 
     def steady_next(self) -> bool:
         """Whether the next step is steady for all parameters."""
@@ -154,19 +205,30 @@ class StackedOptimizer(torch.optim.Optimizer):
                 self.state[p]["step"] += 1
 
     def stacks(self) -> Iterator[Stack]:
-        """Parameters that have gradients, by group, shape and steps taken so far."""
+        """Parameters that have gradients, by group, shape, dtype, device and steps taken so far."""
+        self._check_gradients()
         for group in self.param_groups:
-            alike: dict[tuple[int, ...], list[Tensor]] = {}
+            alike: dict[tuple[Any, ...], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    if p.grad.is_sparse:
-                        raise ValueError(f"{type(self).__name__} does not accept sparse gradients")
                     alone = id(p) if p.device.type == "cpu" and p.numel() >= LARGE else 0
-                    alike.setdefault((self.state[p].get("step", 0), *p.shape, alone), []).append(p)
+                    sharded = (p.device_mesh, p.placements) if hasattr(p, "device_mesh") else None
+                    age = self.state[p].get("step", 0)
+                    alike.setdefault((age, p.shape, p.dtype, p.device, sharded, alone), []).append(p)
             for (step, *_), params in alike.items():
-                weight = _stack([whole(p.detach()) for p in params])
-                gradient = _stack([whole(p.grad) for p in params])  # type: ignore[arg-type]
+                dtype = stack_dtype(params[0])
+                weight = _stack([whole(p.detach()).to(dtype) for p in params])
+                gradient = _stack([whole(p.grad).to(dtype) for p in params])  # type: ignore[arg-type]
                 yield Stack(group, params, weight, gradient, self._stacked_state(params, weight, group), step)
+
+    def _check_gradients(self) -> None:
+        """Raise ValueError on a sparse gradient, before anything has moved."""
+        for group in self.param_groups:
+            for name, p in named(group):
+                if p.grad is not None and p.grad.layout != torch.strided:
+                    raise ValueError(
+                        f"{type(self).__name__} does not accept sparse gradients, as {name} has; build it with sparse=False"
+                    )
 
     def _stacked_state(self, params: list[Tensor], weight: Tensor, group: Group) -> State:
         ids = tuple(map(id, params))
@@ -181,6 +243,18 @@ class StackedOptimizer(torch.optim.Optimizer):
             self._stacks = {old: state for old, state in self._stacks.items() if not set(old) & set(ids)}
             self._stacks[ids] = fresh
         return self._stacks[ids]
+
+
+def named(group: Group) -> Iterator[tuple[str, Tensor]]:
+    """Parameters of a group, by name where it has names (ours, or torch's of named_parameters)."""
+    names = group.get("names") or group.get("param_names") or []
+    for i, p in enumerate(group["params"]):
+        yield names[i] if i < len(names) else f"parameter {i} of its group", p
+
+
+def stack_dtype(p: Tensor) -> torch.dtype:
+    """The dtype in which a parameter's state is kept and its direction computed: its own, but at least float32."""
+    return torch.float32 if p.dtype.itemsize < 4 else p.dtype
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
