@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from spectral_mup.analysis.load import Loaded, load
     from spectral_mup.analysis.own_runs import Judged, judge, plot_lr_transfer
+    from spectral_mup.cli.sweep import sweep
     from spectral_mup.measure.check_features import FeatureVerdict, check_features, plot_features
     from spectral_mup.measure.derive import derive
     from spectral_mup.scaling.forward_multipliers import multipliers, set_multipliers_
@@ -41,6 +42,7 @@ PUBLIC = {
     "recipe": "scaling.recipe",
     "scale": "scaling.scale",
     "set_multipliers_": "scaling.forward_multipliers",
+    "sweep": "cli.sweep",
 }
 __all__ = [
     "FeatureVerdict",
@@ -63,6 +65,7 @@ __all__ = [
     "recipe",
     "scale",
     "set_multipliers_",
+    "sweep",
 ]
 
 
