@@ -46,7 +46,8 @@ def table(
         lines.add_row(*[Text(cell) for cell in row])
     shown = StringIO()
     width = 1_000_000  # so that rich wraps nothing
-    Console(file=shown, width=width, force_terminal=sys.stdout.isatty(), highlight=False).print(lines)
+    terminal = sys.stdout.isatty()
+    Console(file=shown, width=width, force_terminal=terminal, force_jupyter=False, highlight=False).print(lines)
     return [(" " * indent + line).rstrip() for line in shown.getvalue().splitlines()] if lines.columns else []
 
 
