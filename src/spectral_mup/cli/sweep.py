@@ -10,10 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spectral_mup.cli.actions.train import train_here
-from spectral_mup.cli.analyze import judge_and_draw
 from spectral_mup.cli.context import FAILED, INTERRUPTED, Context
-from spectral_mup.config.compose import load_config
 from spectral_mup.errors import ConfigError
 from spectral_mup.models import FAMILIES
 from spectral_mup.util.registry import GIVEN, import_path
@@ -79,7 +76,12 @@ def sweep(
     Returns the results as `load("FOLDER/results/NAME")` does. Raises ConfigError on what a launch refuses, RuntimeError where
     runs failed, and KeyboardInterrupt after Ctrl-C, when the run at hand is saved: the same call goes on.
     """
-    from spectral_mup.analysis.load import load
+    from spectral_mup.analysis.load import (
+        load,
+    )  # pandas, and below hydra, which nothing else of the package's public part needs
+    from spectral_mup.cli.actions.train import train_here
+    from spectral_mup.cli.analyze import judge_and_draw
+    from spectral_mup.config.compose import load_config
 
     with (
         StringIO() if quiet else nullcontext(sys.stdout) as out,
