@@ -147,7 +147,8 @@ def _points(df: pd.DataFrame, size: str, value: str, loss: str, seed: str, rule:
         {"family": "", "optimizer": "", "rule": ALL if rule is None else _texts(of["rule"], "rule")}, df.index
     )
     points["tuned"], points["log2_lr"] = _tuned(df, value), _values(of["value"])
-    points["seed"] = of["seed"] if pd.api.types.is_numeric_dtype(of["seed"].dtype) else _texts(of["seed"], "seed")
+    seeds = _texts(of["seed"], "seed")
+    points["seed"] = of["seed"] if pd.api.types.is_numeric_dtype(of["seed"].dtype) else seeds
     points["status"], points["loss"] = _status(df, losses), losses
     points[str(size)] = _sizes(of["size"])
     _check_points(points, names)
