@@ -111,7 +111,7 @@ def _instead(folder: Path) -> str:
     below = sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob("verdicts.json"))
     if below:
         return f"holds no verdicts.json itself; give a folder below it: {', '.join(below[:5])}{' …' * (len(below) > 5)}"
-    missing = "holds no verdicts.json" if folder.is_dir() else "does not exist"
+    missing = "holds no verdicts.json" if folder.is_dir() else "is no folder"
     return f"{missing}; python analyze.py sweep=NAME writes a sweep's results under results/NAME"
 
 

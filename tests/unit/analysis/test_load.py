@@ -98,13 +98,19 @@ def test_over_depth_and_without_features():
     assert bare.features.empty and list(bare.features) == list(sm.load(DEFAULT).features)
 
 
+def nest(folder):
+    """Move what is in a folder into one below it."""
+    moved = folder.rename(folder.with_name("default"))
+    folder.mkdir()
+    shutil.move(moved, folder)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (shutil.rmtree, r"x: does not exist; python analyze.py sweep=NAME writes"),
+        (shutil.rmtree, r"x: is no folder; python analyze.py sweep=NAME writes"),
         (lambda f: (f / "verdicts.json").unlink(), r"x: holds no verdicts.json; python analyze.py sweep=NAME writes"),
-        (lambda f: f.rename(f.parent / "y") and (f / "z").parent.mkdir() or shutil.move(f.parent / "y", f / "default"),
-         r"x: holds no verdicts.json itself; give a folder below it: default$"),
+        (nest, r"x: holds no verdicts.json itself; give a folder below it: default$"),
         (lambda f: (f / "curves.csv").unlink(), r"curves.csv: does not exist; write it again with python analyze.py"),
         (lambda f: (f / "curves.csv").write_text("a,b\n1,2\n"), r"curves.csv: damaged \(no entry 'family'\)"),
         (lambda f: (f / "verdicts.json").write_text("{"), r"verdicts.json: damaged"),
