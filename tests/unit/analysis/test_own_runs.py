@@ -108,6 +108,8 @@ def test_a_loss_that_is_not_finite_is_a_diverged_run(bad):
     points.loc[points.index[:3], "loss"] = np.nan
     said = sm.judge(points.assign(status=["missing"] * 3 + ["done"] * (len(points) - 3)))  # as curves.csv has it
     assert said["all runs"].counts["missing"] == 3 and said["all runs"].counts["diverged"] == 0
+    ended = sm.judge(points.assign(status="done"))  # at the end its loss was none
+    assert ended["all runs"].counts == {"done": len(points) - 3, "diverged": 3, "missing": 0}
     crashed = sm.judge(points.assign(status="finished"))  # control: a column that says something else
     assert crashed["all runs"].counts["diverged"] == 3
 
