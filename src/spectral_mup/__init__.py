@@ -70,7 +70,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch when the first function is asked for, and not before: `launch.py action=plan` needs none."""
+    """Import what a function needs, torch or pandas, when it is first asked for: `launch.py action=plan` needs neither."""
     if name not in PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"spectral_mup.{PUBLIC[name]}"), name)

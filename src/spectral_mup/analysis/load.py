@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from spectral_mup.analysis.collect import KEY, norms_of
+from spectral_mup.analysis.collect import KEY, as_judged, norms_of
 from spectral_mup.analysis.own_runs import Judged
 from spectral_mup.analysis.report import notes_on, table_of
 from spectral_mup.analysis.results import ResultsError, read_folder
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LOSS = "validation loss (nats/token)"
-OF_FEATURES = "quantity name kind step slope lo hi limit verdict n_sizes n_seeds judged rule".split()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -100,14 +99,11 @@ def load(folder: str | Path, runs: str | Path | None = None) -> Loaded:
     folder = Path(folder)
     if not (folder / "verdicts.json").is_file():
         raise ResultsError(f"{folder}: {_instead(folder)}")
-    written = read_folder(folder)
-    path = folder / "features.csv"
-    features = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=OF_FEATURES)
-    table = pd.read_csv(folder / "curves.csv")
-    about = {name: written.about[name] for name in ("name", "command", "commit")}
-    judged = Judged(written.points, written.verdicts, LOSS)
-    runs_folder = _runs_folder(folder, table["run_id"], runs)
-    return Loaded(folder, **about, runs=table, features=features, judged=judged, runs_folder=runs_folder)
+    w = read_folder(folder)
+    about = {name: w.about[name] for name in ("name", "command", "commit")}
+    judged = Judged(as_judged(w.runs), w.verdicts, LOSS)
+    runs_folder = _runs_folder(folder, w.runs["run_id"], runs)
+    return Loaded(folder, **about, runs=w.runs, features=w.features, judged=judged, runs_folder=runs_folder)
 
 
 def _instead(folder: Path) -> str:
@@ -115,7 +111,7 @@ def _instead(folder: Path) -> str:
     below = sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob("verdicts.json"))
     if below:
         return f"holds no verdicts.json itself; give a folder below it: {', '.join(below[:5])}{' …' * (len(below) > 5)}"
-    missing = "holds no verdicts.json" if folder.is_dir() else "does not exist"
+    missing = "holds no verdicts.json" if folder.is_dir() else "is no folder"
     return f"{missing}; python analyze.py sweep=NAME writes a sweep's results under results/NAME"
 
 

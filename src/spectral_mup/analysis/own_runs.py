@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ from spectral_mup.util.text import html_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from spectral_mup.analysis.load import Loaded
 
 STATUS = {"done", "diverged", "missing"}
 ALL = "all runs"  # the name of the one rule of a table without rules
@@ -111,14 +113,15 @@ def judge(
     base = sizes[0] if base is None else base
     if base not in sizes:
         raise TableError(f"base={base}: no run has {size} {base}; give one of {', '.join(map(str, sizes))}")
-    if tolerance <= 0 or regret_limit <= 0 or not 0 < alpha < 1:
-        given = f"tolerance={tolerance}, regret_limit={regret_limit}, alpha={alpha}"
-        raise TableError(f"{given}: give all of them above 0, and alpha below 1")
-    verdicts = judge_all(points, None, axis, int(base), tolerance=tolerance, regret_limit=regret_limit, alpha=alpha)
+    limits = {"tolerance": tolerance, "regret_limit": regret_limit, "alpha": alpha}
+    for name, limit in limits.items():
+        if not isinstance(limit, Real) or not 0 < limit < (1 if name == "alpha" else np.inf):
+            raise TableError(f"{name}={limit!r}: give a number above 0{', below 1, as 0.05' * (name == 'alpha')}")
+    verdicts = judge_all(points, None, axis, int(base), **limits)
     return Judged(points, verdicts, loss)
 
 
-def plot_lr_transfer(runs: object, ax: Axes | None = None, *, rule: str | None = None) -> Axes:
+def plot_lr_transfer(runs: Judged | Loaded | pd.DataFrame, ax: Axes | None = None, *, rule: str | None = None) -> Axes:
     """Draw what `judge` or `load` returned, or a table that `judge` takes as it is, into `ax`, and return it.
 
     Under one rule, named or the only one, losses against the learning rate, a line a size; of several rules the best learning
@@ -147,8 +150,11 @@ def _points(df: pd.DataFrame, size: str, value: str, loss: str, seed: str, rule:
         {"family": "", "optimizer": "", "rule": ALL if rule is None else _texts(of["rule"], "rule")}, df.index
     )
     points["tuned"], points["log2_lr"] = _tuned(df, value), _values(of["value"])
-    points["seed"] = of["seed"] if pd.api.types.is_numeric_dtype(of["seed"].dtype) else _texts(of["seed"], "seed")
+    seeds = _texts(of["seed"], "seed")
+    points["seed"] = of["seed"] if pd.api.types.is_numeric_dtype(of["seed"].dtype) else seeds
     points["status"], points["loss"] = _status(df, losses), losses
+    if str(size) in points:
+        raise TableError(f"size={size!r}: rename the column, whose name stands for something else here, as in 'model_{size}'")
     points[str(size)] = _sizes(of["size"])
     _check_points(points, names)
     return points.reset_index(drop=True)
@@ -170,6 +176,8 @@ def _check_points(points: pd.DataFrame, names: Mapping[str, str]) -> None:
 
 def _column(df: pd.DataFrame, argument: str, name: str) -> pd.Series:
     given = f"{argument}={name!r}"
+    if name is None or not isinstance(name, Hashable):
+        raise TableError(f"{given}: give the name of a column")
     if name not in df.columns:
         if name in df.index.names:
             raise TableError(f"{given}: is in the index of df; give df.reset_index()")
@@ -198,8 +206,8 @@ def _numbers(column: pd.Series, argument: str, finite: bool = False) -> np.ndarr
 
 def _sizes(column: pd.Series) -> np.ndarray:
     sizes = _numbers(column, "size", finite=True)
-    for wrong in sizes[(sizes <= 0) | (sizes != np.round(sizes))]:
-        raise TableError(f"size={column.name!r}: holds {wrong:g}; give whole numbers above 0, as 124000000 for 124 M")
+    for wrong in sizes[(sizes < 1) | (sizes > 2**53) | (sizes != np.round(sizes))]:
+        raise TableError(f"size={column.name!r}: holds {wrong:g}; give whole numbers from 1 to 2^53, as 124000000 for 124 M")
     return sizes.astype(int)
 
 
@@ -225,8 +233,8 @@ def _texts(column: pd.Series, argument: str) -> pd.Series:
 def _status(df: pd.DataFrame, losses: np.ndarray) -> np.ndarray:
     """How each run ended: by its loss, and by `status` where that column is one of curves.csv."""
     of_loss = np.where(np.isfinite(losses), "done", "diverged")
-    given = df["status"].to_numpy() if "status" in df and set(df["status"]) <= STATUS else of_loss
-    return np.where(given == "done", of_loss, given)
+    given = df["status"].to_numpy() if list(df.columns).count("status") == 1 else of_loss
+    return np.where(given == "done", of_loss, given) if set(map(str, given)) <= STATUS else of_loss
 
 
 def _tuned(df: pd.DataFrame, value: str) -> str:

@@ -21,6 +21,7 @@ from spectral_mup.runs.run_config import AXES
 # fields of Verdict, Optimum and FeatureCheck as verdicts.json has them
 OF_VERDICT = "rule axis base verdict reason tolerance regret_limit alpha basis larger_is_better counts tuned".split()
 OF_OPTIMUM = "log2_lr lo hi loss curvature skew".split()
+FEATURES = "quantity name kind step slope lo hi limit verdict n_sizes n_seeds judged rule".split()  # of features.csv
 OF_FEATURES = "passed summary failed failed_updates indicative log2_lr step".split()
 ABOUT = "name command commit train_hours".split()  # of those on top
 NESTED = {  # its entries that hold several fields of Verdict
@@ -120,12 +121,13 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """What is in a folder of results: `about` on top of verdicts.json, the points as they are judged, and each verdict's."""
+    """What is in a folder of results."""
 
-    about: Mapping[str, Any]
-    points: pd.DataFrame
+    about: Mapping[str, Any]  # on top of verdicts.json
+    runs: pd.DataFrame  # curves.csv
+    features: pd.DataFrame  # features.csv; empty where no features were judged
     verdicts: list[Verdict]  # named as in verdicts.json
-    parts: list[pd.DataFrame]
+    parts: list[pd.DataFrame]  # the points of each, as they were judged
 
 
 def read_results(folder: Path) -> list[Results]:
@@ -143,7 +145,7 @@ def read_results(folder: Path) -> list[Results]:
 
 
 def read_folder(folder: Path) -> Written:
-    """Read verdicts.json and curves.csv.
+    """Read verdicts.json, curves.csv and features.csv.
 
     Numbers are those that were judged then, nothing is judged again; curves are made anew from the points. Raises ResultsError.
     """
@@ -152,15 +154,17 @@ def read_folder(folder: Path) -> Written:
     try:
         content = json.loads(path.read_text("utf-8"))
         path = folder / "curves.csv"
-        points = as_judged(pd.read_csv(path))
-        of_rule = by_rule(points)
+        runs = pd.read_csv(path)
+        of_rule = by_rule(as_judged(runs))
+        path = folder / "features.csv"
+        features = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=FEATURES)
         path = folder / "verdicts.json"
         if absent := [row["rule"] for row in content["verdicts"] if row["rule"] not in of_rule]:
             raise ResultsError(f"{folder}: curves.csv has no rule '{absent[0]}' of verdicts.json; {again}")
         parts = [of_rule[row["rule"]] for row in content["verdicts"]]
         verdicts = [_verdict(row, part) for row, part in zip(content["verdicts"], parts, strict=True)]
         about = {"train_hours": None} | content
-        return Written({name: about[name] for name in ABOUT}, points, verdicts, parts)
+        return Written({name: about[name] for name in ABOUT}, runs, features, verdicts, parts)
     except FileNotFoundError:
         raise ResultsError(f"{path}: does not exist; {again}") from None
     except ResultsError:

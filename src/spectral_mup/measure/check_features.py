@@ -45,6 +45,7 @@ class FeatureVerdict:
 
     @property
     def passed(self) -> bool:
+        """Whether every module is within its limit, and none undecided."""
         return self.check.passed is True
 
     @property

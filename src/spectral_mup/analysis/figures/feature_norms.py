@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from spectral_mup.analysis.feature_check import BLOCK, HIDDEN, OUTER, FeatureCheck, relative, representative, short
+from spectral_mup.analysis.feature_check import BLOCK, HIDDEN, OUTER, FeatureCheck, relative, representative
 from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import tensor_panels as panels
 from spectral_mup.analysis.figures.diagnostics import tensor_rows
@@ -59,12 +59,13 @@ def size_panel(
 def draw_features(ax: Axes, check: FeatureCheck, axis: str = "width") -> None:
     """Draw the change of features against size, a line a module, with the slopes in the legend; or why there is none."""
     if check.step is None:
-        _say(ax, check.summary)
-        return
-    look = panels.module_looks(representative([check], "feature", most=len(panels.MODULES)))
+        return _say(ax, check.summary)
+    judged = rows(check.table, check.table["judged"] & (check.table["quantity"] == "feature"))
+    names, most = list(judged["name"]), len(panels.MODULES)
+    look = panels.module_looks(names if len(names) <= most else representative([check], "feature", most))
     _, slopes = size_panel(ax, check, "feature", look, axis, inches_of(ax)[0])
     ax.set_ylabel(f"{QUANTITY['feature']}, relative")
-    texts = {name: f"{short(name)}  {signed(slope)}{' failed' * failed}" for name, (slope, failed) in slopes.items()}
+    texts = {name: f"{name}  {signed(slope)}{' failed' * failed}" for name, (slope, failed) in slopes.items()}
     ax.legend(handles=[mark(texts[name], **{"ls": "-", **style}) for name, style in look.items()], title="slope")
 
 
