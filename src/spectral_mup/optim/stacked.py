@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from spectral_mup.optim.schedules import ScheduleWatch
+
 Group = dict[str, Any]  # one of torch's param_groups
 Number = float | Tensor  # a 0-dim tensor where a step is captured as a CUDA graph
 State = dict[str, Tensor]  # of a stack, every tensor with the leading axis n
@@ -68,6 +70,7 @@ class StackedOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
         self._stacks: dict[tuple[int, ...], State] = {}
+        self._watch = ScheduleWatch()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; raises ValueError, and adds nothing, on parameters and options that the optimizer cannot take."""
@@ -148,6 +151,7 @@ class StackedOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._stacks = {}  # loaded tensors are no views of the old stacks
+        self.__dict__.setdefault("_watch", ScheduleWatch())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but the state of 16-bit parameters is not rounded to their dtype."""
@@ -165,6 +169,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.before_step()
         for group, params, weight, gradient, state, step in self.stacks():
             if self.feed is not None:
                 fed = self.feed(group, step + 1)
@@ -181,6 +186,10 @@ class StackedOptimizer(torch.optim.Optimizer):
             if u is not None:
                 self._apply(params, weight, u, numbers["shrink"] if self.decay(group) else 1.0, numbers["lr"])
         return loss
+
+    def before_step(self) -> None:
+        """Warn, once, of what the loop around the optimizer gets wrong; a subclass adds its own."""
+        self._watch(self)
 
     def _apply(self, params: list[Tensor], weight: Tensor, u: Tensor, shrink: float, lr: float) -> None:
         """W ← shrink·W − lr·U, rounded once where W has 16 bits."""

@@ -1,12 +1,17 @@
 """From a scaling to torch's parameter groups and optimizers."""
 
-import pkgutil
+import math
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from spectral_mup.config.optimizer_spec import Algorithm
+from spectral_mup.errors import ConfigError
+from spectral_mup.optim.schedules import ScheduleWatch
+from spectral_mup.optim.stacked import StackedOptimizer
 from spectral_mup.scaling.inspect import named_parameters
 from spectral_mup.scaling.scale import ModelScaling, kinds_known
 from spectral_mup.theory.growth import KINDS, monomial
@@ -33,8 +38,10 @@ def param_groups(
     independent   λ is the shrink per step at the peak of the schedule, whatever the lr (arXiv 1711.05101)
     algorithm     which tensors, where the optimizer is several ("muon", "adamw"); `make_optimizers` does all at once
 
-    A group keeps its peak lr in `base_lr`: a schedule must multiply it. Frozen parameters are in no group.
-    Raises ValueError where groups of several algorithms would be one list.
+    A group keeps its peak lr in `base_lr`: a schedule must multiply it. OneCycleLR, CyclicLR and SWALR give all groups one lr
+    unless they are given a list, as in max_lr=[g["lr"] for g in optimizer.param_groups], and those with an eta_min or min_lr
+    end at that (optim/schedules.py); optimizers that make_optimizers builds, and ours, warn of it. Frozen parameters are in no
+    group. Raises ValueError where groups of several algorithms would be one list, and on numbers that cannot be.
     """
     groups = _groups(model, scaling, base_values(scaling, lr, weight_decay, eps), independent)
     if algorithm is not None and algorithm not in groups:
@@ -58,24 +65,42 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """One torch optimizer per algorithm, of the class and with the arguments that conf/optimizer declares; see param_groups.
 
-    Raises ValueError where only an algorithm's scaling is known, not its class.
+    They warn where a schedule overwrites the ratios of their groups. Raises ValueError where only an algorithm's scaling is
+    known, not its class, and ConfigError where that builds no optimizer.
     """
     optimizers = []
     groups = _groups(model, scaling, base_values(scaling, lr, weight_decay, eps), independent)
     for name, algorithm in scaling.optimizer.algorithms.items():
         if name in groups:
-            make = pkgutil.resolve_name(algorithm.target) if isinstance(algorithm.target, str) else algorithm.target
-            if make is None:
-                raise ValueError(
-                    f"optimizer {name}: only its scaling is known, not its class; build it from param_groups(model, scaling)"
-                )
-            args = {key: tuple(value) if isinstance(value, list) else value for key, value in algorithm.args.items()}
-            optimizers.append(make(groups[name], lr=1.0, **args))
+            optimizers.append(_build(algorithm, groups[name]))
     return optimizers
+
+
+def _build(algorithm: Algorithm, groups: list[Group]) -> torch.optim.Optimizer:
+    make = algorithm.load()
+    args = {key: tuple(value) if isinstance(value, list) else value for key, value in algorithm.args.items()}
+    said = f"optimizer.algorithms.{algorithm.name}.target={algorithm.target}"
+    said = said if isinstance(algorithm.target, str) else f"optimizer={make!r}"
+    try:
+        optimizer = make(groups, lr=1.0, **args)
+    except ValueError as error:
+        raise ConfigError(f"{said}: {error}") from error
+    except TypeError as error:
+        given = ", ".join(["groups", "lr=1.0", *(f"{key}={value!r}" for key, value in args.items())])
+        raise ConfigError(f"{said}: cannot be called with ({given}) ({error}); give a torch optimizer's class") from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"{said}: builds {type(optimizer).__name__}, not a torch.optim.Optimizer; give a torch optimizer's class"
+        )
+    if not isinstance(optimizer, StackedOptimizer):  # those watch by themselves
+        optimizer.register_step_pre_hook(ScheduleWatch())
+    return optimizer
 
 
 def check_shapes(model: nn.Module, scaling: ModelScaling) -> dict[str, nn.Parameter]:
     """Parameters by name. Raises ValueError unless they are those that `scale` saw."""
+    _check_type("model", model, nn.Module, "give the module that was scaled")
+    _check_type("scaling", scaling, ModelScaling, "give what scale(model, base) returns")
     parameters = named_parameters(model)
     for name, p in parameters.items():
         shape = scaling.shapes.get(name)
@@ -90,7 +115,14 @@ def check_shapes(model: nn.Module, scaling: ModelScaling) -> dict[str, nn.Parame
 def base_values(
     scaling: ModelScaling, lr: float, weight_decay: float | Mapping[str, float], eps: float | None
 ) -> dict[str, dict[str, Any]]:
-    """{parameter name: {lr, weight_decay, eps} in the base model}. Raises ValueError on a λ that misses a kind."""
+    """{parameter name: {lr, weight_decay, eps} in the base model}. Raises ValueError on a λ that misses a kind, and on what is
+    no number of at least 0."""
+    _check_type("scaling", scaling, ModelScaling, "give what scale(model, base) returns")
+    check_number("lr", lr)
+    if eps is not None:
+        check_number("eps", eps)
+    for kind, value in weight_decay.items() if isinstance(weight_decay, Mapping) else [("", weight_decay)]:
+        check_number(f"weight_decay of {kind}" if kind else "weight_decay", value)
     decay = weight_decay if isinstance(weight_decay, Mapping) else dict.fromkeys(KINDS, weight_decay)
     if set(decay) != set(KINDS):
         raise ValueError(f"weight_decay={dict(decay)}: give a number, or one for each of {', '.join(KINDS)}")
@@ -111,6 +143,17 @@ def base_values(
     return values
 
 
+def _check_type(argument: str, value: Any, wanted: type, fix: str) -> None:
+    if not isinstance(value, wanted):
+        raise ValueError(f"{argument}: {fix}, not {type(value).__name__}")
+
+
+def check_number(argument: str, value: Any) -> None:
+    """Raise ValueError unless the value of an argument is a finite number of at least 0."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
+        raise ValueError(f"{argument}={value!r}: give a number, at least 0")
+
+
 def _groups(
     model: nn.Module, scaling: ModelScaling, base: Mapping[str, Mapping[str, Any]], independent: bool
 ) -> dict[str, list[Group]]:
@@ -124,7 +167,12 @@ def _groups(
             continue
         s, own = scaling[name], base[name]
         peak = own["lr"] * s.lr
-        decay = own["weight_decay"] / peak if independent else own["weight_decay"] * s.weight_decay
+        if independent and peak == 0 and own["weight_decay"] > 0:
+            raise ValueError(
+                f"lr=0: {name} cannot shrink by an independent weight_decay={own['weight_decay']:g} at lr 0; give lr above 0, "
+                "or independent=False"
+            )
+        decay = own["weight_decay"] / (peak or 1.0) if independent else own["weight_decay"] * s.weight_decay
         values = {"lr": peak, "base_lr": peak, "weight_decay": decay}
         if own["eps"] is not None:
             values |= {"eps": own["eps"] * s.eps, "eps_scale": s.eps}

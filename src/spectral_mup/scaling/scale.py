@@ -227,6 +227,8 @@ def _notes(
     for name, growth in growths.items():
         if growth.kind == "hidden" and algorithm[name] != spec.by_kind["hidden"]:
             yield f"{name}: not a matrix by its shape, so {algorithm[name].name} trains it"
+    for name in dict.fromkeys(a.name for a in algorithm.values() if a.has("update_hessian")):
+        yield f"{name}: without update_hessian it is sign momentum; Trainer calls it, and its docstring shows how to"
     wanted = {part: x for part, x in asdict(forward).items() if x != 1}
     if wanted:
         said = ", ".join(f"{part} × {x:.4g}" for part, x in wanted.items())
