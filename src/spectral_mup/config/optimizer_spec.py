@@ -55,11 +55,12 @@ class Algorithm:
                 "give the import path of an optimizer, as torch.optim.AdamW"
             ) from error
 
-    def has(self, attribute: str) -> bool:
-        """Whether its class, where that can be imported, has an attribute."""
+    def attribute(self, name: str) -> Any:
+        """An attribute of its class; None where it has none, or the class cannot be imported."""
         with contextlib.suppress(ConfigError):
-            return hasattr(self.load(), attribute)
-        return False
+            make = self.load()
+            return getattr(getattr(make, "func", make), name, None)  # func: of functools.partial
+        return None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ TOLERANCE = 0.01  # relative, of lr/base_lr between groups
 class ScheduleWatch:
     """Call it before each step: warns once where lr/base_lr, base_lr being a group's peak, differs between groups.
 
-    Groups without a base_lr, those whose lr is a tensor on a GPU, and compiled steps are not looked at.
+    Groups without a base_lr, those whose lr is a tensor (to read it may wait for a GPU), and compiled steps are not looked at.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class ScheduleWatch:
         if shares and max(shares) - min(shares) > TOLERANCE * max(shares):
             self.warned = True
             warnings.warn(
-                f"{type(optimizer).__name__}: lr/base_lr is {min(shares):.3g} in one group and {max(shares):.3g} in another, so "
+                f"{type(optimizer).__name__}: lr/base_lr is {min(shares):.3g} in one group, {max(shares):.3g} in another, so "
                 "a schedule has overwritten the ratios of the scaling; give OneCycleLR and its like a list, as in "
                 'max_lr=[g["lr"] for g in optimizer.param_groups], and eta_min=0',
                 stacklevel=3,
@@ -37,8 +37,8 @@ class ScheduleWatch:
 
 
 def _share(group: dict[str, Any]) -> float | None:
-    """lr/base_lr; None where there is none, or to read it would wait for a GPU."""
+    """lr/base_lr; None where there is none, or lr is a tensor."""
     lr, peak = group["lr"], group.get("base_lr")
-    if not peak or isinstance(lr, torch.Tensor) and lr.device.type != "cpu":
+    if not peak or isinstance(lr, torch.Tensor):
         return None
     return float(lr) / peak

@@ -82,7 +82,7 @@ def test_one_lr_assigned_in_the_loop_is_noticed_and_groups_without_a_peak_are_le
     optimizer = optimizer_of("adamw")
     for group in optimizer.param_groups:
         group["lr"] = 0.01
-    with pytest.warns(UserWarning, match="lr/base_lr is 1 in one group and 4 in another"):
+    with pytest.warns(UserWarning, match="lr/base_lr is 1 in one group, 4 in another"):
         optimizer.step()
     params = parameters([(8, 8)] * 2)
     own = Muon([{"params": [params[0]], "lr": 0.1}, {"params": [params[1]], "lr": 0.2}])
