@@ -3,7 +3,8 @@
 Parameters of equal shape, dtype and device are stacked to (n, *shape), 16-bit ones in float32; `direction` maps the stacked
 gradient to the stacked direction U; one place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state`
 and `direction`. With `numbers` and `steady` it says what changes from step to step, so that a step can be captured once as a
-CUDA graph and replayed.
+CUDA graph and replayed. Where an optimizer acts on matrices, `direction` sees (N, out, in) whatever a parameter is to torch:
+parts of a fused projection, heads, experts and convolutions too (matrices.py).
 Parameters that are sharded over processes (DTensors, as FSDP2 makes them) are gathered: every process computes the whole
 direction and keeps the whole state.
 """
@@ -13,6 +14,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from spectral_mup.optim.matrices import MatrixView, matrix_view
+from spectral_mup.optim.schedules import ScheduleWatch
 
 Group = dict[str, Any]  # one of torch's param_groups
 Number = float | Tensor  # a 0-dim tensor where a step is captured as a CUDA graph
@@ -50,6 +54,18 @@ class Stack(NamedTuple):
     gradient: Tensor
     state: State
     step: int  # steps that these parameters took so far
+    view: MatrixView | None = None  # None: their matrices are read as they are
+
+    def parts(self) -> "Iterator[tuple[str, Stack]]":
+        """Its matrices, one stack for each size of them, and the suffix of their state's names; itself if they are plain."""
+        if self.view is None:
+            yield "", self
+            return
+        gradients = self.view.take(self.gradient)
+        for suffix, weight in self.view.take(self.weight).items():
+            names = [name for name in self.state if name.endswith(suffix)]
+            state = {name.removesuffix(suffix): self.state[name] for name in names}
+            yield suffix, Stack(self.group, self.params, weight, gradients[suffix], state, self.step)
 
 
 class StackedOptimizer(torch.optim.Optimizer):
@@ -68,6 +84,7 @@ class StackedOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
         self._stacks: dict[tuple[int, ...], State] = {}
+        self._watch = ScheduleWatch()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; raises ValueError, and adds nothing, on parameters and options that the optimizer cannot take."""
@@ -84,17 +101,26 @@ class StackedOptimizer(torch.optim.Optimizer):
             if p.is_complex():
                 fix = "train its real and imaginary part, torch.view_as_real(p), or give it to torch.optim.AdamW"
                 raise ValueError(f"{type(self).__name__}: {name} is complex; {fix}")
-            if self.matrices_only and p.ndim != 2:
+            try:
+                self._view(p, group)
+            except ValueError as error:
+                shape = tuple(p.shape)
                 raise ValueError(
-                    f"{type(self).__name__} acts on matrices, got a parameter of shape {tuple(p.shape)} ({name}); "
-                    "give vectors and other tensors to AdamW"
-                )
+                    f"{type(self).__name__} acts on matrices, got a parameter of shape {shape} ({name}); {error}"
+                ) from None
+        if not self.matrices_only and group.get("split") is not None:
+            raise ValueError(f"{type(self).__name__}: split is for optimizers that act on matrices; leave it out")
         for option in ("lr", "weight_decay", "eps"):
             self.check_option(group, option, "a number, at least 0", lambda x: x >= 0)
         self.check_option(
             group, "betas", "two numbers, at least 0 and below 1", lambda x: all(0 <= b < 1 for b in x) and len(x) == 2
         )
         self.check_option(group, "momentum", "a number, at least 0 and below 1", lambda x: 0 <= x < 1)
+
+    def _view(self, p: Tensor, group: Group) -> MatrixView | None:
+        """How a parameter is read as matrices; None: as it is. Raises ValueError where it cannot be."""
+        view = matrix_view(p.shape, group) if self.matrices_only else None
+        return None if view is None or view.plain else view
 
     def check_option(self, group: Group, option: str, wanted: str, holds: Callable[[Any], bool]) -> None:
         """Raise ValueError unless the option, where the group has it, is as wanted."""
@@ -138,16 +164,20 @@ class StackedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def diagnostics(self) -> dict[Tensor, dict[str, float]]:
-        """{parameter: {quantity: value}} after a step and before its gradients are cleared; what for, each optimizer says."""
+        """{parameter: {quantity: value}} after a step and before its gradients are cleared; what for, each optimizer says.
+
+        Of a parameter that is several matrices, the mean over them."""
         told: dict[Tensor, dict[str, float]] = {}
         for stack in self.stacks():
-            quantities = {name: values.tolist() for name, values in self.diagnose(stack).items()}
+            of_parts = [self.diagnose(part) for _, part in stack.parts()]
+            quantities = {name: _by_parameter([q[name] for q in of_parts], len(stack.params)) for name in of_parts[0]}
             told |= {p: {name: values[i] for name, values in quantities.items()} for i, p in enumerate(stack.params)}
         return told
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._stacks = {}  # loaded tensors are no views of the old stacks
+        self.__dict__.setdefault("_watch", ScheduleWatch())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's, but the state of 16-bit parameters is not rounded to their dtype."""
@@ -165,22 +195,38 @@ class StackedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, params, weight, gradient, state, step in self.stacks():
+        self.before_step()
+        for stack in self.stacks():
+            group, params, weight, step = stack.group, stack.params, stack.weight, stack.step + 1
             if self.feed is not None:
-                fed = self.feed(group, step + 1)
-                u = self.direction(gradient, weight, state, fed, step + 1)
+                fed = self.feed(group, step)
+                u = self._direction(stack, fed)
                 assert u is not None, "a step that is not steady was captured"
                 shrunk = weight * fed["shrink"] if self.decay(group) else weight
                 new = torch.addcmul(shrunk, u.to(weight.dtype), fed["lr"], value=-1.0)
                 torch._foreach_copy_(params, list(new.unbind(0)))  # pyright: ignore[reportPrivateImportUsage]
                 continue
-            numbers = self.step_numbers(group, step + 1)
-            u = self.direction(gradient, weight, state, group | numbers, step + 1)
+            numbers = self.step_numbers(group, step)
+            u = self._direction(stack, group | numbers)
             for p in params:
-                self.state[p]["step"] = step + 1
+                self.state[p]["step"] = step
             if u is not None:
                 self._apply(params, weight, u, numbers["shrink"] if self.decay(group) else 1.0, numbers["lr"])
         return loss
+
+    def before_step(self) -> None:
+        """Warn, once, of what the loop around the optimizer gets wrong; a subclass adds its own."""
+        self._watch(self)
+
+    def _direction(self, stack: Stack, group: Group) -> Tensor | None:
+        """U of a stack (n, *shape), its matrices one by one; `group` has the numbers of the step."""
+        us = {
+            suffix: self.direction(part.gradient, part.weight, part.state, group, stack.step + 1)
+            for suffix, part in stack.parts()
+        }
+        if any(u is None for u in us.values()):
+            return None
+        return us[""] if stack.view is None else stack.view.put(us, len(stack.params))  # type: ignore[arg-type]
 
     def _apply(self, params: list[Tensor], weight: Tensor, u: Tensor, shrink: float, lr: float) -> None:
         """W ← shrink·W − lr·U, rounded once where W has 16 bits."""
@@ -219,7 +265,8 @@ class StackedOptimizer(torch.optim.Optimizer):
                 dtype = stack_dtype(params[0])
                 weight = _stack([whole(p.detach()).to(dtype) for p in params])
                 gradient = _stack([whole(p.grad).to(dtype) for p in params])  # type: ignore[arg-type]
-                yield Stack(group, params, weight, gradient, self._stacked_state(params, weight, group), step)
+                stack = Stack(group, params, weight, gradient, {}, step, self._view(params[0], group))
+                yield stack._replace(state=self._stacked_state(stack))
 
     def _check_gradients(self) -> None:
         """Raise ValueError on a sparse gradient, before anything has moved."""
@@ -230,15 +277,21 @@ class StackedOptimizer(torch.optim.Optimizer):
                         f"{type(self).__name__} does not accept sparse gradients, as {name} has; build it with sparse=False"
                     )
 
-    def _stacked_state(self, params: list[Tensor], weight: Tensor, group: Group) -> State:
-        ids = tuple(map(id, params))
+    def _stacked_state(self, stack: Stack) -> State:
+        params, ids = stack.params, tuple(map(id, stack.params))
         if ids not in self._stacks:
-            fresh = self.init_state(weight, group)
+            parts = {"": stack.weight} if stack.view is None else stack.view.take(stack.weight)
+            fresh = {
+                name + suffix: tensor
+                for suffix, weight in parts.items()
+                for name, tensor in self.init_state(weight, stack.group).items()
+            }
             for name, tensor in fresh.items():
-                for i, p in enumerate(params):
+                of_params = tensor if stack.view is None else tensor.unflatten(0, (len(params), -1))
+                for p, own in zip(params, of_params.unbind(0), strict=True):
                     if name in self.state[p]:
-                        tensor[i].copy_(self.state[p][name])
-                    self.state[p][name] = tensor[i]
+                        own.copy_(self.state[p][name])
+                    self.state[p][name] = own
             # A stack that held one of these before is no longer what its parameters see.
             self._stacks = {old: state for old, state in self._stacks.items() if not set(old) & set(ids)}
             self._stacks[ids] = fresh
@@ -260,6 +313,11 @@ def stack_dtype(p: Tensor) -> torch.dtype:
 def _stack(tensors: list[Tensor]) -> Tensor:
     """(n, *shape), no copy if n is 1."""
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _by_parameter(values: list[Tensor], n: int) -> list[float]:
+    """Means over the matrices of each of n parameters, of values (n · matrices,) by size of them."""
+    return torch.cat([x.unflatten(0, (n, -1)) for x in values], 1).double().mean(1).tolist()
 
 
 def bias_corrections(group: Group, step: int) -> dict[str, float]:

@@ -11,6 +11,8 @@ from support.optimizers import ALL, ENTRYWISE, MATRICES, descend, gradients, par
 from spectral_mup.optim.linalg import NEWTON_SCHULZ, damped_power, newton_schulz, spectral_norm
 from spectral_mup.optim.muon import Muon
 
+pytestmark = pytest.mark.filterwarnings("ignore:Sophia. update_hessian was never called")  # these laws hold without
+
 
 def tensors(name: str) -> list[torch.nn.Parameter]:
     """What this optimizer can train: entrywise ones take any shape."""

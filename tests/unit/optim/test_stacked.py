@@ -99,6 +99,7 @@ def test_one_hessian_interval_serves_all_groups():
         optimizer.add_param_group({"params": parameters([(8, 8)]), "hessian_interval": 5})
 
 
+@pytest.mark.filterwarnings("ignore:Sophia. update_hessian was never called")
 @pytest.mark.parametrize("name", ALL)
 def test_sparse_gradients_are_refused_before_anything_moves(name):
     dense, table = parameters([(4, 4)])[0], nn.Embedding(4, 4, sparse=True)

@@ -100,6 +100,20 @@ def test_a_size_law_is_measured_without_being_told(optimizer, law):
     assert isinstance(built, torch.optim.NAdam | torch.optim.SGD)
 
 
+@pytest.mark.parametrize(
+    "optimizer, message",
+    [
+        (math.sqrt, r"^optimizer=<built-in function sqrt>: cannot be called with \(groups, lr=1.0\)"),
+        ("torch.optim.Nope", "^optimizer='torch.optim.Nope': give its class"),
+        (torch.optim.SGD(mlp(8).parameters(), lr=0.1), "^optimizer=SGD .*: give its class"),
+    ],
+)
+def test_what_cannot_be_derived_is_one_line(optimizer, message):
+    with pytest.raises(ValueError, match=message) as error:
+        derive(optimizer, mlp, WIDTHS, batch=batch, loss=loss)
+    assert "\n" not in str(error.value)
+
+
 def test_a_measured_optimizer_is_checked_as_a_named_one():
     found = derive(torch.optim.NAdam, mlp, WIDTHS[:3], batch=batch, loss=loss, seeds=(0,), steps=9)
     assert check_features(mlp, [32, 64], found, lr=0.03, batch=batch, loss=loss, steps=2, control=None).check.step == 2
