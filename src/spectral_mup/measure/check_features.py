@@ -129,6 +129,8 @@ def check_features(
     rule: str | Rule = "spectral_readout",
     residual_blocks: Sequence[str] = (),
     embeddings: Sequence[str] = (),
+    linear_out_in: Sequence[str] = (),
+    linear_in_out: Sequence[str] = (),
     steps: int = 10,
     seeds: Sequence[int] = (0, 1),
     control: str | None = "standard",
@@ -153,7 +155,15 @@ def check_features(
         torch.manual_seed(seed)
         model = build(width)
         scaling = scale(
-            model, base, optimizer=spec, rule=rule, residual_blocks=residual_blocks, embeddings=embeddings, wider=wider
+            model,
+            base,
+            optimizer=spec,
+            rule=rule,
+            residual_blocks=residual_blocks,
+            embeddings=embeddings,
+            linear_out_in=linear_out_in,
+            linear_in_out=linear_in_out,
+            wider=wider,
         )
         set_multipliers_(model, scaling)
         init_(model, scaling, seed=seed)
