@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
@@ -57,15 +57,13 @@ class ModelConfig(Part):
     init_std: InitStd
     multipliers: ForwardMultipliers = ForwardMultipliers()
 
-    @property
-    def blocks(self) -> tuple[str, ...]:
+    def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
         """Prefixes of the parameter names of residual blocks, before the block's number; empty: found by their names."""
         return ()
 
-    @property
-    def added_tables(self) -> tuple[str, ...]:
-        """Names of bare parameters that are looked up or added like embeddings."""
-        return ()
+    def bare_parameters(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """{embeddings, linear_out_in, linear_in_out: names}: what the bare parameters among these are, as `scale` takes it."""
+        return {}
 
     def check_widths(self, widths: Sequence[int], key: str) -> None:
         """Check that a model of every width can be built. Raises ConfigError, which names `key`, where the widths are given."""
@@ -119,8 +117,7 @@ class FamilyConfig(ModelConfig):
     mlp_hidden: AtLeastOne | None
     mlp_multiple: AtLeastOne | None
 
-    @property
-    def blocks(self) -> tuple[str, ...]:
+    def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
         return self.residual_blocks
 
     @model_validator(mode="after")
@@ -229,6 +226,12 @@ class HuggingFaceConfig(GroupedHeadsConfig):
     config: dict[str, Any] | None = None
     grows: dict[str, Positive] | None = None
 
+    def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
+        return pkgutil.resolve_name("spectral_mup.models.huggingface.blocks")(names)
+
+    def bare_parameters(self, names: Iterable[str]) -> dict[str, list[str]]:
+        return pkgutil.resolve_name("spectral_mup.models.huggingface.bare_parameters")(names)
+
     def check_sizes(self, vocab_size: int | None, width: int, depths: set[int]) -> None:
         pkgutil.resolve_name("spectral_mup.models.huggingface.check_sizes")(self, vocab_size, width)
 
@@ -240,6 +243,7 @@ class FactoryConfig(ModelConfig):
     args             further keyword arguments
     code             digest of the file that defines it, filled in: runs of other code are other runs
     embeddings       bare parameters that are looked up or added like embeddings
+    linear_out_in    bare parameters that are linear maps stored (out, in), or stacks of them; linear_in_out: stored (in, out)
     residual_blocks  prefixes of the parameter names of residual blocks, before the block's number; empty: found by their names
     """
 
@@ -248,6 +252,8 @@ class FactoryConfig(ModelConfig):
     target: str
     args: dict[str, Any] | None = None
     embeddings: list[str] = []
+    linear_out_in: list[str] = []
+    linear_in_out: list[str] = []
     residual_blocks: list[str] = []
     code: str | None = None
 
@@ -263,13 +269,11 @@ class FactoryConfig(ModelConfig):
             )
         return {**values, "code": found}
 
-    @property
-    def blocks(self) -> tuple[str, ...]:
+    def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
         return tuple(self.residual_blocks)
 
-    @property
-    def added_tables(self) -> tuple[str, ...]:
-        return tuple(self.embeddings)
+    def bare_parameters(self, names: Iterable[str]) -> dict[str, list[str]]:
+        return {key: getattr(self, key) for key in ("embeddings", "linear_out_in", "linear_in_out")}
 
     def init_stds(self, base_width: int) -> dict[str, float | None]:
         return {kind: std for kind, std in self.init_std if std is not None}

@@ -3,6 +3,8 @@
 import inspect
 import math
 import re
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -19,6 +21,10 @@ KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
 HEAD_SIZE = ("head_dim", "query_pre_attn_scalar")  # the second: whose inverse square root scales Gemma's attention
 MLP = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
 POSITIONS = ("max_position_embeddings", "n_positions", "original_max_position_embeddings")
+BARE = {  # bare parameters that neither their module nor a forward pass of it tells, as arguments of `scale`
+    "embeddings": ("*.A_log",),  # of Mamba: channels by states, which act on a channel each
+    "linear_out_in": ("*.input_linear.weight", "*.output_linear.weight"),  # experts of JetMoe
+}
 SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")  # a padding row would stay zero, and ids may be too large
 
 
@@ -61,6 +67,18 @@ def their_config(config: HuggingFaceConfig, vocab_size: int | None, width: int, 
     values = {key: value for key, value in sized.items() if key in known}
     values |= given | {key: max(1, math.ceil(ratio * width - 1e-9)) for key, ratio in grows.items()}
     return cls(**values)
+
+
+def blocks(names: Iterable[str]) -> tuple[str, ...]:
+    """Prefixes of the decoder's blocks, before their number: what comes before the first number of a parameter's name."""
+    found = (re.match(r"(\D*\.)\d+\.", name) for name in names)
+    return tuple(dict.fromkeys(match[1] for match in found if match))
+
+
+def bare_parameters(names: Iterable[str]) -> dict[str, list[str]]:
+    """What the bare parameters among these are, as arguments of `scale`."""
+    known = list(names)
+    return {key: [name for name in known if any(fnmatchcase(name, p) for p in patterns)] for key, patterns in BARE.items()}
 
 
 def check_sizes(config: HuggingFaceConfig, vocab_size: int | None, width: int) -> None:

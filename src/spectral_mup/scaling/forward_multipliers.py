@@ -2,16 +2,25 @@
 
 import functools
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from spectral_mup.scaling.inspect import BRANCHES, Attention, named_modules, named_parameters, owners, scales_attention, unwrap
+from spectral_mup.scaling.branches import Branches, scale_first
+from spectral_mup.scaling.inspect import (
+    Attention,
+    is_linear_map,
+    is_table,
+    named_modules,
+    named_parameters,
+    owners,
+    scales_attention,
+    unwrap,
+)
 from spectral_mup.scaling.scale import ModelScaling
-from spectral_mup.theory.growth import Growth, in_first_block
+from spectral_mup.theory.growth import Growth, counterpart
 from spectral_mup.theory.rules import Multipliers
 
 TO_DO = "to do: "  # begins what set_multipliers_ has not set and the user must
@@ -30,9 +39,9 @@ def set_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
     """Put the multipliers into the forward pass, by hooks and attributes; return what was set and what is left to do.
 
     Attention: the `scaling` of modules that have a head_dim, as in transformers. Logits: the input of every output layer, in
-    training and in generation. Branches: the last linear map of those of GPT-2 and Llama. A model with a method
-    set_multipliers takes them there. Idempotent. Call it before the first forward pass of a compiled model, and again after
-    loading a state_dict into a new model.
+    training and in generation. Branches: the modules whose outputs they add, as forward passes of the base showed. A model
+    with a method set_multipliers takes them there. Idempotent. Call it before the first forward pass of a compiled model, and
+    again after loading a state_dict into a new model.
     """
     if hasattr(unwrap(model), "set_multipliers"):
         unwrap(model).set_multipliers(multipliers(scaling))
@@ -41,19 +50,19 @@ def set_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
     for module in modules.values():
         _unhook(module)
     return [
-        *_set_attention(modules, relative.attention, scaling.attention, scaling.residual_blocks),
+        *_set_attention(modules, relative.attention, scaling.attention, scaling.mates),
         *_set_logits(model, modules, relative.logits, scaling.growths),
-        *_set_branches(modules, relative.branch, scaling.residual_blocks),
+        *_set_branches(modules, relative.branch, scaling),
         *_set_embeddings(modules, relative.embedding),
     ]
 
 
 def _set_attention(
-    modules: Mapping[str, nn.Module], relative: float, attention: Attention, residual_blocks: Sequence[str]
+    modules: Mapping[str, nn.Module], relative: float, attention: Attention, mates: Mapping[str, str]
 ) -> list[str]:
     mine = {name: module for name, module in modules.items() if scales_attention(module)}
     for name, module in mine.items():
-        base = attention.base_scaling.get(name, attention.base_scaling.get(in_first_block(name, residual_blocks)))
+        base = attention.base_scaling.get(counterpart(name, mates))
         if base is None:
             raise ValueError(f"{name}.scaling: the base model has no such module; build both of one class")
         module.scaling = base * relative  # type: ignore[assignment]
@@ -70,29 +79,33 @@ def _set_logits(model: nn.Module, modules: Mapping[str, nn.Module], factor: floa
     held = owners(model)
     names = {id(module): name for name, module in modules.items()}
     mine: dict[str, nn.Module] = {}
+    bare = []
     for name, p in named_parameters(model).items():
-        tied = growths[name].kind == "embedding" and len(held[id(p)]) > 1
+        tied = growths[name].kind == "embedding" and len({is_table(m) for m in held[id(p)]}) > 1
         if growths[name].kind == "readout" or tied:
-            mine |= {names[id(m)]: m for m in held[id(p)] if not isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+            maps = [m for m in held[id(p)] if is_linear_map(m)]
+            mine |= {names[id(m)]: m for m in maps}
+            bare += [] if maps else [name]
     for module in mine.values():
-        module.register_forward_pre_hook(functools.partial(scale_input, factor=factor))
-    return [f"logits × {factor:.4g} at {', '.join(mine)}"] if mine else [f"{TO_DO}multiply the logits by {factor:.4g}"]
+        module.register_forward_pre_hook(functools.partial(scale_input, factor=factor), with_kwargs=True)
+    said = [f"logits × {factor:.4g} at {', '.join(mine)}"] if mine else []
+    said += [f"{TO_DO}multiply what {name} puts out by {factor:.4g}: no module of its own carries it" for name in bare]
+    return said or [f"{TO_DO}multiply the logits by {factor:.4g}"]
 
 
-def _set_branches(modules: Mapping[str, nn.Module], factor: float, residual_blocks: Sequence[str]) -> list[str]:
+def _set_branches(modules: Mapping[str, nn.Module], factor: float, scaling: ModelScaling) -> list[str]:
     if factor == 1:
         return []
     said = []
-    for prefix in residual_blocks:
-        branches = next((last for blocks, last in BRANCHES.items() if f".{prefix}".endswith(f".{blocks}")), ())
-        inside = [rf"{re.escape(prefix)}\d+\.{re.escape(branch)}" for branch in branches]
-        mine = [name for name in modules if any(re.fullmatch(pattern, name) for pattern in inside)]
-        for name in mine:
+    for prefix in scaling.residual_blocks:
+        found = scaling.branches.get(prefix, Branches())
+        for name in found.ends:
             modules[name].register_forward_hook(functools.partial(scale_output, factor=factor))
-        if mine:
-            said += [f"branches × {factor:.4g} at {len(mine)} modules of {prefix}"]
+        doubt = f" ({found.doubt})" if found.doubt else ""
+        if found.ends:
+            said += [f"branches × {factor:.4g} at {len(found.ends)} modules of {prefix}{doubt}"]
         else:
-            said += [f"{TO_DO}multiply the output of every residual branch in {prefix} by {factor:.4g}"]
+            said += [f"{TO_DO}multiply the output of every residual branch in {prefix} by {factor:.4g}{doubt}"]
     return said
 
 
@@ -103,14 +116,17 @@ def _set_embeddings(modules: Mapping[str, nn.Module], factor: float) -> list[str
     return [f"embeddings × {factor:.4g} at {', '.join(mine)}"] if mine else []
 
 
-def scale_input(_module: nn.Module, inputs: tuple[Any, ...], *, factor: float) -> tuple[Any, ...]:
-    """Pre-hook: factor · x, so that a bias stays as it is."""
-    return (inputs[0] * factor, *inputs[1:])
+def scale_input(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], *, factor: float) -> tuple[Any, Any]:
+    """Pre-hook: factor · x, so that a bias stays as it is; x may be given by its name."""
+    if inputs:
+        return (inputs[0] * factor, *inputs[1:]), named
+    first = next(iter(named))
+    return (), named | {first: named[first] * factor}
 
 
-def scale_output(_module: nn.Module, _inputs: Any, output: Tensor, *, factor: float) -> Tensor:
-    """Hook: factor · (W·x + b)."""
-    return output * factor
+def scale_output(_module: nn.Module, _inputs: Any, output: Any, *, factor: float) -> Any:
+    """Hook: factor · (W·x + b), the first tensor of several."""
+    return scale_first(output, factor)
 
 
 def _unhook(module: nn.Module) -> None:
@@ -118,3 +134,4 @@ def _unhook(module: nn.Module) -> None:
     for hooks, ours in ((module._forward_hooks, scale_output), (module._forward_pre_hooks, scale_input)):
         for key in [key for key, hook in hooks.items() if getattr(hook, "func", None) is ours]:
             del hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)

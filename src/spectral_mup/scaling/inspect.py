@@ -3,16 +3,21 @@
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList
 
+from spectral_mup.scaling.trace import how_used
 from spectral_mup.theory.growth import GrowthError, ParameterInfo
 
 # Last linear maps of the residual branches in a block, by the name of the list of blocks: GPT-2, and Llama and its like.
 BRANCHES = {"h.": ("attn.c_proj", "mlp.c_proj"), "layers.": ("self_attn.o_proj", "mlp.down_proj")}
+# Modules of torch whose weights are stored (out, in), recurrent ones and attention too.
+STORED_OUT_IN = (torch.nn.Linear, torch.nn.RNNBase, torch.nn.RNNCellBase, torch.nn.MultiheadAttention, ParametrizationList)
 WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
@@ -44,36 +49,108 @@ def owners(model: Any) -> dict[int, list[Any]]:
     return held
 
 
-def inspect_parameters(model: Any, embeddings: Sequence[str] = ()) -> dict[str, ParameterInfo]:
+@dataclass(frozen=True)
+class Layout:
+    """What bare parameters are, by names or patterns of names as in "layers.*.experts.w1"; see `scale`."""
+
+    embeddings: Sequence[str] = ()
+    linear_out_in: Sequence[str] = ()
+    linear_in_out: Sequence[str] = ()
+
+    def of(self, name: str) -> str | None:
+        """The argument that names the parameter, or None. Raises GrowthError if several do."""
+        told = [f.name for f in fields(self) if any(fnmatchcase(name, pattern) for pattern in _names(getattr(self, f.name)))]
+        if len(told) > 1:
+            raise GrowthError(f"{name}: named in {told[0]}= and in {told[1]}=; leave it in one of them")
+        return told[0] if told else None
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raises GrowthError on a name that matches none of these parameters."""
+        known = list(names)
+        for f in fields(self):
+            for pattern in _names(getattr(self, f.name)):
+                if not any(fnmatchcase(name, pattern) for name in known):
+                    raise GrowthError(f"{pattern}: no parameter of this name; check {f.name}=")
+
+
+def _names(given: Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def inspect_parameters(model: Any, layout: Layout = Layout()) -> dict[str, ParameterInfo]:
     """{parameter name: ParameterInfo}, whatever device the model is on.
 
-    `embeddings` names bare parameters that are looked up or added like an embedding (positions, class tokens). Linear maps
-    count as (fan_out, fan_in) however they are stored; a convolution's fan_in is in/groups · its kernel's size. Raises
-    GrowthError on an embedding that the model lacks.
+    Linear maps count as (fan_out, fan_in) however they are stored; a convolution's fan_in is in/groups · its kernel's size, a
+    stack of matrices has the fans of one. A bare parameter is what `layout` says, else what its module does with it in a
+    forward pass without memory (trace.py). Raises GrowthError on a name that the model lacks.
     """
-    held, found = owners(model), {}
-    parameters = named_parameters(model)
-    if missing := [name for name in embeddings if name not in parameters]:
-        raise GrowthError(f"{missing[0]}: no parameter of this name to count as an embedding; check embeddings=")
-    for name, p in parameters.items():
-        modules, shape = held[id(p)], tuple(p.shape)
-        if name in embeddings:
-            found[name] = ParameterInfo((1, math.prod(shape)), None, True)
-        else:
-            table = any(isinstance(m, torch.nn.Embedding | torch.nn.EmbeddingBag) for m in modules)
-            found[name] = ParameterInfo(shape, _fans(shape, modules[0]), table)
-    return found
+    held, parameters = owners(model), named_parameters(model)
+    layout.check(parameters)
+    roles = {name: layout.of(name) or _role_by_class(held[id(p)], p) for name, p in parameters.items()}
+    unclear = [name for name, role in roles.items() if role is None and parameters[name].requires_grad]
+    roles |= _roles_by_use(unwrap(model), {name: held[id(parameters[name])][0] for name in unclear})
+    return {name: _info(tuple(p.shape), roles[name], held[id(p)], p.requires_grad) for name, p in parameters.items()}
 
 
-def _fans(shape: tuple[int, ...], module: Any) -> tuple[int, int] | None:
-    """(fan_out, fan_in) of a weight; None where the number of its dimensions does not say."""
-    if len(shape) < 2:
-        return None
-    if isinstance(module, _ConvNd):  # (out, in/groups, *kernel), or transposed (in, out/groups, *kernel)
-        return module.out_channels, module.in_channels // module.groups * math.prod(shape[2:])
+def _info(shape: tuple[int, ...], role: str | None, modules: Sequence[Any], trained: bool) -> ParameterInfo:
+    n = math.prod(shape)
+    if role == "embeddings":
+        return ParameterInfo((1, n), "table", (n, 1))
+    if role == "table":
+        return ParameterInfo(shape, "table", (shape[1], 1))
+    if role == "convolution":
+        return ParameterInfo(shape, "map", _fans_of_convolution(modules[0], shape))
+    if role in ("linear_out_in", "linear_in_out"):
+        one, other = shape[-2:]
+        return ParameterInfo(shape, "map", (one, other) if role == "linear_out_in" else (other, one))
+    return ParameterInfo(shape, "unknown", None) if role is None and trained else ParameterInfo(shape, "vector", (n, 1))
+
+
+def _role_by_class(modules: Sequence[Any], p: Any) -> str | None:
+    """What the class of a module that holds a parameter says it is; None where none does."""
+    if any(is_table(module) for module in modules):
+        return "table"
+    module = modules[0]
+    own = next(name for name, q in module.named_parameters(recurse=False) if q is p)
+    if p.ndim < 2 or isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm) or own.endswith("bias"):
+        return "vector"
+    if isinstance(module, _ConvNd) and p.ndim > 2:
+        return "convolution"
     if is_conv1d(module):
-        return shape[1], shape[0]
-    return (shape[0], shape[1]) if len(shape) == 2 else None
+        return "linear_in_out"
+    if p.ndim == 2 and isinstance(module, STORED_OUT_IN) and ("weight" in own or isinstance(module, ParametrizationList)):
+        return "linear_out_in"
+    if p.ndim == 3 and isinstance(transposed := getattr(module, "is_transposed", None), bool):  # the experts of transformers
+        return "linear_in_out" if transposed else "linear_out_in"
+    return None
+
+
+def _roles_by_use(model: Any, holders: Mapping[str, Any]) -> dict[str, str | None]:
+    """{name of a bare parameter: its role by what a forward pass of its module does with it, or else one of the model}."""
+    roles: dict[str, str | None] = {}
+    of_model: dict[str, set[str]] | None = None
+    for name, module in holders.items():
+        used = how_used(module).get(name.rpartition(".")[2], set())
+        if not used and module is not model:
+            of_model = how_used(model) if of_model is None else of_model
+            used = of_model.get(name, set())
+        roles[name] = next(iter(used)) if len(used) == 1 and used != {"other"} else None
+    return roles
+
+
+def _fans_of_convolution(module: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Of (out, in/groups, *kernel), or transposed (in, out/groups, *kernel)."""
+    return module.out_channels, module.in_channels // module.groups * math.prod(shape[2:])
+
+
+def is_table(module: Any) -> bool:
+    """Whether it is an embedding table."""
+    return isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)
+
+
+def is_linear_map(module: Any) -> bool:
+    """Whether it is a linear map and nothing else, so that a factor on its input is one on the map's."""
+    return isinstance(module, torch.nn.Linear | _ConvNd) or is_conv1d(module)
 
 
 def is_conv1d(module: Any) -> bool:
@@ -83,12 +160,8 @@ def is_conv1d(module: Any) -> bool:
 
 def tied_tables(model: Any) -> list[str]:
     """Names of embedding tables that are the weight of another layer too."""
-    held, tables = owners(model), torch.nn.Embedding | torch.nn.EmbeddingBag
-    return [
-        name
-        for name, p in named_parameters(model).items()
-        if any(isinstance(m, tables) for m in held[id(p)]) and not all(isinstance(m, tables) for m in held[id(p)])
-    ]
+    held = owners(model)
+    return [name for name, p in named_parameters(model).items() if len({is_table(m) for m in held[id(p)]}) > 1]
 
 
 @dataclass(frozen=True)
@@ -126,3 +199,10 @@ def find_blocks(names: Iterable[str]) -> tuple[str, ...]:
                 match = re.fullmatch(rf"((?:.*\.)?{re.escape(blocks)})\d+\.{re.escape(branch)}\.weight", name)
                 found += [match[1]] if match else []
     return tuple(dict.fromkeys(found))
+
+
+def branches_by_name(names: Iterable[str], prefix: str) -> list[str]:
+    """The last linear maps of the branches of such blocks, where they have these names."""
+    branches = next((last for blocks, last in BRANCHES.items() if f".{prefix}".endswith(f".{blocks}")), ())
+    inside = [rf"{re.escape(prefix)}\d+\.{re.escape(branch)}" for branch in branches]
+    return [name for name in names if any(re.fullmatch(pattern, name) for pattern in inside)]

@@ -96,6 +96,8 @@ def recipe(
     independent: bool = False,
     residual_blocks: Sequence[str] = (),
     embeddings: Sequence[str] = (),
+    linear_out_in: Sequence[str] = (),
+    linear_in_out: Sequence[str] = (),
     wider: nn.Module | None = None,
 ) -> Recipe:
     """Return what to train `model` with, given what was tuned on `base`: per tensor, and the numbers of the forward pass.
@@ -109,7 +111,15 @@ def recipe(
         torch.manual_seed(0)
         small = base if isinstance(base, nn.Module) else base()
     scaling = scale(
-        large, small, optimizer=optimizer, rule=rule, residual_blocks=residual_blocks, embeddings=embeddings, wider=wider
+        large,
+        small,
+        optimizer=optimizer,
+        rule=rule,
+        residual_blocks=residual_blocks,
+        embeddings=embeddings,
+        linear_out_in=linear_out_in,
+        linear_in_out=linear_in_out,
+        wider=wider,
     )
     return recipe_of(scaling, lr=lr, weight_decay=weight_decay, eps=eps, independent=independent)
 

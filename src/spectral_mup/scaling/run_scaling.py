@@ -10,6 +10,7 @@ from torch import nn
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling.forward_multipliers import TO_DO, set_multipliers_
+from spectral_mup.scaling.inspect import named_parameters
 from spectral_mup.scaling.scale import ModelScaling, base_init_std, scale
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.theory.rules import Multipliers
@@ -26,13 +27,14 @@ def scale_run(run: RunConfig, model: nn.Module, vocab_size: int | None) -> Model
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # its stds are measured, and must be the same for every run
             base = run.model.build(vocab_size, run.base_width, run.base_depth)
+    names = list(named_parameters(model))
     scaling = scale(
         model,
         base,
         optimizer=run.optimizer,
         rule=run.rule,
-        residual_blocks=run.model.blocks,
-        embeddings=run.model.added_tables,
+        residual_blocks=run.model.blocks(names),
+        **run.model.bare_parameters(names),
         wider=wider,
     )
     stds = run.model.init_stds(run.base_width)

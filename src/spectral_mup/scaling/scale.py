@@ -10,16 +10,19 @@ import torch
 from torch import nn
 
 from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_optimizer, resolve_rule
+from spectral_mup.scaling.branches import Branches, branches_of
 from spectral_mup.scaling.inspect import (
     Attention,
+    Layout,
     find_blocks,
     inspect_parameters,
     named_parameters,
     read_attention_scaling,
     tied_tables,
+    unwrap,
 )
 from spectral_mup.scaling.matrices import acts_on_matrices, stacked_parameters
-from spectral_mup.theory.growth import Growth, count_blocks, in_first_block, measure_growth
+from spectral_mup.theory.growth import Growth, count_blocks, counterpart, in_first_block, match_blocks, measure_growth
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
 
@@ -29,6 +32,8 @@ class ModelScaling(Mapping[str, Scaling]):
 
     algorithm    which of the optimizer's algorithms trains each tensor
     multipliers  numbers of the forward pass relative to the base, where each is 1 (`multipliers` gives the absolute ones)
+    mates        {block: the block of the base that it was compared with}
+    branches     {prefix of residual blocks: where their branches end}, where the rule has a multiplier for them
     base_std     init std of the base model's tensor, measured; None stays as built (vectors, constants)
     notes        what was not done, and what is left to the user
     """
@@ -42,6 +47,8 @@ class ModelScaling(Mapping[str, Scaling]):
     multipliers: Multipliers = field(default_factory=lambda: Multipliers(1.0))
     attention: Attention = field(default_factory=Attention, repr=False)
     residual_blocks: tuple[str, ...] = ()
+    mates: Mapping[str, str] = field(default_factory=dict, repr=False)
+    branches: Mapping[str, Branches] = field(default_factory=dict, repr=False)
     base_std: Mapping[str, float | None] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
@@ -63,6 +70,8 @@ def scale(
     rule: str | Rule = "spectral_readout",
     residual_blocks: Sequence[str] = (),
     embeddings: Sequence[str] = (),
+    linear_out_in: Sequence[str] = (),
+    linear_in_out: Sequence[str] = (),
     wider: nn.Module | None = None,
 ) -> ModelScaling:
     """Scaling of every parameter of `model` against `base`, by a rule for an optimizer (arXiv 2310.17813, theory/rules.py).
@@ -72,28 +81,35 @@ def scale(
     rule             a name of conf/rule, or a Rule. `spectral_readout` needs no logits multiplier, but untied embeddings
     residual_blocks  prefixes of blocks whose outputs are added up, before their index, as in ("layers.",): for depth, and for
                      hidden sides that do not grow. Found by itself where blocks are named as in GPT-2 or Llama
-    embeddings       bare parameters that are looked up or added like embeddings: positions, class tokens
+    embeddings       bare parameters that are looked up or added like embeddings: positions, class tokens; here and below a name
+                     may be a pattern, as in "layers.*.experts.w1"
+    linear_out_in    bare parameters that are linear maps stored (out, in), or stacks of them (experts, out, in)
+    linear_in_out    those stored (in, out), as in x @ w. A bare parameter is asked about where no forward pass of its module
+                     on the meta device shows what it is
     wider            any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ
 
     Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer, and
     ValueError on tied embeddings under a rule without a logits multiplier and on a zero init that LAMB cannot leave.
     """
     spec, rule = resolve_optimizer(optimizer), resolve_rule(rule)
-    here, there = inspect_parameters(model, embeddings), inspect_parameters(base, embeddings)
+    layout = Layout(embeddings, linear_out_in, linear_in_out)
+    here, there = inspect_parameters(model, layout), inspect_parameters(base, layout)
     blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(here)
-    growths = measure_growth(here, there, here if wider is None else inspect_parameters(wider, embeddings), blocks)
+    growths = measure_growth(here, there, here if wider is None else inspect_parameters(wider, layout), blocks)
     shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
     matrices = {name for name, shape in shapes.items() if len(shape) < 3}
     if acts_on_matrices(spec.by_kind["hidden"]):
         matrices |= set(stacked_parameters(model))
     own = {name: spec.by_kind[_trained_as(growth, name in matrices, spec)] for name, growth in growths.items()}
     tied = tied_tables(model)
-    base_std = _base_std(base, growths, tied, blocks)
+    mates = match_blocks(here, there, blocks)
+    base_std = _base_std(base, growths, tied, blocks, mates)
     _check(spec, rule, growths, own, tied, base_std)
 
     m_depth, attention = _m_depth(here, there, blocks), read_attention_scaling(model, base)
     head_dim, base_head_dim = attention.head_size or (1.0, 1.0)
     forward = rule.forward(_m_width(growths, tied), m_depth, head_dim / base_head_dim)
+    wanted = forward.branch != 1 and not hasattr(unwrap(model), "set_multipliers")
     return ModelScaling(
         scalings={name: rule.scale(growth, own[name].update, forward, m_depth) for name, growth in growths.items()},
         growths=growths,
@@ -104,6 +120,8 @@ def scale(
         multipliers=forward,
         attention=attention,
         residual_blocks=blocks,
+        mates=mates,
+        branches=branches_of(model, base, blocks, mates) if wanted else {},
         base_std=base_std,
         notes=tuple(_notes(forward, attention, blocks, own, growths, spec)),
     )
@@ -172,15 +190,15 @@ def _m_width(growths: Mapping[str, Growth], tied: Sequence[str]) -> float:
 
 @torch.no_grad()
 def _base_std(
-    base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], blocks: Sequence[str]
+    base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], blocks: Sequence[str], mates: Mapping[str, str]
 ) -> dict[str, float | None]:
     """Init std of the base model's tensors: of its values, or on the meta device what its config or its fan_in says."""
     found = named_parameters(base)
     declared = getattr(getattr(base, "config", None), "initializer_range", None)
     stds: dict[str, float | None] = {}
     for name, growth in growths.items():
-        p = found[name] if name in found else found[in_first_block(name, blocks)]
-        if p.ndim < 2:
+        p = found[counterpart(name, mates)]
+        if p.ndim < 2 or growth.kind == "vector":
             stds[name] = None
         elif not p.is_meta:
             full = p.detach().double()

@@ -1,6 +1,7 @@
 """Decoders of transformers as a family: each tensor scaled as arXiv 2203.03466 has it, what grows, what is refused."""
 
 import pytest
+import torch
 from support.cli import call
 from support.runs import first_point, run_point
 
@@ -12,14 +13,21 @@ from spectral_mup.models.huggingface import build, check_sizes, their_config
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.scaling.forward_multipliers import set_multipliers_
-from spectral_mup.scaling.run_scaling import check_model, scale_run
+from spectral_mup.scaling.init import init_
+from spectral_mup.scaling.run_scaling import check_model, scale_on_meta, scale_run
 
 pytest.importorskip("transformers", reason="pip install transformers")
 
-TYPES = ["llama", "gpt2", "qwen3", "gemma2", "olmo2", "phi3", "gpt_neox"]
+TYPES = ["llama", "gpt2", "qwen3", "gemma2", "olmo2", "phi3", "gpt_neox", "mixtral"]
 TABLES, OUTPUT = ("embed_tokens", "wte", "wpe", "embed_in"), ("lm_head", "embed_out")
 M = 4  # width 128 against 32
-SMALL = {"mixtral": ["+model.config.num_local_experts=4"]}
+EXPERTS = {
+    "qwen3_moe": "num_local_experts",
+    "olmoe": "num_experts",
+    "llama4_text": "num_local_experts",
+    "gpt_oss": "num_local_experts",
+}
+SMALL = {kind: [f"+model.config.{key}=4"] for kind, key in (EXPERTS | {"mixtral": "num_local_experts"}).items()}
 
 
 def config_of(kind: str, *more: str):
@@ -32,9 +40,14 @@ def config_of(kind: str, *more: str):
 
 
 def expected(name: str, dims: int) -> tuple[float, float, float]:
-    """(init std, lr, multiplier) of Adam in Table 8 of arXiv 2203.03466, with the readout's 1/m on its input."""
-    if dims == 1 or "norm" in name:
+    """(init std, lr, multiplier) of Adam in Table 8 of arXiv 2203.03466, with the readout's 1/m on its input.
+
+    A router reads features that grow and writes logits that do not: an output of Table 3, whose 1/m is in its init and lr.
+    """
+    if dims == 1 or "norm" in name or name.endswith("bias"):
         return 1, 1, 1
+    if any(router in name for router in ("mlp.gate.", "router.")):
+        return 1 / M, 1 / M, 1
     if any(table in name for table in TABLES):
         return 1, 1, 1
     if any(output in name for output in OUTPUT):
@@ -42,7 +55,7 @@ def expected(name: str, dims: int) -> tuple[float, float, float]:
     return M**-0.5, 1 / M, 1
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", [*TYPES, *EXPERTS])
 def test_every_tensor_is_scaled_as_the_published_table_has_it(kind):
     run = open_sweep(config_of(kind, *SMALL.get(kind, []))).run(Curve("spectral", 128, 2), -6, 0)
     model = run.model.build(256, 128, 2)
@@ -51,6 +64,33 @@ def test_every_tensor_is_scaled_as_the_published_table_has_it(kind):
         s, forward = scaling[name], scaling.multipliers.of(scaling.growths[name])
         assert (s.init_std, s.lr, forward) == pytest.approx(expected(name, p.ndim)), name
     assert not [said for said in set_multipliers_(model, scaling) if said.startswith("to do")]
+
+
+def test_a_stack_of_experts_counts_as_matrices_and_starts_as_its_own_fan_in_says():
+    """fan_in^-1/2 of the base times m^-1/2: 128^-1/2 for gate and up, of 4 · 128 for down, in either layout."""
+    for kind in ("mixtral", "gpt_oss"):
+        run = open_sweep(config_of(kind, *SMALL[kind])).run(Curve("spectral", 128, 2), -6, 0)
+        model = run.model.build(256, 128, 2)
+        scaling = scale_run(run, model, 256)
+        init_(model, scaling, seed=0)
+        for name, fan_in, fan_out in (("gate_up_proj", 128, 8 * 128), ("down_proj", 4 * 128, 128)):
+            name = f"model.layers.1.mlp.experts.{name}"
+            assert scaling.growths[name].shape == (fan_out, fan_in)
+            experts = model.get_parameter(name).detach()
+            assert len(experts) == 4 and not experts[0].equal(experts[1])
+            for expert in experts:
+                assert float(expert.std()) == pytest.approx(fan_in**-0.5, rel=0.02), name
+
+
+@pytest.mark.parametrize("kind", ["jamba", "jetmoe"])
+def test_bare_parameters_that_their_module_does_not_tell_are_known(kind):
+    run = open_sweep(config_of(kind)).run(Curve("spectral", 128, 2), -6, 0)
+    scaling = scale_on_meta(run, 256)
+    found = {name.rpartition(".")[2] if "A_log" in name else name.rpartition(".")[0]: s.lr for name, s in scaling.items()}
+    if kind == "jamba":
+        assert found["A_log"] == 1
+    else:
+        assert found["model.layers.0.mlp.input_linear"] == found["model.layers.0.mlp.output_linear"] == 1 / M
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -122,6 +162,19 @@ def test_runs_of_the_same_config_are_the_same_to_the_bit(tmp_path):
     config, corpus = config_of("qwen3"), data.load("pydoc", None, None)
     results = [run_point(first_point(config), tmp_path / name, corpus)[1] for name in ("a", "b")]
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("kind", ["gpt_neox", "opt", "falcon", "olmo2", "gemma2", "mixtral"])
+def test_depth_is_planned_for_every_decoder_that_adds_branches(kind):
+    """Adam's lr in blocks is 1/m at every depth, and the branches' 1/m_depth can be set."""
+    sweep = open_sweep(config_of(kind, "sweep.depth=[2,4]"))
+    run = sweep.run(Curve("spectral", 128, 4), -6, 0)
+    with torch.device("meta"):
+        model = run.model.build(256, 128, 4)
+    scaling = scale_run(run, model, 256)
+    said = [said for said in set_multipliers_(model, scaling) if "branch" in said]
+    assert len(said) == 1 and said[0].startswith("branches × 0.5 at 8 modules of ") and "their names" not in said[0]
+    check_model([run], 256)
 
 
 def test_the_check_is_cheap_and_takes_no_memory():

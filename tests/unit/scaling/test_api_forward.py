@@ -61,6 +61,39 @@ def test_the_bias_of_an_output_layer_is_not_multiplied():
     torch.testing.assert_close(model[4](x), x @ head.weight.T / M + head.bias)
 
 
+class BareHead(nn.Module):
+    def __init__(self, width: int, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, width)
+        if head is None:
+            self.w = nn.Parameter(torch.randn(3, width))
+        else:
+            self.head = head
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.body(x)
+        return nn.functional.linear(h, self.w) if hasattr(self, "w") else self.head(input=h)
+
+
+def test_only_a_module_that_is_the_linear_map_is_hooked():
+    """The module that holds a bare readout reads the model's input, which the factor on the logits must leave alone."""
+    model, x = BareHead(64), torch.randn(5, 8)
+    scalings = scale(model, BareHead(16), rule="spectral")
+    assert scalings.growths["w"].kind == "readout"
+    before = model(x)
+    assert set_multipliers_(model, scalings) == ["to do: multiply what w puts out by 0.25: no module of its own carries it"]
+    assert model(x).equal(before)
+
+
+def test_a_head_may_be_called_by_keyword():
+    model, x = BareHead(64, nn.Linear(64, 3)), torch.randn(5, 8)
+    expected = nn.functional.linear(model.body(x), model.head.weight / M, model.head.bias)
+    scalings = scale(model, BareHead(16, nn.Linear(16, 3)), rule="spectral")
+    for _ in range(2):
+        assert set_multipliers_(model, scalings) == ["logits × 0.25 at head"]
+        torch.testing.assert_close(model(x), expected)
+
+
 class Wrapper(nn.Module):
     """Names as DistributedDataParallel has them."""
 

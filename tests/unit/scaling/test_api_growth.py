@@ -79,7 +79,7 @@ def test_zeros_constants_and_padding_stay():
 
     model = Net(32)
     nn.init.ones_(model.zero.weight)
-    init_(model, scale(model, Net(8)), seed=0)
+    init_(model, scale(model, Net(8), embeddings=["gain"]), seed=0)
     assert not model.zero.weight.any() and (model.gain == 1).all()
     assert not model.token.weight[3].any() and model.token.weight[2].any()
 
@@ -173,6 +173,118 @@ def test_what_cannot_be_classified_is_named():
     assert float(model.position.detach().std()) == pytest.approx(scalings.base_std["position"], rel=0.1)
     with pytest.raises(GrowthError, match="^positions: no parameter"):
         scale(Net(64), Net(16), embeddings=["positions"])
+
+
+class Bare(nn.Module):
+    """Every parameter bare, in a module of two arguments that no forward pass reaches without being told."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(7, width))
+        self.up = nn.Parameter(torch.randn(8, width))
+        self.experts = nn.Parameter(torch.randn(5, width, 2 * width))
+        self.head = nn.Parameter(torch.randn(3, width))
+
+    def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        h = x @ self.up + self.position
+        h = (h.unsqueeze(0) @ self.experts).mul(weights).sum(0)
+        return nn.functional.linear(h[..., : self.head.shape[1]], self.head)
+
+
+TOLD = {"embeddings": ["position"], "linear_in_out": ["up", "experts"], "linear_out_in": "head"}
+
+
+@pytest.mark.parametrize("missing", ["position", "up", "experts", "head"])
+def test_a_bare_parameter_that_grows_is_asked_about(missing):
+    names = {
+        key: [name for name in ([told] if isinstance(told, str) else told) if name != missing] for key, told in TOLD.items()
+    }
+    with pytest.raises(GrowthError, match=rf"^{missing}: .*embeddings=\('{missing}',\) .*linear_out_in=.*linear_in_out="):
+        scale(Bare(64), Bare(16), **names)
+
+
+@pytest.mark.parametrize(
+    "optimizer, lrs",
+    [
+        ("adamw", {"position": 1, "up": 1, "experts": 1 / M, "head": 1 / M}),
+        ("sgd", {"position": M, "up": M, "experts": 1, "head": 1 / M}),
+    ],
+)
+def test_what_is_told_of_bare_parameters_gives_the_published_lrs(optimizer, lrs):
+    """Table 3 of arXiv 2203.03466. A stack of matrices has the fans of one, not a fan_in of 5 · width."""
+    scaling = scale(Bare(64), Bare(16), optimizer=optimizer, **TOLD)
+    assert {name: s.lr for name, s in scaling.items()} == pytest.approx(lrs)
+    assert scaling.growths["experts"].shape == (128, 64) and scaling["experts"].init_std == M**-0.5
+    turned = scale(
+        Bare(64), Bare(16), optimizer=optimizer, **TOLD | {"linear_in_out": ["up"], "linear_out_in": ["head", "exp*"]}
+    )
+    assert turned.growths["experts"].shape == (64, 128)
+
+
+def test_what_is_told_must_be_there_and_told_once():
+    with pytest.raises(GrowthError, match="^heads: no parameter of this name; check linear_out_in="):
+        scale(Bare(64), Bare(16), linear_out_in=["heads"])
+    with pytest.raises(GrowthError, match="^head: named in embeddings= and in linear_out_in="):
+        scale(Bare(64), Bare(16), **TOLD | {"embeddings": ["position", "head"]})
+    fixed = scale(Bare(16), Bare(16))
+    assert {growth.kind for growth in fixed.growths.values()} == {"fixed"}
+
+
+class OneMap(nn.Module):
+    def __init__(self, use, *shape: int) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(*shape))
+        self.use = use
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.use(x, self.w)
+
+
+F = nn.functional
+USES = {
+    "linear": (lambda x, w: F.linear(x, w), (8, "m"), ("readout", (8, 64))),
+    "product": (lambda x, w: x @ w, (8, "m"), ("embedding", (64, 8))),
+    "turned product": (lambda x, w: torch.matmul(x, w.T), ("m", 8), ("embedding", (64, 8))),
+    "router": (lambda x, w: F.linear(x.float(), w.type(torch.float32)).softmax(-1).topk(2), (8, "m"), ("readout", (8, 64))),
+    "added": (lambda x, w: x + w[: x.shape[1]], (7, "m"), ("embedding", (448, 1))),
+    "looked up": (lambda x, w: w[x], (7, "m"), ("embedding", (448, 1))),
+    "experts": (lambda x, w: torch.bmm(x.view(len(w), -1, x.shape[-1]), w), (5, "m", 3), ("readout", (3, 64))),
+    "gate": (lambda x, w: x * w, (7, "m"), None),
+    "normalised": (lambda x, w: F.linear(x, w / w.norm()), (8, "m"), None),
+    "tied": (lambda x, w: F.linear(w[x], w), (8, "m"), None),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_module_shows_what_its_bare_parameter_is_by_its_forward_pass(use):
+    function, shape, expected = USES[use]
+
+    def build(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(3, 3), OneMap(function, *(width if n == "m" else n for n in shape)))
+
+    if expected is None:
+        with pytest.raises(GrowthError, match="^1.w: a bare parameter"):
+            scale(build(64), build(16))
+    else:
+        growth = scale(build(64), build(16)).growths["1.w"]
+        assert (growth.kind, growth.shape) == expected
+
+
+def test_gains_frozen_tables_and_recurrent_weights_need_not_be_told():
+    class Net(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.norm = nn.LayerNorm((7, width))
+            self.sines = nn.Parameter(torch.randn(7, width), requires_grad=False)
+            self.cell = nn.LSTM(width, width)
+            self.attention = nn.MultiheadAttention(width, 4)
+            self.weighed = nn.utils.parametrizations.weight_norm(nn.Linear(width, 3))
+
+    scaling = scale(Net(64), Net(16), optimizer="sgd")
+    kinds = {name: growth.kind for name, growth in scaling.growths.items()}
+    assert kinds["norm.weight"] == kinds["sines"] == "vector" and scaling["norm.weight"].lr == M
+    assert kinds["cell.weight_hh_l0"] == kinds["attention.in_proj_weight"] == "hidden"
+    assert kinds["weighed.parametrizations.weight.original1"] == "readout"
 
 
 def test_a_deeper_model_is_compared_with_block_0_of_the_base():
