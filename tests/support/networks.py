@@ -34,6 +34,12 @@ def groups_of(groups, key: str = "lr") -> dict[str, float]:
     return {name: group[key] for group in groups for name in group["names"]}
 
 
+def decayed(model: nn.Module, weight_decay: float) -> list[dict]:
+    """torch's groups where weights decay, and gains and biases do not."""
+    of = {vectors: [p for p in model.parameters() if (p.ndim < 2) == vectors] for vectors in (False, True)}
+    return [{"params": of[False], "weight_decay": weight_decay}, {"params": of[True], "weight_decay": 0.0}]
+
+
 def train(model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: int = 4, first: int = 0) -> list[float]:
     losses = []
     for step in range(first, first + steps):

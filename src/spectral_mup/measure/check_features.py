@@ -17,7 +17,7 @@ from spectral_mup.config.optimizer_spec import OptimizerSpec, resolve_optimizer,
 from spectral_mup.scaling.forward_multipliers import set_multipliers_
 from spectral_mup.scaling.groups import make_optimizers
 from spectral_mup.scaling.init import init_
-from spectral_mup.scaling.scale import scale
+from spectral_mup.scaling.scale import choose_rule, scale
 from spectral_mup.theory.rules import Rule
 from spectral_mup.training.probe import Probe
 from spectral_mup.training.trainer import Batch, SampledLoss, Trainer, own_loss
@@ -126,7 +126,7 @@ def check_features(
     batch: Callable[[int, int], Batch],
     loss: Callable[[Any, Any], Tensor] = own_loss,
     sampled_loss: SampledLoss | None = None,
-    rule: str | Rule = "spectral_readout",
+    rule: str | Rule = "auto",
     residual_blocks: Sequence[str] = (),
     embeddings: Sequence[str] = (),
     linear_out_in: Sequence[str] = (),
@@ -187,7 +187,7 @@ def check_features(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeds[0])
         base, wider = build(sizes[0]), build(sizes[-1])
-        chosen = resolve_rule(rule)
+        chosen = choose_rule(rule, base)
         of_rule, _ = check(chosen)
         if control is None:
             return FeatureVerdict(chosen.name, of_rule, None, None, False)

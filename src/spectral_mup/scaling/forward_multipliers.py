@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,7 @@ from torch import nn
 
 from spectral_mup.scaling.branches import Branches, scale_first
 from spectral_mup.scaling.inspect import (
+    HEADS_UNKNOWN,
     Attention,
     is_linear_map,
     is_table,
@@ -41,8 +43,17 @@ def set_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
     Attention: the `scaling` of modules that have a head_dim, as in transformers. Logits: the input of every output layer, in
     training and in generation. Branches: the modules whose outputs they add, as forward passes of the base showed. A model
     with a method set_multipliers takes them there. Idempotent. Call it before the first forward pass of a compiled model, and
-    again after loading a state_dict into a new model.
+    again after loading a state_dict into a new model. Warns (UserWarning) of what is left to do.
     """
+    said = apply_multipliers_(model, scaling)
+    for left in said:
+        if left.startswith(TO_DO):
+            warnings.warn(f"set_multipliers_: {left}", stacklevel=2)
+    return said
+
+
+def apply_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
+    """The same without a warning, for callers that look at what is left."""
     if hasattr(unwrap(model), "set_multipliers"):
         unwrap(model).set_multipliers(multipliers(scaling))
         return [f"set by {type(unwrap(model)).__name__}.set_multipliers"]
@@ -54,6 +65,7 @@ def set_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
         *_set_logits(model, modules, relative.logits, scaling.growths),
         *_set_branches(modules, relative.branch, scaling),
         *_set_embeddings(modules, relative.embedding),
+        *_set_tables(modules, scaling.table_factors),
     ]
 
 
@@ -68,8 +80,11 @@ def _set_attention(
         module.scaling = base * relative  # type: ignore[assignment]
     if mine:
         return [f"attention: scaling {next(iter(mine.values())).scaling:.4g} in {len(mine)} modules"]
-    if attention.head_size and attention.head_size[0] != attention.head_size[1]:
-        return [f"{TO_DO}scale q·k by {attention.head_size[1] ** -0.5 * relative:.4g} in place of 1/√head_dim"]
+    if attention.unknown:
+        return [f"{TO_DO}{HEADS_UNKNOWN}"]
+    here, there = attention.head_size or (1.0, 1.0)
+    if not math.isclose(relative, (there / here) ** 0.5):
+        return [f"{TO_DO}scale q·k by {there**-0.5 * relative:.4g} in place of 1/√head_dim"]
     return []
 
 
@@ -114,6 +129,12 @@ def _set_embeddings(modules: Mapping[str, nn.Module], factor: float) -> list[str
     for module in mine.values():
         module.register_forward_hook(functools.partial(scale_output, factor=factor))
     return [f"embeddings × {factor:.4g} at {', '.join(mine)}"] if mine else []
+
+
+def _set_tables(modules: Mapping[str, nn.Module], factors: Mapping[str, float]) -> list[str]:
+    for name, factor in factors.items():
+        modules[name].register_forward_hook(functools.partial(scale_output, factor=factor))
+    return [f"{name} × {factor:.4g}, as its own factor grows" for name, factor in factors.items()]
 
 
 def scale_input(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], *, factor: float) -> tuple[Any, Any]:

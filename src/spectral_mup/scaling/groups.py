@@ -38,7 +38,8 @@ def param_groups(
 
     lr            as tuned on the base; where an optimizer leaves some kinds to a partner (Muon to AdamW), in units of the
                   first, the partner's share is declared in conf/optimizer
-    weight_decay  λ of the base, coupled to the lr as in torch; a number, or {kind: number} for every kind
+    weight_decay  λ of the base, coupled to the lr as in torch; a number, which gains and biases do not get, or {kind: number}
+                  for every kind
     eps           of the base; default: as conf/optimizer declares
     independent   λ is the shrink per step at the peak of the schedule, whatever the lr (arXiv 1711.05101)
     algorithm     which tensors, where the optimizer is several ("muon", "adamw"); `make_optimizers` does all at once
@@ -129,14 +130,18 @@ def check_shapes(model: nn.Module, scaling: ModelScaling) -> dict[str, nn.Parame
 def base_values(
     scaling: ModelScaling, lr: float, weight_decay: float | Mapping[str, float], eps: float | None
 ) -> dict[str, dict[str, Any]]:
-    """{parameter name: {lr, weight_decay, eps} in the base model}. Raises ValueError on a λ that misses a kind, and on what is
-    no number of at least 0."""
+    """{parameter name: {lr, weight_decay, eps} in the base model}.
+
+    A λ that is one number is for weights: vectors get 0, `spared` marks them, and are groups of their own whatever the number.
+    Raises ValueError on a λ that misses a kind, and on what is no number of at least 0.
+    """
     _check_type("scaling", scaling, ModelScaling, "give what scale(model, base) returns")
     check_number("lr", lr)
     if eps is not None:
         check_number("eps", eps)
     for kind, value in weight_decay.items() if isinstance(weight_decay, Mapping) else [("", weight_decay)]:
         check_number(f"weight_decay of {kind}" if kind else "weight_decay", value)
+    by_kind = isinstance(weight_decay, Mapping)
     decay = weight_decay if isinstance(weight_decay, Mapping) else dict.fromkeys(KINDS, weight_decay)
     if set(decay) != set(KINDS):
         raise ValueError(f"weight_decay={dict(decay)}: give a number, or one for each of {', '.join(KINDS)}")
@@ -148,9 +153,11 @@ def base_values(
     values = {}
     for name, growth in scaling.growths.items():
         algorithm = scaling.optimizer.algorithms[scaling.algorithm[name]]
+        spared = not by_kind and _is_vector(growth, scaling.shapes[name])
         values[name] = {
             "lr": lr * algorithm.lr * _lr_of_shape(algorithm, growth),
-            "weight_decay": decay[growth.trained_as],
+            "weight_decay": 0.0 if spared else decay[growth.trained_as],
+            "spared": spared,
             "eps": algorithm.eps if eps is None else eps,
         }
     return values
@@ -165,6 +172,11 @@ def check_number(argument: str, value: Any) -> None:
     """Raise ValueError unless the value of an argument is a finite number of at least 0."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
         raise ValueError(f"{argument}={value!r}: give a number, at least 0")
+
+
+def _is_vector(growth: Growth, shape: tuple[int, ...]) -> bool:
+    """Gains and biases; a tensor that does not grow is one by its dimensions."""
+    return growth.kind == "vector" or (growth.kind == "fixed" and len(shape) < 2)
 
 
 def _groups(
@@ -203,7 +215,7 @@ def _groups(
             values |= {"eps": own["eps"] * s.eps, "eps_scale": s.eps}
         values |= options
         of_algorithm = groups.setdefault(scaling.algorithm[name], {})
-        group = of_algorithm.setdefault(tuple(values.items()), {"params": [], "names": []} | values)
+        group = of_algorithm.setdefault((own["spared"], *values.items()), {"params": [], "names": []} | values)
         group["params"].append(p)
         group["names"].append(name)
     return {algorithm: list(by_value.values()) for algorithm, by_value in groups.items()}

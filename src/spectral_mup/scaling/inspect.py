@@ -1,5 +1,6 @@
 """Look at an nn.Module: its parameters by name, who holds them, and what linear map each of them is."""
 
+import copy
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,6 +48,33 @@ def owners(model: Any) -> dict[int, list[Any]]:
         for p in module.parameters(recurse=False):
             held.setdefault(id(p), []).append(module)
     return held
+
+
+def table_factors(model: Any) -> dict[str, float]:
+    """{embedding module with a forward pass of its own: the number by which it multiplies its rows}, where that can be seen."""
+    found = {}
+    for name, module in named_modules(model).items():
+        if is_table(module) and type(module).forward not in (torch.nn.Embedding.forward, torch.nn.EmbeddingBag.forward):
+            factor = _table_factor(module)
+            found |= {name: factor} if factor else {}
+    return found
+
+
+@torch.no_grad()
+def _table_factor(module: Any) -> float | None:
+    """What it makes of rows of 1; where its buffers have no values, what Gemma's says it is."""
+    memo: dict[int, Any] = {id(p): torch.nn.Parameter(torch.ones(()).expand(p.shape)) for p in module.parameters()}
+    if any(buffer.is_meta for buffer in module.buffers()):
+        return next(
+            (float(x) for key in ("scalar_embed_scale", "scale") if _is_number(module, key) and (x := getattr(module, key))),
+            None,
+        )
+    memo |= {id(buffer): buffer.detach().cpu().clone() for buffer in module.buffers()}
+    try:
+        out = copy.deepcopy(module, memo).forward(torch.ones((1, 1), dtype=torch.long))
+    except Exception:  # anybody's code, run on what it may not be written for
+        return None
+    return float(out.float().mean()) if isinstance(out, torch.Tensor) and bool((out == out.flatten()[0]).all()) else None
 
 
 @dataclass(frozen=True)
@@ -164,21 +192,42 @@ def tied_tables(model: Any) -> list[str]:
     return [name for name, p in named_parameters(model).items() if len({is_table(m) for m in held[id(p)]}) > 1]
 
 
+HEADS_UNKNOWN = "no module tells its head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
+HEAD_SIZE = ("head_dim", "head_size", "attention_head_size", "d_head", "dim_head")
+HEADS = ("num_heads", "n_heads", "n_head", "nhead", "num_attention_heads")
+WIDTH = ("embed_dim", "n_embd", "hidden_size", "d_model", "dim")
+
+
 @dataclass(frozen=True)
 class Attention:
-    """Features a head, here and in the base model (None if no module says), and the base's `scaling` by module name."""
+    """Features a head, here and in the base (None if no module says), and the base's `scaling` by module name.
+
+    unknown  there seems to be attention, but no module says how large its heads are
+    """
 
     head_size: tuple[float, float] | None = None
     base_scaling: Mapping[str, float] = field(default_factory=dict)
+    unknown: bool = False
 
 
 def read_attention_scaling(model: Any, base: Any) -> Attention:
-    """Read `head_dim` and `scaling` off the modules that have them, as transformers' and torch's attention do."""
-    sizes = [
-        next((float(m.head_dim) for _, m in named_modules(x).items() if _is_number(m, "head_dim")), None) for x in (model, base)
-    ]
+    """Read head size and `scaling` off the modules that have them, as transformers' and torch's attention do."""
+    here, there = (next(filter(None, map(_head_size, named_modules(x).values())), None) for x in (model, base))
     scaling = {name: m.scaling for name, m in named_modules(base).items() if scales_attention(m)}
-    return Attention(None if sizes[0] is None or sizes[1] is None else (sizes[0], sizes[1]), scaling)
+    sizes = None if here is None or there is None else (here, there)
+    seems = any(re.search("att|query|qkv|q_proj", name.lower()) for name in named_parameters(model))
+    return Attention(sizes, scaling, seems and sizes is None)
+
+
+def _head_size(module: Any) -> float | None:
+    """Features a head, as the module says or as its width over its heads; None where it does not."""
+    said = next((float(getattr(module, key)) for key in HEAD_SIZE if _is_number(module, key)), None)
+    if said is not None:
+        return said
+    heads, width = (
+        next((float(getattr(module, key)) for key in keys if _is_number(module, key)), None) for keys in (HEADS, WIDTH)
+    )
+    return width / heads if heads and width else None
 
 
 def _is_number(module: Any, attribute: str) -> bool:

@@ -90,7 +90,7 @@ def recipe(
     *,
     lr: float,
     optimizer: str | UpdateScaling | Mapping[str, UpdateScaling] | OptimizerSpec = "adamw",
-    rule: str | Rule = "spectral_readout",
+    rule: str | Rule = "auto",
     weight_decay: float | Mapping[str, float] = 0.0,
     eps: float | None = None,
     independent: bool = False,

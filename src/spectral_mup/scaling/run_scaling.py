@@ -9,7 +9,7 @@ from torch import nn
 
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_config import RunConfig
-from spectral_mup.scaling.forward_multipliers import TO_DO, set_multipliers_
+from spectral_mup.scaling.forward_multipliers import TO_DO, apply_multipliers_
 from spectral_mup.scaling.inspect import named_parameters
 from spectral_mup.scaling.scale import ModelScaling, base_init_std, scale
 from spectral_mup.theory.growth import KINDS
@@ -65,7 +65,7 @@ def check_model(runs: Sequence[RunConfig], vocab_size: int | None) -> None:
     for run in {(run.rule.name, run.width, run.depth): run for run in runs}.values():
         with torch.device("meta"):
             model = run.model.build(vocab_size, run.width, run.depth)
-        left = [said for said in set_multipliers_(model, scale_run(run, model, vocab_size)) if said.startswith(TO_DO)]
+        left = [said for said in apply_multipliers_(model, scale_run(run, model, vocab_size)) if said.startswith(TO_DO)]
         if left:
             raise ConfigError(
                 f"model: rule={run.rule.name} asks of the forward pass what cannot be set from outside ({left[0]}); give the "

@@ -1,9 +1,8 @@
 """ModelScaling of a whole model against a base model of the same architecture: what the public functions work with."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,16 +11,20 @@ from torch import nn
 from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_optimizer, resolve_rule
 from spectral_mup.scaling.branches import Branches, branches_of
 from spectral_mup.scaling.inspect import (
+    HEADS_UNKNOWN,
     Attention,
     Layout,
     find_blocks,
     inspect_parameters,
+    named_modules,
     named_parameters,
     read_attention_scaling,
+    table_factors,
     tied_tables,
     unwrap,
 )
 from spectral_mup.scaling.matrices import acts_on_matrices, stacked_parameters
+from spectral_mup.scaling.trace import how_used
 from spectral_mup.theory.growth import Growth, count_blocks, counterpart, in_first_block, match_blocks, measure_growth
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
@@ -35,6 +38,7 @@ class ModelScaling(Mapping[str, Scaling]):
     mates        {block: the block of the base that it was compared with}
     branches     {prefix of residual blocks: where their branches end}, where the rule has a multiplier for them
     base_std     init std of the base model's tensor, measured; None stays as built (vectors, constants)
+    table_factors  {embedding module: what makes its own factor, as √width in Gemma, that of the base}
     notes        what was not done, and what is left to the user
     """
 
@@ -50,6 +54,7 @@ class ModelScaling(Mapping[str, Scaling]):
     mates: Mapping[str, str] = field(default_factory=dict, repr=False)
     branches: Mapping[str, Branches] = field(default_factory=dict, repr=False)
     base_std: Mapping[str, float | None] = field(default_factory=dict, repr=False)
+    table_factors: Mapping[str, float] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Scaling:
@@ -67,7 +72,7 @@ def scale(
     base: nn.Module,
     *,
     optimizer: str | UpdateScaling | Mapping[str, UpdateScaling] | OptimizerSpec = "adamw",
-    rule: str | Rule = "spectral_readout",
+    rule: str | Rule = "auto",
     residual_blocks: Sequence[str] = (),
     embeddings: Sequence[str] = (),
     linear_out_in: Sequence[str] = (),
@@ -78,7 +83,8 @@ def scale(
 
     model, base      instances of one architecture, of any width and depth, on any device, the meta device too
     optimizer        a name of conf/optimizer, an UpdateScaling, {kind: UpdateScaling}, or what `derive` returns
-    rule             a name of conf/rule, or a Rule. `spectral_readout` needs no logits multiplier, but untied embeddings
+    rule             a name of conf/rule, or a Rule. `auto` is `spectral_readout`, which needs no logits multiplier, or where
+                     the readout is tied to the embedding `spectral`, whose set_multipliers_ puts it on the logits
     residual_blocks  prefixes of blocks whose outputs are added up, before their index, as in ("layers.",): for depth, and for
                      hidden sides that do not grow. Found by itself where blocks are named as in GPT-2 or Llama
     embeddings       bare parameters that are looked up or added like embeddings: positions, class tokens; here and below a name
@@ -91,7 +97,7 @@ def scale(
     Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer, and
     ValueError on tied embeddings under a rule without a logits multiplier and on a zero init that LAMB cannot leave.
     """
-    spec, rule = resolve_optimizer(optimizer), resolve_rule(rule)
+    spec = resolve_optimizer(optimizer)
     layout = Layout(embeddings, linear_out_in, linear_in_out)
     here, there = inspect_parameters(model, layout), inspect_parameters(base, layout)
     blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(here)
@@ -101,12 +107,17 @@ def scale(
     if acts_on_matrices(spec.by_kind["hidden"]):
         matrices |= set(stacked_parameters(model))
     own = {name: spec.by_kind[_trained_as(growth, name in matrices, spec)] for name, growth in growths.items()}
-    tied = tied_tables(model)
+    tied = tied_tables(model) or _heads_without_module(base, growths)
+    rule = choose_rule(rule, model, tied)
     mates = match_blocks(here, there, blocks)
     base_std = _base_std(base, growths, tied, blocks, mates)
     _check(spec, rule, growths, own, tied, base_std)
 
+    factors = _growing_factors(model, base, rule)
     m_depth, attention = _m_depth(here, there, blocks), read_attention_scaling(model, base)
+    by_root = rule.multipliers.get("attention") == {"d_head": -0.5}  # as attention is built
+    grew = any(growth.m_out != 1 for growth in growths.values())
+    attention = replace(attention, unknown=attention.unknown and grew and not by_root)
     head_dim, base_head_dim = attention.head_size or (1.0, 1.0)
     forward = rule.forward(_m_width(growths, tied), m_depth, head_dim / base_head_dim)
     wanted = forward.branch != 1 and not hasattr(unwrap(model), "set_multipliers")
@@ -123,8 +134,39 @@ def scale(
         mates=mates,
         branches=branches_of(model, base, blocks, mates) if wanted else {},
         base_std=base_std,
-        notes=tuple(_notes(forward, attention, blocks, own, growths, spec)),
+        table_factors=factors,
+        notes=(*_notes(forward, attention, blocks, own, growths, spec), *_forward_notes(model, base, growths, tied, factors)),
     )
+
+
+def choose_rule(rule: str | Rule, model: nn.Module, tied: Sequence[str] | None = None) -> Rule:
+    """The rule of this name, and for "auto" the form of `spectral` that the model can follow.
+
+    tied  tables that are the output layer's weight too; default: those that modules share
+    Raises ValueError where "auto" would need a multiplier on logits that no module puts out.
+    """
+    if rule != "auto":
+        return resolve_rule(rule)
+    shared = tied_tables(model)
+    if tied and not shared:
+        raise ValueError(
+            f"{tied[0]}: is the output layer's weight too, in a forward pass that calls no module for it, so no hook can put "
+            "1/m on the logits; tie an nn.Linear's weight to it, or multiply the logits by multipliers(scaling).logits "
+            'yourself and pass rule="spectral"'
+        )
+    return resolve_rule("spectral" if shared else "spectral_readout")
+
+
+def _heads_without_module(base: nn.Module, growths: Mapping[str, Growth]) -> list[str]:
+    """Tables that a model without a readout multiplies by, as in F.linear(h, table.weight); none where it cannot be run."""
+    if any(growth.kind == "readout" for growth in growths.values()):
+        return []
+    used = how_used(unwrap(base))
+    return [name for name, growth in growths.items() if growth.kind == "embedding" and _both(used.get(name, set()))]
+
+
+def _both(uses: set[str]) -> bool:
+    return "embeddings" in uses and bool(uses & {"linear_out_in", "linear_in_out"})
 
 
 def _check(
@@ -144,7 +186,7 @@ def _check(
     if tied and not rule.for_tied:
         raise ValueError(
             f"{tied[0]}: tied to the output layer, which rule={rule.name!r} scales by its init and lr; "
-            'use rule="spectral" and set_multipliers_(model, scaling), which puts the factor on the logits'
+            'use rule="auto" or "spectral" and set_multipliers_(model, scaling), which puts the factor on the logits'
         )
     for name in growths:
         if base_std[name] == 0 and algorithm[name].update.update_norm.get("s"):
@@ -152,6 +194,31 @@ def _check(
                 f"{name}: starts at zero, but {algorithm[name].name} scales its step to the weight's norm; "
                 "give it an init, or another optimizer as in optimizer='adamw'"
             )
+
+
+def _growing_factors(model: nn.Module, base: nn.Module, rule: Rule) -> dict[str, float]:
+    """{embedding module: factor}, where the module multiplies by a number that grows; nothing under a rule without lrs."""
+    if not rule.derived and not rule.table.get("lr"):
+        return {}
+    there = table_factors(base)
+    ratios = {name: there[name] / x for name, x in table_factors(model).items() if x and there.get(name)}
+    return {name: ratio for name, ratio in ratios.items() if not math.isclose(ratio, 1, rel_tol=1e-4)}
+
+
+def _forward_notes(
+    model: nn.Module, base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], factors: Mapping[str, float]
+) -> Iterator[str]:
+    """What the forward pass may do that a rule does not see."""
+    kinds = {growth.kind for growth in growths.values()}
+    if "embedding" in kinds and "readout" not in kinds and not tied:
+        yield "no readout: if the output layer takes an embedding's weight, multiply the logits by base width over model width"
+    for name, factor in factors.items():
+        yield f"{name}: multiplies by a factor that grows, which set_multipliers_ takes back by × {factor:.4g}"
+    there = named_modules(base)
+    for name, module in named_modules(model).items():
+        here, before = (getattr(m, "embed_scale", None) for m in (module, there.get(name)))
+        if isinstance(here, float) and isinstance(before, float) and here != before and name not in factors:
+            yield f"{name}.embed_scale: {here:.4g}, but {before:.4g} in the base; take the base's if it multiplies embeddings"
 
 
 def kinds_known(growths: Mapping[str, Growth]) -> bool:
@@ -244,8 +311,8 @@ def _notes(
 ) -> Iterator[str]:
     if not blocks:
         yield "no residual_blocks given: depth is not scaled, and hidden sides that do not grow count as inputs or outputs"
-    if attention.head_size is None and any(re.search("att|query|qkv|q_proj", name.lower()) for name in growths):
-        yield "attention: no module tells its head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
+    if attention.unknown:
+        yield f"attention: {HEADS_UNKNOWN}"
     for name, growth in growths.items():
         if growth.kind == "hidden" and algorithm[name] != spec.by_kind["hidden"]:
             yield f"{name}: not a matrix by its shape, so {algorithm[name].name} trains it"

@@ -82,6 +82,14 @@ def test_a_stack_of_experts_counts_as_matrices_and_starts_as_its_own_fan_in_says
                 assert float(expert.std()) == pytest.approx(fan_in**-0.5, rel=0.02), name
 
 
+def test_gemma_s_factor_on_the_embedding_stays_that_of_the_base():
+    """√hidden_size is the model's own: 2 = √(128/32) of it is taken back."""
+    run = open_sweep(config_of("gemma2")).run(Curve("spectral", 128, 2), -6, 0)
+    model = run.model.build(256, 128, 2)
+    said = set_multipliers_(model, scale_run(run, model, 256))
+    assert "model.embed_tokens × 0.5, as its own factor grows" in said
+
+
 @pytest.mark.parametrize("kind", ["jamba", "jetmoe"])
 def test_bare_parameters_that_their_module_does_not_tell_are_known(kind):
     run = open_sweep(config_of(kind)).run(Curve("spectral", 128, 2), -6, 0)

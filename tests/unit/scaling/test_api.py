@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from support.networks import M, gpt, groups_of, mlp, train
+from support.networks import M, decayed, gpt, groups_of, mlp, train
 from support.runs import first_point
 from torch import nn
 
@@ -90,7 +90,7 @@ def test_at_base_width_training_is_plain_torch(width, equal):
     ones = {(s.init_std, s.lr, s.weight_decay, s.eps) for s in scalings.values()} == {(1.0, 1.0, 1.0, 1.0)}
     ours = train(model, [torch.optim.AdamW(param_groups(model, scalings, lr=0.01, weight_decay=0.1))])
     assert set_multipliers_(model, scalings) == []
-    theirs = train(plain, [torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.1)])
+    theirs = train(plain, [torch.optim.AdamW(decayed(plain, 0.1), lr=0.01)])
     same = all(a.equal(b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
     assert (ours == theirs, same, ones) == (equal, equal, equal)
 
@@ -128,9 +128,22 @@ def test_independent_weight_decay_shrinks_alike_at_every_width():
     scalings = scale(model, mlp(16))
     for independent, expected in ((True, {0.001}), (False, {0.01 * 0.001})):
         groups = param_groups(model, scalings, lr=0.01, weight_decay=0.001, independent=independent)
-        assert {round(g["lr"] * g["weight_decay"], 12) for g in groups} == expected
+        assert {round(g["lr"] * g["weight_decay"], 12) for g in groups} == expected | {0.0}
     with pytest.raises(ValueError, match="^weight_decay=.*give a number, or one for each of hidden"):
         param_groups(model, scalings, lr=0.01, weight_decay={"hidden": 0.1})
+
+
+@pytest.mark.parametrize("width", [16, 64])
+def test_gains_and_biases_decay_only_if_told(width):
+    """At the base width too, where no tensor's kind is known."""
+    model = nn.Sequential(nn.Linear(8, width), nn.LayerNorm(width), nn.Linear(width, 3))
+    base = nn.Sequential(nn.Linear(8, 16), nn.LayerNorm(16), nn.Linear(16, 3))
+    scaling = scale(model, base)
+    decays = groups_of(param_groups(model, scaling, lr=0.01, weight_decay=0.1), "weight_decay")
+    assert {name: x for name, x in decays.items() if not x} == dict.fromkeys(["0.bias", "1.weight", "1.bias", "2.bias"], 0.0)
+    assert decays["0.weight"] == 0.1 and decays["2.weight"] == pytest.approx(0.1 * width / 16)
+    kinds = dict.fromkeys(("hidden", "embedding", "readout", "vector"), 0.1)
+    assert all(groups_of(param_groups(model, scaling, lr=0.01, weight_decay=kinds), "weight_decay").values())
 
 
 def test_eps_follows_the_law_of_the_optimizer():

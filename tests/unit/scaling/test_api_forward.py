@@ -15,8 +15,8 @@ from spectral_mup.models.layers import LanguageModel
 
 
 def test_tied_embeddings_need_the_multiplier_on_the_logits(monkeypatch):
-    with pytest.raises(ValueError, match=r'^token.weight: tied .* use rule="spectral" and set_multipliers_'):
-        scale(gpt(64, tied=True), gpt(16, tied=True))
+    with pytest.raises(ValueError, match=r'^token.weight: tied .* use rule="auto" or "spectral" and set_multipliers_'):
+        scale(gpt(64, tied=True), gpt(16, tied=True), rule="spectral_readout")
     model = gpt(64, tied=True)
     scalings = scale(model, gpt(16, tied=True), rule="spectral", residual_blocks=["blocks."])
     assert "readout.weight" not in scalings and scalings["token.weight"].lr == 1
@@ -41,14 +41,19 @@ def test_multipliers_for_a_forward_pass_of_ones_own(monkeypatch):
     assert multipliers(scalings).attention == 1 / 8**0.5 and multipliers(scalings).branch == 0.5
     assert math.isnan(multipliers(scale(mlp(64), mlp(16))).attention)
     monkeypatch.delattr(LanguageModel, "set_multipliers")
-    assert "to do: multiply the output of every residual branch in blocks. by 0.5" in set_multipliers_(gpt(64, 4), scalings)
+    with pytest.warns(UserWarning, match="^set_multipliers_: to do: multiply the output of every residual branch"):
+        said = set_multipliers_(gpt(64, 4), scalings)
+    assert "to do: multiply the output of every residual branch in blocks. by 0.5" in said
 
     def attention(width: int, heads: int) -> nn.Module:
         return nn.TransformerEncoderLayer(width, heads, 4 * width)
 
     scalings = scale(attention(64, 4), attention(16, 4))
     assert multipliers(scalings).attention == pytest.approx(4**-0.5 / M)
-    assert set_multipliers_(attention(64, 4), scalings) == ["to do: scale q·k by 0.125 in place of 1/√head_dim"]
+    with pytest.warns(UserWarning, match="^set_multipliers_: to do: scale q·k by 0.125"):
+        assert set_multipliers_(attention(64, 4), scalings) == ["to do: scale q·k by 0.125 in place of 1/√head_dim"]
+    by_root = scale(attention(64, 4), attention(16, 4), rule="standard")
+    assert set_multipliers_(attention(64, 4), by_root) == []  # 1/√head_dim is what that rule asks for
     assert scale(attention(64, 16), attention(16, 4)).multipliers.attention == 1  # more heads, none larger
 
 
@@ -81,7 +86,9 @@ def test_only_a_module_that_is_the_linear_map_is_hooked():
     scalings = scale(model, BareHead(16), rule="spectral")
     assert scalings.growths["w"].kind == "readout"
     before = model(x)
-    assert set_multipliers_(model, scalings) == ["to do: multiply what w puts out by 0.25: no module of its own carries it"]
+    with pytest.warns(UserWarning, match="^set_multipliers_: to do: multiply what w puts out by 0.25"):
+        said = set_multipliers_(model, scalings)
+    assert said == ["to do: multiply what w puts out by 0.25: no module of its own carries it"]
     assert model(x).equal(before)
 
 
@@ -92,6 +99,95 @@ def test_a_head_may_be_called_by_keyword():
     for _ in range(2):
         assert set_multipliers_(model, scalings) == ["logits × 0.25 at head"]
         torch.testing.assert_close(model(x), expected)
+
+
+class Tied(nn.Module):
+    """An embedding whose weight is the head's too, through F.linear or through a module."""
+
+    def __init__(self, width: int, by_module: bool) -> None:
+        super().__init__()
+        self.wte, self.hidden = nn.Embedding(20, width), nn.Linear(width, width)
+        if by_module:
+            self.head = nn.Linear(width, 20, bias=False)
+            self.head.weight = self.wte.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        h = self.hidden(self.wte(ids))
+        return self.head(h) if hasattr(self, "head") else nn.functional.linear(h, self.wte.weight)
+
+
+def test_a_head_that_goes_round_its_module_is_seen_and_refused():
+    """Its 1/m can be put nowhere: Table 8 of arXiv 2203.03466 has it on the logits of tied weights."""
+    with pytest.raises(
+        ValueError, match="^wte.weight: is the output layer's weight too, in a forward pass that calls no module"
+    ):
+        scale(Tied(64, False), Tied(16, False))
+    with pytest.raises(ValueError, match="^wte.weight: tied to the output layer"):
+        scale(Tied(64, False), Tied(16, False), rule="spectral_readout")
+    model = Tied(64, False)
+    scalings = scale(model, Tied(16, False), rule="spectral")
+    assert multipliers(scalings).logits == 1 / M
+    with pytest.warns(UserWarning, match="to do: multiply the logits by 0.25"):
+        set_multipliers_(model, scalings)
+
+
+def test_auto_takes_the_form_that_the_model_can_follow():
+    model = Tied(64, True)
+    tied = scale(model, Tied(16, True))
+    assert tied.rule.name == "spectral" and set_multipliers_(model, tied) == ["logits × 0.25 at head"]
+    assert dict(tied) == dict(scale(model, Tied(16, True), rule="spectral"))
+    untied = scale(mlp(64), mlp(16))
+    assert untied.rule.name == "spectral_readout"
+    assert dict(untied) == dict(scale(mlp(64), mlp(16), rule="spectral_readout"))
+
+
+def test_a_model_without_a_head_is_told_what_a_head_would_need():
+    notes = scale(
+        nn.Sequential(nn.Embedding(20, 64), nn.Linear(64, 64)), nn.Sequential(nn.Embedding(20, 16), nn.Linear(16, 16))
+    ).notes
+    assert any(note.startswith("no readout: if the output layer takes an embedding's weight") for note in notes)
+    assert not any(note.startswith("no readout") for note in scale(Tied(64, True), Tied(16, True)).notes)
+
+
+class Heads(nn.Module):
+    """Attention that tells its heads as one of several libraries does, or not at all."""
+
+    def __init__(self, width: int, **said: int) -> None:
+        super().__init__()
+        self.attention, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        for key, value in said.items():
+            setattr(self, key, value)
+
+
+def test_attention_that_does_not_tell_its_heads_is_left_to_do():
+    model = Heads(64)
+    scalings = scale(model, Heads(16))
+    with pytest.warns(UserWarning, match="to do: no module tells its head_dim"):
+        (said,) = set_multipliers_(model, scalings)
+    assert said == "to do: no module tells its head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
+    assert set_multipliers_(model, scale(model, Heads(64), wider=Heads(128))) == []  # nothing grew
+    for grown, base in ({"n_head": 4, "n_embd": 64}, {"n_head": 4, "n_embd": 16}), ({"d_head": 16}, {"d_head": 4}):
+        scalings = scale(Heads(64, **grown), Heads(16, **base))
+        assert multipliers(scalings).attention == pytest.approx(4**-0.5 / M)
+    fixed = scale(Heads(64, num_heads=16, hidden_size=64), Heads(16, num_heads=4, hidden_size=16))
+    assert set_multipliers_(Heads(64), fixed) == []
+
+
+class Scaled(nn.Embedding):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids) * self.embedding_dim**0.5
+
+
+def test_a_factor_of_the_embedding_that_grows_is_taken_back():
+    """√width on the tables (Vaswani et al. 2017, Gemma): a table's rows must be as large at every width (Table 8)."""
+    model, ids = nn.Sequential(Scaled(20, 64), nn.Linear(64, 20)), torch.arange(20)
+    scalings = scale(model, nn.Sequential(Scaled(20, 16), nn.Linear(16, 20)))
+    assert any(note.startswith("0: multiplies by a factor that grows") for note in scalings.notes)
+    for _ in range(2):
+        assert set_multipliers_(model, scalings) == ["0 × 0.5, as its own factor grows"]
+        torch.testing.assert_close(model[0](ids), model[0].weight * 16**0.5)
+    control = nn.Sequential(Scaled(20, 64), nn.Linear(64, 20))
+    assert set_multipliers_(control, scale(control, nn.Sequential(Scaled(20, 16), nn.Linear(16, 20)), rule="standard")) == []
 
 
 class Wrapper(nn.Module):

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from support import ROOT
+from support.networks import decayed
 
 from spectral_mup import check_features, init_, make_optimizers, multipliers, param_groups, scale, set_multipliers_
 
@@ -66,8 +67,9 @@ def test_kinds_and_lrs(name, tied):
     assert ("lm_head.weight" in scalings) != tied
     assert scalings.multipliers.logits == 1 / M
     if tied:
-        with pytest.raises(ValueError, match='tied to the output layer.*rule="spectral" and set_multipliers_'):
-            scale(build(64), build(32)) if name == "gpt2" else scale(build(64, tied=True), build(32, tied=True))
+        assert dict(scale(build(64, tied=True), build(32, tied=True))) == dict(scalings)
+        with pytest.raises(ValueError, match='tied to the output layer.*rule="auto" or "spectral" and set_multipliers_'):
+            scale(build(64, tied=True), build(32, tied=True), rule="spectral_readout")
 
 
 def test_a_weight_stored_in_by_out_grows_as_the_map_that_it_is():
@@ -112,7 +114,7 @@ def test_at_base_size_nothing_changes_and_training_is_plain_torch(name):
     assert {(s.init_std, s.lr, s.weight_decay, s.eps) for s in scalings.values()} == {(1.0, 1.0, 1.0, 1.0)}
     set_multipliers_(model, scalings)
     ours = descend(model, [torch.optim.AdamW(param_groups(model, scalings, lr=0.01, weight_decay=0.1))])
-    assert ours == descend(plain, [torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.1)])
+    assert ours == descend(plain, [torch.optim.AdamW(decayed(plain, 0.1), lr=0.01)])
     assert all(a.equal(b) for a, b in zip(model.parameters(), plain.parameters(), strict=True))
 
 
@@ -204,8 +206,9 @@ def test_the_feature_check_sees_every_map_of_a_tied_gpt2():
     names = {row["name"]: row["kind"] for row in verdict.check.table.to_dict("records")}
     assert set(names) == maps | tables | {"transformer.h.0", "transformer.h.1", "logits"}
     assert {names[name] for name in maps} == {"hidden"} and {names[name] for name in tables} == {"embedding"}
+    assert verdict.rule == check_features(gpt2, [32, 64], lr=0.01, batch=batch, steps=1, seeds=[0], control=None).rule
     with pytest.raises(ValueError, match="tied to the output layer"):
-        check_features(gpt2, [32, 64], lr=0.01, batch=batch)
+        check_features(gpt2, [32, 64], lr=0.01, batch=batch, rule="spectral_readout")
 
 
 def test_the_example_runs(capsys):
