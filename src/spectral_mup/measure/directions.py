@@ -96,7 +96,7 @@ def measure_directions(
     done = 0
     for model, seed, loss_scale, init_scale in runs:
         if seed not in base_norms:  # the base comes first
-            base_norms[seed] = _weight_norms(ladder[0].trainer(seed, 1.0).model)
+            base_norms[seed] = _weight_norms(ladder[0].trainer(seed, 1.0).model, ladder[0].scaling.growths)
         wanted = {name: update * norm * _target(model.scaling, name) for name, norm in base_norms[seed].items()}
         rows += [row | {"label": labels[row["tensor"]]} for row in _train(model, seed, steps, wanted, loss_scale, init_scale)]
         done += model.width
@@ -110,13 +110,11 @@ def _label(growth: Growth) -> str:
 
 
 @torch.no_grad()
-def _weight_norms(model: nn.Module) -> dict[str, float]:
+def _weight_norms(model: nn.Module, growths: Mapping[str, Growth]) -> dict[str, float]:
     """‖W‖₂ by name; a vector as if its entries were 1, a zero matrix as if they had std fan_in^-1/2."""
-    norms = {}
-    for name, p in named_parameters(model).items():
-        norm = spectral_norms([_matrix(p.detach())])[0] if p.ndim > 1 else 0.0
-        norms[name] = norm or (p.numel() ** 0.5 if p.ndim < 2 else 1.0)
-    return norms
+    found = named_parameters(model)
+    norms = norms_by_name({name: p.detach() for name, p in found.items()}, growths)
+    return {name: p.numel() ** 0.5 if p.ndim < 2 else norms[name] or 1.0 for name, p in found.items()}
 
 
 def _target(scaling: ModelScaling, name: str) -> float:
@@ -134,7 +132,7 @@ def _train(
     with torch.no_grad():
         for name in scaled:
             named[name].mul_(init_scale)
-    rescaled = RescaledUpdates(trainer, wanted)
+    rescaled = RescaledUpdates(trainer, wanted, scaling.growths)
     rows = []
     for step in range(1, steps + 1):
         loss = trainer.step(rescaled)
@@ -159,8 +157,8 @@ class RescaledUpdates(AbstractContextManager["RescaledUpdates"]):
     """Surround the optimizers' part of a step: give every update its wanted norm, set the lrs to what would have done so, and
     keep ‖U‖₂ by name in `directions`."""
 
-    def __init__(self, trainer: Trainer, wanted: Mapping[str, float]) -> None:
-        self.trainer, self.wanted = trainer, wanted
+    def __init__(self, trainer: Trainer, wanted: Mapping[str, float], growths: Mapping[str, Growth]) -> None:
+        self.trainer, self.wanted, self.growths = trainer, wanted, growths
         self.parameters = {name: p for name, p in named_parameters(trainer.model).items() if p.requires_grad}
         self.directions: dict[str, float] = {}
         self._before: dict[str, Tensor] = {}
@@ -186,8 +184,7 @@ class RescaledUpdates(AbstractContextManager["RescaledUpdates"]):
     @torch.no_grad()
     def _rescale(self) -> None:
         updates = {name: p.detach() - self._before[name] for name, p in self.parameters.items()}
-        norms = spectral_norms([_matrix(u) for u in updates.values()])
-        moved = {name: norm for name, norm in zip(updates, norms, strict=True) if norm > 0}
+        moved = {name: norm for name, norm in norms_by_name(updates, self.growths).items() if norm > 0}
         self.directions = {}
         for group, names in self._groups:
             in_group = [name for name in names if name in moved]
@@ -199,5 +196,16 @@ class RescaledUpdates(AbstractContextManager["RescaledUpdates"]):
                 group["base_lr"] = float(ratios.log().mean().exp())
 
 
-def _matrix(t: Tensor) -> Tensor:
-    return t.flatten(1) if t.ndim > 1 else t[:, None]
+def norms_by_name(tensors: Mapping[str, Tensor], growths: Mapping[str, Growth]) -> dict[str, float]:
+    """‖·‖₂ by name; of a stack of matrices (experts) the largest."""
+    matrices = {name: _matrices(t, growths[name]) for name, t in tensors.items()}
+    norms = iter(spectral_norms([m for of_one in matrices.values() for m in of_one]))
+    return {name: max(next(norms) for _ in of_one) for name, of_one in matrices.items()}
+
+
+def _matrices(t: Tensor, growth: Growth) -> Tensor:
+    """(matrices, out, in): one, (out, rest), unless the last two dimensions are the linear map."""
+    if t.ndim < 2:
+        return t.reshape(1, -1, 1)
+    stacked = t.ndim > 2 and sorted(t.shape[-2:]) == sorted(growth.shape)
+    return t.flatten(0, -3) if stacked else t.flatten(1)[None]

@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.optimizers import law_name
 
 from spectral_mup.analysis.figures.style import save
-from spectral_mup.measure.directions import DeriveError, check_ladder
+from spectral_mup.measure.directions import DeriveError, check_ladder, norms_by_name
 from spectral_mup.measure.size_law_fit import size_laws
 from spectral_mup.measure.size_law_report import directions, format_size_laws, lr_exponent, rule_yaml
 from spectral_mup.theory.growth import Growth, monomial
@@ -153,6 +154,18 @@ def test_a_ladder_that_does_not_grow_is_refused():
         check_ladder(growths({64: (10, 64), 128: (10, 128), 256: (10, 256)}, "readout"))
     with pytest.raises(DeriveError, match="three widths"):
         check_ladder(growths({64: (64, 64), 128: (128, 128)}))
+
+
+def test_norms_of_experts_are_those_of_their_matrices():
+    """Four orthogonal experts have norm 1, stored either way; as a convolution the same numbers are one matrix (4, 64·16)."""
+    orthogonal = torch.linalg.qr(torch.randn(4, 64, 16, generator=torch.Generator().manual_seed(0)))[0]
+    hidden = Growth("hidden", (64, 16), (16, 4))
+    assert norms_by_name({"w": orthogonal, "v": orthogonal.mT}, {"w": hidden, "v": hidden}) == pytest.approx(
+        {"w": 1, "v": 1}, rel=1e-3
+    )
+    convolution = Growth("hidden", (4, 64 * 16), (4, 16 * 4))
+    assert norms_by_name({"w": orthogonal}, {"w": convolution})["w"] > 3
+    assert norms_by_name({"b": torch.ones(9)}, {"b": Growth("vector", (9, 1), (3, 1))}) == {"b": 3}
 
 
 def test_rule_and_figure_are_the_same_bytes_each_time(tmp_path):

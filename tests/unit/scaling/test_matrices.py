@@ -171,12 +171,71 @@ def test_entrywise_optimizers_train_convolutions_as_they_did():
 
 
 class Experts(nn.Module):
-    """Eight experts, their gate and up matrices fused, and the way back."""
+    """Four experts, their gate and up matrices fused, and the way back: as two parameters, or as a matrix each."""
 
-    def __init__(self, width: int, transposed: bool = False) -> None:
+    def __init__(self, width: int, transposed: bool = False, apart: bool = False) -> None:
         super().__init__()
-        shapes = [(4 * width, width), (width, 2 * width)]
-        self.gate_up, self.down = (nn.Parameter(torch.randn(8, *(s[::-1] if transposed else s))) for s in shapes)
+        torch.manual_seed(width)
+        gate_up, down = torch.randn(4, 4 * width, width) / width**0.5, torch.randn(4, width, 2 * width) / (2 * width) ** 0.5
+        self.apart = apart
+        if apart:
+            matrices = {"gate": gate_up[:, : 2 * width], "up": gate_up[:, 2 * width :], "down": down}
+            for name, stack in matrices.items():
+                linears = [nn.Linear(w.shape[1], w.shape[0], bias=False) for w in stack]
+                for linear, w in zip(linears, stack, strict=True):
+                    linear.weight.data.copy_(w)
+                self.add_module(name, nn.ModuleList(linears))
+        else:
+            self.gate_up, self.down = (nn.Parameter(w.mT.contiguous() if transposed else w) for w in (gate_up, down))
+
+    def stacks(self) -> tuple[Tensor, Tensor]:
+        """(gate and up, down), each (experts, out, in)."""
+        if not self.apart:
+            return self.gate_up, self.down  # type: ignore[return-value]
+        gate, up, down = (torch.stack([m.weight for m in getattr(self, name)]) for name in ("gate", "up", "down"))
+        return torch.cat([gate, up], 1), down
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate_up, down = self.stacks()
+        gate, up = torch.einsum("nd,eod->neo", x, gate_up).chunk(2, -1)
+        return x + torch.einsum("neo,edo->nd", gate.sigmoid() * up, down)
+
+
+class Mixture(nn.Module):
+    def __init__(self, width: int, **settings) -> None:
+        super().__init__()
+        self.embed = nn.Linear(96, width, bias=False)
+        self.embed.weight.requires_grad_(False)
+        self.layers = nn.ModuleList([Experts(width, **settings)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers[0](self.embed(x))
+
+    def weights(self) -> Tensor:
+        return torch.cat([w.flatten() for w in self.layers[0].stacks()])  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "shampoo"])
+def test_experts_train_as_a_matrix_each(optimizer):
+    """Through scale and make_optimizers: gate and up of every expert and its way back are those of separate linear maps."""
+    trained_weights = {}
+    for apart in (False, True):
+        torch.manual_seed(0)
+        model, base = Mixture(32, apart=apart), Mixture(8, apart=apart)
+        model.embed.weight.data.copy_(torch.randn(32, 96, generator=torch.Generator().manual_seed(1)))
+        layout = {} if apart else {"linear_out_in": ("*.gate_up", "*.down")}
+        scaling = scale(model, base, optimizer=optimizer, residual_blocks=("layers.",), **layout)
+        start = model.weights().detach()
+        optimizers = make_optimizers(model, scaling, lr=0.03, weight_decay=0.1, split={} if apart else {"*.gate_up": 2})
+        for step in range(3):
+            x = torch.randn(256, 96, generator=torch.Generator().manual_seed(step))
+            model.zero_grad()
+            model(x).tanh().sum(-1).square().mean().backward()
+            for o in optimizers:
+                o.step()
+        trained_weights[apart] = model.weights().detach()
+    moved = trained_weights[True] - start
+    assert (trained_weights[False] - trained_weights[True]).norm() < 1e-2 * moved.norm() and moved.norm() > 0.1
 
 
 def test_a_bare_parameter_of_three_dimensions_is_a_stack():
