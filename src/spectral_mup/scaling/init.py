@@ -14,21 +14,32 @@ from spectral_mup.util.seeds import seed_of
 
 @torch.no_grad()
 def init_(
-    model: nn.Module, scaling: ModelScaling, *, std: float | Mapping[str, float | None] | None = None, seed: int | None = None
+    model: nn.Module,
+    scaling: ModelScaling,
+    *,
+    std: float | Mapping[str, float | None] | None = None,
+    biases: bool = True,
+    seed: int | None = None,
 ) -> None:
     """Re-initialise every weight from a zero-mean normal with std base_std · Scaling.init_std. Idempotent for a given seed.
 
-    std   of the base model: a number, or {kind: number, or None for fan_in^-1/2}; by default as measured in `base`, or on the
-          meta device config.initializer_range, or fan_in^-1/2 (1 for embeddings)
-    seed  default: that of torch.manual_seed
+    std     of the base model's weights: a number, or {kind: number, or None for fan_in^-1/2}; by default as measured in
+            `base`, or on the meta device config.initializer_range, or fan_in^-1/2 (1 for embeddings)
+    biases  biases that torch drew at ±fan_in^-1/2 start at every width with the base's std (arXiv 2203.03466, Table 3); False:
+            as built
+    seed    default: that of torch.manual_seed
 
-    Biases, gains, constants and frozen parameters stay as built; a padding_idx row is 0. A draw depends on the seed, the
-    tensor's name and shape alone, so it is the same on every device, in whatever order and however the tensor is sharded.
+    Gains, constants, frozen parameters and what the base starts at values that are no independent sample of mean zero stay as
+    built; a padding_idx row is 0. A draw depends on the seed, the tensor's name and shape alone, so it is the same on every
+    device, in whatever order and however the tensor is sharded. Raises ValueError on a model on the meta device.
     """
+    parameters = check_shapes(model, scaling)
+    if any(p.is_meta for p in parameters.values()):
+        raise ValueError("model: is on the meta device, so it has no values; call model.to_empty(device='cpu') before init_")
     seed, held = torch.initial_seed() if seed is None else seed, owners(model)
-    for name, p in check_shapes(model, scaling).items():
+    for name, p in parameters.items():
         base = _base_std(scaling, name, std)
-        if base is None or not p.requires_grad:
+        if base is None or not p.requires_grad or (scaling.growths[name].trained_as == "vector" and p.ndim < 2 and not biases):
             continue
         generator = torch.Generator().manual_seed(seed_of(seed, name))
         draw = torch.randn(p.shape, generator=generator).mul_(base * scaling[name].init_std)
@@ -40,8 +51,7 @@ def init_(
 
 def _base_std(scaling: ModelScaling, name: str, std: float | Mapping[str, float | None] | None) -> float | None:
     """Init std of the tensor in the base model; None: it stays as built."""
-    if isinstance(std, Mapping):
-        return base_init_std(scaling.growths[name], std)
-    if std is not None:
-        return None if len(scaling.shapes[name]) < 2 else std
-    return scaling.base_std[name]
+    measured = scaling.base_std[name]
+    if std is None or measured is None or len(scaling.shapes[name]) < 2:
+        return measured
+    return base_init_std(scaling.growths[name], std) if isinstance(std, Mapping) else std

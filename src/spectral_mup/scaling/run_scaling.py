@@ -22,10 +22,10 @@ def scale_run(run: RunConfig, model: nn.Module, vocab_size: int | None) -> Model
     """The scaling of the run's `model` against the sweep's base, with the init stds and multipliers that the config gives."""
     with torch.device("meta"):
         wider = run.model.build(vocab_size, REFERENCE_WIDTH_RATIO * run.base_width, run.base_depth)
-        base = None if run.model.draws_weights else run.model.build(vocab_size, run.base_width, run.base_depth)
+        base = run.model.build(vocab_size, run.base_width, run.base_depth) if run.model.ours else None
     if base is None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # its stds are measured, and must be the same for every run
+            torch.manual_seed(0)  # its values are looked at, and must be the same for every run
             base = run.model.build(vocab_size, run.base_width, run.base_depth)
     names = list(named_parameters(model))
     scaling = scale(
@@ -45,7 +45,8 @@ def scale_run(run: RunConfig, model: nn.Module, vocab_size: int | None) -> Model
         own = module in stds.keys() - set(KINDS) and growth.kind in KINDS
         as_built = run.model.draws_weights and growth.kind not in stds
         std = base_init_std(growth, {growth.kind: stds[module]} if own else stds)
-        base_std[name] = scaling.base_std[name] if as_built else std
+        kept = not run.model.ours and scaling.base_std[name] is None
+        base_std[name] = scaling.base_std[name] if as_built or kept else std
     return replace(scaling, base_std=base_std, multipliers=Multipliers(**forward))
 
 

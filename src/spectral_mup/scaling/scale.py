@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_optimizer, resolve_rule
+from spectral_mup.optim.stacked import whole
 from spectral_mup.scaling.branches import Branches, branches_of
 from spectral_mup.scaling.inspect import (
     HEADS_UNKNOWN,
@@ -18,6 +20,7 @@ from spectral_mup.scaling.inspect import (
     inspect_parameters,
     named_modules,
     named_parameters,
+    owners,
     read_attention_scaling,
     table_factors,
     tied_tables,
@@ -28,6 +31,12 @@ from spectral_mup.scaling.trace import how_used
 from spectral_mup.theory.growth import Growth, count_blocks, counterpart, in_first_block, match_blocks, measure_growth
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
+SIGMAS = 5  # standard errors by which a sample may be off
+FEW = 16  # values that say nothing of their std
+PAIRS = 100  # fewer say nothing of a correlation
+SEEN = 2**16  # values that are looked at for repetitions
+DISTINCT = 256  # values of which half must differ in a sample, in any precision
+
 
 @dataclass(frozen=True, eq=False)
 class ModelScaling(Mapping[str, Scaling]):
@@ -37,7 +46,7 @@ class ModelScaling(Mapping[str, Scaling]):
     multipliers  numbers of the forward pass relative to the base, where each is 1 (`multipliers` gives the absolute ones)
     mates        {block: the block of the base that it was compared with}
     branches     {prefix of residual blocks: where their branches end}, where the rule has a multiplier for them
-    base_std     init std of the base model's tensor, measured; None stays as built (vectors, constants)
+    base_std     init std of the base model's tensor, measured; None stays as built (gains, structured values)
     table_factors  {embedding module: what makes its own factor, as √width in Gemma, that of the base}
     notes        what was not done, and what is left to the user
     """
@@ -94,9 +103,12 @@ def scale(
                      on the meta device shows what it is
     wider            any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ
 
-    Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer, and
-    ValueError on tied embeddings under a rule without a logits multiplier and on a zero init that LAMB cannot leave.
+    Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer,
+    TypeError on what is no module or an optimizer's class, and ValueError on a parameter without a shape (LazyLinear), tied
+    embeddings under a rule without a logits multiplier and a zero init that LAMB cannot leave. What it returns can be saved
+    with torch.save, and loaded with torch.load as it is.
     """
+    _check_arguments(model, base, wider, optimizer)
     spec = resolve_optimizer(optimizer)
     layout = Layout(embeddings, linear_out_in, linear_in_out)
     here, there = inspect_parameters(model, layout), inspect_parameters(base, layout)
@@ -135,7 +147,11 @@ def scale(
         branches=branches_of(model, base, blocks, mates) if wanted else {},
         base_std=base_std,
         table_factors=factors,
-        notes=(*_notes(forward, attention, blocks, own, growths, spec), *_forward_notes(model, base, growths, tied, factors)),
+        notes=(
+            *_init_notes(base, growths, base_std, mates),
+            *_notes(forward, attention, blocks, own, growths, spec),
+            *_forward_notes(model, base, growths, tied, factors),
+        ),
     )
 
 
@@ -167,6 +183,24 @@ def _heads_without_module(base: nn.Module, growths: Mapping[str, Growth]) -> lis
 
 def _both(uses: set[str]) -> bool:
     return "embeddings" in uses and bool(uses & {"linear_out_in", "linear_in_out"})
+
+
+def _check_arguments(model: Any, base: Any, wider: Any, optimizer: Any) -> None:
+    """Raises TypeError on what is no module, and on an optimizer that says nothing of its size."""
+    for argument, given in {"model": model, "base": base, "wider": wider}.items():
+        if not isinstance(given, nn.Module) and not (given is None and argument == "wider"):
+            raise TypeError(f"{argument}: {given!r:.40} is no nn.Module; build one, as in scale(build(512), build(64))")
+        for name, p in {} if given is None else named_parameters(given).items():
+            if isinstance(p, nn.UninitializedParameter):
+                raise ValueError(f"{argument}: {name} has no shape yet; run it once on a batch before scale")
+    if isinstance(optimizer, torch.optim.Optimizer) or (
+        isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
+    ):
+        kind = optimizer if isinstance(optimizer, type) else type(optimizer)
+        raise TypeError(
+            f"optimizer: {kind.__name__} does not say how its updates grow; name a preset, as in optimizer='adamw', "
+            f"or measure it, as in optimizer=derive({kind.__name__}, build, widths, batch=..., loss=...)"
+        )
 
 
 def _check(
@@ -203,6 +237,19 @@ def _growing_factors(model: nn.Module, base: nn.Module, rule: Rule) -> dict[str,
     there = table_factors(base)
     ratios = {name: there[name] / x for name, x in table_factors(model).items() if x and there.get(name)}
     return {name: ratio for name, ratio in ratios.items() if not math.isclose(ratio, 1, rel_tol=1e-4)}
+
+
+def _init_notes(
+    base: nn.Module, growths: Mapping[str, Growth], base_std: Mapping[str, float | None], mates: Mapping[str, str]
+) -> Iterator[str]:
+    """What init_ keeps, and which biases it draws."""
+    found = named_parameters(base)
+    for name, growth in growths.items():
+        values = found[counterpart(name, mates)]
+        if values.ndim > 1 and growth.kind != "vector" and base_std[name] is None and values.requires_grad:
+            yield f"{name}: starts at values that are no sample of mean zero, so init_ keeps what the model is built with"
+    if any(std is not None and found[counterpart(name, mates)].ndim < 2 for name, std in base_std.items()):
+        yield "biases that torch draws start with the base's std at every width; init_(biases=False) leaves them as built"
 
 
 def _forward_notes(
@@ -259,22 +306,58 @@ def _m_width(growths: Mapping[str, Growth], tied: Sequence[str]) -> float:
 def _base_std(
     base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], blocks: Sequence[str], mates: Mapping[str, str]
 ) -> dict[str, float | None]:
-    """Init std of the base model's tensors: of its values, or on the meta device what its config or its fan_in says."""
-    found = named_parameters(base)
+    """Init std of the base model's tensors: of its values, or on the meta device what its config or its fan_in says.
+
+    None where a tensor stays as built: gains, constants, and values that are no independent sample of mean zero.
+    """
+    found, held = named_parameters(base), owners(base)
     declared = getattr(getattr(base, "config", None), "initializer_range", None)
     stds: dict[str, float | None] = {}
     for name, growth in growths.items():
         p = found[counterpart(name, mates)]
-        if p.ndim < 2 or growth.kind == "vector":
+        if p.ndim < 2:
+            stds[name] = _drawn_bias_std(p, held[id(p)][0])
+        elif growth.kind == "vector":
             stds[name] = None
         elif not p.is_meta:
-            full = p.detach().double()
-            stds[name] = None if (s := float(full.std(correction=0))) == 0 and bool(full.any()) else s
+            stds[name] = sample_std(p)
         elif declared is not None:
             stds[name] = declared
         else:  # a tied table starts as the readout that it also is
             stds[name] = growth.base_shape[0] ** -0.5 if name in tied else growth.base_shape[1] ** -0.5
     return _pooled(stds, growths, blocks)
+
+
+def sample_std(p: Any) -> float | None:
+    """Std of values that look like an independent sample of mean zero, 0 where all are zero; None of any others.
+
+    Within five standard errors: the mean, and the correlation of neighbours along each axis. Values that repeat, as in an
+    identity or in equal rows, are no sample either.
+    """
+    x = whole(p.detach()).double().cpu()
+    if not x.any():
+        return 0.0
+    std, n = float(x.std(correction=0)), x.numel()
+    if len(x.flatten()[:SEEN].unique()) < min(n, DISTINCT) / 2 or abs(float(x.mean())) > SIGMAS * std / n**0.5:
+        return None
+    for axis in range(x.ndim):
+        length = x.shape[axis] - 1
+        pairs = (x.narrow(axis, 0, length) * x.narrow(axis, 1, length)).flatten() / std**2
+        if len(pairs) >= PAIRS and abs(float(pairs.mean())) > SIGMAS / len(pairs) ** 0.5:
+            return None
+    return std
+
+
+def _drawn_bias_std(p: Any, module: Any) -> float | None:
+    """Std of a bias as torch's linear maps draw it, uniform within ±fan_in^-1/2; None of any other, or of one on meta."""
+    if p is not getattr(module, "bias", None) or not isinstance(module, nn.Linear | _ConvNd) or p.is_meta:
+        return None
+    bound = math.prod(module.weight.shape[1:]) ** -0.5
+    x = whole(p.detach()).double()
+    std, rms = bound / 3**0.5, float(x.square().mean().sqrt())
+    constant = not x.any() or (len(x) > 1 and len(x.unique()) == 1)
+    as_torch = bool((x.abs() <= bound).all()) and (len(x) < FEW or abs(rms - std) < std / 2)
+    return std if as_torch and not constant else None
 
 
 def base_init_std(growth: Growth, stds: Mapping[str, float | None]) -> float | None:
@@ -322,3 +405,8 @@ def _notes(
     if wanted:
         said = ", ".join(f"{part} × {x:.4g}" for part, x in wanted.items())
         yield f"the forward pass must carry {said} (relative to the base): set_multipliers_ or multipliers"
+
+
+torch.serialization.add_safe_globals(  # so that torch.load takes a saved scaling without weights_only=False
+    [ModelScaling, Scaling, Growth, Algorithm, OptimizerSpec, Rule, Multipliers, Attention, Branches]
+)

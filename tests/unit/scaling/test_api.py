@@ -1,6 +1,7 @@
 """Laws of the public functions on models of anybody's: published numbers, the base bit for bit, groups, names."""
 
 import copy
+import io
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from support.networks import M, decayed, gpt, groups_of, mlp, train
 from support.runs import first_point
 from torch import nn
 
-from spectral_mup import explain, make_optimizers, param_groups, scale, set_multipliers_
+from spectral_mup import explain, init_, make_optimizers, param_groups, scale, set_multipliers_
 from spectral_mup.scaling.run_scaling import hyperparameters, scale_on_meta
 from spectral_mup.theory.rules import Multipliers, RuleError, UpdateScaling
 
@@ -177,6 +178,49 @@ def test_laws_instead_of_names():
 def test_unknown_names_are_refused_with_those_known(choice, message):
     with pytest.raises(ValueError, match=message):
         scale(mlp(64), mlp(16), **choice)
+
+
+class NotYet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.LazyLinear(3)
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: scale(mlp(64), 16), TypeError, r"^base: 16 is no nn.Module; build one"),
+        (lambda: scale(mlp, mlp(16)), TypeError, r"^model: <function mlp at .* is no nn.Module"),
+        (lambda: scale(mlp(64), mlp(16), wider=128), TypeError, "^wider: 128 is no nn.Module"),
+        (
+            lambda: scale(mlp(64), mlp(16), optimizer=torch.optim.AdamW),
+            TypeError,
+            "^optimizer: AdamW does not .*'adamw'.*derive",
+        ),
+        (
+            lambda: scale(mlp(64), mlp(16), optimizer=torch.optim.SGD([torch.ones(1)])),
+            TypeError,
+            "^optimizer: SGD does not say",
+        ),
+        (lambda: scale(NotYet(), NotYet()), ValueError, "^model: head.weight has no shape yet; run it once"),
+        (lambda: init_(mlp(64).to("meta"), scale(mlp(64), mlp(16))), ValueError, "^model: is on the meta device.*to_empty"),
+    ],
+)
+def test_a_wrong_argument_is_named_in_one_line(make, error, message):
+    with pytest.raises(error, match=message) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("optimizer, rule", [("adamw", "auto"), ("muon", "spectral"), ("lamb", "standard")])
+def test_a_saved_scaling_is_loaded_by_torch_as_it_is(optimizer, rule):
+    scaling, file = scale(gpt(64, 4), gpt(16), optimizer=optimizer, rule=rule, residual_blocks=["blocks."]), io.BytesIO()
+    torch.save({"scaling": scaling}, file)
+    file.seek(0)
+    loaded = torch.load(file)["scaling"]
+    assert dict(loaded) == dict(scaling) and loaded.growths == scaling.growths and loaded.rule == scaling.rule
+    ours, theirs = (make_optimizers(gpt(64, 4), s, lr=0.1) for s in (scaling, loaded))
+    assert [groups_of(o.param_groups) for o in ours] == [groups_of(o.param_groups) for o in theirs]
 
 
 def test_a_rule_that_does_not_cover_the_optimizer():

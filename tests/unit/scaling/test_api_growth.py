@@ -1,5 +1,7 @@
 """Which tensor is what in models of anybody's, how it starts, and what must be refused."""
 
+import copy
+
 import pytest
 import torch
 from support.networks import M, gpt, groups_of, mlp
@@ -21,7 +23,11 @@ def test_weights_have_the_std_of_the_base_times_its_multiplier():
         assert float(p.std()) == pytest.approx(std * m_in, rel=0.05), name
         assert float((p.abs() > 2.5 * p.std()).float().mean()) > 0.005  # normal; what nn.Linear drew has no such tail
     assert float((built["2.weight"].abs() > 2.5 * built["2.weight"].std()).float().mean()) == 0
-    assert all(model.get_parameter(f"{i}.bias").equal(built[f"{i}.bias"]) for i in (0, 2, 4))
+    as_built = copy.deepcopy(model)
+    as_built.load_state_dict(built)
+    init_(as_built, scalings, biases=False, seed=1)
+    assert all(as_built.get_parameter(f"{i}.bias").equal(built[f"{i}.bias"]) for i in (0, 2, 4))
+    assert all(as_built.get_parameter(f"{i}.weight").equal(model.get_parameter(f"{i}.weight")) for i in (0, 2, 4))
     once = {name: p.detach().clone() for name, p in model.named_parameters()}
     init_(model, scale(model, base), seed=1)
     assert all(p.equal(once[name]) for name, p in model.named_parameters())
@@ -66,6 +72,73 @@ def test_std_of_a_base_on_the_meta_device_or_as_given(std, expected):
             assert float(p.std()) == pytest.approx(expected[i] * scalings[f"{i}.weight"].init_std, rel=0.05)
         else:
             assert p.equal(before[f"{i}.weight"])
+
+
+def test_biases_start_alike_at_every_width():
+    """Table 3 of arXiv 2203.03466: their init is that of the base; nn.Linear draws them within ±fan_in^-1/2, which falls."""
+    base, wide = mlp(64), mlp(1024)
+    std = 64**-0.5 / 3**0.5
+    assert float(wide.get_parameter("2.bias").detach().std()) == pytest.approx(std / 4, rel=0.1)
+    scaling = scale(wide, base)
+    init_(wide, scaling, seed=0)
+    assert float(wide.get_parameter("2.bias").detach().std()) == pytest.approx(std, rel=0.1)
+    assert any(note.startswith("biases that torch draws start with the base's std") for note in scaling.notes)
+    convolution = nn.Sequential(nn.Conv1d(64, 512, 3), nn.Conv1d(512, 512, 3))
+    init_(convolution, scale(convolution, nn.Sequential(nn.Conv1d(64, 32, 3), nn.Conv1d(32, 32, 3))), seed=0)
+    assert float(convolution.get_parameter("1.bias").detach().std()) == pytest.approx((3 * 32 * 3) ** -0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.25, -4.6])
+def test_a_bias_that_is_set_stays(value):
+    base, wide = mlp(64), mlp(256)
+    for model in (base, wide):
+        nn.init.constant_(model.get_parameter("2.bias"), value)
+    init_(wide, scale(wide, base), seed=0)
+    assert bool((wide.get_parameter("2.bias") == value).all())
+
+
+def ramp(p: torch.Tensor) -> None:
+    """log 1, … log n along the last axis, in equal rows: A_log of Mamba (arXiv 2312.00752)."""
+    p.copy_(torch.arange(1.0, p.shape[-1] + 1).log().expand_as(p))
+
+
+def sines(p: torch.Tensor) -> None:
+    """Positions of Vaswani et al. 2017."""
+    steps = torch.arange(p.shape[0])[:, None] * 100.0 ** -torch.linspace(0, 1, p.shape[1])
+    p.copy_(steps.sin())
+
+
+class Structured(nn.Module):
+    def __init__(self, width: int, fill) -> None:
+        super().__init__()
+        self.body = nn.Linear(8, width)
+        self.special = nn.Linear(width, width, bias=False)
+        with torch.no_grad():
+            fill(self.special.weight)
+
+
+@pytest.mark.parametrize("fill", [ramp, sines, nn.init.eye_, nn.init.ones_, lambda p: nn.init.uniform_(p, 0, 1)])
+def test_values_that_are_no_sample_stay_as_built_and_are_named(fill):
+    torch.manual_seed(0)
+    model = Structured(128, fill)
+    before = model.special.weight.detach().clone()
+    scaling = scale(model, Structured(32, fill))
+    for std in (None, 0.02, {"hidden": 0.02, "embedding": None}):
+        init_(model, scaling, seed=0, std=std)
+        assert model.special.weight.equal(before)
+    assert any(note.startswith("special.weight: starts at values that are no sample of mean zero") for note in scaling.notes)
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [nn.init.normal_, nn.init.xavier_uniform_, nn.init.orthogonal_, nn.init.trunc_normal_, lambda p: p.copy_(p.bfloat16())],
+)
+@pytest.mark.parametrize("width", [4, 32])
+def test_any_usual_init_is_a_sample(fill, width):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        scaling = scale(Structured(256, fill), Structured(width, fill))
+        assert scaling.base_std["special.weight"] is not None, seed
 
 
 def test_zeros_constants_and_padding_stay():
