@@ -1,11 +1,23 @@
 """Parameters and gradients for tests of optimizers."""
 
+from functools import partial
+
 import torch
 
+from spectral_mup.optim.adopt import ADOPT
+from spectral_mup.optim.lamb import LAMB
+from spectral_mup.optim.muon import Muon
+from spectral_mup.optim.shampoo import Shampoo
+from spectral_mup.optim.soap import SOAP
+from spectral_mup.optim.sophia import Sophia
 from spectral_mup.optim.stacked import UsesSampledLabels
 from spectral_mup.theory.size_laws import SIZE_LAWS, Exponents
 
 MATRICES = [(16, 16), (32, 8), (8, 32), (16, 16), (64, 48)]
+
+ENTRYWISE = {"adopt": ADOPT, "lamb": LAMB, "sophia": Sophia}
+ON_MATRICES = {"muon": Muon, "shampoo": Shampoo, "soap": partial(SOAP, interval=2)}
+ALL = ENTRYWISE | ON_MATRICES
 
 
 def parameters(shapes=MATRICES, seed: int = 0, dtype=torch.float32) -> list[torch.nn.Parameter]:

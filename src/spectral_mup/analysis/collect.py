@@ -1,6 +1,6 @@
 """From run folders to two DataFrames, the only place of the analysis that knows of folders."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection
     return lambda run_ids: pd.DataFrame([row for run in runs if run.run_id in run_ids for row in rows_of(run)])
 
 
+def norms_of(run_ids: Iterable[str], folder: Path) -> pd.DataFrame:
+    """The norms of those runs that are in the folder, with their ids: a row a probed step and module or tensor."""
+    files = {run_id: folder / run_id / "norms.jsonl" for run_id in run_ids}
+    return pd.DataFrame(
+        [{"run_id": run_id} | row for run_id, file in files.items() if file.is_file() for row in read_rows(file)]
+    )
+
+
 def key_of(run: RunConfig, curve: Curve) -> dict[str, Any]:
     """The columns that say of which run a row is, in both tables; `log2_lr` is log2 of what is tuned, lr or not."""
     key = {"run_id": run.run_id, "rule": curve.rule, "width": curve.width, "depth": curve.depth}
@@ -64,6 +72,7 @@ def as_judged(points: pd.DataFrame) -> pd.DataFrame:
     return points.assign(log2_lr=points["value"]) if "value" in points else points
 
 
+KEY = ["run_id", "rule", "width", "depth", "log2_lr", "seed"]  # the columns of `key_of`
 OF_RESULT = ["diverged_step", "tokens", "epochs", "parameters", "precision"]
 OF_RUN = ["run_id", "family", "optimizer", "rule", *AXES, "tuned", "held", "value", "log2_lr", "seed"]
 COLUMNS = [*OF_RUN, "status", "loss", *OF_RESULT]

@@ -84,14 +84,17 @@ def report_joint(
     return format_joint_regret(regret, verdicts[0].tuned if verdicts else LR)
 
 
-def judge_all(points: pd.DataFrame, norms: pd.DataFrame, axis: str, base: int | None, **judging: Any) -> list[Verdict]:
-    """One verdict per rule (`judging`: options of `judge`), with its feature check at the lr nearest the base's optimum."""
+def judge_all(points: pd.DataFrame, norms: pd.DataFrame | None, axis: str, base: int | None, **judging: Any) -> list[Verdict]:
+    """One verdict per rule (`judging`: options of `judge`), with its feature check at the lr nearest the base's optimum.
+
+    `norms` None: none are to be judged.
+    """
     verdicts = []
     for label, part in by_rule(points).items():
         v = judge(part, axis, base, label=label, **judging)
         tuned = str(part["tuned"].iloc[0]) if "tuned" in part else LR
         v = replace(v, tuned=tuned, reason=named(v.reason, tuned))
-        if axis not in OF_MODELS:
+        if axis not in OF_MODELS or norms is None:
             verdicts.append(v)
             continue
         near = judged_near(part, v.finished, v.base)
@@ -132,7 +135,12 @@ def norms_to_judge(
 
 
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:
-    """The table for the screen: plain text, one line per rule, then what the numbers alone do not say.
+    """The table for the screen: plain text, one line per rule, then what the numbers alone do not say."""
+    return "\n".join([*aligned(table_of(verdicts)), *notes_on(verdicts)])
+
+
+def table_of(verdicts: Sequence[Verdict]) -> list[list[str]]:
+    """Cells of the table, the head first, a row per rule.
 
     log2 lr* is the optimum, '<' or '>' where it is not bracketed on that side; 'none' where nothing finished.
     """
@@ -143,14 +151,22 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
     for v in verdicts:
         optima = [v.optima.get(s) for s in sizes]
         cells.append([v.rule, *verdict_cells(v), v.basis or "-", *map(best_lr, optima), *map(best_loss, optima)])
-    lines = aligned(cells)
+    return cells
+
+
+def notes_on(verdicts: Sequence[Verdict]) -> list[str]:
+    """Lines that say what the numbers in the table mean, and what they alone do not say."""
+    axis, tuned = verdicts[0].axis, verdicts[0].tuned
+    of_axis, best = axis.replace("_", " "), "lr*" if tuned == LR else "best"
     about = named(f"log2 of the best learning rate. Regret: cost of the lr tuned at {of_axis} {verdicts[0].base}", tuned)
-    lines.append(f"{best}: {about}.")
+    lines = [f"{best}: {about}."]
     lines += [LOOKS] if verdicts[0].alpha < 0.05 else []
     lines += [ONE_SEED] if any(v.basis.startswith("1 ") for v in verdicts) else []
     for v in verdicts:
         runs = ", ".join(f"{n} {status}" for status, n in v.counts.items() if n)
-        larger = f"; {LARGER[axis]} is {'' if v.larger_is_better else 'NOT always '}better" * (v.larger_is_better is not None)
+        larger = f"; {LARGER.get(axis, f'a larger {of_axis}')} is {'' if v.larger_is_better else 'NOT always '}better" * (
+            v.larger_is_better is not None
+        )
         lines.append(f"{v.rule}: {runs}{larger}")
         if v.features is not None:
             at = f" (step {v.features.step}, log2 {tuned} {v.features.log2_lr:g})" if v.features.log2_lr is not None else ""
@@ -158,7 +174,7 @@ def format_verdicts(verdicts: Sequence[Verdict]) -> str:
             drifting = first_of(v.features.failed_updates)
             lines += [f"  update norms that drift: {drifting}"] if drifting else []
         lines += [f"  undecided: {v.reason}"] if v.reason else []
-    return "\n".join(lines)
+    return lines
 
 
 def aligned(cells: Sequence[Sequence[str]]) -> list[str]:

@@ -21,7 +21,9 @@ from spectral_mup.runs.run_config import AXES
 # fields of Verdict, Optimum and FeatureCheck as verdicts.json has them
 OF_VERDICT = "rule axis base verdict reason tolerance regret_limit alpha basis larger_is_better counts tuned".split()
 OF_OPTIMUM = "log2_lr lo hi loss curvature skew".split()
+FEATURES = "quantity name kind step slope lo hi limit verdict n_sizes n_seeds judged rule".split()  # of features.csv
 OF_FEATURES = "passed summary failed failed_updates indicative log2_lr step".split()
+ABOUT = "name command commit train_hours".split()  # of those on top
 NESTED = {  # its entries that hold several fields of Verdict
     "slope": {"estimate": "slope", "lo": "slope_lo", "hi": "slope_hi"},
     "regret": {"estimate": "regret", "lo": "regret_lo", "hi": "regret_hi", "at_least": "regret_at_least"},
@@ -95,10 +97,7 @@ def printed_labels(sweeps: Sequence[Results]) -> list[str]:
 def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> None:
     """Write curves.csv, optima.csv, features.csv, and verdicts.json with `about` on top; undefined numbers are null there."""
     write_csv(points, folder / "curves.csv")
-    write_csv(
-        pd.DataFrame([_optimum_row(v, size, o) | {"tuned": v.tuned} for v in verdicts for size, o in v.optima.items()]),
-        folder / "optima.csv",
-    )
+    write_csv(optima_table(verdicts), folder / "optima.csv")
     tables = [v.features.table.assign(rule=v.rule) for v in verdicts if v.features is not None]
     if tables:
         write_csv(pd.concat(tables, ignore_index=True), folder / "features.csv")
@@ -107,27 +106,65 @@ def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict
     (folder / "verdicts.json").write_text(text, "utf-8")
 
 
+def optima_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """A row a rule and size: OF_OPTIMUM, the best lr tested and its loss, seeds, and on which sides it is open."""
+    return pd.DataFrame([_optimum_row(v, size, o) | {"tuned": v.tuned} for v in verdicts for size, o in v.optima.items()])
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
+    """A row a rule: the fields of its Verdict that are single numbers or words, and its runs by status."""
+    nested = [name for fields in NESTED.values() for name in fields.values()]
+    head = ["rule", "axis", "base", "verdict", *nested]
+    fields = [*head, *(name for name in OF_VERDICT if name not in (*head, "counts", "reason"))]
+    return pd.DataFrame([{n: getattr(v, n) for n in fields} | v.counts | {"reason": v.reason} for v in verdicts])
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What is in a folder of results."""
+
+    about: Mapping[str, Any]  # on top of verdicts.json
+    runs: pd.DataFrame  # curves.csv
+    features: pd.DataFrame  # features.csv; empty where no features were judged
+    verdicts: list[Verdict]  # named as in verdicts.json
+    parts: list[pd.DataFrame]  # the points of each, as they were judged
+
+
 def read_results(folder: Path) -> list[Results]:
-    """Read verdicts.json and curves.csv: one Results an optimizer, in the order of the verdicts.
+    """Read a folder's results: one Results an optimizer, in the order of the verdicts. Raises ResultsError."""
+    written = read_folder(folder)
+    found: dict[str, tuple[list[pd.DataFrame], list[Verdict]]] = {}  # by optimizer
+    for v, part in zip(written.verdicts, written.parts, strict=True):
+        points, verdicts = found.setdefault(str(part["optimizer"].iloc[0]), ([], []))
+        points.append(part)
+        verdicts.append(replace(v, rule=str(part["rule"].iloc[0])))
+    runs = {optimizer: pd.concat(points, ignore_index=True) for optimizer, (points, _) in found.items()}
+    return [
+        Results(folder, optimizer=o, points=runs[o], verdicts=verdicts, **written.about) for o, (_, verdicts) in found.items()
+    ]
+
+
+def read_folder(folder: Path) -> Written:
+    """Read verdicts.json, curves.csv and features.csv.
 
     Numbers are those that were judged then, nothing is judged again; curves are made anew from the points. Raises ResultsError.
     """
     path = folder / "verdicts.json"
     again = f"write it again with python analyze.py and the sweep's overrides, or move {folder} away"
-    found: dict[str, tuple[list[pd.DataFrame], list[Verdict]]] = {}  # by optimizer
     try:
         content = json.loads(path.read_text("utf-8"))
         path = folder / "curves.csv"
-        parts = by_rule(as_judged(pd.read_csv(path)))
+        runs = pd.read_csv(path)
+        of_rule = by_rule(as_judged(runs))
+        path = folder / "features.csv"
+        features = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=FEATURES)
         path = folder / "verdicts.json"
-        for row in content["verdicts"]:
-            if (part := parts.get(row["rule"])) is None:
-                raise ResultsError(f"{folder}: curves.csv has no rule '{row['rule']}' of verdicts.json; {again}")
-            points, verdicts = found.setdefault(str(part["optimizer"].iloc[0]), ([], []))
-            points.append(part)
-            verdicts.append(replace(_verdict(row, part), rule=str(part["rule"].iloc[0])))
-        about = content["command"], content["commit"], content.get("train_hours")
-        name = content["name"]
+        if absent := [row["rule"] for row in content["verdicts"] if row["rule"] not in of_rule]:
+            raise ResultsError(f"{folder}: curves.csv has no rule '{absent[0]}' of verdicts.json; {again}")
+        parts = [of_rule[row["rule"]] for row in content["verdicts"]]
+        verdicts = [_verdict(row, part) for row, part in zip(content["verdicts"], parts, strict=True)]
+        about = {"train_hours": None} | content
+        return Written({name: about[name] for name in ABOUT}, runs, features, verdicts, parts)
     except FileNotFoundError:
         raise ResultsError(f"{path}: does not exist; {again}") from None
     except ResultsError:
@@ -135,8 +172,6 @@ def read_results(folder: Path) -> list[Results]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON, UTF-8, pandas, or a missing entry
         what = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ResultsError(f"{path}: damaged ({what}); {again}") from None
-    runs = {optimizer: pd.concat(points, ignore_index=True) for optimizer, (points, _) in found.items()}
-    return [Results(folder, name, o, *about, runs[o], verdicts) for o, (_, verdicts) in found.items()]
 
 
 def _optimum_row(v: Verdict, size: int, o: Optimum | None) -> dict[str, Any]:

@@ -121,6 +121,10 @@ class Context:
     def analyze_command(self) -> str:
         return command(self.program.format("analyze"), self.argv)
 
+    def next_lines(self) -> list[str]:
+        """What to do once all is trained."""
+        return [f"Next: {self.analyze_command()}"]
+
     def confirmed(self, question: str) -> bool:
         """Whether the user agrees: yes=true, or y on a terminal."""
         if self.config.yes:

@@ -25,7 +25,7 @@ from typing import Any
 from spectral_mup.cluster.failure_causes import DEVICE_MEMORY, classify_traceback
 from spectral_mup.cluster.placement import Machine, Placement
 from spectral_mup.cluster.progress import ENDS, Event
-from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, work
+from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, Worker, work
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
@@ -69,6 +69,37 @@ def run_local(
     finally:
         pool.close(patience if stop() else None)
     return pool.failed
+
+
+def run_here(
+    config: Config,
+    todo: Callable[[], list[RunConfig]],
+    on_event: Callable[[Event], None],
+    stop: Callable[[], bool] = lambda: False,
+    machine: Machine | None = None,
+) -> dict[str, str]:
+    """As run_local, but train one run at a time in this process, which alone has functions that a notebook defines."""
+    import torch
+
+    from spectral_mup.training.distributed import SINGLE_PROCESS
+
+    threads = torch.get_num_threads()
+    worker, failed, done = Worker.start(config), {}, False
+    try:
+        while waiting := [] if stop() else [run for run in todo() if run.run_id not in failed]:
+            event = worker.execute(waiting[0], stop, on_event, SINGLE_PROCESS)
+            on_event(event)
+            done |= event.kind == "done"
+            if event.kind == "failed":
+                failed[event.run.run_id] = event.payload["error"]
+            elif event.kind == "claimed":
+                time.sleep(CLAIMED_RETRY_SECONDS)
+            if not done and len(failed) >= MAX_FIRST_FAILURES:
+                break
+    finally:
+        worker.tracker.close()
+        torch.set_num_threads(threads)
+    return failed
 
 
 class WorkerPool:

@@ -1,12 +1,15 @@
 """What an optimizer is to the framework: which algorithm trains each kind of tensor, and how its update scales."""
 
+import contextlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from spectral_mup.config.parse import parse
-from spectral_mup.config.presets import read_preset
+from spectral_mup.config.presets import options, read_preset
 from spectral_mup.config.schema import OptimizerConfig, RuleConfig
+from spectral_mup.errors import ConfigError
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.theory.rules import Exponents, Rule, UpdateScaling
 
@@ -35,6 +38,29 @@ class Algorithm:
     def update(self) -> UpdateScaling:
         """What a rule must know of it."""
         return UpdateScaling(self.name, self.update_norm or {}, self.eps_law)
+
+    def load(self) -> Callable[..., Any]:
+        """What builds it from (groups, lr=…). Raises ConfigError where that is not known, or its import path leads nowhere."""
+        if self.target is None:
+            raise ConfigError(
+                f"optimizer {self.name}: only its scaling is known, not its class; build it from param_groups(model, scaling)"
+            )
+        if not isinstance(self.target, str):
+            return self.target
+        try:
+            return pkgutil.resolve_name(self.target)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(
+                f"optimizer.algorithms.{self.name}.target={self.target}: cannot be imported ({type(error).__name__}: {error}); "
+                "give the import path of an optimizer, as torch.optim.AdamW"
+            ) from error
+
+    def attribute(self, name: str) -> Any:
+        """An attribute of its class; None where it has none, or the class cannot be imported."""
+        with contextlib.suppress(ConfigError):
+            make = self.load()
+            return getattr(getattr(make, "func", make), name, None)  # func: of functools.partial
+        return None
 
 
 @dataclass(frozen=True)
@@ -75,6 +101,8 @@ def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScalin
             fix = "measure one with spectral_mup.derive and pass that"
             raise ValueError(f"optimizer={optimizer!r}: it declares no size law; {fix}")
         return spec
+    if not isinstance(optimizer, UpdateScaling | Mapping):
+        raise ValueError(_no_optimizer(optimizer))
     scalings = dict.fromkeys(KINDS, optimizer) if isinstance(optimizer, UpdateScaling) else dict(optimizer)
     for kind in KINDS:
         if not isinstance(scalings.get(kind), UpdateScaling):
@@ -84,8 +112,20 @@ def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScalin
     return OptimizerSpec(" + ".join(dict.fromkeys(a.name for a in by_kind.values())), by_kind)
 
 
+def _no_optimizer(given: Any) -> str:
+    """What to give in place of an optimizer's class, or of the optimizer itself."""
+    known = options("optimizer")
+    name = getattr(given, "__name__", type(given).__name__).lower()
+    said = name if name in known else f"one of {', '.join(known)}"
+    return f"optimizer={given!r}: give its name, {said}; an UpdateScaling; or what derive(…) measures of a class".replace(
+        "\n", " "
+    )
+
+
 def resolve_rule(rule: str | Rule) -> Rule:
     """From a name of conf/rule; a Rule stays as it is. Raises ValueError on an unknown name."""
+    if not isinstance(rule, Rule | str):
+        raise ValueError(f"rule={rule!r}: give the name of one, as in rule='spectral', or a spectral_mup.theory.rules.Rule")
     return rule if isinstance(rule, Rule) else rule_of(rule, parse(RuleConfig, read_preset("rule", rule), f"rule.{rule}"))
 
 

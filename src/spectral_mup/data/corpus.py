@@ -52,7 +52,7 @@ def load_data(source: str, path: str | None, vocab_size: int | None, target: str
     return OwnBatches(str(target), make, vocab_size, digest)
 
 
-def load(source: str, path: str | None, vocab_size: int | None) -> Corpus:
+def load(source: str, path: str | None = None, vocab_size: int | None = None) -> Corpus:
     """Read a corpus; the arguments are the config's `data.source` (a key of SOURCES or an import path), `path`, `vocab_size`.
 
     Token files and a single text file are mapped, not read. Raises DataError, one line with the config key and the fix, for

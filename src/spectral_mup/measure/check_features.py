@@ -1,9 +1,11 @@
 """The feature check on models of one's own: train some steps at several widths, and see whether features move alike."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -19,14 +21,17 @@ from spectral_mup.scaling.scale import choose_rule, scale
 from spectral_mup.theory.rules import Rule
 from spectral_mup.training.probe import Probe
 from spectral_mup.training.trainer import Batch, SampledLoss, Trainer, own_loss
-from spectral_mup.util.text import table
+from spectral_mup.util.text import html_table, table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PASSED, CHECK_FAILED = 0, 5  # exit codes, as those of analyze.py --check
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FeatureVerdict:
-    """Slopes of every module's features against width under a rule and under a control that should fail.
+    """Slopes of every module's features against width under a rule and under a control that should fail. Prints as a table.
 
     passed          all modules within their limit; neither undecided nor failed
     control_failed  the control failed or diverged: without that the check was too weak to tell
@@ -40,6 +45,7 @@ class FeatureVerdict:
 
     @property
     def passed(self) -> bool:
+        """Whether every module is within its limit, and none undecided."""
         return self.check.passed is True
 
     @property
@@ -50,27 +56,65 @@ class FeatureVerdict:
     @property
     def text(self) -> str:
         """A line a module: slope of log2 RMS of its features' change on log2 width, its 95 % interval, verdict, control."""
+        return "\n".join([*table(self._cells), *self._notes])
+
+    def __str__(self) -> str:
+        return self.text
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(self._cells, self._notes)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row a module: name, kind, slope, lo, hi, limit, verdict, and with a control its slope and verdict."""
+        columns = ["name", "kind", "slope", "lo", "hi", "limit", "verdict"]
+        frame = pd.DataFrame(_judged(self.check), columns=columns)
+        if self.control_check is None:
+            return frame
+        control = pd.DataFrame(_judged(self.control_check), columns=["name", "slope", "verdict"])
+        return frame.merge(control, on="name", how="left", suffixes=("", "_of_control"))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the features under the rule into `ax` and return it: see `plot_features`."""
+        return plot_features(self, ax)
+
+    @property
+    def _cells(self) -> list[list[str]]:
         control = {} if self.control_check is None else {r["name"]: r for r in _judged(self.control_check)}
         cells = [["features of", "kind", self.rule, "[95 %]", "limit", "verdict", *([self.control] if self.control else [])]]
         for r in _judged(self.check):
             cell = [r["name"], r["kind"], f"{r['slope']:+.2f}", f"[{r['lo']:+.2f}, {r['hi']:+.2f}]", f"±{r['limit']:.2f}"]
             other = control.get(r["name"])
             cells.append([*cell, r["verdict"], *([f"{other['slope']:+.2f}" if other else "–"] if self.control else [])])
-        lines = table(cells)
-        lines += [f"{self.rule}: {self.check.summary}"]
-        if self.control:
-            said = (
-                "failed, as it should" if self.control_failed else "did not fail: a larger lr or wider models would tell more"
-            )
-            lines += [f"control {self.control}: {said}"]
-        return "\n".join(lines)
+        return cells
 
-    def __str__(self) -> str:
-        return self.text
+    @property
+    def _notes(self) -> list[str]:
+        failed = "failed, as it should" if self.control_failed else "did not fail: a larger lr or wider models would tell more"
+        return [f"{self.rule}: {self.check.summary}", *([f"control {self.control}: {failed}"] if self.control else [])]
 
 
 def _judged(check: FeatureCheck) -> list[dict[str, Any]]:
     return [r for r in check.table.to_dict("records") if r["judged"] and r["quantity"] == "feature"]
+
+
+def plot_features(check: FeatureVerdict | FeatureCheck, ax: Axes | None = None) -> Axes:
+    """Draw the change of features against width, a line a module relative to the smallest width, into `ax`, and return it.
+
+    `check` is what `check_features` returned; of its control, `check.control_check`. The legend has the slopes; the band is
+    that of hidden modules that pass, dotted that of embedding and readout. Without `ax`, axes of a new figure. Raises
+    ValueError for anything else.
+    """
+    from spectral_mup.analysis.figures.feature_norms import draw_features  # matplotlib: only where something is drawn
+    from spectral_mup.analysis.figures.style import new_axes
+
+    of_rule = check.check if isinstance(check, FeatureVerdict) else check
+    if not isinstance(of_rule, FeatureCheck):
+        raise ValueError(f"check: a {type(check).__name__}; give what check_features returned")
+    ax = new_axes() if ax is None else ax
+    draw_features(ax, of_rule)
+    return ax
 
 
 def check_features(

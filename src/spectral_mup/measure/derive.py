@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from spectral_mup import data
 from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_rule
-from spectral_mup.measure.directions import LadderModel, measure_directions
+from spectral_mup.measure.directions import DeriveError, LadderModel, measure_directions
 from spectral_mup.measure.size_law_fit import SizeLaw, size_laws
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling.forward_multipliers import set_multipliers_
@@ -62,10 +62,14 @@ def derive(
     update        size of every step, as a share of the weight's norm in the base
 
     Every update is rescaled to what the spectral condition asks (arXiv 2310.17813, directions.py), so no lr need be known.
-    Slopes are of the steps from 8 on. ε is not measured: give `eps` to param_groups where it is not tiny.
+    Slopes are of the steps from 8 on. One run with a larger init tells laws apart that agree under the ladder's; where several
+    fit all the same, all are named (`measured.also`). ε is not measured: give `eps` to param_groups where it is not tiny.
     Raises DeriveError on a ladder from which nothing can be learned and on an optimizer whose step fails; ValueError where
     sampled labels are needed and `sampled_loss` is missing.
     """
+    if not callable(optimizer):
+        given = repr(optimizer).replace("\n", " ")
+        raise DeriveError(f"optimizer={given}: give its class, or any function of (groups, lr=...), as torch.optim.AdamW")
     name = getattr(optimizer, "__name__", getattr(getattr(optimizer, "func", None), "__name__", type(optimizer).__name__))
     unknown = OptimizerSpec(name, dict.fromkeys(KINDS, Algorithm(name, optimizer)))
 

@@ -24,6 +24,7 @@ from spectral_mup.training.trainer import Trainer
 
 FIRST_LR = 2.0**-10  # of the first step, before any direction is known; it only decides how well the step is rounded
 LOSS_SCALE = 16.0
+INIT_SCALE = 8.0  # at 2 what Adam does elsewhere in training looks like half a power of the weights
 
 
 class DeriveError(ValueError):
@@ -78,22 +79,26 @@ def measure_directions(
     update: float,
     on_run: Callable[[int, int, float], None] = lambda done, total, seconds: None,
 ) -> list[dict[str, Any]]:
-    """Rows {width, seed, loss_scale, step, tensor, kind, label, algorithm, ratios, direction, lr}, one per step and tensor.
+    """Rows {width, seed, loss_scale, init_scale, step, tensor, kind, label, algorithm, ratios, direction, lr}, one per step and
+    tensor.
 
     direction is ‖U‖₂, lr what makes the wanted update of it; label says how the tensor grows, as 'hidden (m, m)'; ratios are
-    the quantities that size laws are written in. One more run at the base width, its loss × 16, shows whether U follows the
-    size of the gradient. on_run sees (widths done, their sum, seconds so far). Raises DeriveError.
+    the quantities that size laws are written in. Two more runs at the base width, one with its loss × 16 and one with all but
+    its vectors × 8, show whether U follows the size of the gradient and that of the weight: a ladder has one init, under which
+    laws can agree that differ under another. The last has no rows of what it did not scale, nor any where it is not finite.
+    on_run sees (widths done, their sum, seconds so far). Raises DeriveError.
     """
     check_ladder({model.width: model.scaling.growths for model in ladder})
     labels = {name: _label(growth) for name, growth in ladder[-1].scaling.growths.items()}
-    runs = [(model, seed, 1.0) for seed in seeds for model in ladder] + [(ladder[0], seeds[0], LOSS_SCALE)]
+    runs = [(model, seed, 1.0, 1.0) for seed in seeds for model in ladder]
+    runs += [(ladder[0], seeds[0], LOSS_SCALE, 1.0), (ladder[0], seeds[0], 1.0, INIT_SCALE)]
     total, base_norms, rows, start = sum(model.width for model, *_ in runs), {}, [], time.monotonic()
     done = 0
-    for model, seed, loss_scale in runs:
+    for model, seed, loss_scale, init_scale in runs:
         if seed not in base_norms:  # the base comes first
-            base_norms[seed] = _weight_norms(ladder[0].trainer(seed, 1.0).model)
+            base_norms[seed] = _weight_norms(ladder[0].trainer(seed, 1.0).model, ladder[0].scaling.growths)
         wanted = {name: update * norm * _target(model.scaling, name) for name, norm in base_norms[seed].items()}
-        rows += [row | {"label": labels[row["tensor"]]} for row in _train(model, seed, steps, wanted, loss_scale)]
+        rows += [row | {"label": labels[row["tensor"]]} for row in _train(model, seed, steps, wanted, loss_scale, init_scale)]
         done += model.width
         on_run(done, total, time.monotonic() - start)
     return rows
@@ -105,13 +110,11 @@ def _label(growth: Growth) -> str:
 
 
 @torch.no_grad()
-def _weight_norms(model: nn.Module) -> dict[str, float]:
+def _weight_norms(model: nn.Module, growths: Mapping[str, Growth]) -> dict[str, float]:
     """‖W‖₂ by name; a vector as if its entries were 1, a zero matrix as if they had std fan_in^-1/2."""
-    norms = {}
-    for name, p in named_parameters(model).items():
-        norm = spectral_norms([_matrix(p.detach())])[0] if p.ndim > 1 else 0.0
-        norms[name] = norm or (p.numel() ** 0.5 if p.ndim < 2 else 1.0)
-    return norms
+    found = named_parameters(model)
+    norms = norms_by_name({name: p.detach() for name, p in found.items()}, growths)
+    return {name: p.numel() ** 0.5 if p.ndim < 2 else norms[name] or 1.0 for name, p in found.items()}
 
 
 def _target(scaling: ModelScaling, name: str) -> float:
@@ -120,22 +123,32 @@ def _target(scaling: ModelScaling, name: str) -> float:
     return (growth.m_out / growth.m_in) ** 0.5 / scaling.multipliers.of(growth)
 
 
-def _train(model: LadderModel, seed: int, steps: int, wanted: Mapping[str, float], loss_scale: float) -> list[dict[str, Any]]:
+def _train(
+    model: LadderModel, seed: int, steps: int, wanted: Mapping[str, float], loss_scale: float, init_scale: float
+) -> list[dict[str, Any]]:
     trainer, scaling = model.trainer(seed, loss_scale), model.scaling
-    rescaled = RescaledUpdates(trainer, wanted)
+    named = named_parameters(trainer.model)
+    scaled = [name for name, p in named.items() if p.ndim > 1 and bool(p.any())] if init_scale != 1 else []
+    with torch.no_grad():
+        for name in scaled:
+            named[name].mul_(init_scale)
+    rescaled = RescaledUpdates(trainer, wanted, scaling.growths)
     rows = []
     for step in range(1, steps + 1):
         loss = trainer.step(rescaled)
         directions = rescaled.directions
-        if not all(d < float("inf") for d in directions.values()) or not bool(loss.isfinite()):
+        finite = bool(loss.isfinite()) and all(d < float("inf") for d in directions.values())
+        if not finite and init_scale != 1:
+            return []
+        if not finite:
             raise DeriveError(f"width {model.width}, step {step}: the loss or an update is not finite; lower update")
         for name, norm in directions.items():
             growth = scaling.growths[name]
-            if growth.kind == "fixed":
+            if growth.kind == "fixed" or init_scale != 1 and name not in scaled:
                 continue
             ratios = growth.ratios() | {"c": scaling.multipliers.of(growth), "a": 1.0, "s": scaling[name].init_std}
-            row = {"width": model.width, "seed": seed, "loss_scale": loss_scale, "step": step, "tensor": name}
-            row |= {"kind": growth.kind, "algorithm": scaling.algorithm[name], "ratios": ratios}
+            row = {"width": model.width, "seed": seed, "loss_scale": loss_scale, "init_scale": init_scale, "step": step}
+            row |= {"tensor": name, "kind": growth.kind, "algorithm": scaling.algorithm[name], "ratios": ratios}
             rows.append(row | {"direction": norm, "lr": wanted[name] / norm})
     return rows
 
@@ -144,8 +157,8 @@ class RescaledUpdates(AbstractContextManager["RescaledUpdates"]):
     """Surround the optimizers' part of a step: give every update its wanted norm, set the lrs to what would have done so, and
     keep ‖U‖₂ by name in `directions`."""
 
-    def __init__(self, trainer: Trainer, wanted: Mapping[str, float]) -> None:
-        self.trainer, self.wanted = trainer, wanted
+    def __init__(self, trainer: Trainer, wanted: Mapping[str, float], growths: Mapping[str, Growth]) -> None:
+        self.trainer, self.wanted, self.growths = trainer, wanted, growths
         self.parameters = {name: p for name, p in named_parameters(trainer.model).items() if p.requires_grad}
         self.directions: dict[str, float] = {}
         self._before: dict[str, Tensor] = {}
@@ -171,8 +184,7 @@ class RescaledUpdates(AbstractContextManager["RescaledUpdates"]):
     @torch.no_grad()
     def _rescale(self) -> None:
         updates = {name: p.detach() - self._before[name] for name, p in self.parameters.items()}
-        norms = spectral_norms([_matrix(u) for u in updates.values()])
-        moved = {name: norm for name, norm in zip(updates, norms, strict=True) if norm > 0}
+        moved = {name: norm for name, norm in norms_by_name(updates, self.growths).items() if norm > 0}
         self.directions = {}
         for group, names in self._groups:
             in_group = [name for name in names if name in moved]
@@ -184,5 +196,16 @@ class RescaledUpdates(AbstractContextManager["RescaledUpdates"]):
                 group["base_lr"] = float(ratios.log().mean().exp())
 
 
-def _matrix(t: Tensor) -> Tensor:
-    return t.flatten(1) if t.ndim > 1 else t[:, None]
+def norms_by_name(tensors: Mapping[str, Tensor], growths: Mapping[str, Growth]) -> dict[str, float]:
+    """‖·‖₂ by name; of a stack of matrices (experts) the largest."""
+    matrices = {name: _matrices(t, growths[name]) for name, t in tensors.items()}
+    norms = iter(spectral_norms([m for of_one in matrices.values() for m in of_one]))
+    return {name: max(next(norms) for _ in of_one) for name, of_one in matrices.items()}
+
+
+def _matrices(t: Tensor, growth: Growth) -> Tensor:
+    """(matrices, out, in): one, (out, rest), unless the last two dimensions are the linear map."""
+    if t.ndim < 2:
+        return t.reshape(1, -1, 1)
+    stacked = t.ndim > 2 and sorted(t.shape[-2:]) == sorted(growth.shape)
+    return t.flatten(0, -3) if stacked else t.flatten(1)[None]

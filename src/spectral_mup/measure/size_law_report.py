@@ -27,15 +27,16 @@ def lr_exponent(c: ClassSlope, slope: float) -> float:
 def format_size_laws(laws: Sequence[SizeLaw]) -> str:
     """A paragraph per algorithm: its law, or that none fits; one line per class; what was rejected and why."""
     lines = [
-        "slope: of log2 ‖direction‖₂ on log2 width; first, last: at the first and last step judged; in loss: exponent in the",
-        "size of the loss, 0 for scale-free directions, 1 for the raw gradient; lr ×: the rule that follows, m the width ratio",
+        "slope: of log2 ‖direction‖₂ on log2 width; first, last: at the first and last step judged; in loss, in init: exponent",
+        "in the size of the loss, 1 for the raw gradient, and in that of the weights, 1 for their norm, 0 for other scale-free",
+        "directions; lr ×: the rule that follows, m the width ratio",
     ]
     for law in laws:
         lines += [f"{law.algorithm}: {' or '.join([law.law or 'none: measured exponents', *law.also])}"]
-        cells = [["tensors", "slope [95 %]", "law", "first", "last", "in loss", "lr ×"]]
+        cells = [["tensors", "slope [95 %]", "law", "first", "last", "in loss", "in init", "lr ×"]]
         for c in law.classes:
             slope = f"{c.slope:+.2f} [{c.lo:+.2f}, {c.hi:+.2f}]" + ("" if c.judged else " *")
-            steps = [f"{x:+.2f}" for x in (c.first, c.last, c.gradient)]
+            steps = [f"{x:+.2f}" if math.isfinite(x) else "–" for x in (c.first, c.last, c.gradient, c.weight)]
             power = round(lr_exponent(c, law.predicted(c) if law.law else c.slope), 2) + 0.0
             lr = f"m^{power:g}" if power else "1"
             cells.append([c.label, slope, f"{law.predicted(c):+.2f}" if law.law else "–", *steps, lr])

@@ -19,10 +19,13 @@ class Muon(StackedOptimizer):
     def __init__(
         self, params, lr=0.02, weight_decay=0.0, momentum=0.95, nesterov=True, ns_steps=5, eps=1e-7, dtype="float32"
     ) -> None:
-        if dtype not in ("float32", "bfloat16", "float64"):
-            raise ValueError(f"Muon: dtype is float32, bfloat16 or float64, not '{dtype}'")
         defaults = dict(lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov)
         super().__init__(params, defaults | dict(ns_steps=ns_steps, eps=eps, dtype=dtype))
+
+    def check(self, group: Group) -> None:
+        super().check(group)
+        self.check_option(group, "dtype", "float32, bfloat16 or float64", ("float32", "bfloat16", "float64").__contains__)
+        self.check_option(group, "ns_steps", "at least 1", lambda x: x >= 1)
 
     def init_state(self, weight: Tensor, group: Group) -> State:
         return {"momentum_buffer": torch.zeros_like(weight)}

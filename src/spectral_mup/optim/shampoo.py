@@ -25,14 +25,14 @@ class Shampoo(StackedOptimizer):
     def __init__(
         self, params, lr=0.02, weight_decay=0.0, betas=(0.9, 0.95), eps=1e-6, accumulate="ema", interval=1, grafting="none"
     ) -> None:
-        if accumulate not in ("ema", "sum"):
-            raise ValueError(f"Shampoo: accumulate is ema or sum, not '{accumulate}'")
-        if grafting not in ("none", "adam"):
-            raise ValueError(f"Shampoo: grafting is none or adam, not '{grafting}'")
-        if interval < 1:
-            raise ValueError(f"Shampoo: interval is at least 1, not {interval}")
         defaults = dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps)
         super().__init__(params, defaults | dict(accumulate=accumulate, interval=interval, grafting=grafting))
+
+    def check(self, group: Group) -> None:
+        super().check(group)
+        self.check_option(group, "accumulate", "ema or sum", ("ema", "sum").__contains__)
+        self.check_option(group, "grafting", "none or adam", ("none", "adam").__contains__)
+        self.check_option(group, "interval", "at least 1", lambda x: x >= 1)
 
     def init_state(self, weight: Tensor, group: Group) -> State:
         n, fan_out, fan_in = weight.shape

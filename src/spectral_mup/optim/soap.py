@@ -19,9 +19,11 @@ class SOAP(StackedOptimizer):
     capturable = True
 
     def __init__(self, params, lr=3e-3, weight_decay=0.0, betas=(0.95, 0.95), eps=1e-8, interval=10) -> None:
-        if interval < 1:
-            raise ValueError(f"SOAP: interval is at least 1, not {interval}")
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, betas=betas, eps=eps, interval=interval))
+
+    def check(self, group: Group) -> None:
+        super().check(group)
+        self.check_option(group, "interval", "at least 1", lambda x: x >= 1)
 
     def init_state(self, weight: Tensor, group: Group) -> State:
         n, fan_out, fan_in = weight.shape

@@ -1,8 +1,10 @@
 """The one step that all optimizers of this package share.
 
-Parameters of equal shape are stacked to (n, *shape); `direction` maps the stacked gradient to the stacked direction U; one
-place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state` and `direction`. With `numbers` and
-`steady` it says what changes from step to step, so that a step can be captured once as a CUDA graph and replayed.
+Parameters of equal shape, dtype and device are stacked to (n, *shape), 16-bit ones in float32; `direction` maps the stacked
+gradient to the stacked direction U; one place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state`
+and `direction`. With `numbers` and `steady` it says what changes from step to step, so that a step can be captured once as a
+CUDA graph and replayed. Where an optimizer acts on matrices, `direction` sees (N, out, in) whatever a parameter is to torch:
+parts of a fused projection, heads, experts and convolutions too (matrices.py).
 Parameters that are sharded over processes (DTensors, as FSDP2 makes them) are gathered: every process computes the whole
 direction and keeps the whole state.
 """
@@ -12,6 +14,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from spectral_mup.optim.matrices import MatrixView, matrix_view
+from spectral_mup.optim.schedules import ScheduleWatch
 
 Group = dict[str, Any]  # one of torch's param_groups
 Number = float | Tensor  # a 0-dim tensor where a step is captured as a CUDA graph
@@ -37,8 +42,9 @@ class UsesSampledLabels(Protocol):
 
 
 class Stack(NamedTuple):
-    """Parameters of one group, shape and age, all with gradients; every tensor here has the leading axis n = len(params).
+    """Parameters of one group, shape, dtype, device and age, all with gradients; tensors have the leading axis n = len(params).
 
+    Weight, gradient and state of 16-bit parameters are float32: an average that moves by 1 − β a step stands still in theirs.
     Weight and gradient may lie in the parameters' own memory: read them only.
     """
 
@@ -48,6 +54,18 @@ class Stack(NamedTuple):
     gradient: Tensor
     state: State
     step: int  # steps that these parameters took so far
+    view: MatrixView | None = None  # None: their matrices are read as they are
+
+    def parts(self) -> "Iterator[tuple[str, Stack]]":
+        """Its matrices, one stack for each size of them, and the suffix of their state's names; itself if they are plain."""
+        if self.view is None:
+            yield "", self
+            return
+        gradients = self.view.take(self.gradient)
+        for suffix, weight in self.view.take(self.weight).items():
+            names = [name for name in self.state if name.endswith(suffix)]
+            state = {name.removesuffix(suffix): self.state[name] for name in names}
+            yield suffix, Stack(self.group, self.params, weight, gradients[suffix], state, self.step)
 
 
 class StackedOptimizer(torch.optim.Optimizer):
@@ -55,7 +73,8 @@ class StackedOptimizer(torch.optim.Optimizer):
 
     State is kept stacked and shown per parameter as views of the stack, so state_dict, deepcopy and checkpoints see an
     ordinary torch optimizer. Steps are counted per parameter, so one that joins late starts as if alone.
-    Raises ValueError on sparse gradients and, if `matrices_only`, on parameters that are not matrices.
+    Raises ValueError on complex parameters, on sparse gradients, on options out of range and, if `matrices_only`, on
+    parameters that are not matrices, whether they come by the constructor or by add_param_group.
     """
 
     matrices_only = True
@@ -65,15 +84,55 @@ class StackedOptimizer(torch.optim.Optimizer):
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
         self._stacks: dict[tuple[int, ...], State] = {}
-        others = [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim != 2]
-        if self.matrices_only and others:
-            raise ValueError(
-                f"{type(self).__name__} acts on matrices, got a parameter of shape {others[0]}; "
-                "give vectors and other tensors to AdamW"
-            )
+        self._watch = ScheduleWatch()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; raises ValueError, and adds nothing, on parameters and options that the optimizer cannot take."""
+        super().add_param_group(param_group)
+        try:
+            self.check(self.param_groups[-1])
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def check(self, group: Group) -> None:
+        """Raise ValueError on parameters and options of a group that this optimizer cannot take; a subclass adds its own."""
+        for name, p in named(group):
+            if p.is_complex():
+                fix = "train its real and imaginary part, torch.view_as_real(p), or give it to torch.optim.AdamW"
+                raise ValueError(f"{type(self).__name__}: {name} is complex; {fix}")
+            try:
+                self._view(p, group)
+            except ValueError as error:
+                shape = tuple(p.shape)
+                raise ValueError(
+                    f"{type(self).__name__} acts on matrices, got a parameter of shape {shape} ({name}); {error}"
+                ) from None
+        if not self.matrices_only and group.get("split") is not None:
+            raise ValueError(f"{type(self).__name__}: split is for optimizers that act on matrices; leave it out")
+        for option in ("lr", "weight_decay", "eps"):
+            self.check_option(group, option, "a number, at least 0", lambda x: x >= 0)
+        self.check_option(
+            group, "betas", "two numbers, at least 0 and below 1", lambda x: all(0 <= b < 1 for b in x) and len(x) == 2
+        )
+        self.check_option(group, "momentum", "a number, at least 0 and below 1", lambda x: 0 <= x < 1)
+
+    def _view(self, p: Tensor, group: Group) -> MatrixView | None:
+        """How a parameter is read as matrices; None: as it is. Raises ValueError where it cannot be."""
+        view = matrix_view(p.shape, group) if self.matrices_only else None
+        return None if view is None or view.plain else view
+
+    def check_option(self, group: Group, option: str, wanted: str, holds: Callable[[Any], bool]) -> None:
+        """Raise ValueError unless the option, where the group has it, is as wanted."""
+        try:
+            ok = option not in group or bool(holds(group[option]))
+        except TypeError:  # a string or None where a number is due
+            ok = False
+        if not ok:
+            raise ValueError(f"{type(self).__name__}: {option} is {wanted}, not {group[option]!r}")
 
     def init_state(self, weight: Tensor, group: Group) -> State:
-        """Fresh state for a stack of weights (n, *shape), in their dtype; every tensor keeps the leading axis n."""
+        """Fresh state for a stack of weights (n, *shape), in the stack's dtype; every tensor keeps the leading axis n."""
         raise NotImplementedError(f"{type(self).__name__}.init_state")
 
     def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor | None:
@@ -105,16 +164,30 @@ class StackedOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def diagnostics(self) -> dict[Tensor, dict[str, float]]:
-        """{parameter: {quantity: value}} after a step and before its gradients are cleared; what for, each optimizer says."""
+        """{parameter: {quantity: value}} after a step and before its gradients are cleared; what for, each optimizer says.
+
+        Of a parameter that is several matrices, the mean over them."""
         told: dict[Tensor, dict[str, float]] = {}
         for stack in self.stacks():
-            quantities = {name: values.tolist() for name, values in self.diagnose(stack).items()}
+            of_parts = [self.diagnose(part) for _, part in stack.parts()]
+            quantities = {name: _by_parameter([q[name] for q in of_parts], len(stack.params)) for name in of_parts[0]}
             told |= {p: {name: values[i] for name, values in quantities.items()} for i, p in enumerate(stack.params)}
         return told
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._stacks = {}  # loaded tensors are no views of the old stacks
+        self.__dict__.setdefault("_watch", ScheduleWatch())
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, but the state of 16-bit parameters is not rounded to their dtype."""
+        super().load_state_dict(state_dict)
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for p, i in zip(parameters, ids, strict=True):
+            if stack_dtype(p) != p.dtype:
+                saved = state_dict["state"].get(i, {}).items()
+                self.state[p].update({name: x.to(p.device) for name, x in saved if isinstance(x, Tensor)})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -122,25 +195,49 @@ class StackedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, params, weight, gradient, state, step in self.stacks():
+        self.before_step()
+        for stack in self.stacks():
+            group, params, weight, step = stack.group, stack.params, stack.weight, stack.step + 1
             if self.feed is not None:
-                fed = self.feed(group, step + 1)
-                u = self.direction(gradient, weight, state, fed, step + 1)
+                fed = self.feed(group, step)
+                u = self._direction(stack, fed)
                 assert u is not None, "a step that is not steady was captured"
                 shrunk = weight * fed["shrink"] if self.decay(group) else weight
                 new = torch.addcmul(shrunk, u.to(weight.dtype), fed["lr"], value=-1.0)
                 torch._foreach_copy_(params, list(new.unbind(0)))  # pyright: ignore[reportPrivateImportUsage]
                 continue
-            numbers = self.step_numbers(group, step + 1)
-            u = self.direction(gradient, weight, state, group | numbers, step + 1)
+            numbers = self.step_numbers(group, step)
+            u = self._direction(stack, group | numbers)
             for p in params:
-                self.state[p]["step"] = step + 1
+                self.state[p]["step"] = step
             if u is not None:
-                if self.decay(group):
-                    torch._foreach_mul_(params, numbers["shrink"])  # pyright: ignore[reportPrivateImportUsage]
-                us = [shard_like(x, p) for x, p in zip(u.to(weight.dtype).unbind(0), params, strict=True)]
-                torch._foreach_add_(params, us, alpha=-numbers["lr"])  # pyright: ignore[reportPrivateImportUsage]
+                self._apply(params, weight, u, numbers["shrink"] if self.decay(group) else 1.0, numbers["lr"])
         return loss
+
+    def before_step(self) -> None:
+        """Warn, once, of what the loop around the optimizer gets wrong; a subclass adds its own."""
+        self._watch(self)
+
+    def _direction(self, stack: Stack, group: Group) -> Tensor | None:
+        """U of a stack (n, *shape), its matrices one by one; `group` has the numbers of the step."""
+        us = {
+            suffix: self.direction(part.gradient, part.weight, part.state, group, stack.step + 1)
+            for suffix, part in stack.parts()
+        }
+        if any(u is None for u in us.values()):
+            return None
+        return us[""] if stack.view is None else stack.view.put(us, len(stack.params))  # type: ignore[arg-type]
+
+    def _apply(self, params: list[Tensor], weight: Tensor, u: Tensor, shrink: float, lr: float) -> None:
+        """W ← shrink·W − lr·U, rounded once where W has 16 bits."""
+        us = [shard_like(x, p) for x, p in zip(u.to(weight.dtype).unbind(0), params, strict=True)]
+        if params[0].dtype == weight.dtype:
+            if shrink != 1.0:
+                torch._foreach_mul_(params, shrink)  # pyright: ignore[reportPrivateImportUsage]
+            torch._foreach_add_(params, us, alpha=-lr)  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            for p, x in zip(params, us, strict=True):
+                p.copy_(p.to(weight.dtype) * shrink - lr * x)
 
     def steady_next(self) -> bool:
         """Whether the next step is steady for all parameters."""
@@ -154,38 +251,73 @@ class StackedOptimizer(torch.optim.Optimizer):
                 self.state[p]["step"] += 1
 
     def stacks(self) -> Iterator[Stack]:
-        """Parameters that have gradients, by group, shape and steps taken so far."""
+        """Parameters that have gradients, by group, shape, dtype, device and steps taken so far."""
+        self._check_gradients()
         for group in self.param_groups:
-            alike: dict[tuple[int, ...], list[Tensor]] = {}
+            alike: dict[tuple[Any, ...], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
-                    if p.grad.is_sparse:
-                        raise ValueError(f"{type(self).__name__} does not accept sparse gradients")
                     alone = id(p) if p.device.type == "cpu" and p.numel() >= LARGE else 0
-                    alike.setdefault((self.state[p].get("step", 0), *p.shape, alone), []).append(p)
+                    sharded = (p.device_mesh, p.placements) if hasattr(p, "device_mesh") else None
+                    age = self.state[p].get("step", 0)
+                    alike.setdefault((age, p.shape, p.dtype, p.device, sharded, alone), []).append(p)
             for (step, *_), params in alike.items():
-                weight = _stack([whole(p.detach()) for p in params])
-                gradient = _stack([whole(p.grad) for p in params])  # type: ignore[arg-type]
-                yield Stack(group, params, weight, gradient, self._stacked_state(params, weight, group), step)
+                dtype = stack_dtype(params[0])
+                weight = _stack([whole(p.detach()).to(dtype) for p in params])
+                gradient = _stack([whole(p.grad).to(dtype) for p in params])  # type: ignore[arg-type]
+                stack = Stack(group, params, weight, gradient, {}, step, self._view(params[0], group))
+                yield stack._replace(state=self._stacked_state(stack))
 
-    def _stacked_state(self, params: list[Tensor], weight: Tensor, group: Group) -> State:
-        ids = tuple(map(id, params))
+    def _check_gradients(self) -> None:
+        """Raise ValueError on a sparse gradient, before anything has moved."""
+        for group in self.param_groups:
+            for name, p in named(group):
+                if p.grad is not None and p.grad.layout != torch.strided:
+                    raise ValueError(
+                        f"{type(self).__name__} does not accept sparse gradients, as {name} has; build it with sparse=False"
+                    )
+
+    def _stacked_state(self, stack: Stack) -> State:
+        params, ids = stack.params, tuple(map(id, stack.params))
         if ids not in self._stacks:
-            fresh = self.init_state(weight, group)
+            parts = {"": stack.weight} if stack.view is None else stack.view.take(stack.weight)
+            fresh = {
+                name + suffix: tensor
+                for suffix, weight in parts.items()
+                for name, tensor in self.init_state(weight, stack.group).items()
+            }
             for name, tensor in fresh.items():
-                for i, p in enumerate(params):
+                of_params = tensor if stack.view is None else tensor.unflatten(0, (len(params), -1))
+                for p, own in zip(params, of_params.unbind(0), strict=True):
                     if name in self.state[p]:
-                        tensor[i].copy_(self.state[p][name])
-                    self.state[p][name] = tensor[i]
+                        own.copy_(self.state[p][name])
+                    self.state[p][name] = own
             # A stack that held one of these before is no longer what its parameters see.
             self._stacks = {old: state for old, state in self._stacks.items() if not set(old) & set(ids)}
             self._stacks[ids] = fresh
         return self._stacks[ids]
 
 
+def named(group: Group) -> Iterator[tuple[str, Tensor]]:
+    """Parameters of a group, by name where it has names (ours, or torch's of named_parameters)."""
+    names = group.get("names") or group.get("param_names") or []
+    for i, p in enumerate(group["params"]):
+        yield names[i] if i < len(names) else f"parameter {i} of its group", p
+
+
+def stack_dtype(p: Tensor) -> torch.dtype:
+    """The dtype in which a parameter's state is kept and its direction computed: its own, but at least float32."""
+    return torch.float32 if p.dtype.itemsize < 4 else p.dtype
+
+
 def _stack(tensors: list[Tensor]) -> Tensor:
     """(n, *shape), no copy if n is 1."""
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def _by_parameter(values: list[Tensor], n: int) -> list[float]:
+    """Means over the matrices of each of n parameters, of values (n · matrices,) by size of them."""
+    return torch.cat([x.unflatten(0, (n, -1)) for x in values], 1).double().mean(1).tolist()
 
 
 def bias_corrections(group: Group, step: int) -> dict[str, float]:

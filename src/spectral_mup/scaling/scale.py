@@ -26,6 +26,7 @@ from spectral_mup.scaling.inspect import (
     tied_tables,
     unwrap,
 )
+from spectral_mup.scaling.matrices import acts_on_matrices, stacked_parameters
 from spectral_mup.scaling.trace import how_used
 from spectral_mup.theory.growth import Growth, count_blocks, counterpart, in_first_block, match_blocks, measure_growth
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
@@ -114,7 +115,10 @@ def scale(
     blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(here)
     growths = measure_growth(here, there, here if wider is None else inspect_parameters(wider, layout), blocks)
     shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
-    own = {name: spec.by_kind[_trained_as(growth, len(shapes[name]), spec)] for name, growth in growths.items()}
+    matrices = {name for name, shape in shapes.items() if len(shape) < 3}
+    if acts_on_matrices(spec.by_kind["hidden"]):
+        matrices |= set(stacked_parameters(model))
+    own = {name: spec.by_kind[_trained_as(growth, name in matrices, spec)] for name, growth in growths.items()}
     tied = tied_tables(model) or _heads_without_module(base, growths)
     rule = choose_rule(rule, model, tied)
     mates = match_blocks(here, there, blocks)
@@ -270,11 +274,11 @@ def kinds_known(growths: Mapping[str, Growth]) -> bool:
     return not weights or any(growth.kind != "fixed" for growth in weights)
 
 
-def _trained_as(growth: Growth, dims: int, spec: OptimizerSpec) -> str:
-    """The kind whose algorithm trains a tensor. Hidden weights with more than two dimensions (convolutions) take that of
-    vectors if hidden matrices have one of their own, such as Muon."""
+def _trained_as(growth: Growth, matrix: bool, spec: OptimizerSpec) -> str:
+    """The kind whose algorithm trains a tensor. Hidden weights that are no matrix to their algorithm (scaling/matrices.py) take
+    that of vectors if hidden matrices have one of their own, such as Muon."""
     own = spec.by_kind["hidden"].name != spec.by_kind["vector"].name
-    return "vector" if growth.trained_as == "hidden" and dims > 2 and own else growth.trained_as
+    return "vector" if growth.trained_as == "hidden" and not matrix and own else growth.trained_as
 
 
 def _m_depth(seen: Mapping[str, Any], base: Mapping[str, Any], blocks: Sequence[str]) -> float:
@@ -395,6 +399,8 @@ def _notes(
     for name, growth in growths.items():
         if growth.kind == "hidden" and algorithm[name] != spec.by_kind["hidden"]:
             yield f"{name}: not a matrix by its shape, so {algorithm[name].name} trains it"
+    for name in dict.fromkeys(a.name for a in algorithm.values() if a.attribute("update_hessian")):
+        yield f"{name}: without update_hessian it is sign momentum; Trainer calls it, and its docstring shows how to"
     wanted = {part: x for part, x in asdict(forward).items() if x != 1}
     if wanted:
         said = ", ".join(f"{part} × {x:.4g}" for part, x in wanted.items())

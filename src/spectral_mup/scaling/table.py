@@ -115,7 +115,7 @@ def one_rule(name: str, source: str, rows: Sequence[TensorRow], forward: Mapping
     cells = [row.cells() | {"tensor": label} for label, (row,) in merge([[row] for row in rows]).items()]
     numeric = [i for i, key in enumerate(cells[0]) if all(isinstance(row[key], float | int | None) for row in cells)]
     lines = table([list(cells[0])] + [[decimal(v, 4) for v in row.values()] for row in cells], right=numeric)
-    passes = ", ".join(f"{part} {decimal(x, 4)}" for part, x in forward.items())
+    passes = ", ".join(f"{part} {decimal(x, 4)}" for part, x in forward.items() if not math.isnan(x))
     return "\n".join([f"{name} ({source})", f"forward pass: {passes}", "", *lines])
 
 

@@ -4,6 +4,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from html import escape
 from io import StringIO
 
 COLUMNS = 80  # of what is to be read on any terminal
@@ -45,8 +46,20 @@ def table(
         lines.add_row(*[Text(cell) for cell in row])
     shown = StringIO()
     width = 1_000_000  # so that rich wraps nothing
-    Console(file=shown, width=width, force_terminal=sys.stdout.isatty(), highlight=False).print(lines)
+    terminal = sys.stdout.isatty()
+    Console(file=shown, width=width, force_terminal=terminal, force_jupyter=False, highlight=False).print(lines)
     return [(" " * indent + line).rstrip() for line in shown.getvalue().splitlines()] if lines.columns else []
+
+
+def html_table(rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
+    """A table in HTML, the head first, and lines of text below it."""
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+    head, *body = rows
+    lines = [line(head, "th"), *(line(cells, "td") for cells in body)]
+    return f"<table>{''.join(lines)}</table>" + "".join(f"<div>{escape(note)}</div>" for note in notes)
 
 
 @contextmanager

@@ -112,13 +112,18 @@ def test_derive(argv, tmp_path, monkeypatch):
     """On directions that grow as those of Adam, made up here."""
     grows = {"hidden (m, m)": (1, 1), "embedding (m, 1)": (1, 0), "readout (1, m)": (0, 1), "vector (m, 1)": (1, 0)}
     rows = []
-    for scale, width, (label, (out, fan_in)) in itertools.product((1.0, 16.0), (64, 128, 256, 512), grows.items()):
+    scales = [(1.0, 1.0), (16.0, 1.0), (1.0, 8.0)]  # of the loss, of the init
+    for (loss, init), width, (label, (out, fan_in)) in itertools.product(scales, (64, 128, 256, 512), grows.items()):
         m, kind = width / 64, label.partition(" ")[0]
         ratios = {"m_out": m**out, "m_in": m**fan_in, "m_max": m, "m_aspect": 1.0, "a": 1.0, "s": 1.0}
         ratios["c"] = 1 / m if kind == "readout" else 1.0
-        row = {"width": width, "seed": 0, "loss_scale": scale, "tensor": label, "kind": kind, "label": label}
+        row = {"width": width, "seed": 0, "loss_scale": loss, "init_scale": init, "tensor": label, "kind": kind, "label": label}
         row |= {"algorithm": "adamw", "ratios": ratios, "direction": m ** ((out + fan_in) / 2), "lr": 0.01}
-        rows += [row | {"step": step} for step in range(1, 13) if scale == 1 or width == 64]
+        rows += [
+            row | {"step": step}
+            for step in range(1, 13)
+            if loss == init == 1 or width == 64 and (init == 1 or kind != "vector")
+        ]
     monkeypatch.setattr("spectral_mup.measure.derive.measure_family", lambda *_, **__: rows)
     monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda *_: None)
     check_golden("derive", transcript("launch", *argv, "action=derive"), tmp_path)

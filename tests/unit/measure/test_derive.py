@@ -127,6 +127,17 @@ def test_bad_ladders_are_refused_before_anything_is_trained(override, match):
         load_config([*QUICK, "optimizer=adamw", override])
 
 
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [("torch.optim.Nope", "cannot be imported"), ("math.sqrt", "cannot be called with (groups, lr=1.0)")],
+)
+def test_a_target_that_is_no_optimizer_is_one_line(conf, capsys, target, said):
+    other = ["optimizer=other", "optimizer.name=x", f"optimizer.algorithms.other.target={target}"]
+    assert cli.guard(lambda: cli.launch([*QUICK, *other])) == cli.BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: optimizer.algorithms.other.target={target}: {said}")
+
+
 def test_an_optimizer_that_needs_more_than_gradients_is_refused(conf, capsys):
     other = ["optimizer=other", "optimizer.name=lbfgs", "optimizer.algorithms.other.target=toy_closure.NeedsClosure"]
     (conf.parent / "toy_closure.py").write_text(

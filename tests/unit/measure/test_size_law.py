@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from support.optimizers import law_name
 
 from spectral_mup.analysis.figures.style import save
-from spectral_mup.measure.directions import DeriveError, check_ladder
+from spectral_mup.measure.directions import DeriveError, check_ladder, norms_by_name
 from spectral_mup.measure.size_law_fit import size_laws
 from spectral_mup.measure.size_law_report import directions, format_size_laws, lr_exponent, rule_yaml
 from spectral_mup.theory.growth import Growth, monomial
@@ -21,32 +22,83 @@ TENSORS = {  # name: (kind, label, fan_out grows, fan_in grows)
 }  # fmt: skip
 
 
-def measured(size: Any, noise: float = 0.02, widths=WIDTHS, seeds=(0, 1), steps=range(1, 13)) -> list[dict]:
+def measured(
+    size: Any, noise: float = 0.02, widths=WIDTHS, seeds=(0, 1), steps=range(1, 13), tensors=TENSORS, init_scales=(8.0,)
+) -> list[dict]:
     """Rows as measure_directions returns them, of directions that grow as `size` (exponents, or a function of the tensor)."""
     rng = np.random.default_rng(0)
     rows = []
-    for width, seed, loss_scale in [(w, s, 1.0) for w in widths for s in seeds] + [(widths[0], seeds[0], 16.0)]:
+    runs = [(w, s, 1.0, 1.0) for w in widths for s in seeds] + [(widths[0], seeds[0], 16.0, 1.0)]
+    for width, seed, loss_scale, init_scale in runs + [(widths[0], seeds[0], 1.0, scale) for scale in init_scales]:
         run = rng.normal(0, noise)
-        for name, (kind, label, out, fan_in) in TENSORS.items():
+        for name, (kind, label, out, fan_in) in tensors.items():
             m = width / widths[0]
-            ratios = {"m_out": m**out, "m_in": m**fan_in, "m_max": m ** max(out, fan_in), "m_aspect": 1.0, "a": 1.0}
+            ratios = {
+                "m_out": m**out,
+                "m_in": m**fan_in,
+                "m_max": m ** max(out, fan_in),
+                "m_aspect": m ** (out and not fan_in),
+                "a": 1.0,
+            }
             ratios |= {"c": 1 / m if kind == "readout" else 1.0, "s": m**-0.5 if kind == "hidden" and fan_in else 1.0}
             exponents: Any = size(name) if callable(size) else size
-            follows = loss_scale ** exponents.get("a", 0.0)
+            follows = loss_scale ** exponents.get("a", 0.0) * init_scale ** exponents.get("s", 0.0)
             for step in steps:
-                norm = 3.0 * follows * monomial(exponents, ratios) * 2 ** (run * (loss_scale == 1))
+                norm = 3.0 * follows * monomial(exponents, ratios) * 2 ** (run * (loss_scale == init_scale == 1))
                 rows.append(
-                    {"width": width, "seed": seed, "loss_scale": loss_scale, "step": step, "tensor": name, "kind": kind}
+                    {
+                        "width": width,
+                        "seed": seed,
+                        "loss_scale": loss_scale,
+                        "init_scale": init_scale,
+                        "step": step,
+                        "tensor": name,
+                        "kind": kind,
+                    }
                     | {"label": label, "algorithm": "toy", "ratios": ratios, "direction": norm, "lr": 0.01 / norm}
                 )
     return rows
 
 
-@pytest.mark.parametrize("name", [n for n, law in SIZE_LAWS.items() if "m_aspect" not in law])  # constant in these rows
+@pytest.mark.parametrize("name", SIZE_LAWS)
 def test_a_named_law_is_recovered_and_every_other_rejected(name):
     (law,) = size_laws(measured(SIZE_LAWS[name]))
     assert law.law == name and not law.also and not law.too_few
     assert law_name(law.exponents["hidden"]) == name
+
+
+SQUARE = {name: TENSORS[name] for name in ("embed", "query", "head")}  # no hidden matrix grows in one dim alone
+MAX = "orthogonal × √max(fan_out, fan_in)"
+
+
+@pytest.mark.parametrize("name", ["norm of the weight (LAMB)", MAX])
+def test_a_second_init_tells_laws_apart_that_agree_under_one(name):
+    """Under the rule `spectral` s·√(m_out·m_in) and √m_max are m^1/2 for all of these tensors; eight times the init is eight
+    times the norm of the weight, and changes nothing of the other."""
+    (law,) = size_laws(measured(SIZE_LAWS[name], tensors=SQUARE))
+    assert law.law == name and not law.also and not law.too_few
+    assert [c.weight for c in law.classes] == pytest.approx([1.0 if "norm" in name else 0.0] * 3, abs=0.1)
+    (blind,) = size_laws(measured(SIZE_LAWS[name], tensors=SQUARE, init_scales=()))
+    assert {blind.law, *blind.also} == {"norm of the weight (LAMB)", MAX}  # the control: all that fit are named
+    assert blind.too_few.startswith("several laws say the same of these tensors")
+    assert " or ".join([str(blind.law), *blind.also]) in format_size_laws([blind])
+
+
+def test_laws_that_no_tensor_of_its_kinds_can_tell_apart_are_one():
+    """Of an embedding (m, 1) √fan_out, √(fan_out/fan_in), √max and √max(1, fan_out/fan_in) are the same, whatever the model."""
+    (law,) = size_laws(measured({"m_out": 0.5}, tensors={"embed": TENSORS["embed"]}))
+    assert not law.also and not law.too_few
+    (law,) = size_laws(measured({}, tensors={"query": TENSORS["query"]}))
+    assert {law.law, *law.also} == {
+        "orthogonal (Muon, Shampoo)", "orthogonal × √(fan_out/fan_in)", "orthogonal × √max(1, fan_out/fan_in)",
+    }  # fmt: skip
+
+
+def test_a_strange_law_that_follows_the_weight_has_the_weight_in_its_exponents():
+    """What the ladder's own s does is taken out."""
+    (law,) = size_laws(measured({"s": 1.0, "m_out": 1.0, "m_in": 0.2}))
+    assert law.law is None
+    assert law.exponents["hidden"] == {"s": 1.0, "m_out": pytest.approx(1.0, abs=0.1), "m_in": pytest.approx(0.2, abs=0.1)}
 
 
 def test_lr_that_follows_is_the_rule_of_the_theory():
@@ -102,6 +154,18 @@ def test_a_ladder_that_does_not_grow_is_refused():
         check_ladder(growths({64: (10, 64), 128: (10, 128), 256: (10, 256)}, "readout"))
     with pytest.raises(DeriveError, match="three widths"):
         check_ladder(growths({64: (64, 64), 128: (128, 128)}))
+
+
+def test_norms_of_experts_are_those_of_their_matrices():
+    """Four orthogonal experts have norm 1, stored either way; as a convolution the same numbers are one matrix (4, 64·16)."""
+    orthogonal = torch.linalg.qr(torch.randn(4, 64, 16, generator=torch.Generator().manual_seed(0)))[0]
+    hidden = Growth("hidden", (64, 16), (16, 4))
+    assert norms_by_name({"w": orthogonal, "v": orthogonal.mT}, {"w": hidden, "v": hidden}) == pytest.approx(
+        {"w": 1, "v": 1}, rel=1e-3
+    )
+    convolution = Growth("hidden", (4, 64 * 16), (4, 16 * 4))
+    assert norms_by_name({"w": orthogonal}, {"w": convolution})["w"] > 3
+    assert norms_by_name({"b": torch.ones(9)}, {"b": Growth("vector", (9, 1), (3, 1))}) == {"b": 3}
 
 
 def test_rule_and_figure_are_the_same_bytes_each_time(tmp_path):

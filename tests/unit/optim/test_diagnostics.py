@@ -48,6 +48,7 @@ def test_a_scalar_parameter_has_diagnostics_too():
     p = torch.nn.Parameter(torch.tensor(1.0))
     optimizer = Sophia([p], lr=0.1)
     p.grad = torch.tensor(0.5)
+    optimizer.update_hessian(0)
     optimizer.step()
     assert optimizer.diagnostics()[p] == {"clip_fraction": 1.0}
 

@@ -4,11 +4,13 @@ import functools
 import math
 
 import pytest
+import pytorch_optimizer
 import torch
 from torch import nn
 
 from spectral_mup import check_features, derive, make_optimizers, scale
 from spectral_mup.measure.directions import DeriveError
+from spectral_mup.optim.lamb import LAMB
 from spectral_mup.theory.rules import UpdateScaling
 from spectral_mup.theory.size_laws import SIZE_LAWS
 
@@ -98,6 +100,32 @@ def test_a_size_law_is_measured_without_being_told(optimizer, law):
     assert lrs == {name: s.lr for name, s in scale(model, base, optimizer=plain).items()}
     (built,) = make_optimizers(model, scale(model, base, optimizer=found), lr=0.1)
     assert isinstance(built, torch.optim.NAdam | torch.optim.SGD)
+
+
+@pytest.mark.parametrize("optimizer", [LAMB, pytorch_optimizer.Lamb, torch.optim.Adafactor], ids=lambda o: o.__module__)
+def test_a_direction_of_the_weights_norm_is_told_from_one_of_the_larger_side(optimizer):
+    """LAMB's law and lr of the readout, whatever the rule's init of it: × 1 under `spectral`, as that of its hidden ones is
+    × m^-1/2 (the entries of LAMB's step are those of W, arXiv 1904.00962; Adafactor's too, arXiv 1804.04235, section 8)."""
+    found = derive(optimizer, mlp, [16, 32, 64, 128], batch=batch, loss=loss)
+    assert found.measured.law == "norm of the weight (LAMB)" and not found.measured.also
+    assert "orthogonal × √max(fan_out, fan_in)" in found.measured.rejected
+    for rule, readout in (("spectral", 1.0), ("spectral_readout", 1.0)):
+        lrs = {name: s.lr for name, s in scale(mlp(64), mlp(16), optimizer=found, rule=rule).items()}
+        assert lrs["2.weight"] == pytest.approx(4**-0.5) and lrs["4.weight"] == pytest.approx(readout), rule
+
+
+@pytest.mark.parametrize(
+    "optimizer, message",
+    [
+        (math.sqrt, r"^optimizer=<built-in function sqrt>: cannot be called with \(groups, lr=1.0\)"),
+        ("torch.optim.Nope", "^optimizer='torch.optim.Nope': give its class"),
+        (torch.optim.SGD(mlp(8).parameters(), lr=0.1), "^optimizer=SGD .*: give its class"),
+    ],
+)
+def test_what_cannot_be_derived_is_one_line(optimizer, message):
+    with pytest.raises(ValueError, match=message) as error:
+        derive(optimizer, mlp, WIDTHS, batch=batch, loss=loss)
+    assert "\n" not in str(error.value)
 
 
 def test_a_measured_optimizer_is_checked_as_a_named_one():

@@ -60,7 +60,7 @@ def test_derive_and_check_features_give_sophia_its_labels(monkeypatch):
     real = Sophia.update_hessian
     monkeypatch.setattr(Sophia, "update_hessian", lambda self, tokens: (updates.append(tokens), real(self, tokens)))
     measured = derive(Sophia, mlp, WIDTHS, batch=batch, loss=loss, sampled_loss=sampled_loss, steps=9, seeds=(0,)).measured
-    assert set(updates) == {32} and len(updates) == (len(WIDTHS) + 1)  # one in ten steps, of every model and the scaled loss
+    assert set(updates) == {32} and len(updates) == len(WIDTHS) + 2  # one in ten steps: every model, scaled loss, scaled init
     assert measured.classes
     updates.clear()
     check_features(

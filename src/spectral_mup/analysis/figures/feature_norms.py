@@ -14,7 +14,7 @@ from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import tensor_panels as panels
 from spectral_mup.analysis.figures.diagnostics import tensor_rows
 from spectral_mup.analysis.figures.lr_transfer import Looks, size_looks, size_marks
-from spectral_mup.analysis.figures.style import SIZE, legend, page, panel, per_row, sizes_on_x, slashed
+from spectral_mup.analysis.figures.style import SIZE, inches_of, legend, mark, page, panel, per_row, signed, sizes_on_x, slashed
 from spectral_mup.analysis.figures.tensor_panels import Numbers, Strip, norm_lrs
 from spectral_mup.analysis.stats import rows
 from spectral_mup.analysis.verdict import what_was_run
@@ -34,19 +34,39 @@ def feature_norms(data: SweepData) -> Drawing:
     note += "common one nearest the base's optimum. Right: fitted slopes, bold where the whole interval is outside the limit."
 
     def against_size(ax: Axes, check: FeatureCheck, quantity: str, look: Looks, inches: float) -> tuple[list[tuple], Numbers]:
-        drawn = []
-        for name, style in look.items():
-            seeds = relative(check, quantity, name)
-            panels.seeds_and_mean(ax, np.log2(seeds[:, 0]), seeds[:, 3], style)
-            drawn += [(name, *row) for row in seeds]
-        sizes = np.unique(check.values["size"].to_numpy(float))
-        _limits(ax, np.log2(sizes), np.log2(sizes / sizes[0]))
-        sizes_on_x(ax, sizes.tolist(), data.axis, inches)
-        ax.yaxis.set_major_formatter(lambda y, _: f"{2.0**y:.2g}")
-        judged = rows(check.table, (check.table["step"] == check.step) & (check.table["quantity"] == quantity))
-        return drawn, {n: (slope, v == "failed") for n, slope, v in judged[["name", "slope", "verdict"]].to_numpy()}
+        return size_panel(ax, check, quantity, look, data.axis, inches)
 
     return _norm_figure(data, note, against_size, ["size", "seed", "value", "log2_ratio"], "{}, relative", "slope in")
+
+
+def size_panel(
+    ax: Axes, check: FeatureCheck, quantity: str, look: Looks, axis: str, inches: float
+) -> tuple[list[tuple], Numbers]:
+    """Draw norms against size at the judged step, relative to the smallest size; return what was drawn, and the slopes."""
+    drawn = []
+    for name, style in look.items():
+        seeds = relative(check, quantity, name)
+        panels.seeds_and_mean(ax, np.log2(seeds[:, 0]), seeds[:, 3], style)
+        drawn += [(name, *row) for row in seeds]
+    sizes = np.unique(check.values["size"].to_numpy(float))
+    _limits(ax, np.log2(sizes), np.log2(sizes / sizes[0]))
+    sizes_on_x(ax, sizes.tolist(), axis, inches)
+    ax.yaxis.set_major_formatter(lambda y, _: f"{2.0**y:.2g}")
+    judged = rows(check.table, (check.table["step"] == check.step) & (check.table["quantity"] == quantity))
+    return drawn, {n: (slope, v == "failed") for n, slope, v in judged[["name", "slope", "verdict"]].to_numpy()}
+
+
+def draw_features(ax: Axes, check: FeatureCheck, axis: str = "width") -> None:
+    """Draw the change of features against size, a line a module, with the slopes in the legend; or why there is none."""
+    if check.step is None:
+        return _say(ax, check.summary)
+    judged = rows(check.table, check.table["judged"] & (check.table["quantity"] == "feature"))
+    names, most = list(judged["name"]), len(panels.MODULES)
+    look = panels.module_looks(names if len(names) <= most else representative([check], "feature", most))
+    _, slopes = size_panel(ax, check, "feature", look, axis, inches_of(ax)[0])
+    ax.set_ylabel(f"{QUANTITY['feature']}, relative")
+    texts = {name: f"{name}  {signed(slope)}{' failed' * failed}" for name, (slope, failed) in slopes.items()}
+    ax.legend(handles=[mark(texts[name], **{"ls": "-", **style}) for name, style in look.items()], title="slope")
 
 
 def feature_steps(data: SweepData) -> Drawing:
@@ -82,7 +102,7 @@ def _norm_figure(data: SweepData, note: str, draw_panel: Panel, columns: list[st
         def draw(ax: Axes, rule: str, look: Looks, inches: float) -> Numbers:
             check = checks[rule]
             if check.step is None:
-                ax.text(0.5, 0.5, textwrap.fill(check.summary, 24), ha="center", va="center", transform=ax.transAxes)
+                _say(ax, check.summary)
                 return {}
             points, numbers = draw_panel(ax, check, quantity, look, inches)
             drawn.extend((rule, quantity, *row) for row in points)
@@ -93,6 +113,11 @@ def _norm_figure(data: SweepData, note: str, draw_panel: Panel, columns: list[st
 
     fig = panels.strip_page(list(checks), [strip(q) for q in QUANTITY], text, 1.6)
     return fig, pd.DataFrame(drawn, columns=["rule", "quantity", "name", *columns])
+
+
+def _say(ax: Axes, text: str) -> None:
+    """Write in place of a drawing."""
+    ax.text(0.5, 0.5, textwrap.fill(text, 24), ha="center", va="center", transform=ax.transAxes)
 
 
 def _limits(ax: Axes, x: np.ndarray, unit: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 """Where the best learning rate lies: losses of every size over lr, and the optimum over size.
 
-`lr_transfer` is the figure of one sweep; the panels below it, which draw and return what they drew, summary.py lays out too.
+`lr_transfer` is the figure of one sweep; the panels below it, which draw and return what they drew, summary.py lays out too,
+and `draw_losses` and `draw_optima` put one of them, with a legend, into axes that are given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,22 @@ from matplotlib.ticker import MaxNLocator
 
 from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import style as page_style
-from spectral_mup.analysis.figures.style import LETTER, LINE, MARKERS, WIDTH, legend, mark, page, panel, powers_of_two, signed
+from spectral_mup.analysis.figures.style import (
+    LETTER,
+    LINE,
+    MARKERS,
+    WIDTH,
+    inches_of,
+    legend,
+    mark,
+    page,
+    panel,
+    powers_of_two,
+    signed,
+)
 from spectral_mup.analysis.stats import NAN, rows
 from spectral_mup.analysis.verdict import Verdict, by_rule, format_slope, percent, what_was_run
+from spectral_mup.config.tune import named
 
 LR_COLUMNS = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  # columns of what the panels return
 ROW = 0.105  # inches of a panel for each row of diverged runs, above the losses in view
@@ -84,6 +98,28 @@ def lr_transfer(data: SweepData) -> tuple[Figure, pd.DataFrame]:
     legend(fig, size_marks(axis, look), line=1)
     legend(fig, point_marks(), line=2)
     return fig, pd.DataFrame(drawn + optima, columns=LR_COLUMNS)
+
+
+def draw_losses(ax: Axes, points: pd.DataFrame, verdicts: Sequence[Verdict], rule: str, label: str) -> None:
+    """Draw the losses under one rule against what was tuned; in view are those that all of the rules need."""
+    v = next(v for v in verdicts if v.rule == rule)
+    look = size_looks(sorted({size for v in verdicts for size in v.optima}))
+    view = view_of(points, verdicts, look, inches_of(ax)[1])
+    loss_panel(ax, by_rule(points)[rule], v, view, list(points["log2_lr"]))
+    ax.set(xlabel=named("learning rate", v.tuned), ylabel=label)
+    ax.legend(handles=size_marks(v.axis, look)[1:], title=f"{rule}\n{v.axis.replace('_', ' ')}")
+
+
+def draw_optima(ax: Axes, verdicts: Sequence[Verdict]) -> None:
+    """Draw the optimum against the size under every rule, with the slopes in the legend."""
+    looks, sizes = rule_looks([v.rule for v in verdicts]), sorted({size for v in verdicts for size in v.optima})
+    _, (lo, hi) = optimum_panel(ax, verdicts, looks)
+    page_style.sizes_on_x(ax, sizes, verdicts[0].axis, inches_of(ax)[0])
+    ax.set_ylim(lo, hi)
+    powers_of_two(ax.yaxis, lo, hi, 7)
+    ax.set_ylabel(named("optimal learning rate", verdicts[0].tuned))
+    handles = [mark(f"{v.rule}: {slope_text(v)}", **{"ls": "-", "ms": 4.5, **looks[v.rule]}) for v in verdicts]
+    ax.legend(handles=handles, title=f"slope [{percent(verdicts[0].alpha)} interval]")
 
 
 def size_looks(sizes: Sequence[int]) -> dict[int, dict[str, Any]]:

@@ -96,6 +96,18 @@ def legend(fig: Figure, handles: list[Line2D], line: int) -> None:
     fig.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, y), ncol=len(handles), **packed)
 
 
+def new_axes() -> Axes:
+    """Axes of a new figure, which a notebook shows."""
+    from matplotlib import pyplot
+
+    return pyplot.figure().add_subplot()
+
+
+def inches_of(ax: Axes) -> tuple[float, float]:
+    """Width and height of axes."""
+    return ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
+
+
 def sizes_on_x(ax: Axes, sizes: Sequence[float], axis: str, inches: float) -> None:
     """Put a tick at every size, labels at as many as have room."""
     every = int(np.ceil(LETTER * sum(len(f"{s:g}") + 1.5 for s in sizes) / inches))

@@ -58,7 +58,7 @@ def strip_page(rules: Sequence[str], strips: Sequence[Strip], note: str, least: 
     fig, grid = page(heights, [inches] * cols + [table], note)
     first: dict[str, Axes] = {}
     for i, (own_rules, strip) in enumerate(chunks):
-        look = {n: {"color": c, "marker": m, "ms": 3.2} for n, c, m in zip(strip.names, MODULES, MARKERS, strict=False)}
+        look = module_looks(strip.names)
         numbers: dict[str, Numbers] = {}
         for j, rule in enumerate(own_rules):
             ax = page_style.panel(fig, grid[i, j], cols * i + j, rule, None if j else strip.label, first.get(strip.quantity))
@@ -77,6 +77,11 @@ def strip_page(rules: Sequence[str], strips: Sequence[Strip], note: str, least: 
             for k, (number, bold) in ((k, column[name]) for k, name in enumerate(look, start=1) if name in column):
                 ax.text(y=k, s=signed(number), weight="bold" if bold else "normal", **right)
     return fig
+
+
+def module_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every module or tensor, of as many as there are colours."""
+    return {n: {"color": c, "marker": m, "ms": 3.2} for n, c, m in zip(names, MODULES, MARKERS, strict=False)}
 
 
 def seeds_and_mean(ax: Axes, x: np.ndarray, y: np.ndarray, style: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 import re
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def run(context: Context) -> int:
     if not context.plan.todo:
         return _nothing_to_do(context)
     if not isinstance(cluster, SlurmConfig):
-        return _train_here(context)
+        return train_here(context)
     report = states_or_refuse(context.config, context.plan)
     return _submit(context, report, lambda s: s.should_resubmit(cluster.retries) or s.name == "cancelled" and not s.live)
 
@@ -86,7 +86,7 @@ def retry(context: Context) -> int:
         return OK
     if isinstance(context.config.cluster, SlurmConfig):
         return _submit(context, context.report, lambda s: s.run.run_id in chosen | planned, chosen)
-    return _train_here(context, chosen)
+    return train_here(context, chosen)
 
 
 def _format_plan(context: Context) -> str:
@@ -145,18 +145,22 @@ def _print_workers(context: Context, placement: Placement) -> None:
 
 
 def _nothing_to_do(context: Context) -> int:
-    print("Nothing to do.", *context.plan.endings, f"Next: {context.analyze_command()}", sep="\n")
+    print("Nothing to do.", *context.plan.endings, *context.next_lines(), sep="\n")
     return OK
 
 
-def _train_here(context: Context, forgiven: Collection[str] = ()) -> int:
+def train_here(context: Context, forgiven: Collection[str] = (), in_this_process: bool = False) -> int:
     """Train on this machine until the plan is empty, Ctrl-C, or only failed runs are left; the failures of the runs `forgiven`
     are put away first. Raises ConfigError if this machine cannot train what the config says, or write where."""
-    from spectral_mup.cluster.local import run_local
+    from spectral_mup.cluster.local import run_here, run_local
     from spectral_mup.cluster.progress import Progress
 
     config, machine = context.config, _machine(context)
-    placement = machine.place(config, context.plan.todo)
+
+    def place(runs: Sequence[RunConfig]) -> Placement:
+        return Placement(1, "in this process") if in_this_process else machine.place(config, runs)
+
+    placement = place(context.plan.todo)
     _check_folders(config, "runs", "results")
     _print_workers(context, placement)
     for run_id in forgiven:
@@ -169,11 +173,11 @@ def _train_here(context: Context, forgiven: Collection[str] = ()) -> int:
         context.refresh()
         progress.plan, progress.later_curves = context.plan, context.later_curves
         if runs := context.plan.todo:
-            progress.workers = machine.place(config, runs).workers
+            progress.workers = place(runs).workers
         return runs
 
     with _stop_requests() as stopping, progress:
-        failed = run_local(config, todo, progress.on_event, stopping, machine)
+        failed = (run_here if in_this_process else run_local)(config, todo, progress.on_event, stopping, machine)
     context.refresh()
     total = len(context.plan.runs)
     done = pluralize(total - len(context.plan.todo), "run")
@@ -185,7 +189,7 @@ def _train_here(context: Context, forgiven: Collection[str] = ()) -> int:
         print(f"{len(failed)} of {pluralize(total, 'run')} failed:", *lines, sep="\n", file=sys.stderr)
         print(f"Once the cause is removed, resume with: {context.launch_command()}", file=sys.stderr)
         return FAILED
-    print(f"All {done} done.", *context.plan.endings, f"Next: {context.analyze_command()}", sep="\n")
+    print(f"All {done} done.", *context.plan.endings, *context.next_lines(), sep="\n")
     return OK
 
 
