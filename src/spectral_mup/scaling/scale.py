@@ -104,11 +104,11 @@ def scale(
     wider            any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ
 
     Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer,
-    TypeError on what is no module or an optimizer's class, and ValueError on a parameter without a shape (LazyLinear), tied
+    TypeError on what is no module, and ValueError on an optimizer's class, a parameter without a shape (LazyLinear), tied
     embeddings under a rule without a logits multiplier and a zero init that LAMB cannot leave. What it returns can be saved
     with torch.save, and loaded with torch.load as it is.
     """
-    _check_arguments(model, base, wider, optimizer)
+    _check_arguments(model, base, wider)
     spec = resolve_optimizer(optimizer)
     layout = Layout(embeddings, linear_out_in, linear_in_out)
     here, there = inspect_parameters(model, layout), inspect_parameters(base, layout)
@@ -185,22 +185,14 @@ def _both(uses: set[str]) -> bool:
     return "embeddings" in uses and bool(uses & {"linear_out_in", "linear_in_out"})
 
 
-def _check_arguments(model: Any, base: Any, wider: Any, optimizer: Any) -> None:
-    """Raises TypeError on what is no module, and on an optimizer that says nothing of its size."""
+def _check_arguments(model: Any, base: Any, wider: Any) -> None:
+    """Raises TypeError on what is no module, ValueError on one whose parameters have no shape yet."""
     for argument, given in {"model": model, "base": base, "wider": wider}.items():
         if not isinstance(given, nn.Module) and not (given is None and argument == "wider"):
             raise TypeError(f"{argument}: {given!r:.40} is no nn.Module; build one, as in scale(build(512), build(64))")
         for name, p in {} if given is None else named_parameters(given).items():
             if isinstance(p, nn.UninitializedParameter):
                 raise ValueError(f"{argument}: {name} has no shape yet; run it once on a batch before scale")
-    if isinstance(optimizer, torch.optim.Optimizer) or (
-        isinstance(optimizer, type) and issubclass(optimizer, torch.optim.Optimizer)
-    ):
-        kind = optimizer if isinstance(optimizer, type) else type(optimizer)
-        raise TypeError(
-            f"optimizer: {kind.__name__} does not say how its updates grow; name a preset, as in optimizer='adamw', "
-            f"or measure it, as in optimizer=derive({kind.__name__}, build, widths, batch=..., loss=...)"
-        )
 
 
 def _check(
