@@ -202,16 +202,6 @@ class NotYet(nn.Module):
         (lambda: scale(mlp(64), 16), TypeError, r"^base: 16 is no nn.Module; build one"),
         (lambda: scale(mlp, mlp(16)), TypeError, r"^model: <function mlp at .* is no nn.Module"),
         (lambda: scale(mlp(64), mlp(16), wider=128), TypeError, "^wider: 128 is no nn.Module"),
-        (
-            lambda: scale(mlp(64), mlp(16), optimizer=torch.optim.AdamW),
-            TypeError,
-            "^optimizer: AdamW does not .*'adamw'.*derive",
-        ),
-        (
-            lambda: scale(mlp(64), mlp(16), optimizer=torch.optim.SGD([torch.ones(1)])),
-            TypeError,
-            "^optimizer: SGD does not say",
-        ),
         (lambda: scale(NotYet(), NotYet()), ValueError, "^model: head.weight has no shape yet; run it once"),
         (lambda: init_(mlp(64).to("meta"), scale(mlp(64), mlp(16))), ValueError, "^model: is on the meta device.*to_empty"),
     ],
