@@ -216,7 +216,7 @@ def _data(c: schema.Config) -> Iterator[str]:
     if c.data.source == "batches" and c.data.vocab_size is None and c.model.family != "factory":
         yield (
             f"data.vocab_size: model={c.model.family} needs it; give the number of token ids in the batches of data.target, "
-            "or use model=factory for a model that is no language model"
+            "or use model=factory for any other kind of model"
         )
 
 

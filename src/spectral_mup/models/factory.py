@@ -10,7 +10,7 @@ from spectral_mup.util.registry import lookup
 
 
 def build(config: FactoryConfig, vocab_size: int | None, width: int, depth: int) -> nn.Module:
-    """What model.target returns for this size. Raises ConfigError where that cannot be called so, or is no module."""
+    """What model.target returns for this size. Raises ConfigError if it cannot be called so, or returns no module."""
     make, args = lookup({}, config.target, "model.target"), dict(config.args or {})
     signature = inspect.signature(make)
     offered = {"depth": depth, "vocab_size": vocab_size, "context": config.context}

@@ -133,7 +133,7 @@ def base_values(
     """{parameter name: {lr, weight_decay, eps} in the base model}.
 
     A λ that is one number is for weights: vectors get 0, `spared` marks them, and are groups of their own whatever the number.
-    Raises ValueError on a λ that misses a kind, and on what is no number of at least 0.
+    Raises ValueError on a λ that misses a kind, and on a value that is not a number of at least 0.
     """
     _check_type("scaling", scaling, ModelScaling, "give what scale(model, base) returns")
     check_number("lr", lr)

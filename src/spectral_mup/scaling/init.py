@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from spectral_mup.optim.stacked import shard_like
+from spectral_mup.scaling.base_std import base_init_std
 from spectral_mup.scaling.groups import check_shapes
 from spectral_mup.scaling.inspect import owners
-from spectral_mup.scaling.scale import ModelScaling, base_init_std
+from spectral_mup.scaling.scale import ModelScaling
 from spectral_mup.util.seeds import seed_of
 
 

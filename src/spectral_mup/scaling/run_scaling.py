@@ -9,9 +9,10 @@ from torch import nn
 
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.scaling.base_std import base_init_std
 from spectral_mup.scaling.forward_multipliers import TO_DO, apply_multipliers_
 from spectral_mup.scaling.inspect import named_parameters
-from spectral_mup.scaling.scale import ModelScaling, base_init_std, scale
+from spectral_mup.scaling.scale import ModelScaling, scale
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.theory.rules import Multipliers
 

@@ -2,40 +2,31 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec, resolve_optimizer, resolve_rule
-from spectral_mup.optim.stacked import whole
+from spectral_mup.scaling.base_std import measure_base_std
 from spectral_mup.scaling.branches import Branches, branches_of
 from spectral_mup.scaling.inspect import (
-    HEADS_UNKNOWN,
     Attention,
     Layout,
     find_blocks,
     inspect_parameters,
-    named_modules,
     named_parameters,
-    owners,
     read_attention_scaling,
     table_factors,
     tied_tables,
     unwrap,
 )
 from spectral_mup.scaling.matrices import acts_on_matrices, stacked_parameters
+from spectral_mup.scaling.notes import forward_notes, init_notes, rule_notes
 from spectral_mup.scaling.trace import how_used
-from spectral_mup.theory.growth import Growth, count_blocks, counterpart, in_first_block, match_blocks, measure_growth
+from spectral_mup.theory.growth import Growth, count_blocks, match_blocks, measure_growth
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
-
-SIGMAS = 5  # standard errors by which a sample may be off
-FEW = 16  # values that say nothing of their std
-PAIRS = 100  # fewer say nothing of a correlation
-SEEN = 2**16  # values that are looked at for repetitions
-DISTINCT = 256  # values of which half must differ in a sample, in any precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +95,7 @@ def scale(
     wider            any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ
 
     Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer,
-    TypeError on what is no module, and ValueError on an optimizer's class, a parameter without a shape (LazyLinear), tied
+    TypeError unless each is a module, and ValueError on an optimizer's class, a parameter without a shape (LazyLinear), tied
     embeddings under a rule without a logits multiplier and a zero init that LAMB cannot leave. What it returns can be saved
     with torch.save, and loaded with torch.load as it is.
     """
@@ -122,7 +113,7 @@ def scale(
     tied = tied_tables(model) or _heads_without_module(base, growths)
     rule = choose_rule(rule, model, tied)
     mates = match_blocks(here, there, blocks)
-    base_std = _base_std(base, growths, tied, blocks, mates)
+    base_std = measure_base_std(base, growths, tied, blocks, mates)
     _check(spec, rule, growths, own, tied, base_std)
 
     factors = _growing_factors(model, base, rule)
@@ -148,9 +139,9 @@ def scale(
         base_std=base_std,
         table_factors=factors,
         notes=(
-            *_init_notes(base, growths, base_std, mates),
-            *_notes(forward, attention, blocks, own, growths, spec),
-            *_forward_notes(model, base, growths, tied, factors),
+            *init_notes(base, growths, base_std, mates),
+            *rule_notes(forward, attention, blocks, own, growths, spec),
+            *forward_notes(model, base, growths, tied, factors),
         ),
     )
 
@@ -186,10 +177,10 @@ def _both(uses: set[str]) -> bool:
 
 
 def _check_arguments(model: Any, base: Any, wider: Any) -> None:
-    """Raises TypeError on what is no module, ValueError on one whose parameters have no shape yet."""
+    """Raises TypeError unless each is a module, ValueError if its parameters have no shape yet."""
     for argument, given in {"model": model, "base": base, "wider": wider}.items():
         if not isinstance(given, nn.Module) and not (given is None and argument == "wider"):
-            raise TypeError(f"{argument}: {given!r:.40} is no nn.Module; build one, as in scale(build(512), build(64))")
+            raise TypeError(f"{argument}: {given!r:.40} is not an nn.Module; build one, as in scale(build(512), build(64))")
         for name, p in {} if given is None else named_parameters(given).items():
             if isinstance(p, nn.UninitializedParameter):
                 raise ValueError(f"{argument}: {name} has no shape yet; run it once on a batch before scale")
@@ -231,35 +222,6 @@ def _growing_factors(model: nn.Module, base: nn.Module, rule: Rule) -> dict[str,
     return {name: ratio for name, ratio in ratios.items() if not math.isclose(ratio, 1, rel_tol=1e-4)}
 
 
-def _init_notes(
-    base: nn.Module, growths: Mapping[str, Growth], base_std: Mapping[str, float | None], mates: Mapping[str, str]
-) -> Iterator[str]:
-    """What init_ keeps, and which biases it draws."""
-    found = named_parameters(base)
-    for name, growth in growths.items():
-        values = found[counterpart(name, mates)]
-        if values.ndim > 1 and growth.kind != "vector" and base_std[name] is None and values.requires_grad:
-            yield f"{name}: starts at values that are no sample of mean zero, so init_ keeps what the model is built with"
-    if any(std is not None and found[counterpart(name, mates)].ndim < 2 for name, std in base_std.items()):
-        yield "biases that torch draws start with the base's std at every width; init_(biases=False) leaves them as built"
-
-
-def _forward_notes(
-    model: nn.Module, base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], factors: Mapping[str, float]
-) -> Iterator[str]:
-    """What the forward pass may do that a rule does not see."""
-    kinds = {growth.kind for growth in growths.values()}
-    if "embedding" in kinds and "readout" not in kinds and not tied:
-        yield "no readout: if the output layer takes an embedding's weight, multiply the logits by base width over model width"
-    for name, factor in factors.items():
-        yield f"{name}: multiplies by a factor that grows, which set_multipliers_ takes back by × {factor:.4g}"
-    there = named_modules(base)
-    for name, module in named_modules(model).items():
-        here, before = (getattr(m, "embed_scale", None) for m in (module, there.get(name)))
-        if isinstance(here, float) and isinstance(before, float) and here != before and name not in factors:
-            yield f"{name}.embed_scale: {here:.4g}, but {before:.4g} in the base; take the base's if it multiplies embeddings"
-
-
 def kinds_known(growths: Mapping[str, Growth]) -> bool:
     """Whether any weight tells how it grows, or there is none to ask."""
     weights = [growth for growth in growths.values() if growth.base_shape[1] > 1 or growth.kind == "embedding"]
@@ -292,111 +254,6 @@ def _m_width(growths: Mapping[str, Growth], tied: Sequence[str]) -> float:
     read = [growth.m_in for growth in growths.values() if growth.kind == "readout"]
     read += [growths[name].m_out for name in tied]
     return max(read or [growth.m_out for growth in growths.values()], default=1.0)
-
-
-@torch.no_grad()
-def _base_std(
-    base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], blocks: Sequence[str], mates: Mapping[str, str]
-) -> dict[str, float | None]:
-    """Init std of the base model's tensors: of its values, or on the meta device what its config or its fan_in says.
-
-    None where a tensor stays as built: gains, constants, and values that are no independent sample of mean zero.
-    """
-    found, held = named_parameters(base), owners(base)
-    declared = getattr(getattr(base, "config", None), "initializer_range", None)
-    stds: dict[str, float | None] = {}
-    for name, growth in growths.items():
-        p = found[counterpart(name, mates)]
-        if p.ndim < 2:
-            stds[name] = _drawn_bias_std(p, held[id(p)][0])
-        elif growth.kind == "vector":
-            stds[name] = None
-        elif not p.is_meta:
-            stds[name] = sample_std(p)
-        elif declared is not None:
-            stds[name] = declared
-        else:  # a tied table starts as the readout that it also is
-            stds[name] = growth.base_shape[0] ** -0.5 if name in tied else growth.base_shape[1] ** -0.5
-    return _pooled(stds, growths, blocks)
-
-
-def sample_std(p: Any) -> float | None:
-    """Std of values that look like an independent sample of mean zero, 0 where all are zero; None of any others.
-
-    Within five standard errors: the mean, and the correlation of neighbours along each axis. Values that repeat, as in an
-    identity or in equal rows, are no sample either.
-    """
-    x = whole(p.detach()).double().cpu()
-    if not x.any():
-        return 0.0
-    std, n = float(x.std(correction=0)), x.numel()
-    if len(x.flatten()[:SEEN].unique()) < min(n, DISTINCT) / 2 or abs(float(x.mean())) > SIGMAS * std / n**0.5:
-        return None
-    for axis in range(x.ndim):
-        length = x.shape[axis] - 1
-        pairs = (x.narrow(axis, 0, length) * x.narrow(axis, 1, length)).flatten() / std**2
-        if len(pairs) >= PAIRS and abs(float(pairs.mean())) > SIGMAS / len(pairs) ** 0.5:
-            return None
-    return std
-
-
-def _drawn_bias_std(p: Any, module: Any) -> float | None:
-    """Std of a bias as torch's linear maps draw it, uniform within ±fan_in^-1/2; None of any other, or of one on meta."""
-    if p is not getattr(module, "bias", None) or not isinstance(module, nn.Linear | _ConvNd) or p.is_meta:
-        return None
-    bound = math.prod(module.weight.shape[1:]) ** -0.5
-    x = whole(p.detach()).double()
-    std, rms = bound / 3**0.5, float(x.square().mean().sqrt())
-    constant = not x.any() or (len(x) > 1 and len(x.unique()) == 1)
-    as_torch = bool((x.abs() <= bound).all()) and (len(x) < FEW or abs(rms - std) < std / 2)
-    return std if as_torch and not constant else None
-
-
-def base_init_std(growth: Growth, stds: Mapping[str, float | None]) -> float | None:
-    """Init std in the base model by kind: stds[kind], or fan_in^-1/2 where that is None; None: it stays as built."""
-    if growth.kind not in stds or growth.kind == "vector":
-        return None
-    fixed = stds[growth.kind]
-    return growth.base_shape[1] ** -0.5 if fixed is None else fixed
-
-
-def _pooled(stds: Mapping[str, float | None], growths: Mapping[str, Growth], blocks: Sequence[str]) -> dict[str, float | None]:
-    """Stds of one tensor over the blocks as one number, where they agree within the error of a sample."""
-    alike: dict[str, list[str]] = {}
-    for name, std in stds.items():
-        if std is not None:
-            alike.setdefault(in_first_block(name, blocks), []).append(name)
-    pooled = dict(stds)
-    for names in alike.values():
-        measured = [stds[name] or 0.0 for name in names]
-        mean = (sum(s**2 for s in measured) / len(measured)) ** 0.5
-        size = min(math.prod(growths[name].base_shape) for name in names)
-        if all(abs(s - mean) <= 5 * mean / (2 * size) ** 0.5 for s in measured):
-            pooled |= dict.fromkeys(names, mean)
-    return pooled
-
-
-def _notes(
-    forward: Multipliers,
-    attention: Attention,
-    blocks: Sequence[str],
-    algorithm: Mapping[str, Algorithm],
-    growths: Mapping[str, Growth],
-    spec: OptimizerSpec,
-) -> Iterator[str]:
-    if not blocks:
-        yield "no residual_blocks given: depth is not scaled, and hidden sides that do not grow count as inputs or outputs"
-    if attention.unknown:
-        yield f"attention: {HEADS_UNKNOWN}"
-    for name, growth in growths.items():
-        if growth.kind == "hidden" and algorithm[name] != spec.by_kind["hidden"]:
-            yield f"{name}: not a matrix by its shape, so {algorithm[name].name} trains it"
-    for name in dict.fromkeys(a.name for a in algorithm.values() if a.attribute("update_hessian")):
-        yield f"{name}: without update_hessian it is sign momentum; Trainer calls it, and its docstring shows how to"
-    wanted = {part: x for part, x in asdict(forward).items() if x != 1}
-    if wanted:
-        said = ", ".join(f"{part} × {x:.4g}" for part, x in wanted.items())
-        yield f"the forward pass must carry {said} (relative to the base): set_multipliers_ or multipliers"
 
 
 torch.serialization.add_safe_globals(  # so that torch.load takes a saved scaling without weights_only=False

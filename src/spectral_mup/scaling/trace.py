@@ -108,6 +108,6 @@ def _runs(module: nn.Module, x: Tensor, uses: Uses) -> bool:
     try:
         with torch.device("meta"), uses:
             module(x)
-    except Exception:
+    except Exception:  # a user's forward pass may raise anything on a tensor that it was not written for
         return False
     return True

@@ -40,7 +40,7 @@ def own_loss(model: Any, batch: Batch) -> Tensor:
     loss = getattr(out, "loss", out)
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise ValueError(
-            "loss: the model's output is no scalar and has none; pass a function, as in loss=lambda model, batch: ..."
+            "loss: the model's output is neither a scalar nor has a .loss; pass a function, as in loss=lambda model, batch: ..."
         )
     return loss
 

@@ -199,9 +199,9 @@ class NotYet(nn.Module):
 @pytest.mark.parametrize(
     "make, error, message",
     [
-        (lambda: scale(mlp(64), 16), TypeError, r"^base: 16 is no nn.Module; build one"),
-        (lambda: scale(mlp, mlp(16)), TypeError, r"^model: <function mlp at .* is no nn.Module"),
-        (lambda: scale(mlp(64), mlp(16), wider=128), TypeError, "^wider: 128 is no nn.Module"),
+        (lambda: scale(mlp(64), 16), TypeError, r"^base: 16 is not an nn.Module; build one"),
+        (lambda: scale(mlp, mlp(16)), TypeError, r"^model: <function mlp at .* is not an nn.Module"),
+        (lambda: scale(mlp(64), mlp(16), wider=128), TypeError, "^wider: 128 is not an nn.Module"),
         (lambda: scale(NotYet(), NotYet()), ValueError, "^model: head.weight has no shape yet; run it once"),
         (lambda: init_(mlp(64).to("meta"), scale(mlp(64), mlp(16))), ValueError, "^model: is on the meta device.*to_empty"),
     ],

@@ -78,7 +78,7 @@ def test_what_cannot_be_checked_is_refused(settings, message):
 
 
 def test_a_model_without_a_loss_of_its_own_needs_one():
-    with pytest.raises(ValueError, match="^loss: the model's output is no scalar and has none"):
+    with pytest.raises(ValueError, match="^loss: the model's output is neither a scalar nor has a .loss"):
         check_features(mlp, [32, 64], lr=0.1, batch=lambda seed, step: batch(seed, step)[:1])
 
 

@@ -126,7 +126,7 @@ def test_values_that_are_no_sample_stay_as_built_and_are_named(fill):
     for std in (None, 0.02, {"hidden": 0.02, "embedding": None}):
         init_(model, scaling, seed=0, std=std)
         assert model.special.weight.equal(before)
-    assert any(note.startswith("special.weight: starts at values that are no sample of mean zero") for note in scaling.notes)
+    assert any(note.startswith("special.weight: does not start as a random sample of mean zero") for note in scaling.notes)
 
 
 @pytest.mark.parametrize(
