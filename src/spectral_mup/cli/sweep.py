@@ -76,9 +76,7 @@ def sweep(
     Returns the results as `load("FOLDER/results/NAME")` does. Raises ConfigError on what a launch refuses, RuntimeError where
     runs failed, and KeyboardInterrupt after Ctrl-C, when the run at hand is saved: the same call goes on.
     """
-    from spectral_mup.analysis.load import (
-        load,
-    )  # pandas, and below hydra, which nothing else of the package's public part needs
+    from spectral_mup.analysis.load import load  # here, as `import spectral_mup` needs neither pandas nor, below, hydra
     from spectral_mup.cli.actions.train import train_here
     from spectral_mup.cli.analyze import judge_and_draw
     from spectral_mup.config.compose import load_config
@@ -115,10 +113,14 @@ def sweep(
 @contextmanager
 def _given(*functions: Callable[..., Any] | str | None) -> Iterator[list[str | None]]:
     """Names for a config of what may be a function; one without an import path is known by its name in this process alone."""
-    names = [f if f is None or isinstance(f, str) else import_path(f) or f"__main__.{_name(f)}" for f in functions]
-    mine = {
-        str(name): f for name, f in zip(names, functions, strict=True) if not isinstance(f, str) and f and not import_path(f)
-    }
+    names: list[str | None] = []
+    mine: dict[str, Any] = {}
+    for function in functions:
+        name = import_path(function) if callable(function) else function
+        if callable(function) and name is None:
+            name = f"__main__.{_name(function)}"
+            mine[name] = function
+        names.append(name)
     GIVEN.update(mine)
     try:
         yield names

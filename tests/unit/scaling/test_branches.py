@@ -110,6 +110,13 @@ class Weighed(Mlp):
         return x + torch.tanh(super().forward(x))
 
 
+class Damped(Mlp):
+    """The stream itself shrinks: what is left once all branches are zero is not the input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2 + super().forward(x)
+
+
 class Net(nn.Module):
     def __init__(self, block: type, width: int, depth: int = 2, ratios: tuple[float, ...] = (4,)) -> None:
         super().__init__()
@@ -138,7 +145,7 @@ def test_branches_are_found_in_a_model_of_ones_own_that_reads_features():
     assert "branches × 0.5 at 4 modules of blocks." in said
 
 
-@pytest.mark.parametrize("block", [PostNorm, Weighed])
+@pytest.mark.parametrize("block", [PostNorm, Weighed, Damped])
 def test_what_is_no_sum_of_branches_is_left_to_do_and_says_why(block):
     with pytest.raises(BranchError, match="^blocks.0 is not its input plus"):
         find_branches(Net(block, 16), ["blocks."])
