@@ -6,27 +6,19 @@ from pathlib import Path
 
 import pytest
 from support.cli import call
+from support.own_model import LANGUAGE_MODEL
 
 import spectral_mup as sm
 
-CODE = """
-import torch
-from torch import nn
-
-
-class LM(nn.Module):
-    def __init__(self, width, vocab_size):
-        super().__init__()
-        self.table, self.hidden = nn.Embedding(vocab_size, width), nn.Linear(width, width)
-        self.readout = nn.Linear(width, vocab_size, bias=False)
-
-    def forward(self, ids):
-        return self.readout(torch.relu(self.hidden(self.table(ids))))
+CODE = (
+    LANGUAGE_MODEL
+    + """
 
 
 def build(width, vocab_size):
     return LM(width, vocab_size)
 """
+)
 SCRIPT = """
 import mine
 import spectral_mup as sm

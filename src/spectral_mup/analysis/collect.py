@@ -22,7 +22,7 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd
     corpora: dict[str, str] = {}
     for curve, run in ((curve, run) for curve, of_curve in curves.items() for run in of_curve):
         about = {"log2_lr": run.log2_lr, "tuned": curve.tuned, "held": curve.held_text, "value": run.value, "status": "missing"}
-        about |= {"family": run.model.family, "optimizer": run.optimizer.name}
+        about |= {"family": run.model.label, "optimizer": run.optimizer.name}
         rows.append(key_of(run, curve) | run.sizes | about)
         result = results.of(run)
         if result is None:

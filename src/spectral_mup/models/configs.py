@@ -57,6 +57,11 @@ class ModelConfig(Part):
     init_std: InitStd
     multipliers: ForwardMultipliers = ForwardMultipliers()
 
+    @property
+    def label(self) -> str:
+        """What tables and figures call the model."""
+        return self.family
+
     def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
         """Prefixes of the parameter names of residual blocks, before the block's number; empty: found by their names."""
         return ()
@@ -226,6 +231,10 @@ class HuggingFaceConfig(GroupedHeadsConfig):
     config: dict[str, Any] | None = None
     grows: dict[str, Positive] | None = None
 
+    @property
+    def label(self) -> str:
+        return self.type
+
     def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
         return pkgutil.resolve_name("spectral_mup.models.huggingface.blocks")(names)
 
@@ -268,6 +277,10 @@ class FactoryConfig(ModelConfig):
                 f"model.target={values['target']}: its code has changed since the launch; restore it, or launch again"
             )
         return {**values, "code": found}
+
+    @property
+    def label(self) -> str:
+        return self.target
 
     def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
         return tuple(self.residual_blocks)

@@ -41,6 +41,11 @@ def test_a_family_names_only_its_own_keys(family):
     assert isinstance(config_of(family), lookup(FAMILIES, family, "model.family"))
 
 
+@pytest.mark.parametrize("family, label", [*zip(OURS, OURS, strict=True), ("huggingface", "llama"), ("factory", "mine.build")])
+def test_tables_and_figures_call_a_model_by_what_it_is(family, label):
+    assert config_of(family).label == label
+
+
 def test_sizes_at_a_width():
     fixed = config("llama2", heads=None, head_size=16, kv_ratio=0.5)
     assert isinstance(fixed, Llama2Config)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import call
+from support.own_model import LANGUAGE_MODEL
 from support.runs import run_point
 
 from spectral_mup import data
@@ -16,9 +17,9 @@ from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.scaling.run_scaling import check_model, scale_run
 
-CODE = """
-import torch
-from torch import nn
+CODE = (
+    LANGUAGE_MODEL
+    + """
 
 SCALE = 1.0
 
@@ -39,15 +40,6 @@ def batches(seed, step, batch_size):
     x = torch.randn(batch_size, 8, generator=g)
     return {"x": x, "y": SCALE * x[:, :1] * x[:, 1:2]}
 
-class LM(nn.Module):
-    def __init__(self, width, vocab_size):
-        super().__init__()
-        self.table, self.hidden = nn.Embedding(vocab_size, width), nn.Linear(width, width)
-        self.readout = nn.Linear(width, vocab_size, bias=False)
-
-    def forward(self, ids):
-        return self.readout(torch.relu(self.hidden(self.table(ids))))
-
 def language_model(width, vocab_size, **rest):
     assert set(rest) == {"depth", "context"}
     return LM(width, vocab_size)
@@ -64,6 +56,7 @@ def no_width(size):
 def number(seed, step):
     return 3.0
 """
+)
 BASIC = [
     "model=factory", "model.target=mine.build", "data=batches", "data.target=mine.batches", "rule=[spectral_readout]",
     "sweep.width=[16,32,64]", "sweep.base_width=16", "sweep.depth=[1]", "sweep.base_depth=1", "sweep.lr=[-6]", "sweep.seed=[0]",

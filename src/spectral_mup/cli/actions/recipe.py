@@ -30,9 +30,9 @@ def recipe(context: Context) -> int:
     target = {axis: getattr(config.target, axis) or size for axis, size in base.items()}
     command = " ".join([context.launch_command("recipe"), *(f"target.{axis}={size}" for axis, size in target.items())])
     head = {"name": config.sweep.name, "command": command, "commit": commit()}
-    head |= {"family": config.model.family, "optimizer": config.optimizer.name, "target": target, "base": base}
+    head |= {"family": config.model.label, "optimizer": config.optimizer.name, "target": target, "base": base}
     held = next((curve.held for curve in context.plan.judged(LR)), ())  # a key that was tuned with lr by turns
-    rules, said = {}, [f"{config.model.family}, {config.optimizer.name}, {at_size(target)}, tuned at {at_size(base)}"]
+    rules, said = {}, [f"{config.model.label}, {config.optimizer.name}, {at_size(target)}, tuned at {at_size(base)}"]
     for rule in config.rule:
         expected = forecast(found[rule], target, base)
         curve = Curve(rule, target["width"], target["depth"], held=held)
