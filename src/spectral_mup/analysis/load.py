@@ -15,12 +15,11 @@ from spectral_mup.analysis.collect import KEY, as_judged, norms_of
 from spectral_mup.analysis.own_runs import Judged
 from spectral_mup.analysis.report import notes_on, table_of
 from spectral_mup.analysis.results import ResultsError, read_folder
+from spectral_mup.analysis.verdict import loss_name
 from spectral_mup.util.text import html_table, pluralize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-LOSS = "validation loss (nats/token)"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -101,7 +100,7 @@ def load(folder: str | Path, runs: str | Path | None = None) -> Loaded:
         raise ResultsError(f"{folder}: {_instead(folder)}")
     w = read_folder(folder)
     about = {name: w.about[name] for name in ("name", "command", "commit")}
-    judged = Judged(as_judged(w.runs), w.verdicts, LOSS)
+    judged = Judged(as_judged(w.runs), w.verdicts, loss_name(w.runs))
     runs_folder = _runs_folder(folder, w.runs["run_id"], runs)
     return Loaded(folder, **about, runs=w.runs, features=w.features, judged=judged, runs_folder=runs_folder)
 

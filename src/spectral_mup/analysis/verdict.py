@@ -106,13 +106,25 @@ def what_was_run(points: pd.DataFrame) -> str:
 
     named = ["/".join(map(str, dict.fromkeys(points[column]))) for column in ("family", "optimizer")]
     named += [f"{axis} {points[axis].iloc[0]}" for axis in ("width", "depth") if len(set(points[axis])) == 1]
-    length = f"{span('steps', '{:.0f}')} steps, {span('tokens', '{:.3g}', 1e6)} M tokens, {span('epochs', '{:.2g}')} epochs"
+    length = f"{span('steps', '{:.0f}')} steps"
+    if of_text(points):
+        length += f", {span('tokens', '{:.3g}', 1e6)} M tokens, {span('epochs', '{:.2g}')} epochs"
     parts = [", ".join(named), length, pluralize(len(set(points["seed"])), "seed")]
     parts += ["/".join(sorted(set(points["precision"].dropna())))] if "precision" in points else []
     held = sorted(set(points["held"].dropna()) - {""}) if "held" in points else []
     parts += [f"held: {' or '.join(held)}"] if held else []
     missing = list(points["status"]).count("missing")
     return "; ".join(parts + [f"{missing} of {len(points)} runs missing"] * (missing > 0))
+
+
+def of_text(points: pd.DataFrame) -> bool:
+    """Whether runs were trained on a text; those on batches of the user's own end without a number of tokens."""
+    return bool(points["tokens"].notna().any()) or "done" not in set(points["status"])
+
+
+def loss_name(points: pd.DataFrame) -> str:
+    """What figures call the loss, with its unit where it has one."""
+    return "validation loss (nats/token)" if of_text(points) else "validation loss"
 
 
 def is_control(rule: str) -> bool:

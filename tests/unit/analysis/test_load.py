@@ -14,6 +14,7 @@ from support.runs import composed
 import spectral_mup as sm
 from benchmarks import many_runs
 from spectral_mup.analysis.results import ResultsError
+from spectral_mup.analysis.verdict import loss_name, what_was_run
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.search.plan import make_plan
 
@@ -123,3 +124,11 @@ def test_a_folder_without_results_is_one_line_with_what_to_run(tmp_path, spoil, 
     with pytest.raises(ResultsError, match=message) as error:
         sm.load(tmp_path / "x")
     assert isinstance(error.value, ValueError) and "\n" not in str(error.value)
+
+
+def test_runs_on_other_data_than_text_have_no_tokens_and_no_unit():
+    """Nor has a sweep of which nothing is done any number of them, which may yet come."""
+    digits, text = (sm.load(DEFAULT.parent / name).runs for name in ("digits", "default"))
+    assert "200 steps; 6 seeds" in what_was_run(digits) and loss_name(digits) == "validation loss"
+    assert "400 steps, 0.205 M tokens" in what_was_run(text) and loss_name(text) == "validation loss (nats/token)"
+    assert "? M tokens" in what_was_run(text.assign(status="missing", tokens=float("nan")))

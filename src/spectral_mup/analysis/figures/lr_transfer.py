@@ -33,7 +33,7 @@ from spectral_mup.analysis.figures.style import (
     signed,
 )
 from spectral_mup.analysis.stats import NAN, rows
-from spectral_mup.analysis.verdict import Verdict, by_rule, format_slope, percent, what_was_run
+from spectral_mup.analysis.verdict import Verdict, by_rule, format_slope, loss_name, percent, what_was_run
 from spectral_mup.config.tune import named
 
 LR_COLUMNS = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  # columns of what the panels return
@@ -73,7 +73,7 @@ def lr_transfer(data: SweepData) -> tuple[Figure, pd.DataFrame]:
     fig, grid = page([2.0 + ROW * len(view.row)] * lines, [1] * cols, note, legends=2)
     drawn, first = [], None
     for i, v in enumerate(verdicts):
-        label = "validation loss (nats/token)" if i % cols == 0 else None
+        label = loss_name(points) if i % cols == 0 else None
         ax = first = panel(fig, grid[i // cols, i % cols], i, v.rule, label, first)
         ax.set_xlabel(data.named("learning rate"))
         drawn += loss_panel(ax, parts[v.rule], v, view, list(parts[v.rule]["log2_lr"]))

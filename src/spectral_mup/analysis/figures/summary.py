@@ -12,7 +12,7 @@ from spectral_mup.analysis.figures import lr_transfer as lr
 from spectral_mup.analysis.figures.style import GREY, LETTER, LINE, SIZE, STYLE, legend, mark, page, powers_of_two, sizes_on_x
 from spectral_mup.analysis.results import Results, labels
 from spectral_mup.analysis.stats import rows
-from spectral_mup.analysis.verdict import Verdict, what_was_run
+from spectral_mup.analysis.verdict import Verdict, loss_name, what_was_run
 from spectral_mup.config.tune import LR, named
 
 MAX_RULES = 3  # whose losses have a panel: more would be too narrow to read
@@ -74,7 +74,7 @@ def _loss_panels(panels: Sequence[Axes], r: Results, shown: Sequence[str], view:
     """Draw the losses of a sweep under each of the rules shown."""
     verdicts, drawn = {v.rule: v for v in r.verdicts}, []
     for j, (ax, rule) in enumerate(zip(panels, shown, strict=True)):
-        ax.set_ylabel("loss (nats/token)" if j == 0 else "")
+        ax.set_ylabel(loss_name(r.points).removeprefix("validation ") if j == 0 else "")
         tuned = r.verdicts[0].tuned
         ax.set_xlabel(named("learning rate", tuned) if rule in verdicts and (last or tuned != LR) else "")
         ax.tick_params(labelleft=j == 0)
