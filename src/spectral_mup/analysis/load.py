@@ -65,7 +65,8 @@ class Loaded:
     @property
     def _norms_text(self) -> str:
         if self.runs_folder is not None:
-            return f"norms: of its runs under {self.runs_folder}, read when asked for"
+            here = self.runs_folder.relative_to(Path.cwd()) if self.runs_folder.is_relative_to(Path.cwd()) else self.runs_folder
+            return f"norms: of its runs under {here}/, read when asked for"
         return f"norms: none, as the runs of {self.folder} are not beside it; give their folder, as in load(…, runs='runs')"
 
     @property
