@@ -40,14 +40,16 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd
 def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection[str]], pd.DataFrame]:
     """Function from the ids of ended runs to their norms, a row a probed step and module or tensor; it reads a run once.
 
-    Each run is there once, also one of the base size, which several rules share.
+    Each run is there once, also one of the base size, which several rules share. A run without norms.jsonl, as from an archive
+    of results, has no rows: its loss counts in the verdict, its features do not.
     """
     known: dict[str, list[dict[str, Any]]] = {}
 
     def rows_of(run: RunConfig) -> list[dict[str, Any]]:
         if run.run_id not in known:
             key = key_of(run, run.curve)
-            known[run.run_id] = [key | row for row in read_rows(folder / run.run_id / "norms.jsonl")]
+            file = folder / run.run_id / "norms.jsonl"
+            known[run.run_id] = [key | row for row in read_rows(file)] if file.is_file() else []
         return known[run.run_id]
 
     return lambda run_ids: pd.DataFrame([row for run in runs if run.run_id in run_ids for row in rows_of(run)])

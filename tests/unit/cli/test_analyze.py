@@ -112,6 +112,19 @@ def test_an_lr_without_norms_at_every_size_is_passed_over(argv, opened, monkeypa
     assert_as_if_all_norms_were_read(argv, opened, monkeypatch, runs)
 
 
+def test_without_norms_the_verdict_is_the_same(argv):
+    """As where the results came from an archive: the features are not judged, and the command does not fail."""
+    verdicts = json.loads(analyze(argv)[1]["tiny/verdicts.json"])["verdicts"]
+    for run in runs_of(argv):
+        (folder_of(argv, run) / "norms.jsonl").unlink()
+    screen, tables = analyze(argv)
+    without = json.loads(tables["tiny/verdicts.json"])["verdicts"]
+    assert "feature norms: not decided" in screen
+    assert [(v["verdict"], v["slope"], v["regret"]) for v in without] == [
+        (v["verdict"], v["slope"], v["regret"]) for v in verdicts
+    ]
+
+
 def test_where_no_lr_has_norms_at_every_size_all_are_read(argv, opened, monkeypatch):
     for run in runs_of(argv):
         if run.width == 256:
