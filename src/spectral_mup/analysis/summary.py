@@ -23,6 +23,8 @@ def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Resul
     forest.pdf .svg .png       the slopes of all, beside those of published.csv if it is there; what is drawn: forest.csv
     summary.pdf .svg .png      one row of panels per sweep; what is drawn: summary_figure.csv
     summary_FAMILY_AXIS.*      in place of them where families or axes differ: one figure of each, and .csv of what is drawn
+    transfer.pdf .svg .png     loss against lr under the rule that is tested, a panel per sweep of the first family and axis
+    transfer_FAMILY_AXIS.*     the same of the others; what is drawn: .csv
     The same files give the same bytes. Raises ResultsError.
     """
     out = Path(folder)
@@ -34,20 +36,24 @@ def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Resul
     from spectral_mup.analysis.figures.forest import forest_figure  # matplotlib takes a second to import: only where it draws
     from spectral_mup.analysis.figures.style import save
     from spectral_mup.analysis.figures.summary import summary_figure
+    from spectral_mup.analysis.figures.transfer import transfer_figure
 
-    for path in out.glob("summary*.*"):  # of other groups than today's
+    for path in (*out.glob("summary*.*"), *out.glob("transfer*.*")):  # of other groups than today's
         if path.suffix in (".pdf", ".svg", ".png") or path.name == "summary_figure.csv":
             path.unlink()
     drawing, data = forest_figure(sweeps, published)
     save(drawing, out / "forest", data)
     left = len(published) - list(data["what"]).count("published")
     groups = by_family_and_axis(sweeps)
-    for (family, axis), group in groups.items():
+    for i, ((family, axis), group) in enumerate(groups.items()):
+        of_group = f"_{family.replace('/', '_')}_{axis}"
         drawing, data = summary_figure(group)
         if len(groups) == 1:
             save(drawing, out / "summary", data, out / "summary_figure")
         else:
-            save(drawing, out / f"summary_{family.replace('/', '_')}_{axis}", data)
+            save(drawing, out / f"summary{of_group}", data)
+        if (transfer := transfer_figure(group)) is not None:
+            save(transfer[0], out / f"transfer{of_group if i else ''}", transfer[1])
     return sweeps, absent, left
 
 

@@ -145,6 +145,6 @@ def summarize(argv: list[str], check: bool) -> int:
     print(summary.format_summary(sweeps, absent))
     if left:
         print(f"Not in the forest plot: {pluralize(left, 'published slope')} of sweeps that are not here")
-    print(f"Figures and tables: {Path(argv[0])}/forest.* and summary*.*")
+    print(f"Figures and tables: {Path(argv[0])}/forest.*, transfer*.* and summary*.*")
     held = not absent and all(as_claimed(r.verdicts) and not sum(v.counts["missing"] for v in r.verdicts) for r in sweeps)
     return OK if held or not check else CHECK_FAILED

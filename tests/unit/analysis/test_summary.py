@@ -131,8 +131,11 @@ def test_several_families_or_axes_have_a_figure_each(tmp_path, monkeypatch, fami
     saved = {}
     monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda _, stem, data, *__: saved.update({stem.name: data}))
     summarize(tmp_path)
-    several = {f"summary_{family}_{axis}" for family, axis in groups}
-    assert set(saved) - {"forest"} == (several if len(groups) > 1 else {"summary"})
+    names = [f"{family}_{axis}" for family, axis in groups]
+    expected = {f"summary_{name}" for name in names} if len(groups) > 1 else {"summary"}
+    first = "nanogpt_width"
+    expected |= {"transfer"} | {f"transfer_{name}" for name in names if name != first}
+    assert set(saved) - {"forest"} == expected and set(saved["transfer"]["sweep"]) == {f"{first}/adamw"}
     assert all(len(set(data["sweep"])) == 1 for name, data in saved.items() if name != "forest")
     assert len(saved["forest"]) == len(groups)
 
@@ -162,9 +165,10 @@ def test_order_is_that_of_the_names_and_else_of_the_alphabet(written):
 def test_the_same_results_give_the_same_bytes_without_runs(written, tmp_path):
     kinds = ["summary.csv", "summary.pdf", "summary.svg", "summary.png", "summary_figure.csv"]
     kinds += ["forest.csv", "forest.pdf", "forest.svg", "forest.png", "summary.tex"]
+    kinds += [f"transfer.{kind}" for kind in ("csv", "pdf", "svg", "png")]
     for copy in ("one", "two", "other"):
-        shutil.copytree(written[0] / "muon", tmp_path / copy / "muon")
-    curves = tmp_path / "other" / "muon" / "curves.csv"
+        shutil.copytree(written[0] / "adamw", tmp_path / copy / "adamw")
+    curves = tmp_path / "other" / "adamw" / "curves.csv"
     points = pd.read_csv(curves)
     points.assign(loss=points["loss"] + 0.01).to_csv(curves, index=False)
     for copy in ("one", "two", "other"):
@@ -173,7 +177,7 @@ def test_the_same_results_give_the_same_bytes_without_runs(written, tmp_path):
     one, two, other = ([(tmp_path / copy / kind).read_bytes() for kind in kinds] for copy in ("one", "two", "other"))
     assert one == two
     same = {kind: a == b for kind, a, b in zip(kinds, one, other, strict=True)}
-    losses = ("summary.pdf", "summary.svg", "summary.png", "summary_figure.csv")  # the control; verdicts stand
+    losses = {k for k in kinds if k.startswith(("summary", "transfer"))} - {"summary.csv", "summary.tex"}  # verdicts stand
     assert same == {kind: kind not in losses for kind in kinds}
 
 
