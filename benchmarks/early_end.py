@@ -17,7 +17,7 @@ runs that are among these are counted as needed: a rule is safe with none.
 With `a finished lr between` only such runs end as have a finished lr between them and the best, and are no such neighbours;
 `not needed` keeps those at the base's best lr too.
 
-The search is replayed on the losses of the table, by octaves, with two workers: as it is, and as if every other lr of the curve
+The search is replayed on the losses of the table, by octaves, with two workers: unchanged, and as if every other lr of it
 were known before (no search knows it); and a fixed grid beside it.
 """
 
@@ -41,7 +41,7 @@ from spectral_mup.search.plan import make_plan
 from spectral_mup.training.run import TRAIN_LOSS_STEPS
 from spectral_mup.util.files import read_rows
 
-EXCESS = 0.05  # a point that is further above the best is no part of a fit
+EXCESS = 0.05  # a point that is further above the best is not part of a fit
 MARGINS = (0.03, 0.05, 0.1, 0.15)
 SAFETY = 1.25
 SHARES = tuple(k / 8 for k in range(1, 8))
@@ -77,7 +77,7 @@ class Losses(NamedTuple):
 
 
 def train(runs: Path) -> pd.DataFrame:
-    """Train what is missing; a row a run: its losses at every share of its steps, as fractions of which they are named."""
+    """Train what is missing; one row per run: its losses at every share of its steps, as fractions of which they are named."""
     rows: list[dict] = []
     for optimizer, width, lrs in [(o, width, lrs) for o, by_width in LRS.items() for width, lrs in by_width.items()]:
         grid = [f"sweep.width=[{width}]", f"sweep.lr={[*lrs]}", f"sweep.seed={[*SEEDS]}", "lr.adaptive=false"]
@@ -121,7 +121,7 @@ class Ending:
     """A rule of ending early: at SHARES of its steps a run is compared with the best finished one of its curve."""
 
     limits: dict[tuple[int, bool], float]  # by index of the share, and whether the lr is above that of the other
-    between: bool  # only where a finished lr lies between, so that the run is no neighbour of the best
+    between: bool  # only where a finished lr lies between, so that the run is not a neighbour of the best
     losses: dict[RunKey, Losses]
     kept: set[RunKey] = field(default_factory=set)  # never ended
 

@@ -43,7 +43,7 @@ FEATURES |= {"blocks.0": "hidden", "blocks.1": "hidden", "logits": "readout"}
 
 
 def overrides(folder: Path, seeds: int) -> list[str]:
-    """The sweep; its base is no run of it, or both rules would share a fifth of theirs."""
+    """The sweep; its base is not one of its runs, or both rules would share a fifth of theirs."""
     lists = {"sweep.width": [64, 128, 256, 512, 1024], "sweep.lr": LRS, "sweep.seed": list(range(seeds))}
     chosen = [f"{key}={values}".replace(" ", "") for key, values in lists.items()]
     paths = [f"paths.{name}={folder / name}" for name in ("runs", "results")]

@@ -121,7 +121,7 @@ def copies(params: list[nn.Parameter]) -> list[nn.Parameter]:
 
 
 def set_age(optimizers: Sequence[torch.optim.Optimizer], steps: int) -> None:
-    """Make optimizers believe that they took so many steps."""
+    """Make optimizers believe that they took that many steps."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             if isinstance(optimizer, StackedOptimizer):

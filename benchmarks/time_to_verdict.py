@@ -1,4 +1,4 @@
-"""How much sooner a verdict is there: the field's way, the same grid with our trainer, and our search, each end to end.
+"""How much sooner a verdict is reached: the field's way, the same grid with our trainer, and our search, each end to end.
 
     python benchmarks/time_to_verdict.py --nanogpt-mup CLONE [--share N] [--out FILE.json] [OVERRIDE ...]
 
@@ -10,7 +10,7 @@ tokens, AdamW and length of schedule. Without a clone only the other two are mea
 `fixed` trains that grid with `launch.py lr.adaptive=false`, `search` is `launch.py` with its own search, to which OVERRIDE
 goes, and both are judged by `analyze.py`. So field / fixed is what the trainer gives, fixed / search what the design gives.
 Seconds are from the start of the first process to the verdict. Compare only where the search says the same, with an interval
-that is no wider; what is printed says so.
+that is not wider; what is printed says so.
 """
 
 import argparse
@@ -178,7 +178,7 @@ def show(result: dict[str, Any]) -> str:
     lines += [f"{name.replace('_', ' ')}: × {ratio:.1f}" for name, ratio in result["ratios"].items()]
     for way, fair in result["fair"].items():
         unlike = [name.replace("_", " ") for name, holds in fair.items() if not holds]
-        lines += [f"no fair ratio to '{WAYS[way]}', as it is false that: {', '.join(unlike)}"] * bool(unlike)
+        lines += [f"no fair ratio to '{WAYS[way]}', because this is false: {', '.join(unlike)}"] * bool(unlike)
     return "\n".join(lines)
 
 

@@ -211,7 +211,7 @@ class OneRank(ProcessGroup):
 def losses(
     run: RunConfig, device: torch.device, stop: int | None = None, processes: ProcessGroup = SINGLE_PROCESS
 ) -> list[float] | str:
-    """All losses of a run, that of validation last, or why there are none; with `stop` it is resumed after so many steps."""
+    """All losses of a run, that of validation last, or why there are none; with `stop` it is resumed after that many steps."""
     asked, result = iter(range(run.train.steps)), None
     try:
         with tempfile.TemporaryDirectory() as root:
@@ -299,7 +299,7 @@ def steps_a_second(index: int, sizes: Sizes, device: torch.device, way: str, wid
 
 
 def seconds_of_runs(index: int, sizes: Sizes, device: torch.device, count: int) -> float:
-    """Of so many of the default sweep, one after the other, each from its config to its result."""
+    """Of that many of the default sweep's runs, one after the other, each from its config to its result."""
     runs = [make_run(sizes.common, sizes.runs[(index + i) % len(sizes.runs)]) for i in range(count)]
     begin = time.perf_counter()
     for run in runs:

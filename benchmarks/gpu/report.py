@@ -56,7 +56,7 @@ def throughput(rows: Sequence[Row]) -> list[str]:
     for way, width in dict.fromkeys(key[:2] for key in steps):
         cells.append([f"steps a second, width {width}, {way}", *(show(steps.get((way, width, n))) for n in runs)])
     gain = [steps[g] / steps[e] for g, e in [[(way, 128, 1) for way in ("graph", "eager")]] if {g, e} <= steps.keys()]
-    over_cpu = runs.values() if set(RUNS) <= {width for _, width, _ in steps} else []  # of other runs there is no figure
+    over_cpu = runs.values() if set(RUNS) <= {width for _, width, _ in steps} else []  # other runs have no such figure
     on_cpu = 2 * 3600 * sum(RUNS.values()) / sum(n * CPU_SECONDS[width] for width, n in RUNS.items())
     return [
         *table(cells, header=["processes on the device", *map(str, runs)], right=range(1, 1 + len(runs)), indent=2),

@@ -1,4 +1,4 @@
-"""Models of one's own in a sweep: the two families with their positions exchanged.
+"""Your own models in a sweep: the two families with their positions exchanged.
 
 NanoGPT's block with rotary positions in place of a learned table, Llama2's with a learned table. They show why AdamW's best
 learning rate falls with the depth of NanoGPT and not of Llama2: it goes with the positions, not with the block. In this
@@ -18,7 +18,7 @@ from spectral_mup.models.nanogpt import NanoGPT
 
 
 class RotaryNanoGPT(NanoGPT):
-    """Queries and keys are turned by their position, as Llama2's; there is no table of positions."""
+    """Queries and keys are turned by their position, as in Llama2; no table of positions exists."""
 
     features = Llama2.features  # type: ignore[assignment]
 

@@ -1,4 +1,4 @@
-"""A model that is no language model: a convolutional classifier of images of digits, drawn as they are asked for.
+"""Not a language model: a convolutional classifier of images of digits, drawn when they are needed.
 
 Sweep it from this folder, about three minutes on two cores:
 

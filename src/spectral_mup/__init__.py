@@ -1,4 +1,4 @@
-"""Learning rates that transfer across width and depth, for any optimizer: for models of one's own, no Hydra, no sweep."""
+"""Learning rates that transfer across width and depth, for any optimizer, on your own models: no Hydra, no sweep."""
 
 from __future__ import annotations
 

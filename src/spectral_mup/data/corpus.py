@@ -86,7 +86,7 @@ def fingerprint(source: str, path: str | None, vocab_size: int | None, target: s
 
 
 def vocabulary(source: str, path: str | None, vocab_size: int | None, target: str | None = None) -> int | None:
-    """The number of token ids, without reading the text; None: batches of one's own have none. Raises what `load` raises."""
+    """The number of token ids, without reading the text; None: a user's own batches have none. Raises what `load` raises."""
     if source == BATCHES:
         return vocab_size
     return lookup(SOURCES, source, "data.source")(source, path, vocab_size).vocab_size

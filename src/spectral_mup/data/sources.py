@@ -208,7 +208,7 @@ class Prepared(TokenFiles):
         return given or known
 
     def files(self) -> Splits:
-        """DataError unless each is there with the size it was written with."""
+        """DataError unless each exists with the size it was written with."""
         folder, splits = self.root, {"train": [], "val": []}
         for shard in self.meta["shards"]:
             file = folder / shard["file"]

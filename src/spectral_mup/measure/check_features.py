@@ -1,4 +1,4 @@
-"""The feature check on models of one's own: train some steps at several widths, and see whether features move alike."""
+"""The feature check on your own models: train some steps at several widths, and see whether features move equally far."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _judged(check: FeatureCheck) -> list[dict[str, Any]]:
 
 
 def plot_features(check: FeatureVerdict | FeatureCheck, ax: Axes | None = None) -> Axes:
-    """Draw the change of features against width, a line a module relative to the smallest width, into `ax`, and return it.
+    """Draw the change of features against width, one line per module, relative to the smallest width, into `ax`, and return it.
 
     `check` is what `check_features` returned; of its control, `check.control_check`. The legend has the slopes; the band is
     that of hidden modules that pass, dotted that of embedding and readout. Without `ax`, axes of a new figure. Raises

@@ -1,4 +1,4 @@
-"""The size law of any optimizer, measured on a family of the package or on models of one's own, in the form `scale` takes."""
+"""The size law of any optimizer, measured on a family of the package or on your own models, in the form `scale` takes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace

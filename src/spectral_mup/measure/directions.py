@@ -64,7 +64,7 @@ def check_ladder(growths: Mapping[int, Mapping[str, Growth]]) -> None:
             if first.kind == "hidden":
                 if a.shape == b.shape:
                     raise DeriveError(
-                        f"{name}: a growing matrix has shape {a.shape} at width {small} and at width {large} alike"
+                        f"{name}: a growing matrix has shape {a.shape} both at width {small} and at width {large}"
                     )
                 grew = True
     if not grew:

@@ -112,7 +112,7 @@ def _judge(algorithm: str, measured: pd.DataFrame) -> SizeLaw:
 
 
 def _of_kind(law: str, kind: str) -> Mapping[str, float]:
-    """The exponents of a law for a kind of tensor, alike for laws that say the same of every such tensor."""
+    """The exponents of a law for a kind of tensor, the same for laws that say the same of every such tensor."""
     exponents = SIZE_LAWS[law]
     if kind not in ("embedding", "vector"):
         return exponents

@@ -47,7 +47,7 @@ class ModelConfig(Part):
     """
 
     ours: ClassVar[bool] = False
-    draws_weights: ClassVar[bool] = False  # where init_std is null, its base starts as it is built
+    draws_weights: ClassVar[bool] = False  # where init_std is null, its base starts with the weights that it was built with
     embedding_std: ClassVar[float] = 1.0
 
     family: str

@@ -21,7 +21,7 @@ KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
 HEAD_SIZE = ("head_dim", "query_pre_attn_scalar")  # the second: whose inverse square root scales Gemma's attention
 MLP = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
 POSITIONS = ("max_position_embeddings", "n_positions", "original_max_position_embeddings")
-BARE = {  # bare parameters that neither their module nor a forward pass of it tells, as arguments of `scale`
+BARE = {  # bare parameters whose role neither their module nor a forward pass of it shows, as arguments of `scale`
     "embeddings": ("*.A_log",),  # of Mamba: channels by states, which act on a channel each
     "linear_out_in": ("*.input_linear.weight", "*.output_linear.weight"),  # experts of JetMoe
 }

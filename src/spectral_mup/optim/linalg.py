@@ -55,8 +55,8 @@ def spectral_norms(matrices: list[Tensor]) -> list[float]:
     """‖M‖₂ of each of many matrices (fan_out, fan_in), those of equal shape in one power iteration."""
     norms = [0.0] * len(matrices)
     for shape in {m.shape for m in matrices}:
-        alike = [i for i, m in enumerate(matrices) if m.shape == shape]
-        for i, norm in zip(alike, spectral_norm(torch.stack([matrices[i] for i in alike])).tolist(), strict=True):
+        same_shape = [i for i, m in enumerate(matrices) if m.shape == shape]
+        for i, norm in zip(same_shape, spectral_norm(torch.stack([matrices[i] for i in same_shape])).tolist(), strict=True):
             norms[i] = norm
     return norms
 

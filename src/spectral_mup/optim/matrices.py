@@ -34,7 +34,7 @@ class MatrixView:
 
     @property
     def plain(self) -> bool:
-        """Whether the parameter is one matrix as it is."""
+        """Whether the parameter is one matrix already."""
         return len(self.shape) == 2 and len(self.sizes) < 2
 
     def take(self, stack: Tensor) -> dict[str, Tensor]:
@@ -46,11 +46,11 @@ class MatrixView:
             return {"": stack}
         matrices = self._matrices(stack)
         parts = matrices.split(self.sizes, self.dim) if self.sizes else (matrices,)
-        alike: dict[int, list[Tensor]] = {}
+        by_size: dict[int, list[Tensor]] = {}
         for part in parts:
-            alike.setdefault(part.size(self.dim), []).append(part)
-        suffix = (lambda size: f".{size}") if len(alike) > 1 else (lambda size: "")
-        joined = {size: same[0].unsqueeze(1) if len(same) == 1 else torch.stack(same, 1) for size, same in alike.items()}
+            by_size.setdefault(part.size(self.dim), []).append(part)
+        suffix = (lambda size: f".{size}") if len(by_size) > 1 else (lambda size: "")
+        joined = {size: same[0].unsqueeze(1) if len(same) == 1 else torch.stack(same, 1) for size, same in by_size.items()}
         return {suffix(size): t.flatten(0, 2) for size, t in joined.items()}
 
     def put(self, matrices: Mapping[str, Tensor], n: int) -> Tensor:
@@ -58,11 +58,11 @@ class MatrixView:
         if self.plain:
             return matrices[""]
         sizes = self.sizes or (0,)
-        alike = {}
+        by_size = {}
         for suffix, t in matrices.items():
             same = sizes.count(int(suffix[1:])) if suffix else len(sizes)
-            alike[suffix] = iter(t.unflatten(0, (n, same, -1)).unbind(1))
-        parts = [next(alike[f".{size}" if len(alike) > 1 else ""]) for size in sizes]
+            by_size[suffix] = iter(t.unflatten(0, (n, same, -1)).unbind(1))
+        parts = [next(by_size[f".{size}" if len(by_size) > 1 else ""]) for size in sizes]
         if self.lrs:
             parts = [part * lr for part, lr in zip(parts, self.lrs, strict=True)]
         return (parts[0] if len(parts) == 1 else torch.cat(parts, self.dim)).reshape(n, *self.shape)
@@ -75,7 +75,7 @@ class MatrixView:
 
 
 def matrix_view(shape: Sequence[int], group: Mapping[str, Any]) -> MatrixView:
-    """The view that a group asks for. Raises ValueError, whose message says what to change, on a shape that has none."""
+    """The view that a group wants. Raises ValueError, whose message says what to change, on a shape that has none."""
     stacked, split, dim = group.get("stacked"), group.get("split"), group.get("split_dim", -2)
     if len(shape) < 2:
         raise ValueError("give vectors and other tensors to AdamW")

@@ -14,7 +14,7 @@ class Sophia(StackedOptimizer):
 
     ĝ is the gradient of the mean loss over B tokens on labels drawn from softmax(logits) (Gauss–Newton–Bartlett). A trainer
     brings it by `update_hessian` (see UsesSampledLabels), as `Trainer` does; without it h stays 0 and the direction is sign(m),
-    which the first step warns of. In a loop of one's own, five lines before the step's own backward:
+    which the first step warns of. In your own loop, five lines before the step's own backward:
 
         if step % sophia.hessian_interval == 0:
             logits = model(x)

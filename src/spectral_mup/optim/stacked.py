@@ -22,7 +22,7 @@ Group = dict[str, Any]  # one of torch's param_groups
 Number = float | Tensor  # a 0-dim tensor where a step is captured as a CUDA graph
 State = dict[str, Tensor]  # of a stack, every tensor with the leading axis n
 
-# On a CPU, a parameter of so many entries stands alone: to copy it costs more than the calls that a stack saves.
+# On a CPU, a parameter with that many entries stands alone: to copy it costs more than the calls that a stack saves.
 LARGE = 2**16
 
 
@@ -118,7 +118,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         self.check_option(group, "momentum", "a number, at least 0 and below 1", lambda x: 0 <= x < 1)
 
     def _view(self, p: Tensor, group: Group) -> MatrixView | None:
-        """How a parameter is read as matrices; None: as it is. Raises ValueError where it cannot be."""
+        """How a parameter is read as matrices; None: it is one. Raises ValueError where it cannot be."""
         view = matrix_view(p.shape, group) if self.matrices_only else None
         return None if view is None or view.plain else view
 
@@ -254,14 +254,14 @@ class StackedOptimizer(torch.optim.Optimizer):
         """Parameters that have gradients, by group, shape, dtype, device and steps taken so far."""
         self._check_gradients()
         for group in self.param_groups:
-            alike: dict[tuple[Any, ...], list[Tensor]] = {}
+            same_kind: dict[tuple[Any, ...], list[Tensor]] = {}
             for p in group["params"]:
                 if p.grad is not None:
                     alone = id(p) if p.device.type == "cpu" and p.numel() >= LARGE else 0
                     sharded = (p.device_mesh, p.placements) if hasattr(p, "device_mesh") else None
                     age = self.state[p].get("step", 0)
-                    alike.setdefault((age, p.shape, p.dtype, p.device, sharded, alone), []).append(p)
-            for (step, *_), params in alike.items():
+                    same_kind.setdefault((age, p.shape, p.dtype, p.device, sharded, alone), []).append(p)
+            for (step, *_), params in same_kind.items():
                 dtype = stack_dtype(params[0])
                 weight = _stack([whole(p.detach()).to(dtype) for p in params])
                 gradient = _stack([whole(p.grad).to(dtype) for p in params])  # type: ignore[arg-type]
@@ -327,12 +327,12 @@ def bias_corrections(group: Group, step: int) -> dict[str, float]:
 
 
 def whole(t: Tensor) -> Tensor:
-    """A tensor as it is, or all shards of a DTensor."""
+    """A tensor itself, or all shards of a DTensor."""
     return t.full_tensor() if hasattr(t, "full_tensor") else t  # type: ignore[attr-defined]
 
 
 def shard_like(full: Tensor, like: Tensor) -> Tensor:
-    """A tensor as it is, or cut as the DTensor `like` is; every process has it in full, so nothing is sent."""
+    """A tensor itself, or cut as the DTensor `like` is; every process has it in full, so nothing is sent."""
     if not hasattr(like, "device_mesh"):
         return full
     from torch.distributed.tensor import DTensor, Replicate

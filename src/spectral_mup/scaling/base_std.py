@@ -87,12 +87,12 @@ def base_init_std(growth: Growth, stds: Mapping[str, float | None]) -> float | N
 
 def _pooled(stds: Mapping[str, float | None], growths: Mapping[str, Growth], blocks: Sequence[str]) -> dict[str, float | None]:
     """Stds of one tensor over the blocks as one number, where they agree within the error of a sample."""
-    alike: dict[str, list[str]] = {}
+    same_draw: dict[str, list[str]] = {}
     for name, std in stds.items():
         if std is not None:
-            alike.setdefault(in_first_block(name, blocks), []).append(name)
+            same_draw.setdefault(in_first_block(name, blocks), []).append(name)
     pooled = dict(stds)
-    for names in alike.values():
+    for names in same_draw.values():
         measured = [stds[name] or 0.0 for name in names]
         mean = (sum(s**2 for s in measured) / len(measured)) ** 0.5
         size = min(math.prod(growths[name].base_shape) for name in names)

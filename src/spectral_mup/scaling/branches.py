@@ -123,8 +123,8 @@ def _ends(name: str, run: BlockRun) -> tuple[str, ...]:
         half = run(zeros | {module: 0.5})
         if without.any() and _same(2 * half, now + without):
             inner = [m for m in reversed(list(run.order)) if is_linear_map(m) and m in set(module.modules())]
-            alike = (m for m in inner if _same(run(zeros | {m: 0.5}), half) and _same(run(zeros | {m: 0.0}), without))
-            zeros[next(alike, module)] = 0.0
+            equal = (m for m in inner if _same(run(zeros | {m: 0.5}), half) and _same(run(zeros | {m: 0.0}), without))
+            zeros[next(equal, module)] = 0.0
             settled |= set(module.modules())
     if not zeros or not _same(run(zeros), x):
         raise BranchError(f"{name} is not its input plus the outputs of modules in it")

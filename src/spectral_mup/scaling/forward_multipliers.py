@@ -138,7 +138,7 @@ def _set_tables(modules: Mapping[str, nn.Module], factors: Mapping[str, float]) 
 
 
 def scale_input(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], *, factor: float) -> tuple[Any, Any]:
-    """Pre-hook: factor · x, so that a bias stays as it is; x may be given by its name."""
+    """Pre-hook: factor · x, so that a bias is unchanged; x may be given by its name."""
     if inputs:
         return (inputs[0] * factor, *inputs[1:]), named
     first = next(iter(named))

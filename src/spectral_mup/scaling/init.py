@@ -1,4 +1,4 @@
-"""Draw the weights of a model: one draw for sweeps, derive, check_features and models of one's own."""
+"""Draw the weights of a model: one draw for sweeps, derive, check_features and a user's own models."""
 
 from collections.abc import Mapping
 

@@ -192,7 +192,7 @@ def tied_tables(model: Any) -> list[str]:
     return [name for name, p in named_parameters(model).items() if len({is_table(m) for m in held[id(p)]}) > 1]
 
 
-HEADS_UNKNOWN = "no module tells its head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
+HEADS_UNKNOWN = "no module has a head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
 HEAD_SIZE = ("head_dim", "head_size", "attention_head_size", "d_head", "dim_head")
 HEADS = ("num_heads", "n_heads", "n_head", "nhead", "num_attention_heads")
 WIDTH = ("embed_dim", "n_embd", "hidden_size", "d_model", "dim")

@@ -100,7 +100,7 @@ def _parts(name: str, argument: str, wanted: Any, growth: Growth, dim: int) -> P
     if argument == "heads":
         if not isinstance(wanted, int) or wanted < 1 or rows % wanted or base_rows % wanted:
             raise GrowthError(
-                f"{name}: heads={wanted!r}: so many features a head do not divide its {rows} rows and the "
+                f"{name}: heads={wanted!r}: {wanted} features per head do not divide its {rows} rows and the "
                 f"base's {base_rows}; if heads grow with the width, give their number as split="
             )
         count = rows // wanted

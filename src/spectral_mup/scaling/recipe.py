@@ -102,7 +102,7 @@ def recipe(
 ) -> Recipe:
     """Return what to train `model` with, given what was tuned on `base`: per tensor, and the numbers of the forward pass.
 
-    model, base  modules, or functions that build them; a large model then costs no memory, as it is built on the meta device
+    model, base  modules, or functions that build them; a large model, built on the meta device, costs no memory
     Other arguments as those of `scale` and `param_groups`; raises what they raise.
     """
     with torch.device("meta"):

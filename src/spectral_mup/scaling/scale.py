@@ -97,7 +97,7 @@ def scale(
     Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer,
     TypeError unless each is a module, and ValueError on an optimizer's class, a parameter without a shape (LazyLinear), tied
     embeddings under a rule without a logits multiplier and a zero init that LAMB cannot leave. What it returns can be saved
-    with torch.save, and loaded with torch.load as it is.
+    with torch.save, and loaded with torch.load.
     """
     _check_arguments(model, base, wider)
     spec = resolve_optimizer(optimizer)
@@ -223,7 +223,7 @@ def _growing_factors(model: nn.Module, base: nn.Module, rule: Rule) -> dict[str,
 
 
 def kinds_known(growths: Mapping[str, Growth]) -> bool:
-    """Whether any weight tells how it grows, or there is none to ask."""
+    """Whether any weight shows how it grows, or there is no weight."""
     weights = [growth for growth in growths.values() if growth.base_shape[1] > 1 or growth.kind == "embedding"]
     return not weights or any(growth.kind != "fixed" for growth in weights)
 

@@ -178,7 +178,7 @@ def short(value: float | None) -> str:
 
 
 def decimal(value: Any, digits: int) -> str:
-    """A number to so many significant digits (integers to 9999 in full), – for nothing, text as it is."""
+    """A number to that many significant digits (integers to 9999 in full), – for nothing, text unchanged."""
     if not isinstance(value, float | int):
         return "–" if value is None else str(value)
     return f"{value:.{max(digits, 4) if abs(value) >= 1000 else digits}g}"

@@ -13,7 +13,7 @@ from spectral_mup.analysis.loss_curve import WALL
 HALF = 0.5  # octaves: beside a wall, an octave is too far for the shape of the bowl to be seen
 Loss = Callable[[float], float | None]
 Affordable = Callable[[list[float], int], list[float]]
-"""Those of the values asked for that may be trained, where so many are wanted already."""
+"""The wanted values that may still be trained, given how many are wanted already."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Bracket:
 def bracket(start: Sequence[float], loss: Loss, affordable: Affordable, resolution: float) -> Bracket:
     """Bracket the best log2 value, then refine around it: a deterministic replay from `start` and the known losses.
 
-    The best point on an edge asks for the next octave beyond it. An interior one asks for the middles of its two gaps until
+    A best point on an edge wants the next octave beyond it. An interior one wants the middles of its two gaps until
     both are at `resolution`, or at half an octave where the neighbour is a wall: over 5 % worse, or diverged (inf), which is
     worse than any other and brackets. Ends where none of these is `affordable`.
     """

@@ -191,7 +191,7 @@ def _end(judgement: Judgement, look: int, new: Mapping[int, list[RunConfig]], pu
 
 
 def wanted(sweep: Sweep, curve: Curve, remedy: Remedy, plan: Plan) -> list[RunConfig]:
-    """Runs that a remedy asks for at one size: a value for all seeds, or a seed at the values within an octave of the best."""
+    """Runs that a remedy wants at one size: a value for all seeds, or a seed at the values within an octave of the best."""
     seeds = sorted({run.seed for run in plan.curves[curve]})
     if remedy.kind == "lr" and remedy.log2_lr is not None:
         value = round(4 * remedy.log2_lr) / 4

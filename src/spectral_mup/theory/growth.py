@@ -109,7 +109,7 @@ def match_blocks(
     """{block of the model: a block of its kind in the base}, as in {"layers.3": "layers.1"}.
 
     At equal depth the block of the same number. Otherwise blocks are of one kind if their tensors have the same names and
-    grew alike: each side as some side outside the blocks did, or not at all, in all blocks by the same ratio, up to a
+    grew in the same way: each side as some side outside the blocks did, or not at all, by one ratio in all blocks, up to a
     rounding by SAME_KIND octaves. Where all blocks of the model have the same shapes, names are enough. Raises GrowthError on
     a kind that the base lacks.
     """
@@ -206,7 +206,7 @@ def count_blocks(names: Iterable[str], prefix: str) -> int:
 
 
 def in_first_block(name: str, residual_blocks: Sequence[str]) -> str:
-    """The same tensor's name in block 0; a name outside all blocks as it is."""
+    """The same tensor's name in block 0; a name outside all blocks unchanged."""
     for prefix in residual_blocks:
         name = re.sub(f"^{re.escape(prefix)}" + r"\d+\.", f"{prefix}0.", name)
     return name

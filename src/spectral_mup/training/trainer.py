@@ -1,4 +1,4 @@
-"""The one training step, for sweeps, derive, check_features and models of one's own: gradients, clip, lr, optimizers.
+"""The one training step, for sweeps, derive, check_features and a user's own models: gradients, clip, lr, optimizers.
 
 trainer = Trainer(model, optimizers, batches, loss)
 while trainer.step_number < steps:

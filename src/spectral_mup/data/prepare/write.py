@@ -1,6 +1,6 @@
 """action=prepare: a text becomes a folder of shards with a meta.json, whole or not at all.
 
-The folder is written beside its place under a name of its own, and renamed when all of it is there. Its writer holds a lock for
+The folder is written beside its place under a name of its own, and renamed when it is complete. Its writer holds a lock for
 as long as the process lives, so that leftovers of a killed process can be told apart from a folder that is still being written.
 """
 
@@ -126,7 +126,7 @@ class ShardWriter:
         self._parts, self._buffered = [eot[:0]], 0
 
     def add(self, ids: np.ndarray, part_bytes: int) -> None:
-        """The ids of a text that begins a document's part of so many bytes, or with 0 of one that continues it."""
+        """The ids of a text that begins a document's part of that many bytes, or with 0 of one that continues it."""
         if part_bytes:
             self.documents += 1
             self.n_bytes += part_bytes
