@@ -123,7 +123,7 @@ def test_lr_of_parts_is_that_of_matrices_of_their_shape():
         ({"split": {"qkv.weight": "3"}}, "qkv.weight: split='3' does not add up"),
         (
             {"heads": {"qkv.weight": 64}},
-            "qkv.weight: heads=64: so many features a head do not divide its 192 rows and the base's 48; if heads grow",
+            "qkv.weight: heads=64: 64 features per head do not divide its 192 rows and the base's 48; if heads grow",
         ),
         ({"split": {"qkv.weight": 3}, "heads": {"qkv.*": 8}}, "qkv.weight: named more than once in split= and heads="),
     ],
