@@ -62,7 +62,7 @@ def derive(
     update        size of every step, as a share of the weight's norm in the base
 
     Every update is rescaled to what the spectral condition asks (arXiv 2310.17813, directions.py), so no lr need be known.
-    Slopes are of the steps from 8 on. One run with a larger init tells laws apart that agree under the ladder's; where several
+    Slopes are of the steps from 8 on. One run with a larger init separates laws that agree under the ladder's; where several
     fit all the same, all are named (`measured.also`). ε is not measured: give `eps` to param_groups where it is not tiny.
     Raises DeriveError on a ladder from which nothing can be learned and on an optimizer whose step fails; ValueError where
     sampled labels are needed and `sampled_loss` is missing.

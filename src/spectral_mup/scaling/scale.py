@@ -223,7 +223,7 @@ def _growing_factors(model: nn.Module, base: nn.Module, rule: Rule) -> dict[str,
 
 
 def kinds_known(growths: Mapping[str, Growth]) -> bool:
-    """Whether any weight shows how it grows, or there is no weight."""
+    """Whether any weight shows how it grows, or no weight exists."""
     weights = [growth for growth in growths.values() if growth.base_shape[1] > 1 or growth.kind == "embedding"]
     return not weights or any(growth.kind != "fixed" for growth in weights)
 

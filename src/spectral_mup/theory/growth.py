@@ -83,7 +83,7 @@ def measure_growth(
 ) -> dict[str, Growth]:
     """{parameter name: Growth} of a model against its base, two instances of one architecture.
 
-    wider            an instance that tells which dimensions *can* grow; if it is the model, all is `fixed` at the base width
+    wider            an instance that shows which dimensions *can* grow; if it is the model, all is `fixed` at the base width
     residual_blocks  name prefixes of the modules whose output is added to a residual stream; at another depth than the
                      base's, a block is compared with one of its kind (match_blocks)
 

@@ -126,7 +126,7 @@ def build_trainer(
             f"train.batch_size={t.batch_size}: not a multiple of train.accumulate={t.accumulate} "
             f"times {processes.size} processes; change one"
         )
-    torch.manual_seed(run.seed)  # for what init_ leaves as it is built
+    torch.manual_seed(run.seed)  # for what init_ does not draw
     model = run.model.build(vocab_size, run.width, run.depth)
     scaling = scale_run(run, model, vocab_size)
     set_multipliers_(model, scaling)
