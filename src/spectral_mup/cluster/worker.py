@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup import data
+from spectral_mup.cluster.liveness import may_hold
 from spectral_mup.cluster.progress import Event
-from spectral_mup.cluster.slurm_commands import current_array_task, is_owner_running
+from spectral_mup.cluster.slurm_commands import current_job
 from spectral_mup.cluster.team import abandon, free_port
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.provenance import provenance
@@ -136,8 +137,8 @@ class Worker:
             )
         folder.write_config(run.to_json())
         if folder.result() is None:
-            current = current_array_task()
-            folder.claim(lambda owner: is_owner_running(owner, current), asdict(current) if current else None)
+            job = current_job()
+            folder.claim(lambda owner: may_hold(folder, owner, job), asdict(job) if job else None)
             if folder.result() is None:  # else written in the meantime
                 folder.write("provenance.json", provenance(self.device, t.devices, t.shard))
         return folder.result()

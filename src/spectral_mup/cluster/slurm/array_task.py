@@ -18,7 +18,7 @@ from spectral_mup.cluster.local import run_local
 from spectral_mup.cluster.placement import Machine
 from spectral_mup.cluster.progress import Event, Progress
 from spectral_mup.cluster.slurm.pack import OK, Pack, StopSignals, begin, finish
-from spectral_mup.cluster.slurm_commands import ArrayTaskId
+from spectral_mup.cluster.slurm_commands import JobStart
 from spectral_mup.cluster.team import abandon, free_port
 from spectral_mup.cluster.worker import Worker, release_memory
 from spectral_mup.config.schema import SlurmConfig
@@ -73,7 +73,7 @@ def _check_gpus(c: SlurmConfig, gpus: Sequence[Gpu]) -> None:
         raise RuntimeError(f"cluster.gpus={c.gpus}: nvidia-smi lists none on {socket.gethostname()} for this task")
 
 
-def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
+def train_together(pack: Pack, stopping: StopSignals, task: JobStart) -> int:
     """Train the pack's runs one after the other; return the process's exit code."""
     rank, size, local_rank = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
     if rank == 0:
@@ -131,7 +131,7 @@ def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
     return None
 
 
-def main_address(pack: Pack, task: ArrayTaskId, rank: int) -> tuple[str, int]:
+def main_address(pack: Pack, task: JobStart, rank: int) -> tuple[str, int]:
     """Where rank 0 of this start listens: it writes that to a file, as no fixed port is sure to be free everywhere."""
     path = pack.submission.path / "tasks" / f"{pack.index}.{task.restart}.address"
     if rank == 0:

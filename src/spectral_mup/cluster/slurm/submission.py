@@ -16,7 +16,6 @@ again, and submits only what is still left. A numbered folder is never deleted. 
 
 import re
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -25,14 +24,15 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.cluster.liveness import lives, silence
 from spectral_mup.config.parse import typed
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.sweep import Sweep
 from spectral_mup.util.files import json_bytes, numbered, read_json, rename_to_free, write_atomic
-from spectral_mup.util.processes import is_alive, this_process
+from spectral_mup.util.processes import this_process
 
-FOREIGN_SECONDS = 600.0  # a launcher on another host that has recorded no job for this long is assumed dead
+LAUNCH_SECONDS = 600.0  # a launcher that cannot be seen and has recorded no job for this long is assumed dead
 
 
 class Taken(RuntimeError):
@@ -74,6 +74,11 @@ class Submission:
         return (read_json(self.path / "job.json") or {}).get("refused")
 
     @cached_property
+    def user(self) -> int:
+        """Whose it is, by the owner of its folder."""
+        return self.path.stat().st_uid
+
+    @cached_property
     def cancelled(self) -> set[str]:
         """Run ids that were cancelled here."""
         return set(read_json(self.path / "cancelled.json") or [])
@@ -86,8 +91,8 @@ class Submission:
     @property
     def launcher_gone(self) -> bool:
         """Whether no process is left that could record a job for it."""
-        here = self.launcher["host"] == socket.gethostname()
-        return not is_alive(self.launcher) if here else time.time() - self.created > FOREIGN_SECONDS
+        record = self.path / "submission.json"
+        return lives(self.launcher, lambda: silence(record), patience=LAUNCH_SECONDS) is False
 
     def record_job(self, job: str) -> None:
         write_atomic(self.path / "job.json", json_bytes({"id": job, "time": time.time()}))

@@ -214,27 +214,28 @@ def _waited_for_sbatch(report: Report) -> bool:
 
 
 def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
-    """Submit one array and record its id. Without an answer, look for the job by its name before the next try."""
+    """Submit one array and record its id. Without an answer, or without an id in it, look for the job by its name; only in the
+    first case try again."""
     so_far = f"submitted so far: {', '.join(f'{s.path.name} (job {s.job})' for s in submitted) or 'nothing'}"
-    message = ""
+    job, accepted, message = None, False, "it shows no job id, and the queue no job of this name"
     for attempt in range(ATTEMPTS):
         try:
-            taken.record_job(slurm.sbatch(taken.script))
-            return
+            if not accepted:
+                job, accepted = slurm.sbatch(taken.script), True
         except slurm.Refused as error:
             taken.record_refusal(str(error))
             raise Incomplete(f"sbatch refused {taken.script}: {error}; {so_far}") from None
         except slurm.NoAnswer as error:
-            message = str(error)
+            message = f"does not answer: {error}"
         try:
-            job = next((task.job for task in slurm.squeue().values() if task.name == taken.name), None)
+            job = job or next((task.job.partition("_")[0] for task in slurm.squeue().values() if task.name == taken.name), None)
         except slurm.NoAnswer as error:
             raise Incomplete(f"SLURM does not answer ({error}); {so_far}; run the same command again") from None
         if job is not None:
-            taken.record_job(job.partition("_")[0])
+            taken.record_job(job)
             return
         time.sleep((attempt + 1) * (1 + random.random()))
-    raise Incomplete(f"sbatch does not answer ({message}); {so_far}; run the same command again")
+    raise Incomplete(f"sbatch: {message}; {so_far}; run the same command again")
 
 
 def describe(submitted: Sequence[Submission]) -> str:
