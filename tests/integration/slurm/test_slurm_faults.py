@@ -105,7 +105,7 @@ class Faulty(Site):
         return [pid for pid in self.cluster.job_pids() if matches(pid)]
 
     def tasks(self) -> list[int]:
-        return self.processes("-m", "spectral_mup.cluster.slurm.array_task")
+        return self.processes("slurm/enter.py", "array_task")
 
     def workers(self) -> list[int]:
         return self.processes("spawn_main")

@@ -1,13 +1,12 @@
 """One task of a job array: train its runs from the snapshot, checkpoint when SLURM sends a warning, record why it stopped.
 
-Run as `python -m spectral_mup.cluster.slurm.array_task JOBS/<n>`, by srun in several processes where train.devices > 1: then
+Run through enter.py as `array_task JOBS/<n>`, by srun in several processes where train.devices > 1: then
 they train each run together. Rank 0 claims, chooses and records. A process that raises writes why to the run's error.txt and
 ends; srun then ends the others, and the batch script requeues the task.
 """
 
 import os
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -153,7 +152,3 @@ def _host() -> str:
             socket.getaddrinfo(name, None)
             return name
     return "127.0.0.1"
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

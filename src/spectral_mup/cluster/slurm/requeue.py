@@ -4,7 +4,6 @@ It does nothing after an orderly end, a cancel, or a death for lack of memory, w
 """
 
 import os
-import sys
 
 from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster import slurm_commands as slurm
@@ -43,7 +42,3 @@ def main(path: str, exit_code: str) -> int:
     log.warning("%s (exit code %d), %s left: queued again, time %d of %d", cause.name, code, runs, kills, retries)
     slurm.requeue(task.job)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

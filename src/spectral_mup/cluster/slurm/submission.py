@@ -4,6 +4,7 @@
         submission.json    sweep, packs of run ids, job name, launcher: written before the folder gets its number
         config.json        the whole config, resolved: tasks never compose
         submit.sh          the script that sbatch gets
+        preamble.sh        the site's lines, which that reads
         job.json           SLURM's job id, or sbatch's refusal
         cancelled.json     run ids that were cancelled
         tasks/<i>.json     array task i: its start, how often it was killed, why it stopped
@@ -14,6 +15,7 @@ A folder is prepared under another name and renamed to the next number, so of tw
 again, and submits only what is still left. A numbered folder is never deleted. Imports no torch.
 """
 
+import os
 import re
 import secrets
 import time
@@ -58,6 +60,10 @@ class Submission:
     @property
     def script(self) -> Path:
         return self.path / "submit.sh"
+
+    @property
+    def preamble(self) -> Path:
+        return self.path / "preamble.sh"
 
     @property
     def logs(self) -> Path:
@@ -174,6 +180,9 @@ def prepare(
     prepared = Submission(path, sweep, name, entries, fingerprint, code, time.time(), this_process(), max_parallel, after_job)
     for folder in ("log", "tasks"):
         (path / folder).mkdir(parents=True)
+    if site := config["cluster"].get("preamble"):  # it may have secrets: never in the script, and as hidden as it was
+        with open(os.open(prepared.preamble, os.O_CREAT | os.O_WRONLY, Path(site).stat().st_mode & 0o755), "w") as f:
+            f.writelines(f"{line}\n" for line in Path(site).read_text().splitlines())
     write_atomic(path / "config.json", json_bytes(config))
     write_atomic(path / "submission.json", json_bytes({k: v for k, v in asdict(prepared).items() if k != "path"}))
     return prepared

@@ -18,7 +18,7 @@ from spectral_mup.cluster.durations import Durations, measured_durations
 from spectral_mup.cluster.placement import Machine, Placement, memory_of
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
 from spectral_mup.cluster.slurm.script import render, slurm_of
-from spectral_mup.cluster.slurm.snapshot import snapshot_code, snapshot_config
+from spectral_mup.cluster.slurm.snapshot import check_size, code_now, snapshot_code, snapshot_config
 from spectral_mup.cluster.slurm.submission import Submission, Taken, prepare, take
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
@@ -122,7 +122,9 @@ def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ())
 
 
 def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerprint: str) -> None:
-    """sbatch --test-only of the script as it will be. Raises slurm.Refused or slurm.NoAnswer."""
+    """sbatch --test-only of the script as it will be. Raises slurm.Refused or slurm.NoAnswer, and ConfigError about code that
+    jobs cannot be given."""
+    check_size(code_now()[1])
     jobs_dir = Path(config.paths.jobs).absolute()
     trial = prepare(jobs_dir, snapshot_config(config), packs, fingerprint, "code")
     try:
