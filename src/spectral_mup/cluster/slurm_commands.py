@@ -167,6 +167,19 @@ def requeue(job: str) -> None:
         call("scontrol", "requeue", job, seconds=60)
 
 
+def exclude(job: str, nodes: Collection[str]) -> None:
+    """Keep a task, or those of an array that wait, away from these nodes; SLURM refuses that for what runs."""
+    with suppress(NoAnswer):  # the next failure tries again
+        call("scontrol", "update", f"jobid={job}", f"ExcNodeList={','.join(nodes)}", seconds=60)
+
+
+def nodes(partition: str | None) -> dict[str, str]:
+    """State of each node of a partition, by default the default one, by name. Raises NoAnswer."""
+    rows = _answer("sinfo", "--noheader", "--Node", "--format=%P|%N|%T", *(["--partition", partition] if partition else []))
+    found = [line.strip().split("|") for line in rows.splitlines() if line.count("|") == 2]
+    return {node: state for name, node, state in found if partition or name.endswith("*")}
+
+
 def settings() -> dict[str, str]:
     """The controller's configuration, with its clock under NOW. Raises NoAnswer."""
     text = _answer("scontrol", "show", "config")

@@ -381,6 +381,22 @@ def test_the_loss_of_a_node_sends_its_task_to_another(site, unbroken):
     assert here.starts()[victim] == [0, 1] and here.starts()[1 - victim] == [0] and len(here.numbered()) == 1
 
 
+@pytest.mark.slow
+def test_a_node_without_torch_fails_no_run_and_is_left_out(site, unbroken, tmp_path):
+    """A task a run; those that began on the bad node are trained on the other."""
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/torch.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')")
+    preamble = tmp_path / "site.sh"
+    preamble.write_text(f"set -eu\n[ $SLURMD_NODENAME != {NODE} ] || export PYTHONPATH={tmp_path}/bad\n")
+    here = site([*EIGHT, f"cluster.preamble={preamble}", "cluster.workers=1", "cluster.pack_minutes=0.0001"])
+    here.launch()
+    here.ends_like(unbroken)
+    said = here.log()
+    assert f"excluded: {NODE}, where tasks cannot train" in said and "libcudart" in said
+    hosts = [folder.read_text() for folder in here.runs.glob("*/error.txt")]
+    assert not hosts and all(len(owners) == 1 for owners in here.attempts().values())
+
+
 # --- runs that fail ---------------------------------------------------------------------------------------------------
 
 

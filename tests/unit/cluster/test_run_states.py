@@ -103,7 +103,22 @@ ERRORS = {
     "a worker's segfault": ("WorkerDied: its worker died 3 times, last with exit code -11\n", "exception"),
     "EIO": (traceback_of(os_error(errno.EIO)), "disk"),
     "ESTALE": (traceback_of(os_error(errno.ESTALE)), "disk"),
-    "ENOSPC": (traceback_of(os_error(errno.ENOSPC)), "exception"),
+    "ENOSPC": (traceback_of(os_error(errno.ENOSPC)), "disk full"),
+    "quota": (traceback_of(os_error(errno.EDQUOT)), "disk full"),
+    "full, as torch says it": (
+        raised("RuntimeError: [enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0"),
+        "disk full",
+    ),
+    "ETIMEDOUT": (traceback_of(os_error(errno.ETIMEDOUT)), "disk"),
+    "EAGAIN": (traceback_of(os_error(errno.EAGAIN)), "disk"),
+    "EREMOTEIO": (traceback_of(os_error(errno.EREMOTEIO)), "disk"),
+    "ENOMEM": (traceback_of(os_error(errno.ENOMEM)), "out of memory"),
+    "EISDIR": (traceback_of(os_error(errno.EISDIR)), "exception"),
+    "EACCES": (traceback_of(os_error(errno.EACCES)), "exception"),
+    "ECC": (raised("torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered\nCompile with"), "GPU error"),
+    "off the bus": (raised("RuntimeError: NVML: GPU has fallen off the bus"), "GPU error"),
+    "no device": (raised("RuntimeError: No CUDA GPUs: CUDA error: no CUDA-capable device is detected"), "GPU error"),
+    "an illegal address": (raised("RuntimeError: CUDA error: an illegal memory access was encountered"), "exception"),
     "peer": (raised(f"RuntimeError: {PEER_CLOSED}"), "peer lost"),
     "of two": (traceback_of(chained), "exception"),
     "a name only": (raised("ValueError: not enough CUDA here"), "exception"),
@@ -248,7 +263,7 @@ def unrecorded(told: Told, **record) -> None:
 SITUATIONS = {  # of each row of DECISIONS what leads to it, and the state
     "held, never submitted": (lambda t: (shutil.rmtree(t.jobs), t.folder.claim()), "running"),
     "cancelled in a live task": (lambda t: (t.slurm(LIVE), t.submission.cancel([t.folder.run_id])), "cancelled"),
-    "failed for good in a live task": (lambda t: (t.slurm(LIVE), t.folder.write_error(ERRORS["ENOSPC"][0])), "failed"),
+    "failed for good in a live task": (lambda t: (t.slurm(LIVE), t.folder.write_error(ERRORS["EISDIR"][0])), "failed"),
     "waits for its first start": (lambda t: t.slurm(WAITS_AGAIN), "queued"),
     "waits after a preemption": (lambda t: (t.slurm(WAITS_AGAIN), t.own(), t.write_task(cause="preempted")), "preempted"),
     "waits for a known cause": (lambda t: (t.slurm(WAITS_AGAIN), t.own(), t.write_task(cause="disk")), "queued"),
@@ -322,7 +337,7 @@ def test_what_ended_in_a_running_task_is_not_said_to_resume(told, capsys):
         assert print_why(Context(told.config, [])) == 0
         return fate(capsys.readouterr().out, cause)
 
-    told.folder.write_error(ERRORS["ENOSPC"][0])
+    told.folder.write_error(ERRORS["EISDIR"][0])
     assert why("exception") == (1, "not")
     told.submission.cancel([told.folder.run_id])
     assert why("cancelled") == (1, "not")
@@ -343,7 +358,15 @@ def test_every_cause_is_in_these_tables():
 
 def test_a_cause_that_passes_is_tried_again_but_not_for_ever(told):
     told.queue = "7_0|NAME|FAILED|NonZeroExitCode|256|0|n1|"
-    for name, again in (("EIO", True), ("ESTALE", True), ("peer", True), ("device", False), ("ENOSPC", False)):
+    for name, again in (
+        ("EIO", True),
+        ("ESTALE", True),
+        ("peer", True),
+        ("device", False),
+        ("ENOSPC", True),
+        ("ECC", True),
+        ("EISDIR", False),
+    ):
         told.folder.write_error(ERRORS[name][0])
         state = told.state()
         assert state.should_resubmit(retries=1) == again and not replace(state, tries=2).should_resubmit(retries=1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission, open_submission, submissions
 from spectral_mup.cluster.slurm.submit import describe, submit
 from spectral_mup.cluster.slurm_commands import JobStart
-from spectral_mup.cluster.team import FAILED, TEMPORARY_FAILURE
+from spectral_mup.cluster.team import FAILED, TEMPORARY_FAILURE, Unfit
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
@@ -64,6 +65,7 @@ class Pack:
         self.runs_dir = Path(self.config.paths.runs)
         self.runs = submission.runs(index)
         self._claimed_since: dict[str, float] = {}
+        self._trains = False
         alike = [s for s in submissions(submission.path.parent) if s.sweep == submission.sweep]
         self._sweep = {run_id for s in alike if s.declared == submission.declared for run_id in s.index_of}
         self.paused = breaker(self.runs_dir, self._sweep)
@@ -109,6 +111,9 @@ class Pack:
             self._claimed_since.setdefault(event.run.run_id, time.monotonic())
         elif event.kind == "started":
             self._claimed_since.pop(event.run.run_id, None)
+            if not self._trains:
+                self._trains = True
+                self.write_task(trained_on=this_node())
         elif event.kind == "failed":
             self.paused = breaker(self.runs_dir, self._sweep)
 
@@ -119,6 +124,11 @@ class Pack:
 
     def write_task(self, **values: object) -> None:
         self.submission.write_task(self.index, **values)
+
+
+def this_node() -> str:
+    """SLURM's name of this node."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def begin(pack: Pack, task: JobStart) -> None:
@@ -170,6 +180,13 @@ def stop(pack: Pack, task: JobStart, signals: list[int]) -> int:
     log.info("stopped (%s), all is saved; queued again", cause.name)
     slurm.requeue(task.job)
     time.sleep(pack.cluster.signal_seconds + 60)  # exit code 0 now would count as done, another as failed
+    return TEMPORARY_FAILURE
+
+
+def give_back(pack: Pack, task: JobStart, error: Unfit) -> int:
+    """End a task that cannot train on its node, so that its runs are trained on another; said once for all of them."""
+    pack.write_task(**asdict(task), state="unfit", cause=causes.LAUNCH.name, detail=f"on {this_node()}: {error}")
+    log.error("%s: %s; %s are given back", this_node(), error, pluralize(len(pack.unfinished()), "run"))
     return TEMPORARY_FAILURE
 
 

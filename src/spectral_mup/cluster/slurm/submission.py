@@ -7,7 +7,7 @@
         preamble.sh        the site's lines, which that reads
         job.json           SLURM's job id, or sbatch's refusal
         cancelled.json     run ids that were cancelled
-        tasks/<i>.json     array task i: its start, how often it was killed, why it stopped
+        tasks/<i>.json     array task i: its start, how often it was killed and on which nodes, why it stopped
         log/               what tasks print
     jobs/code/<hash>/      the code that they run
 
@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -34,6 +35,7 @@ from spectral_mup.runs.sweep import Sweep
 from spectral_mup.util.files import json_bytes, numbered, read_json, rename_to_free, write_atomic
 from spectral_mup.util.processes import this_process
 
+UNFIT = 2  # failures by a node's fault, after which it is excluded
 LAUNCH_SECONDS = 600.0  # a launcher that cannot be seen and has recorded no job for this long is assumed dead
 
 
@@ -119,6 +121,15 @@ class Submission:
     def task(self, index: int) -> dict[str, Any]:
         """What array task `index` last wrote of itself."""
         return read_json(self.path / "tasks" / f"{index}.json") or {}
+
+    def bad_nodes(self) -> list[str]:
+        """Nodes where tasks failed UNFIT times by the node's fault; at most one, the worst, before any task has trained on
+        another, as it may be the code that is to blame."""
+        records = [self.task(i) for i in range(len(self.packs))]
+        failures = Counter(node for record in records for node in record.get("failed_on", []))
+        bad = [node for node, count in failures.most_common() if count >= UNFIT]
+        fit = {record["trained_on"] for record in records if "trained_on" in record}
+        return bad if fit - {*bad} else bad[:1]
 
     def write_task(self, index: int, **values: Any) -> None:
         write_atomic(self.path / "tasks" / f"{index}.json", json_bytes(self.task(index) | values))
