@@ -1,54 +1,127 @@
-"""Why a run has no result, and whether to resubmit it without being asked: a table. Imports no torch."""
+"""Why a run has no result, whose fault that is, and whether to submit it again without being asked: one table.
 
+Tasks, their batch scripts, action=why, action=retry and the breaker all go by it. Imports no torch.
+"""
+
+import errno
 import re
 from dataclasses import dataclass
 
 from spectral_mup.cluster.slurm_commands import ArrayTask
 
 
+def _errors(*names: str) -> str:
+    """Pattern of an OSError with one of these numbers."""
+    return rf"^\w*Error: \[Errno ({'|'.join(str(getattr(errno, name)) for name in names)})\]"
+
+
 @dataclass(frozen=True)
 class Cause:
-    """`retryable`: resubmit automatically, at most cluster.retries times."""
+    """`fault`: of the run, its node, the site or the user; the node's are counted, and exclude it. `retryable`: submit again
+    automatically, at most cluster.retries times. It is known by SLURM's `states`, by a pattern of the line that names the
+    exception (`raised`), or by one of anything in the traceback (`told`); those without are found by what the tasks record.
+    """
 
     name: str
+    fault: str
     retryable: bool
     advice: str
+    states: tuple[str, ...] = ()
+    raised: str = ""
+    told: str = ""
 
 
-PREEMPTED = Cause("preempted", True, "preempted by a higher-priority job; resumes from its checkpoint")
-NODE = Cause("node failure", True, "its node was lost; if the same node keeps failing, add it to cluster.exclude")
-LAUNCH = Cause("launch failure", True, "the task could not start; check that the node sees the log folder and Python")
-KILLED = Cause("killed", True, "its process was killed from outside; resumes from its checkpoint")
-DISK = Cause("disk", True, "the shared disk reported an error")
-PEER = Cause("peer lost", True, "one of the processes that train it together was lost; the logs of the others show which")
-NO_RESULT = Cause("no result", True, "the task exited cleanly but left no result")
-LOST = Cause("lost", True, "neither squeue nor sacct knows the job, and its heartbeat has stopped")
-TIME = Cause("time limit", True, "raise cluster.time, or lower cluster.checkpoint_seconds")
-STUCK = Cause("no progress", False, "each start must fit a step and a checkpoint: raise cluster.time or lower "
-              "cluster.checkpoint_seconds")  # fmt: skip
-HOST_MEMORY = Cause("out of memory", False, "raise cluster.memory, or lower cluster.workers or train.batch_size / accumulate")
-DEVICE_MEMORY = Cause("GPU out of memory", False, "raise train.accumulate, train.devices with train.shard=true, or lower "
-                      "cluster.per_gpu")  # fmt: skip
-EXCEPTION = Cause("exception", False, "fix the cause, then action=retry")
-CANCELLED = Cause("cancelled", False, "the next launch, or action=retry, submits it again")
-PAUSED = Cause("paused", False, "the sweep's first runs all failed in the same way; fix the cause, then action=retry")
+PREEMPTED = Cause("preempted", "site", True, "preempted by a higher-priority job; resumes from its checkpoint", ("PREEMPTED",))
+NODE = Cause(
+    "node failure",
+    "node",
+    True,
+    "its node was lost; if the same node keeps failing, add it to cluster.exclude",
+    ("NODE_FAIL", "BOOT_FAIL"),
+)
+LAUNCH = Cause(
+    "launch failure",
+    "node",
+    True,
+    "the task could not begin on its node; one that fails twice while others train is excluded; "
+    "if all do, check that they see the log folder, Python and its packages",
+)
+KILLED = Cause("killed", "site", True, "its process was killed from outside; resumes from its checkpoint")
+DEVICE_MEMORY = Cause(
+    "GPU out of memory",
+    "run",
+    False,
+    "raise train.accumulate, train.devices with train.shard=true, or lower cluster.per_gpu",
+    raised=r"CUDA out of memory|CUDA error: out of memory|Triton Error \[CUDA\]: out of memory"
+    r"|CU(BLAS|SOLVER|DNN)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)",
+)
+HOST_MEMORY = Cause(
+    "out of memory",
+    "run",
+    False,
+    "raise cluster.memory, or lower cluster.workers or train.batch_size / accumulate",
+    raised=r"^MemoryError|^WorkerDied: .*exit code -9|can't allocate memory|not enough memory|^OSError: \[Errno 12\]",
+)
+DISK_FULL = Cause(
+    "disk full",
+    "user",
+    True,
+    "free space or raise the quota where paths.runs lies; resumes from its checkpoint",
+    told=r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed|file write failed",
+)
+DISK = Cause(
+    "disk",
+    "site",
+    True,
+    "the shared disk reported an error",
+    raised=_errors(
+        "EIO",
+        "ESTALE",
+        "ETIMEDOUT",
+        "EAGAIN",
+        "EBUSY",
+        "ENOTCONN",
+        "ESHUTDOWN",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "EREMOTEIO",
+        "ENOLCK",
+    ),
+)
+DEVICE = Cause(
+    "GPU error",
+    "node",
+    True,
+    "its GPU reported a fault; tell your site, or add the node to cluster.exclude",
+    told=r"(?i)uncorrectable ECC|ECC error|GPU is lost|fallen off the bus|no CUDA-capable device|hardware stack error"
+    r"|CUDA error: (initialization error|system not yet initialized|unknown error)|NVLink error",
+)
+PEER = Cause(
+    "peer lost",
+    "site",
+    True,
+    "one of the processes that train it together was lost; the logs of the others show which",
+    told=r"closed by peer|Connection reset|DistBackendError|DistNetworkError|peer (process|rank)|ncclRemoteError"
+    r"|Broken pipe.*gloo|gloo.*(timed out|Timed out)|wait timeout",
+)
+NO_RESULT = Cause("no result", "site", True, "the task exited cleanly but left no result", ("COMPLETED",))
+LOST = Cause("lost", "site", True, "neither squeue nor sacct knows the job, and its heartbeat has stopped")
+TIME = Cause("time limit", "user", True, "raise cluster.time, or lower cluster.checkpoint_seconds", ("TIMEOUT", "DEADLINE"))
+STUCK = Cause(
+    "no progress",
+    "user",
+    False,
+    "each start must fit a step and a checkpoint: raise cluster.time or lower cluster.checkpoint_seconds",
+)
+EXCEPTION = Cause("exception", "run", False, "fix the cause, then action=retry")
+CANCELLED = Cause("cancelled", "user", False, "the next launch, or action=retry, submits it again", ("CANCELLED", "REVOKED"))
+PAUSED = Cause(
+    "paused", "run", False, "the sweep's first runs all failed in the same way; fix the cause, then action=retry"
+)  # fmt: skip
 
 CAUSES = {cause.name: cause for cause in list(globals().values()) if isinstance(cause, Cause)}
-
-BY_STATE = {
-    "NODE_FAIL": NODE, "BOOT_FAIL": NODE, "PREEMPTED": PREEMPTED, "TIMEOUT": TIME, "DEADLINE": TIME, "CANCELLED": CANCELLED,
-    "REVOKED": CANCELLED, "COMPLETED": NO_RESULT,
-}  # fmt: skip
-
-BY_EXCEPTION = {  # patterns of the line that names the exception
-    r"CUDA out of memory|CUDA error: out of memory|Triton Error \[CUDA\]: out of memory"
-    r"|CU(BLAS|SOLVER|DNN)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)": DEVICE_MEMORY,
-    r"^MemoryError|^WorkerDied: .*exit code -9|can't allocate memory|not enough memory": HOST_MEMORY,
-    r"^OSError: \[Errno (5|116)\]": DISK,  # EIO, ESTALE
-}
+BY_STATE = {state: cause for cause in CAUSES.values() for state in cause.states}
 OUT_OF_MEMORY = re.compile(r"oom[-_ ]?kill|Out Of Memory|exceeded (step |job )?memory limit|being killed\. *Exceeded", re.I)
-LOST_PEER = re.compile(r"closed by peer|Connection reset|DistBackendError|DistNetworkError|peer (process|rank)|ncclRemoteError"
-                       r"|Broken pipe.*gloo|gloo.*(timed out|Timed out)|wait timeout")  # fmt: skip
 
 
 def exception_line(traceback: str) -> str:
@@ -58,10 +131,12 @@ def exception_line(traceback: str) -> str:
 
 
 def classify_traceback(traceback: str) -> Cause:
-    """The cause of a run that raised, from its exception line, and from torch's messages about a lost peer."""
+    """The cause of a run that raised: the first of the table whose pattern fits."""
     last = exception_line(traceback)
-    found = next((cause for pattern, cause in BY_EXCEPTION.items() if re.search(pattern, last)), None)
-    return found or (PEER if LOST_PEER.search(traceback) else EXCEPTION)
+    for cause in CAUSES.values():
+        if cause.raised and re.search(cause.raised, last) or cause.told and re.search(cause.told, traceback):
+            return cause
+    return EXCEPTION
 
 
 def classify_task(task: ArrayTask, log: str) -> Cause:

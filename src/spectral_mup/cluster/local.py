@@ -13,6 +13,7 @@ import math
 import multiprocessing as mp
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,12 +26,14 @@ from typing import Any
 from spectral_mup.cluster.failure_causes import DEVICE_MEMORY, classify_traceback
 from spectral_mup.cluster.placement import Machine, Placement
 from spectral_mup.cluster.progress import ENDS, Event
+from spectral_mup.cluster.team import Unfit
 from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, Worker, work
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 
 MAX_DEATHS = 3  # a run that killed this many workers is given up
+MAX_UNFIT = 3  # if this many workers in a row cannot begin, this machine cannot train
 MAX_FIRST_FAILURES = 3  # if this many runs fail before any is done, the rest is not started
 LIST_SECONDS = 2.0  # between two checks for runs that another launcher finished
 CLAIMED_RETRY_SECONDS = 2.0
@@ -53,6 +56,7 @@ def run_local(
 
     `stop` is polled; once true, workers checkpoint at their next step and the call returns. With `patience` (s), a worker that
     takes longer is killed: its run resumes from an earlier checkpoint. `machine` is what to train with, by default all of it.
+    Raises Unfit if no worker can begin here.
     """
     pool = WorkerPool(config, machine or Machine.here(config), on_event)
     listed, listed_at = [], -math.inf
@@ -66,6 +70,8 @@ def run_local(
             pool.dispatch(waiting)
             if pool.collect():
                 listed_at = -math.inf
+            if len(pool.unfit) >= MAX_UNFIT:
+                raise Unfit(f"no worker can begin on {socket.gethostname()}: {pool.unfit[-1]}")
     finally:
         pool.close(patience if stop() else None)
     return pool.failed
@@ -109,6 +115,7 @@ class WorkerPool:
         self.config, self.machine, self.on_event = config, machine, on_event
         self.finished = 0
         self.failed: dict[str, str] = {}
+        self.unfit: list[str] = []  # why workers could not begin, since the last one that could
         self._workers: list[_WorkerProcess] = []
         self._deaths: Counter[str] = Counter()
         self._at_most: dict[tuple[int, int, int], int] = {}  # runs of a width and depth that a GPU takes, where more failed
@@ -172,13 +179,19 @@ class WorkerPool:
                         worker.end(time.monotonic())
                 elif event.kind == "claimed":
                     self._claimed_until[event.run.run_id] = time.monotonic() + CLAIMED_RETRY_SECONDS
+                elif event.kind == "unfit":
+                    worker.unfit = event.payload["error"]
+                elif event.kind == "started":
+                    self.unfit.clear()
                 ended |= event.kind in ("done", "failed", "died")
                 self.on_event(event)
             if (exit_code := worker.exit_code) is not None:
                 self._workers.remove(worker)
                 worker.end(time.monotonic())
-                if worker.run is not None:
+                if worker.run is not None and worker.begun:
                     self.on_death(worker.run, exit_code)
+                elif worker.run is not None:  # which it has not even claimed
+                    self.unfit.append(worker.unfit or f"a process ended with exit code {exit_code} while it began")
         return ended
 
     def _crowded_out(self, worker: _WorkerProcess, event: Event) -> bool:
@@ -215,6 +228,7 @@ class _WorkerProcess:
         context = mp.get_context("spawn")
         self.index, self.gpus = index, gpus
         self.run: RunConfig | None = None
+        self.begun, self.unfit = False, ""  # whether it has had a run, and why it never will
         self.most_beside = 0  # other runs that were on its GPUs with this one
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
@@ -252,6 +266,7 @@ class _WorkerProcess:
             try:
                 while pipe.poll():
                     event: Event = pipe.recv()
+                    self.begun |= event.kind != "unfit"
                     if event.kind in ENDS:
                         if self.run is None:
                             continue

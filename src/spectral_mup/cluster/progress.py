@@ -16,7 +16,8 @@ ENDS = ("done", "failed", "stopped", "claimed")  # after which the worker is idl
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a run: started, step, one of ENDS (claimed: another process has the run), or died."""
+    """Something that happened to a run: started, step, one of ENDS (claimed: another process has the run), died, or unfit (its
+    worker cannot begin and ends, so that the run is given back)."""
 
     kind: str
     run: RunConfig
@@ -69,10 +70,10 @@ class Progress:
         elif event.kind == "step":
             if run.run_id in self.running:
                 self.running[run.run_id] |= event.payload
-        elif event.kind != "claimed":
+        elif event.kind not in ("claimed", "unfit"):
             self.running.pop(run.run_id, None)
             self._note(self._ended(event), run)
-        elif run.run_id not in self._claimed:
+        elif event.kind == "claimed" and run.run_id not in self._claimed:
             self._claimed.add(run.run_id)
             self._note(f"{run}: {event.payload['why']}; waiting for it", run)
 

@@ -1,19 +1,16 @@
 """SLURM's commands, each with a time limit. `NoAnswer` (a controller or database that is down) never means that a job ended."""
 
-import getpass
 import os
+import pwd
 import re
-import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spectral_mup.errors import Unanswered
-from spectral_mup.util.processes import is_alive
 
 ENDED = "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
 WAITING = ("PENDING", "CONFIGURING", "EXPEDITING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
@@ -35,7 +32,8 @@ class Refused(RuntimeError):
 
 @dataclass(frozen=True)
 class ArrayTask:
-    """One task of a job array as SLURM sees it; `before` is the state in which its previous start ended, by the accounting."""
+    """One task of a job array, or a job without one, as SLURM sees it; `before` is the state in which its previous start ended,
+    by the accounting."""
 
     job: str
     name: str
@@ -84,17 +82,30 @@ def _answer(*command: str, seconds: float = SECONDS) -> str:
     return done.stdout
 
 
-def squeue() -> dict[str, ArrayTask]:
-    """Tasks of our jobs that the controller remembers, ended ones too, by id ('12_3'). Raises NoAnswer."""
+def squeue(jobs: Collection[str] = ()) -> dict[str, ArrayTask]:
+    """Tasks that the controller remembers, ended ones too, by id ('12_3'): this user's, or those of `jobs`, whoever they are
+    of. Raises NoAnswer."""
+    which = f"--jobs={','.join(jobs)}" if jobs else f"--user={os.getuid()}"  # not by LOGNAME, which may say anything
     fields = "JobArrayID:|,Name:|,State:|,Reason:|,exit_code:|,RestartCnt:|,NodeList:|"
-    rows = _answer("squeue", "--noheader", "--array", "--states=all", f"--user={getpass.getuser()}", f"--Format={fields}")
+    try:
+        rows = _answer("squeue", "--noheader", "--array", "--states=all", which, f"--Format={fields}")
+    except NoAnswer as error:
+        if jobs and "Invalid job id" in str(error):
+            return {}
+        raise
     tasks = {}
-    for line in rows.splitlines():
-        job, name, *rest = [part.strip() for part in line.split("|")]
-        if name.startswith(NAME):  # others may be called anything, with a | in it
-            state, reason, status, restarts, node, *_ = rest
-            tasks[job] = ArrayTask(job, name, state, reason, *_exit(status), int(restarts or 0), node)
+    for job, name, (state, reason, status, restarts, node, _) in _jobs(rows, 6):
+        tasks[job] = ArrayTask(job, name, state, reason, *_exit(status), int(restarts or 0), node)
     return tasks
+
+
+def _jobs(rows: str, fields: int) -> Iterator[tuple[str, str, list[str]]]:
+    """Id, name (which may have a | in it) and further fields of every line that is a job's. Sites let their commands print
+    notices as well."""
+    for line in rows.splitlines():
+        job, *rest = [part.strip() for part in line.split("|")]
+        if len(rest) > fields and re.fullmatch(r"\d+(_(\d+|\[[\d,-]+(%\d+)?\]))?", job):
+            yield job, "|".join(rest[:-fields]), rest[-fields:]
 
 
 def _exit(status: str) -> tuple[int, int]:
@@ -103,16 +114,17 @@ def _exit(status: str) -> tuple[int, int]:
     return (int(code), int(signal)) if colon else (int(code or 0) >> 8, int(code or 0) & 127)
 
 
-def sacct(names: Iterable[str], since: float) -> dict[str, ArrayTask]:
-    """The last known state of the tasks of jobs with these names, started after `since` (s). Raises NoAnswer."""
+def sacct(names: Iterable[str], since: float, users: Iterable[int] = ()) -> dict[str, ArrayTask]:
+    """The last known state of the tasks of jobs with these names, started after `since` (s), of this user and those with the
+    ids `users`. Raises NoAnswer."""
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
     rows = _answer(
         "sacct", "--allocations", "--duplicates", "--parsable2", "--noheader", "--format=JobID,JobName,State,ExitCode,NodeList",
-        f"--user={getpass.getuser()}", f"--starttime={start}", f"--name={','.join(names)}", seconds=ACCOUNTING_SECONDS,
+        f"--user={','.join(map(str, sorted({os.getuid(), *users})))}", f"--starttime={start}", f"--name={','.join(names)}",
+        seconds=ACCOUNTING_SECONDS,
     )  # fmt: skip
     tasks: dict[str, ArrayTask] = {}
-    for line in rows.splitlines():
-        jobs, name, state, status, node = line.split("|")
+    for jobs, name, (state, status, node) in _jobs(rows, 3):
         for job in _expand(jobs):  # one row per start, the first start first
             before = tasks[job].state if job in tasks and tasks[job].name == name else ""
             tasks[job] = ArrayTask(job, name, state.split()[0], "", *_exit(status), 0, node, before)
@@ -128,13 +140,14 @@ def _expand(job: str) -> list[str]:
     return [f"{array[1]}_{i}" for first, _, last in ranges for i in range(int(first), int(last or first) + 1)]
 
 
-def sbatch(script: Path, *options: str) -> str:
-    """Submit a script to run in the working directory; return the job id. Raises Refused, and NoAnswer when it is not known
-    whether the job was accepted: look for its name before the next try."""
+def sbatch(script: Path, *options: str) -> str | None:
+    """Submit a script to run in the working directory; return the job id, None if what was printed does not show it. Raises
+    Refused, and NoAnswer when it is not known whether the job was accepted: look for its name in both cases."""
     done = call("sbatch", "--parsable", f"--chdir={Path.cwd()}", *options, str(script), seconds=120)
     message = " ".join(done.stderr.replace("sbatch: error: ", "").replace("allocation failure: ", "").split())
-    if done.returncode == 0:
-        return done.stdout.strip().partition(";")[0]
+    if done.returncode == 0:  # 'ID' or 'ID;CLUSTER', maybe among a site's notices
+        ids = re.findall(r"^(\d+)(?:;\S*)?\s*$", done.stdout, re.M)
+        return ids[0] if len(ids) == 1 else None
     if NO_ANSWER.search(message):
         raise NoAnswer(message)
     raise Refused(message or f"sbatch ended with code {done.returncode}")
@@ -154,11 +167,25 @@ def requeue(job: str) -> None:
         call("scontrol", "requeue", job, seconds=60)
 
 
+def exclude(job: str, nodes: Collection[str]) -> None:
+    """Keep a task, or those of an array that wait, away from these nodes; SLURM refuses that for what runs."""
+    with suppress(NoAnswer):  # the next failure tries again
+        call("scontrol", "update", f"jobid={job}", f"ExcNodeList={','.join(nodes)}", seconds=60)
+
+
+def nodes(partition: str | None) -> dict[str, str]:
+    """State of each node of a partition, by default the default one, by name. Raises NoAnswer."""
+    rows = _answer("sinfo", "--noheader", "--Node", "--format=%P|%N|%T", *(["--partition", partition] if partition else []))
+    found = [line.strip().split("|") for line in rows.splitlines() if line.count("|") == 2]
+    return {node: state for name, node, state in found if partition or name.endswith("*")}
+
+
 def settings() -> dict[str, str]:
     """The controller's configuration, with its clock under NOW. Raises NoAnswer."""
-    first, *rest = _answer("scontrol", "show", "config").splitlines() or [""]
-    lines = (line.partition("=") for line in rest)
-    return {NOW: first.rpartition(" ")[2]} | {key.strip(): value.strip() for key, _, value in lines}
+    text = _answer("scontrol", "show", "config")
+    now = re.search(r"^Configuration data as of (\S+)", text, re.M)
+    lines = (line.partition("=") for line in text.splitlines())
+    return {NOW: now[1] if now else ""} | {key.strip(): value.strip() for key, _, value in lines}
 
 
 def show_job(job: str) -> dict[str, str]:
@@ -169,7 +196,7 @@ def show_job(job: str) -> dict[str, str]:
 def partitions() -> dict[str, dict[str, str]]:
     """The fields of each partition, by its name. Raises NoAnswer."""
     rows = map(_fields, _answer("scontrol", "--oneliner", "show", "partition").splitlines())
-    return {fields["PartitionName"]: fields for fields in rows}
+    return {fields["PartitionName"]: fields for fields in rows if "PartitionName" in fields}
 
 
 def _fields(line: str) -> dict[str, str]:
@@ -182,14 +209,23 @@ def clock(text: str) -> float | None:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
 
 
+def user_name() -> str:
+    """Who this process belongs to, whatever LOGNAME says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container that does not know the user
+        return str(os.getuid())
+
+
 def limits() -> list[dict[str, str]]:
     """This user's accounts, their QOS and limits on jobs, as the accounting has them. Raises NoAnswer."""
     fields = "Account,Partition,QOS,MaxJobs,MaxSubmit"
     rows = _answer(
-        "sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={getpass.getuser()}", f"format={fields}",
+        "sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user_name()}", f"format={fields}",
         seconds=ACCOUNTING_SECONDS,
     )  # fmt: skip
-    return [dict(zip(fields.split(","), row.split("|"), strict=True)) for row in rows.splitlines()]
+    names, lines = fields.split(","), [row.split("|") for row in rows.splitlines()]
+    return [dict(zip(names, line, strict=True)) for line in lines if len(line) == len(names)]
 
 
 def max_array_size() -> int:
@@ -200,22 +236,22 @@ def max_array_size() -> int:
 
 
 @dataclass(frozen=True)
-class ArrayTaskId:
-    """A start of an array task."""
+class JobStart:
+    """A start of a job ('12') or array task ('12_3')."""
 
     job: str
     restart: int
 
 
-def current_array_task() -> ArrayTaskId | None:
-    """The array task that this process belongs to, from its environment; None outside a job array."""
-    array, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    if array is None or index is None:
-        return None
-    return ArrayTaskId(f"{array}_{index}", int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+def current_job() -> JobStart | None:
+    """The job or array task that this process belongs to, from its environment; None outside any."""
+    job, array, index = (os.environ.get(f"SLURM_{name}") for name in ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID"))
+    if array is not None and index is not None:
+        job = f"{array}_{index}"
+    return None if job is None else JobStart(job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
 
-def is_cancelled(task: ArrayTaskId) -> bool:
+def is_cancelled(task: JobStart) -> bool:
     """Whether this start is being ended with scancel, so that it must not come back; False without an answer.
 
     SLURM calls it COMPLETING until its last process has ended, as it does after a preemption (which counts a restart or notes a
@@ -231,25 +267,6 @@ def is_cancelled(task: ArrayTaskId) -> bool:
     return state.startswith("CANCELLED") or state == "COMPLETING" and signalled
 
 
-def was_preempted(job: dict[str, str], task: ArrayTaskId) -> bool:
+def was_preempted(job: dict[str, str], task: JobStart) -> bool:
     """Whether SLURM preempted this start of a task, by what show_job says of it: a PreemptTime, or another start since."""
     return job.get("PreemptTime", "None") not in ("None", "N/A") or int(job.get("Restarts", "0")) > task.restart
-
-
-def is_owner_running(owner: Mapping[str, Any], current: ArrayTaskId | None) -> bool:
-    """Whether the writer of this owner.json still runs, as seen from a process of the array task `current`.
-
-    An earlier start of the current task counts as dead: its process may linger for a few seconds, but writes nothing once the
-    run has a new claim. On this host the process table decides, elsewhere SLURM's queue; never a clock, and a queue that does
-    not answer means "still running".
-    """
-    job = owner.get("slurm")
-    if job and current and job["job"] == current.job and job["restart"] < current.restart:
-        return False
-    if not job or owner["host"] == socket.gethostname():
-        return is_alive(owner)
-    try:
-        task = squeue().get(job["job"])
-    except NoAnswer:
-        return True
-    return task is not None and task.live and not task.waiting and task.restarts <= job["restart"]

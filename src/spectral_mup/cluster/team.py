@@ -11,10 +11,17 @@ from contextlib import suppress
 from typing import NoReturn
 
 from spectral_mup.cluster.failure_causes import classify_traceback
+from spectral_mup.errors import Unanswered
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.util.log import log
 
 FAILED, TEMPORARY_FAILURE = 1, 75  # exit codes; the second is sysexits' EX_TEMPFAIL
+
+
+class Unfit(Unanswered):
+    """Processes cannot begin on this machine, which is no fault of any run; the message says why."""
+
+    exit_code = FAILED
 
 
 def free_port() -> int:

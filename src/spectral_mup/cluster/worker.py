@@ -9,6 +9,7 @@ import gc
 import os
 import re
 import signal
+import sys
 import threading
 import time
 import traceback
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup import data
+from spectral_mup.cluster.liveness import may_hold
 from spectral_mup.cluster.progress import Event
-from spectral_mup.cluster.slurm_commands import current_array_task, is_owner_running
-from spectral_mup.cluster.team import abandon, free_port
+from spectral_mup.cluster.slurm_commands import current_job
+from spectral_mup.cluster.team import FAILED, abandon, free_port
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.provenance import provenance
 from spectral_mup.runs.run_config import RunConfig
@@ -45,7 +47,13 @@ def work(pipe: Connection, config: Config, launcher: int, rank: int = 0, team: S
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, LAUNCHER_SIGNALS)
     configure_logging()
-    worker = Worker.start(config)
+    try:
+        worker = Worker.start(config)
+    except Exception as error:  # before any run is claimed: no fault of the one that waits
+        with suppress(EOFError, OSError):
+            why = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+            pipe.send(Event("unfit", pipe.recv(), why))
+        sys.exit(FAILED)
 
     def should_stop() -> bool:  # while a run is trained the launcher sends nothing: readable means closed
         return os.getppid() != launcher or pipe.poll()
@@ -136,8 +144,8 @@ class Worker:
             )
         folder.write_config(run.to_json())
         if folder.result() is None:
-            current = current_array_task()
-            folder.claim(lambda owner: is_owner_running(owner, current), asdict(current) if current else None)
+            job = current_job()
+            folder.claim(lambda owner: may_hold(folder, owner, job), asdict(job) if job else None)
             if folder.result() is None:  # else written in the meantime
                 folder.write("provenance.json", provenance(self.device, t.devices, t.shard))
         return folder.result()

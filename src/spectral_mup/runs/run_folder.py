@@ -101,7 +101,7 @@ class RunFolder:
             if owner.get("slurm"):
                 by = f"SLURM job {owner['slurm']['job']} on {owner['host']}"
             elif owner["host"] != socket.gethostname():
-                by += f"; if that machine is gone, delete {self.path}/attempts"
+                by += "; if that has ended, the run is free minutes after its last heartbeat"
             raise ClaimedError(f"{self.run_id} is claimed by {by}")
         nonce = secrets.token_hex(8)
         prepared = self.path / "attempts" / f"new.{nonce}"
@@ -126,11 +126,6 @@ class RunFolder:
         """Record that the owner is alive. Raises ClaimedError if another process has the run by now."""
         self.check_claim()
         self.write(f"attempts/{self.attempts()[-1]}/heartbeat.json", {"time": time.time()})
-
-    def last_heartbeat(self) -> float | None:
-        """When the latest attempt was last known to be alive, in seconds since the epoch."""
-        latest = self._latest_attempt()
-        return latest and (read_json(latest / "heartbeat.json") or read_json(latest / "owner.json") or {}).get("time")
 
     # --- metrics --------------------------------------------------------------------------------------------------
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+UNSEEN = "alive"  # start of a process of which no more is shown: there is no /proc, or it hides those of other users
+
 
 def process_start(pid: int) -> str | None:
     """Start time of a process in clock ticks since boot with the boot's id, so that a reused pid is not taken for it."""
@@ -16,20 +18,39 @@ def process_start(pid: int) -> str | None:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{after_name[19]}"
     except OSError:
         pass
-    try:  # no /proc: the pid alone must do
+    try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
     except PermissionError:
         pass
-    return "alive"
+    return UNSEEN
 
 
 def this_process() -> dict[str, Any]:
-    """What `is_alive` must know of this process."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
+    """What `lives_here` must know of this process."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid()), "pids": _namespace()}
+
+
+def _namespace() -> str | None:
+    """Which processes this one's ids are about: a container has its own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
+def lives_here(owner: Mapping[str, Any]) -> bool | None:
+    """Whether the process that wrote this owner.json still runs; None where the process table of here cannot tell, as it is of
+    another machine, though of the same name, or of another boot or container, or hides the process."""
+    me, start = this_process(), str(owner["start"])
+    boot = str(me["start"]).partition(":")[0]
+    if (owner["host"], start.partition(":")[0], owner.get("pids", me["pids"])) != (me["host"], boot, me["pids"]):
+        return None
+    now = process_start(int(owner["pid"]))
+    return None if now == UNSEEN != start else now == start
 
 
 def is_alive(owner: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote this owner.json still runs. On another host nobody can tell: it counts as alive."""
-    return owner["host"] != socket.gethostname() or process_start(int(owner["pid"])) == owner["start"]
+    """Whether the writer of an owner.json may still run: where nobody can tell, it does."""
+    return lives_here(owner) is not False

@@ -105,7 +105,7 @@ class Faulty(Site):
         return [pid for pid in self.cluster.job_pids() if matches(pid)]
 
     def tasks(self) -> list[int]:
-        return self.processes("-m", "spectral_mup.cluster.slurm.array_task")
+        return self.processes("slurm/enter.py", "array_task")
 
     def workers(self) -> list[int]:
         return self.processes("spawn_main")
@@ -379,6 +379,22 @@ def test_the_loss_of_a_node_sends_its_task_to_another(site, unbroken):
     here.go_on([held[states[1 - victim].run.run_id]])  # and leave its node to the other
     here.ends_like(unbroken)
     assert here.starts()[victim] == [0, 1] and here.starts()[1 - victim] == [0] and len(here.numbered()) == 1
+
+
+@pytest.mark.slow
+def test_a_node_without_torch_fails_no_run_and_is_left_out(site, unbroken, tmp_path):
+    """A task a run; those that began on the bad node are trained on the other."""
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/torch.py").write_text("raise ImportError('libcudart.so.12: cannot open shared object file')")
+    preamble = tmp_path / "site.sh"
+    preamble.write_text(f"set -eu\n[ $SLURMD_NODENAME != {NODE} ] || export PYTHONPATH={tmp_path}/bad\n")
+    here = site([*EIGHT, f"cluster.preamble={preamble}", "cluster.workers=1", "cluster.pack_minutes=0.0001"])
+    here.launch()
+    here.ends_like(unbroken)
+    said = here.log()
+    assert f"excluded: {NODE}, where tasks cannot train" in said and "libcudart" in said
+    hosts = [folder.read_text() for folder in here.runs.glob("*/error.txt")]
+    assert not hosts and all(len(owners) == 1 for owners in here.attempts().values())
 
 
 # --- runs that fail ---------------------------------------------------------------------------------------------------

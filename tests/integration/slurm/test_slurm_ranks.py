@@ -40,7 +40,7 @@ def ranks(slurm) -> list[int]:
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"spectral_mup.cluster.slurm.array_task" in words and b"srun" not in words[0]:
+        if b"array_task" in words and b"srun" not in words[0]:
             found.append(pid)
     return found
 

@@ -214,6 +214,22 @@ def test_a_time_out_of_sbatch_is_no_answer(site, taken):
     assert site.states(PAIR) == {"queued": 2}
 
 
+GREETING = "echo 'Welcome | to | the cluster'; echo 2026; "
+
+
+@pytest.mark.slow
+def test_a_site_whose_commands_greet_is_understood(site):
+    """The id is not to be had from sbatch then: the job is looked up by its name, and submitted once."""
+    for name in ("squeue", "sacct", "scontrol", "scancel"):
+        before(site, name, GREETING + 'exec "$real" "$@"')
+    env = before(site, "sbatch", COUNT + GREETING + 'exec "$real" "$@"')
+    assert site.call([*PAIR, HELD], env=env).code == 0
+    assert (site.tmp / "bin/sbatch.log").read_text() == "\n"
+    given_once(site, PAIR)
+    assert ": 2 queued" in (status := site.call([*PAIR, "action=status"], env=env)).out, status.err
+    assert "Cancelled 2 runs" in site.call([*PAIR, "action=cancel"], env=env).out and not queued(site)
+
+
 @pytest.mark.slow
 def test_an_sbatch_that_never_answers_ends_with_4_and_the_same_command_goes_on(site):
     launch = site.call([*PAIR, HELD], env=before(site, "sbatch", COUNT + SILENT))

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import traceback
@@ -21,17 +20,18 @@ from spectral_mup.cli.actions.states import why as print_why
 from spectral_mup.cli.context import Context
 from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster import slurm_commands as commands
+from spectral_mup.cluster.liveness import SILENT_SECONDS, heartbeat_of, may_hold
 from spectral_mup.cluster.slurm import run_states
 from spectral_mup.cluster.slurm.run_states import DECISIONS, State, reconcile, signature
 from spectral_mup.cluster.slurm.snapshot import snapshot_config
-from spectral_mup.cluster.slurm.submission import prepare, take
-from spectral_mup.cluster.slurm_commands import ArrayTaskId, is_owner_running
+from spectral_mup.cluster.slurm.submission import Submission, prepare, take
+from spectral_mup.cluster.slurm_commands import JobStart
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.search.plan import make_plan
 from spectral_mup.training.checkpoint import save_checkpoint
 from spectral_mup.training.trainer import Trainer
-from spectral_mup.util.processes import process_start
+from spectral_mup.util.processes import this_process
 
 ONE = [*TINY, "rule=[spectral]", "lr.adaptive=false", "sweep.width=[32]", "sweep.lr=[-6]", "sweep.name=long"]
 
@@ -103,7 +103,22 @@ ERRORS = {
     "a worker's segfault": ("WorkerDied: its worker died 3 times, last with exit code -11\n", "exception"),
     "EIO": (traceback_of(os_error(errno.EIO)), "disk"),
     "ESTALE": (traceback_of(os_error(errno.ESTALE)), "disk"),
-    "ENOSPC": (traceback_of(os_error(errno.ENOSPC)), "exception"),
+    "ENOSPC": (traceback_of(os_error(errno.ENOSPC)), "disk full"),
+    "quota": (traceback_of(os_error(errno.EDQUOT)), "disk full"),
+    "full, as torch says it": (
+        raised("RuntimeError: [enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/0"),
+        "disk full",
+    ),
+    "ETIMEDOUT": (traceback_of(os_error(errno.ETIMEDOUT)), "disk"),
+    "EAGAIN": (traceback_of(os_error(errno.EAGAIN)), "disk"),
+    "EREMOTEIO": (traceback_of(os_error(errno.EREMOTEIO)), "disk"),
+    "ENOMEM": (traceback_of(os_error(errno.ENOMEM)), "out of memory"),
+    "EISDIR": (traceback_of(os_error(errno.EISDIR)), "exception"),
+    "EACCES": (traceback_of(os_error(errno.EACCES)), "exception"),
+    "ECC": (raised("torch.AcceleratorError: CUDA error: uncorrectable ECC error encountered\nCompile with"), "GPU error"),
+    "off the bus": (raised("RuntimeError: NVML: GPU has fallen off the bus"), "GPU error"),
+    "no device": (raised("RuntimeError: No CUDA GPUs: CUDA error: no CUDA-capable device is detected"), "GPU error"),
+    "an illegal address": (raised("RuntimeError: CUDA error: an illegal memory access was encountered"), "exception"),
     "peer": (raised(f"RuntimeError: {PEER_CLOSED}"), "peer lost"),
     "of two": (traceback_of(chained), "exception"),
     "a name only": (raised("ValueError: not enough CUDA here"), "exception"),
@@ -141,11 +156,13 @@ class Told:
         self.submission.record_job("7")
         self.folder = RunFolder(self.runs, self.planned[0].run_id)
         self.queue: str | None = ""
+        self.others: str | None = ""  # what squeue says when it is asked by job id
         self.ended: str | None = ""
         monkeypatch.setattr(commands, "call", self.call)
 
     def call(self, *command: str, **_) -> subprocess.CompletedProcess[str]:
-        said = {"squeue": self.queue, "sacct": self.ended}[command[0]]
+        queue = self.others if any(word.startswith("--jobs") for word in command) else self.queue
+        said = {"squeue": queue, "sacct": self.ended}[command[0]]
         if said is None:
             return subprocess.CompletedProcess(command, 1, "", "Unable to contact slurm controller (connect failure)")
         return subprocess.CompletedProcess(command, 0, said.replace("NAME", self.submission.name), "")
@@ -233,7 +250,8 @@ def test_what_is_not_known_to_have_ended_is_live(told):
 
 LIVE, WAITS_AGAIN = "7_0|NAME|RUNNING|None|0|0|n1|", "7_0|NAME|PENDING|BeginTime|0|1||"
 ENDED = "7_0|NAME|FAILED|NonZeroExitCode|256|0|n1|"
-GONE = {"launcher": {"host": socket.gethostname(), "pid": 1, "start": "before the boot"}}
+GONE = {"launcher": this_process() | {"pid": 1}}  # which began at another time
+ELSEWHERE = {"host": "n1", "slurm": None}
 
 
 def unrecorded(told: Told, **record) -> None:
@@ -243,9 +261,9 @@ def unrecorded(told: Told, **record) -> None:
 
 
 SITUATIONS = {  # of each row of DECISIONS what leads to it, and the state
-    "trained here, never submitted": (lambda t: (shutil.rmtree(t.jobs), t.folder.claim()), "running"),
+    "held, never submitted": (lambda t: (shutil.rmtree(t.jobs), t.folder.claim()), "running"),
     "cancelled in a live task": (lambda t: (t.slurm(LIVE), t.submission.cancel([t.folder.run_id])), "cancelled"),
-    "failed for good in a live task": (lambda t: (t.slurm(LIVE), t.folder.write_error(ERRORS["ENOSPC"][0])), "failed"),
+    "failed for good in a live task": (lambda t: (t.slurm(LIVE), t.folder.write_error(ERRORS["EISDIR"][0])), "failed"),
     "waits for its first start": (lambda t: t.slurm(WAITS_AGAIN), "queued"),
     "waits after a preemption": (lambda t: (t.slurm(WAITS_AGAIN), t.own(), t.write_task(cause="preempted")), "preempted"),
     "waits for a known cause": (lambda t: (t.slurm(WAITS_AGAIN), t.own(), t.write_task(cause="disk")), "queued"),
@@ -253,7 +271,7 @@ SITUATIONS = {  # of each row of DECISIONS what leads to it, and the state
     "runs in its task": (lambda t: (t.slurm(LIVE), t.own()), "running"),
     "not yet started by its task": (lambda t: t.slurm(LIVE), "queued"),
     "failed": (lambda t: (t.slurm(ENDED), t.folder.write_error(ERRORS["EIO"][0])), "failed"),
-    "trained here": (lambda t: (t.slurm(ENDED), t.folder.claim()), "running"),
+    "held outside its tasks": (lambda t: (t.slurm(ENDED), t.own(**ELSEWHERE)), "running"),
     "never submitted": (lambda t: shutil.rmtree(t.jobs), "planned"),
     "cancelled": (lambda t: (t.slurm(ENDED), t.submission.cancel([t.folder.run_id])), "cancelled"),
     "refused": (lambda t: t.submission.record_refusal("QOSMaxSubmitJobPerUserLimit"), "planned"),
@@ -319,7 +337,7 @@ def test_what_ended_in_a_running_task_is_not_said_to_resume(told, capsys):
         assert print_why(Context(told.config, [])) == 0
         return fate(capsys.readouterr().out, cause)
 
-    told.folder.write_error(ERRORS["ENOSPC"][0])
+    told.folder.write_error(ERRORS["EISDIR"][0])
     assert why("exception") == (1, "not")
     told.submission.cancel([told.folder.run_id])
     assert why("cancelled") == (1, "not")
@@ -340,7 +358,15 @@ def test_every_cause_is_in_these_tables():
 
 def test_a_cause_that_passes_is_tried_again_but_not_for_ever(told):
     told.queue = "7_0|NAME|FAILED|NonZeroExitCode|256|0|n1|"
-    for name, again in (("EIO", True), ("ESTALE", True), ("peer", True), ("device", False), ("ENOSPC", False)):
+    for name, again in (
+        ("EIO", True),
+        ("ESTALE", True),
+        ("peer", True),
+        ("device", False),
+        ("ENOSPC", True),
+        ("ECC", True),
+        ("EISDIR", False),
+    ):
         told.folder.write_error(ERRORS[name][0])
         state = told.state()
         assert state.should_resubmit(retries=1) == again and not replace(state, tries=2).should_resubmit(retries=1)
@@ -349,43 +375,38 @@ def test_a_cause_that_passes_is_tried_again_but_not_for_ever(told):
     assert not told.state().should_resubmit(retries=1), "its job is at work on it"
 
 
-# --- who has a run --------------------------------------------------------------------------------------------------
+def test_another_user_s_job_is_live_as_long_as_slurm_says_so(told, monkeypatch):
+    """Two users on one folder of runs and one of jobs; also where a disk shows everybody's files as nobody's."""
+    monkeypatch.setattr(Submission, "user", 4711)
+    told.age(1000)
+    told.others = LIVE
+    assert told.state().live and not told.state().should_resubmit(retries=5)
+    told.own(host="n1")
+    assert told.state().name == "running"
+    told.others = ENDED
+    assert not told.state().live and told.state().name == "failed"
+    told.queue, told.others = LIVE, ""
+    assert told.state().live, "mine after all"
 
 
-def test_no_clock_decides_whether_an_owner_runs(told):
-    """Clocks ten minutes off, of a node or of here, and heartbeats as old: a live run stays its holder's."""
-    told.queue = "7_0|NAME|RUNNING|None|0|0|n1|"
-    me = ArrayTaskId("8_0", 0)
-    for off in (-600.0, 0.0, 600.0):
-        told.own(time=time.time() + off, host="n1", pid=1)
-        told.folder.write_heartbeat()
-        beat = told.folder.path / "attempts" / str(told.folder.attempts()[-1]) / "heartbeat.json"
-        beat.write_text(json.dumps({"time": time.time() + off}))
-        assert told.state().name == "running"
-        with pytest.raises(ClaimedError, match="SLURM job 7_0 on n1"):
-            other = RunFolder(told.runs, told.folder.run_id)
-            other.claim(lambda owner: is_owner_running(owner, me), {"job": "8_0", "restart": 0})
-
-
-def test_the_queue_or_the_process_table_decides_whether_an_owner_runs(told):
-    owner = {"slurm": {"job": "7_0", "restart": 1}, "host": "n1", "pid": 1, "start": "x", "time": time.time()}
-    here = owner | {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid())}
-    other = ArrayTaskId("8_0", 0)
-    for said, alive in (
-        ("7_0|NAME|RUNNING|None|0|1|n1|", True),
-        ("7_0|NAME|COMPLETING|None|0|1|n1|", True),
-        ("7_0|NAME|PENDING|BeginTime|0|2||", False),
-        ("7_0|NAME|RUNNING|None|0|2|n2|", False),  # started again since
-        ("7_0|NAME|FAILED|None|256|1|n1|", False),
-        ("", False),
-        (None, True),  # no answer is not "gone"
-    ):
-        told.queue = said
-        assert is_owner_running(owner, other) == alive, said
-        assert is_owner_running(here, other) and not is_owner_running(here | {"start": "before the boot"}, other)
-    assert is_owner_running(here, ArrayTaskId("7_0", 1)) and not is_owner_running(here, ArrayTaskId("7_0", 2)), (
-        "my own earlier start may linger, but is fenced off"
-    )
+def test_a_run_of_a_launch_on_another_node_is_running_only_while_that_lives(told):
+    """cluster=local in one's own batch job or shell there, and what a launch from here would do."""
+    shutil.rmtree(told.jobs)
+    told.own(host="n1", slurm={"job": "12", "restart": 0})
+    for said, expected in (("12|bash|RUNNING|None|0|0|n1|", "running"), ("12|bash|TIMEOUT|None|0|0|n1|", "planned")):
+        told.others = said
+        assert told.state().name == expected
+    told.others = ""
+    assert told.state().name == "running", "its heartbeat is young"
+    past = time.time() - SILENT_SECONDS - 60
+    os.utime(heartbeat_of(told.folder), (past, past))
+    assert told.state().name == "planned"
+    told.others = None
+    assert told.state().name == "running", "no answer is not its end"
+    told.own(**ELSEWHERE)
+    assert told.state().name == "running"
+    os.utime(heartbeat_of(told.folder), (past, past))
+    assert told.state().name == "planned"
 
 
 def test_a_writer_that_was_fenced_off_changes_nothing(told):
@@ -395,7 +416,7 @@ def test_a_writer_that_was_fenced_off_changes_nothing(told):
     old.append("metrics.jsonl", [{"step": 1, "loss": 2.0}])
     old.write_heartbeat()
     (old.path / "attempts" / "new.0123456789abcdef").mkdir()  # of a process that was killed while it claimed
-    new.claim(lambda owner: is_owner_running(owner, ArrayTaskId("7_0", 1)), {"job": "7_0", "restart": 1})
+    new.claim(lambda owner: may_hold(new, owner, JobStart("7_0", 1)), {"job": "7_0", "restart": 1})
     new.append("metrics.jsonl", [{"step": 2, "loss": 1.0}])
 
     def save():

@@ -79,7 +79,7 @@ def _runs(states: list[State], every: bool) -> list[str]:
 def _next(context: Context) -> list[str]:
     """The commands that make sense now."""
     counts, lines = context.report.counts(), []
-    jobs = [s.submission.code for s in context.report.states.values() if s.live and s.submission]
+    jobs = [s.submission.code.partition(".")[0] for s in context.report.states.values() if s.live and s.submission]
     current = code_now()[0] if jobs else None
     if other := sum(code != current for code in jobs):
         lines.append(f"code≠: {pluralize(other, 'unfinished run')} on a snapshot that differs from the current code")

@@ -1,13 +1,12 @@
 """One task of a job array: train its runs from the snapshot, checkpoint when SLURM sends a warning, record why it stopped.
 
-Run as `python -m spectral_mup.cluster.slurm.array_task JOBS/<n>`, by srun in several processes where train.devices > 1: then
+Run through enter.py as `array_task JOBS/<n>`, by srun in several processes where train.devices > 1: then
 they train each run together. Rank 0 claims, chooses and records. A process that raises writes why to the run's error.txt and
 ends; srun then ends the others, and the batch script requeues the task.
 """
 
 import os
 import socket
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -17,9 +16,9 @@ from typing import Any
 from spectral_mup.cluster.local import run_local
 from spectral_mup.cluster.placement import Machine
 from spectral_mup.cluster.progress import Event, Progress
-from spectral_mup.cluster.slurm.pack import OK, Pack, StopSignals, begin, finish
-from spectral_mup.cluster.slurm_commands import ArrayTaskId
-from spectral_mup.cluster.team import abandon, free_port
+from spectral_mup.cluster.slurm.pack import OK, Pack, StopSignals, begin, finish, give_back
+from spectral_mup.cluster.slurm_commands import JobStart
+from spectral_mup.cluster.team import Unfit, abandon, free_port
 from spectral_mup.cluster.worker import Worker, release_memory
 from spectral_mup.config.schema import SlurmConfig
 from spectral_mup.runs.run_config import RunConfig
@@ -38,10 +37,14 @@ def main(path: str) -> int:
     configure_logging()
     stopping = StopSignals()
     pack, task = Pack.of_this_task(path)
-    if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
-        return train_together(pack, stopping, task)
-    begin(pack, task)
-    return finish(pack, task, train_apart(pack, stopping), stopping)
+    try:
+        if int(os.environ.get("SLURM_NTASKS", "1")) > 1:
+            return train_together(pack, stopping, task)
+        begin(pack, task)
+        failed = train_apart(pack, stopping)
+    except Unfit as error:
+        return give_back(pack, task, error)
+    return finish(pack, task, failed, stopping)
 
 
 def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
@@ -55,6 +58,8 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
     progress = Progress(pack.plan(), min(placement.workers, len(pack.runs)), 0, log_run)
 
     def on_event(event: Event) -> None:
+        if event.kind == "unfit":
+            unfit[event.payload["traceback"]] = None
         pack.on_event(event)
         progress.on_event(event)
 
@@ -64,16 +69,21 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
 
     never = len(pack.runs) + 1  # as the breaker counts the first failures of the whole sweep
     patience = pack.cluster.signal_seconds / 2
-    return run_local(pack.config, todo, on_event, stopping, machine, max_first_failures=never, patience=patience)
+    unfit: dict[str, None] = {}  # tracebacks of workers that could not begin, each once
+    try:
+        return run_local(pack.config, todo, on_event, stopping, machine, max_first_failures=never, patience=patience)
+    finally:
+        for text in unfit:
+            log.error("%s", text)
 
 
 def _check_gpus(c: SlurmConfig, gpus: Sequence[Gpu]) -> None:
-    """Raises RuntimeError where a task does not see the GPUs that it asked for; another node may."""
+    """Raises Unfit where a task does not see the GPUs that it asked for; another node may."""
     if c.gpus and c.device != "cpu" and not gpus:
-        raise RuntimeError(f"cluster.gpus={c.gpus}: nvidia-smi lists none on {socket.gethostname()} for this task")
+        raise Unfit(f"cluster.gpus={c.gpus}: nvidia-smi lists none on {socket.gethostname()} for this task")
 
 
-def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
+def train_together(pack: Pack, stopping: StopSignals, task: JobStart) -> int:
     """Train the pack's runs one after the other; return the process's exit code."""
     rank, size, local_rank = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
     if rank == 0:
@@ -81,7 +91,11 @@ def train_together(pack: Pack, stopping: StopSignals, task: ArrayTaskId) -> int:
     gpus = [] if pack.cluster.device == "cpu" else visible_gpus()
     _check_gpus(pack.cluster, gpus)
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local_rank % len(gpus)].id if gpus else ""
-    worker = Worker.start(pack.config)
+    try:
+        worker = Worker.start(pack.config)
+    except Exception as error:
+        log.error("%s", traceback.format_exc())
+        raise Unfit(f"{type(error).__name__}: {error}") from None
     from spectral_mup.training.distributed import init_process_group
 
     host, port = main_address(pack, task, rank)
@@ -120,6 +134,7 @@ def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
             folder = pack.folder(run)
             try:
                 if worker.claim(run, folder) is None:
+                    pack.on_event(Event("started", run))
                     return folder
             except ClaimedError as error:
                 log_run(str(error), run.run_id)
@@ -131,7 +146,7 @@ def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
     return None
 
 
-def main_address(pack: Pack, task: ArrayTaskId, rank: int) -> tuple[str, int]:
+def main_address(pack: Pack, task: JobStart, rank: int) -> tuple[str, int]:
     """Where rank 0 of this start listens: it writes that to a file, as no fixed port is sure to be free everywhere."""
     path = pack.submission.path / "tasks" / f"{pack.index}.{task.restart}.address"
     if rank == 0:
@@ -153,7 +168,3 @@ def _host() -> str:
             socket.getaddrinfo(name, None)
             return name
     return "127.0.0.1"
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -24,8 +25,8 @@ from spectral_mup.cluster.slurm.run_states import breaker
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission, open_submission, submissions
 from spectral_mup.cluster.slurm.submit import describe, submit
-from spectral_mup.cluster.slurm_commands import ArrayTaskId
-from spectral_mup.cluster.team import FAILED, TEMPORARY_FAILURE
+from spectral_mup.cluster.slurm_commands import JobStart
+from spectral_mup.cluster.team import FAILED, TEMPORARY_FAILURE, Unfit
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
@@ -64,14 +65,15 @@ class Pack:
         self.runs_dir = Path(self.config.paths.runs)
         self.runs = submission.runs(index)
         self._claimed_since: dict[str, float] = {}
+        self._trains = False
         alike = [s for s in submissions(submission.path.parent) if s.sweep == submission.sweep]
         self._sweep = {run_id for s in alike if s.declared == submission.declared for run_id in s.index_of}
         self.paused = breaker(self.runs_dir, self._sweep)
 
     @classmethod
-    def of_this_task(cls, path: str) -> tuple[Pack, ArrayTaskId]:
+    def of_this_task(cls, path: str) -> tuple[Pack, JobStart]:
         """The pack of the array task that this process belongs to. Exits with code 2 outside a job array."""
-        task, submission = slurm.current_array_task(), open_submission(Path(path))
+        task, submission = slurm.current_job(), open_submission(Path(path))
         if task is None or submission is None:
             log.error("%s: not a submission, or this process is not in a job array", path)
             sys.exit(2)
@@ -109,6 +111,9 @@ class Pack:
             self._claimed_since.setdefault(event.run.run_id, time.monotonic())
         elif event.kind == "started":
             self._claimed_since.pop(event.run.run_id, None)
+            if not self._trains:
+                self._trains = True
+                self.write_task(trained_on=this_node())
         elif event.kind == "failed":
             self.paused = breaker(self.runs_dir, self._sweep)
 
@@ -121,7 +126,12 @@ class Pack:
         self.submission.write_task(self.index, **values)
 
 
-def begin(pack: Pack, task: ArrayTaskId) -> None:
+def this_node() -> str:
+    """SLURM's name of this node."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def begin(pack: Pack, task: JobStart) -> None:
     """Record the start and the progress until then. Exits if too many starts in a row saved no step."""
     before, progress = pack.submission.task(pack.index), pack.progress()
     starts = 1 if progress > before.get("progress", -1) else before.get("starts_without_progress", 0) + 1
@@ -132,7 +142,7 @@ def begin(pack: Pack, task: ArrayTaskId) -> None:
     log.info("job %s, start %d: %s, %d done", task.job, task.restart + 1, pluralize(len(pack.runs), "run"), done)
 
 
-def finish(pack: Pack, task: ArrayTaskId, failed: Mapping[str, str], stopping: StopSignals) -> int:
+def finish(pack: Pack, task: JobStart, failed: Mapping[str, str], stopping: StopSignals) -> int:
     """Requeue a task that was stopped with runs left; else record how it ended and submit what the sweep needs next."""
     for run_id, error in failed.items():
         folder = RunFolder(pack.runs_dir, run_id)
@@ -156,7 +166,7 @@ def finish(pack: Pack, task: ArrayTaskId, failed: Mapping[str, str], stopping: S
     return FAILED if errors else OK
 
 
-def stop(pack: Pack, task: ArrayTaskId, signals: list[int]) -> int:
+def stop(pack: Pack, task: JobStart, signals: list[int]) -> int:
     """With all saved, requeue the task, unless that cannot help, and wait for SLURM to end it."""
     if slurm.is_cancelled(task):
         pack.write_task(state="ended", cause=causes.CANCELLED.name)
@@ -173,6 +183,13 @@ def stop(pack: Pack, task: ArrayTaskId, signals: list[int]) -> int:
     return TEMPORARY_FAILURE
 
 
+def give_back(pack: Pack, task: JobStart, error: Unfit) -> int:
+    """End a task that cannot train on its node, so that its runs are trained on another; said once for all of them."""
+    pack.write_task(**asdict(task), state="unfit", cause=causes.LAUNCH.name, detail=f"on {this_node()}: {error}")
+    log.error("%s: %s; %s are given back", this_node(), error, pluralize(len(pack.unfinished()), "run"))
+    return TEMPORARY_FAILURE
+
+
 def give_up(pack: Pack, detail: str) -> int:
     """End the task for good, as another start would not help."""
     pack.write_task(state="ended", cause=causes.STUCK.name, detail=detail)
@@ -180,7 +197,7 @@ def give_up(pack: Pack, detail: str) -> int:
     return FAILED
 
 
-def why_stopped(task: ArrayTaskId, signal_seconds: float) -> Cause:
+def why_stopped(task: JobStart, signal_seconds: float) -> Cause:
     """SLURM's reason for the warning: preemption if it says so or the time limit is not near."""
     try:
         job = slurm.show_job(task.job)

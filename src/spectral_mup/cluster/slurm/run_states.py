@@ -1,9 +1,9 @@
 """The state of every run, from the run folders, then squeue, then sacct, one call each. Imports no torch.
 
 A result decides, whatever SLURM says. Without one the first row of DECISIONS that applies does: what is known of a task that
-SLURM still has; then the run's own error, a process on this machine, a recorded cancellation; then what is left of a task that
-SLURM no longer has; then how SLURM says that it ended. No answer never means "ended", and nothing waits. The only thing written
-is the job id of a submission whose launcher died before it could record it.
+SLURM still has; then the run's own error, a process outside its tasks that holds it (liveness.py), a recorded cancellation;
+then what is left of a task that SLURM no longer has; then how SLURM says that it ended. No answer never means "ended", and
+nothing waits. The only thing written is the job id of a submission whose launcher died before it could record it.
 """
 
 import re
@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 
 from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster.failure_causes import Cause
+from spectral_mup.cluster.liveness import may_hold
+from spectral_mup.cluster.slurm.job_states import SlurmAnswers, ask
 from spectral_mup.cluster.slurm.submission import Submission, submissions
-from spectral_mup.cluster.slurm_commands import ArrayTask, NoAnswer, sacct, squeue
+from spectral_mup.cluster.slurm_commands import ArrayTask
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.util.processes import is_alive
 from spectral_mup.util.text import pluralize
 
 NAMES = ("done", "diverged", "running", "queued", "preempted", "planned", "failed", "paused", "cancelled", "lost")
-SILENT_SECONDS = 180.0  # a run with a heartbeat younger than this counts as running, whatever SLURM remembers
 NEW_SECONDS = 30.0  # a job may be missing from the queue for this long after sbatch
 TAIL_BYTES = 8192
 BREAKER = 5  # this many equal failures, before any run of a sweep has ended, pause the rest
@@ -76,67 +76,17 @@ def reconcile(runs_dir: Path, jobs_dir: Path, runs: Iterable[RunConfig]) -> Repo
     for submission in every:
         for run_id, index in submission.index_of.items():
             tasks_of[run_id].append((submission, index))
-    results = {run: RunFolder(runs_dir, run.run_id).result() for run in runs}
-    unsettled = [run for run, result in results.items() if result is None]
+    folders = {run: RunFolder(runs_dir, run.run_id) for run in runs}
+    results = {run: folder.result() for run, folder in folders.items()}
+    owners = {run: folders[run].owner() or {} for run, result in results.items() if result is None}
     notes: list[str] = []
-    relevant = list(dict.fromkeys(s for run in unsettled for s, _ in tasks_of[run.run_id] if not s.refusal))
-    slurm = _ask(relevant, notes) if relevant else _Slurm({}, {})
+    relevant = list(dict.fromkeys(s for run in owners for s, _ in tasks_of[run.run_id] if not s.refusal))
+    slurm = ask(relevant, {owner["slurm"]["job"] for owner in owners.values() if owner.get("slurm")}, notes)
     states = {run.run_id: State(run, result["status"] if result else "planned") for run, result in results.items()}
-    for run in unsettled:
-        evidence = _Evidence(run, RunFolder(runs_dir, run.run_id), tasks_of[run.run_id], slurm)
+    for run, owner in owners.items():
+        evidence = _Evidence(run, folders[run], owner, tasks_of[run.run_id], slurm)
         states[run.run_id] = decide(evidence).state(evidence)
     return Report(states, notes, every)
-
-
-# --- what SLURM says --------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Slurm:
-    """What squeue and sacct said, each called once; None where there was no answer."""
-
-    queue: dict[str, ArrayTask] | None
-    accounting: dict[str, ArrayTask] | None
-
-    def task(self, submission: Submission, index: int) -> ArrayTask | None:
-        """Look the task up in squeue, then in sacct. sacct can report a job that the controller has lost as running forever,
-        so its live states count only if squeue did not answer."""
-        job = f"{submission.job}_{index}"
-        for tasks, live_counts in ((self.queue, True), (self.accounting, self.queue is None)):
-            task = (tasks or {}).get(job)
-            if task and task.name == submission.name and (live_counts or not task.live):  # a new controller reuses ids
-                return task
-        return None
-
-
-def _ask(relevant: list[Submission], notes: list[str]) -> _Slurm:
-    queue = accounting = None
-    try:
-        queue = squeue()
-    except NoAnswer as error:
-        notes.append(f"squeue does not answer ({error}); states are the last known")
-    _adopt(relevant, queue)
-    if ended := [s for s in relevant if _needs_accounting(s, queue or {})]:
-        try:
-            accounting = sacct([s.name for s in ended], min(s.created for s in ended) - 3600)
-            _adopt(relevant, accounting)
-        except NoAnswer as error:
-            notes.append(f"sacct does not answer ({error}); states are those of squeue alone")
-    return _Slurm(queue, accounting)
-
-
-def _needs_accounting(submission: Submission, queue: dict[str, ArrayTask]) -> bool:
-    """Whether a task has left the queue or waits to be restarted: only sacct knows how its last start ended."""
-    tasks = [queue.get(f"{submission.job}_{i}") for i in range(len(submission.packs))]
-    return any(not task or task.name != submission.name or task.waiting and task.restarts > 0 for task in tasks)
-
-
-def _adopt(relevant: list[Submission], known: dict[str, ArrayTask] | None) -> None:
-    """Record the job of a submission whose launcher died between sbatch and its record; its name is its own."""
-    by_name = {task.name: task.job.partition("_")[0] for task in (known or {}).values()}
-    for submission in relevant:
-        if submission.job is None and submission.name in by_name:
-            submission.record_job(by_name[submission.name])
 
 
 # --- what is known of a run without a result --------------------------------------------------------------------------
@@ -145,8 +95,10 @@ def _adopt(relevant: list[Submission], known: dict[str, ArrayTask] | None) -> No
 class _Evidence:
     """What the folders and SLURM show of a run, and of the last array task that it was given to, a live one if there is any."""
 
-    def __init__(self, run: RunConfig, folder: RunFolder, tasks: list[tuple[Submission, int]], slurm: _Slurm) -> None:
-        self.run, self.folder, self.slurm = run, folder, slurm
+    def __init__(
+        self, run: RunConfig, folder: RunFolder, owner: dict[str, Any], tasks: list[tuple[Submission, int]], slurm: SlurmAnswers
+    ) -> None:
+        self.run, self.folder, self.owner, self.slurm = run, folder, owner, slurm
         live = [(s, i) for s, i in tasks if (task := slurm.task(s, i)) is not None and task.live]
         submitted = [(s, i) for s, i in tasks if s.job]
         submission, index = (live or submitted or tasks or [(None, 0)])[-1]
@@ -159,10 +111,20 @@ class _Evidence:
         self.cancelled = submission is not None and run.run_id in submission.cancelled
         self.live = task is not None and task.live
         self.waiting = task is not None and task.live and task.waiting
-        self.error, owner = folder.error(), folder.owner() or {}
+        self.error = folder.error()
         self.start = owner.get("slurm") or {}  # the array task of the latest attempt, and which of its starts that was
         self.started_in_task = self.start.get("job") == self.job
-        self.runs_here = bool(owner) and not self.start and is_alive(owner)  # in a launch on this machine, without SLURM
+        self.outside = bool(owner) and self.start.get("job") not in {f"{s.job}_{i}" for s, i in tasks}
+
+    @cached_property
+    def held(self) -> bool:
+        """Whether the latest attempt may be at work."""
+        return bool(self.owner) and may_hold(self.folder, self.owner, ask=self._queued)
+
+    def _queued(self, job: str) -> ArrayTask | None:
+        """What the queue has of a job; of this one's id, only if it bears the submission's name."""
+        found = self.slurm.queued(job)
+        return self.task if job == self.job else found
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -184,6 +146,11 @@ class _Evidence:
 
     def as_running(self, detail: str = "") -> State:
         return self.state("running", detail, status=self.folder.status())
+
+    def as_held(self) -> State:
+        """By a process that is in none of the tasks that the run was given to."""
+        job, where = self.start.get("job"), f"process {self.owner['pid']} on {self.owner['host']}"
+        return self.as_running(f"job {job}, {where}" if job else where)
 
     def as_cancelled(self, detail: str = "") -> State:
         return self.state("cancelled", detail, causes.CANCELLED)
@@ -209,7 +176,7 @@ class Row(NamedTuple):
 
 
 DECISIONS = [
-    Row("trained here, never submitted", lambda e: not e.submission and e.runs_here, _Evidence.as_running),
+    Row("held, never submitted", lambda e: not e.submission and e.held, _Evidence.as_held),
     # SLURM has the task
     Row("cancelled in a live task", lambda e: e.live and e.cancelled, _Evidence.as_cancelled),
     Row("failed for good in a live task", lambda e: e.live and e.error and not e.error_cause.retryable, _Evidence.as_failed),
@@ -225,7 +192,7 @@ DECISIONS = [
     Row("not yet started by its task", lambda e: e.live, lambda e: e.state("queued", f"in running job {e.job}")),
     # what the run itself shows
     Row("failed", lambda e: e.error, _Evidence.as_failed),
-    Row("trained here", lambda e: e.runs_here, _Evidence.as_running),
+    Row("held outside its tasks", lambda e: e.outside and e.held, _Evidence.as_held),
     Row("never submitted", lambda e: e.submission is None, lambda e: e.state("planned")),
     Row("cancelled", lambda e: e.cancelled, _Evidence.as_cancelled),
     # SLURM does not know the task
@@ -233,7 +200,7 @@ DECISIONS = [
     Row("being submitted", lambda e: e.unrecorded and (e.slurm.queue is None or not e.submission.launcher_gone),
         lambda e: e.state("queued", "being submitted")),
     Row("launcher died", lambda e: e.unrecorded, lambda e: e.state("planned", "its launcher died before sbatch")),
-    Row("has a heartbeat", lambda e: e.task is None and _age(e.folder.last_heartbeat()) < SILENT_SECONDS,
+    Row("has a heartbeat", lambda e: e.task is None and e.slurm.queue is not None and e.held,
         lambda e: e.state("running", f"job {e.job}, by its heartbeat")),
     Row("not yet seen", lambda e: e.task is None and (e.slurm.queue is None or _age(e.submission.created) < NEW_SECONDS),
         lambda e: e.state("queued", f"job {e.job}, by the last record")),

@@ -7,10 +7,11 @@ job, and its signal handler saves in the middle of a step; our tasks need no pic
 import shlex
 import sys
 
-from spectral_mup.cluster.slurm.snapshot import find_preamble
 from spectral_mup.cluster.slurm.submission import Submission
 from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError
+
+ENTRY = "src/spectral_mup/cluster/slurm/enter.py"
 
 
 def slurm_of(config: Config) -> SlurmConfig:
@@ -21,7 +22,7 @@ def slurm_of(config: Config) -> SlurmConfig:
 
 
 def render(config: Config, submission: Submission) -> str:
-    """Text for sbatch: an array with a task per pack, which runs `spectral_mup.cluster.slurm.array_task` on it."""
+    """Text for sbatch: an array with a task per pack, which runs array_task.py of the snapshot on it."""
     import submitit
 
     c = slurm_of(config)
@@ -30,8 +31,6 @@ def render(config: Config, submission: Submission) -> str:
     except RuntimeError:
         raise ConfigError("cluster=slurm: no srun on the PATH; launch from a login node, or use cluster=local") from None
     count = len(submission.packs)
-    preamble = find_preamble(c.preamble).read_text().splitlines() if c.preamble else []
-    setup = [line for line in preamble if not line.startswith("#!")] + environment(submission)
     more = {"mem": c.memory, "nice": c.nice, "requeue": True} | c.extra
     if submission.after_job:
         more["dependency"] = ",".join(filter(None, [c.extra.get("dependency"), f"afterany:{submission.after_job}"]))
@@ -40,25 +39,27 @@ def render(config: Config, submission: Submission) -> str:
     executor.update_parameters(
         **same, **gpus, cpus_per_task=c.cpus, ntasks_per_node=config.train.devices // c.nodes, job_name=submission.name,
         array_parallelism=submission.max_parallel or count, signal_delay_s=c.signal_seconds, stderr_to_stdout=True,
-        srun_args=["--kill-on-bad-exit=1"], setup=setup,
-        teardown=["code=$?", f"{_python('requeue', submission)} $code", "exit $code"],
+        srun_args=["--kill-on-bad-exit=1"], setup=_before(submission), teardown=_after(submission),
         additional_parameters={k: v for k, v in more.items() if v is not None},
     )  # fmt: skip
     executor.parameters["map_count"] = count
-    return executor._make_submission_file_text(_python("array_task", submission), "")
+    return executor._make_submission_file_text(f"{_python('array_task', submission)} || task_code=$?", "")
+
+
+def _before(submission: Submission) -> list[str]:
+    """Lines before srun. The site's may end the script, as after `set -e`; then the task is queued again elsewhere. srun is to
+    have the cores that sbatch got, which srun 22.05 and later forget."""
+    at_exit = f'last=$?; [ -n "${{task_code-}}" ] || {_python("requeue", submission)} "$last"'
+    site = [f". {shlex.quote(str(submission.preamble))}"] if submission.preamble.exists() else []
+    return [f"trap {shlex.quote(at_exit)} EXIT", *site, 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"', "task_code=0"]
+
+
+def _after(submission: Submission) -> list[str]:
+    """Lines after srun, whose exit code is in task_code."""
+    return [f'{_python("requeue", submission)} "$task_code" || true', 'exit "$task_code"']
 
 
 def _python(module: str, submission: Submission) -> str:
-    """-P, as the working directory is not to hide what the snapshot has of it."""
-    return shlex.join([sys.executable, "-P", "-u", "-m", f"spectral_mup.cluster.slurm.{module}", str(submission.path)])
-
-
-def environment(submission: Submission) -> list[str]:
-    """Run the snapshot, with the working directory for what is in neither it nor PYTHONPATH, and let srun have the cores that
-    sbatch got (srun 22.05 and later forget them)."""
+    """Python on a module of the snapshot; -P, as the folder of a script or launch is not to hide what Python has."""
     code = submission.path.parent / "code" / submission.code
-    source = shlex.quote(f"{code}/src:{code}/user")
-    return [
-        f'export PYTHONPATH={source}"${{PYTHONPATH:+:$PYTHONPATH}}:$PWD"',
-        'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"',
-    ]
+    return shlex.join([sys.executable, "-P", "-u", str(code / ENTRY), module, str(submission.path)])

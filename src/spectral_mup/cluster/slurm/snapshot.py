@@ -7,9 +7,14 @@ and in a checkout what lies beside src/.
 """
 
 import hashlib
+import itertools
+import os
 import secrets
+import shutil
+import stat
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +27,139 @@ from spectral_mup.util.system import package_root
 CHECKOUT_PARTS = ("src", "conf", "sweeps", "launch.py", "analyze.py", "pyproject.toml")
 ROOT = package_root()
 RESULTS = "sweeps/results/"  # committed figures: large, and not code
+COMMIT = f"src/{PACKAGE.name}/{COMMIT_FILE}"
+MOST_BYTES = 100e6  # of a copy; the package has 2
 
 
-def code_now() -> tuple[str, dict[str, bytes]]:
-    """Hash and files of the code here, uncommitted changes and new files included."""
-    files = {name: path.read_bytes() for name, path in sorted(_files(Path.cwd()).items())}
-    content = b"".join(f"{name}\n{len(content)}\n".encode() + content for name, content in files.items())
-    return hashlib.sha256(content).hexdigest()[:16], files
+def code_now() -> tuple[str, dict[str, Path]]:
+    """Hash and files, by their names in a snapshot, of the code here, uncommitted changes and new files included."""
+    files = _files(Path.cwd())
+    return _hash(files), files
+
+
+def _hash(files: Mapping[str, Path]) -> str:
+    """Of names, modes and contents."""
+    every = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        with path.open("rb") as f:
+            content = hashlib.file_digest(f, "sha256").hexdigest()
+        every.update(f"{name}\n{_mode(path):o}\n{content}\n".encode())
+    return every.hexdigest()[:16]
+
+
+def _mode(path: Path) -> int:
+    """A file's permissions, but nobody else may write to a copy."""
+    return stat.S_IMODE(path.stat().st_mode) & ~0o022
+
+
+def check_size(files: Mapping[str, Path]) -> None:
+    """Raises ConfigError, which names the largest file, if this is more than code."""
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    if (total := sum(sizes.values())) > MOST_BYTES:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise ConfigError(
+            f"{files[largest]}: of {sizes[largest] / 1e6:.0f} MB; jobs get a copy of *.py, conf/ and sweeps/, which may have "
+            f"{MOST_BYTES / 1e6:.0f} MB and has {total / 1e6:.0f}; move it elsewhere"
+        )
 
 
 def snapshot_code(jobs_dir: Path) -> str:
-    """Copy the code to jobs/code/<hash>, once for equal code; return the hash."""
+    """The name, in jobs/code/, of an intact copy of the code of our own: its hash, with a suffix if that name is spoilt.
+
+    Raises ConfigError if it is too large.
+    """
     code, files = code_now()
-    target = jobs_dir / "code" / code
-    if target.is_dir():
-        return code
-    prepared = target.with_name(f"new.{secrets.token_hex(4)}")
-    for name, content in (files | {f"src/{PACKAGE.name}/{COMMIT_FILE}": f"{commit()}\n".encode()}).items():
-        path = prepared / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    rename_to_free(prepared, target)  # if it is taken, by equal code
-    return code
+    check_size(files)
+    if found := find_intact(jobs_dir, code):
+        return found
+    prepared = jobs_dir / "code" / f"new.{secrets.token_hex(4)}"
+    for name, path in files.items():
+        target = prepared / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy(path, target)
+    (prepared / COMMIT).write_text(f"{commit()}\n")
+    (prepared / COMMIT).chmod(0o644)
+    for folder in (prepared, *(path for path in prepared.rglob("*") if path.is_dir())):
+        folder.chmod(_mode(folder))
+    code = _hash(_copied(prepared))  # of a file that was edited meanwhile, as it was copied
+    free = next(name for name in _names_of(code) if not os.path.lexists(jobs_dir / "code" / name))
+    if rename_to_free(prepared, jobs_dir / "code" / free):
+        return free
+    return snapshot_code(jobs_dir)  # another launch was faster
+
+
+def _names_of(code: str) -> Iterator[str]:
+    """Names that a copy may have, in the order in which they are tried."""
+    return itertools.chain([code], (f"{code}.{i}" for i in itertools.count(2)))
+
+
+def find_intact(jobs_dir: Path, code: str) -> str | None:
+    """The first copy of this code that can be trusted, if there is one."""
+    names = itertools.takewhile(lambda name: os.path.lexists(jobs_dir / "code" / name), _names_of(code))
+    return next((name for name in names if is_intact(jobs_dir / "code" / name)), None)
+
+
+def is_intact(copy: Path) -> bool:
+    """Whether a copy is what its name says, and nobody but us can have changed that, or can."""
+    found = [path.lstat() for path in (copy, *copy.rglob("*")) if "__pycache__" not in path.parts]
+    return all(f.st_uid == os.getuid() and not f.st_mode & 0o022 for f in found if not stat.S_ISLNK(f.st_mode)) and matches(
+        copy
+    )
+
+
+def matches(copy: Path) -> bool:
+    """Whether a copy has the files that its name is the hash of, and nothing besides but bytecode, nor a link for a file."""
+    try:
+        return not any(path.is_symlink() for path in copy.rglob("*")) and _hash(_copied(copy)) == copy.name.partition(".")[0]
+    except OSError:
+        return False
+
+
+def _copied(copy: Path) -> dict[str, Path]:
+    """Files of a copy, by name."""
+    return {name: copy / name for name in _names(copy, ["."]) if name != COMMIT and (copy / name).is_file()}
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as f, os.fdopen(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as g:
+        shutil.copyfileobj(f, g)
+        os.fchmod(g.fileno(), _mode(source))
 
 
 def _files(here: Path) -> dict[str, Path]:
     """Path of every file of a snapshot, by its name in it, for a launch from the folder `here`."""
     if ROOT / "src" in PACKAGE.parents:
-        files = {name: ROOT / name for name in _tracked() or _names(ROOT, CHECKOUT_PARTS) if not name.startswith(RESULTS)}
-    else:  # installed
+        files = {name: ROOT / name for name in _own(ROOT, _tracked() or _names(ROOT, CHECKOUT_PARTS))}
+    else:  # installed; an installer may have linked every file
         files = {f"src/{PACKAGE.name}/{name}": PACKAGE / name for name in _names(PACKAGE, ["."])}
     own = [path.name for path in here.glob("*.py")] + ([] if here == ROOT else _names(here, ["conf", "sweeps"]))
-    files |= {f"user/{name}": here / name for name in own if not name.startswith(RESULTS)}
+    files |= {f"user/{name}": here / name for name in _own(here, own)}
     return {name: path for name, path in files.items() if path.is_file()}
 
 
+def _own(folder: Path, names: Iterable[str]) -> Iterator[str]:
+    """Those of the names that are code of this folder: no results, no link that leads out of it, and where everybody may write,
+    only what is ours. Raises ConfigError about a module that is such a link, as a job would import what it leads to by then.
+    """
+    shared, top = bool(folder.stat().st_mode & 0o002), folder.resolve()
+    for name in names:
+        path = folder / name
+        leads_out = path.is_symlink() and not path.resolve().is_relative_to(top)
+        if leads_out and path.suffix == ".py":
+            raise ConfigError(f"{path} is a link out of its folder, which no job can be given; put the file itself there")
+        foreign = shared and path.exists() and path.stat().st_uid != os.getuid()
+        if not (leads_out or foreign or name.startswith(RESULTS)):
+            yield name
+
+
 def _tracked() -> list[str]:
-    """The files of the checkout that git tracks or would track; none if it is not one."""
+    """The files of the checkout that git tracks or would track; none if it is not one, or lies in somebody else's."""
+    git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
     try:
-        return subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CHECKOUT_PARTS],
-            cwd=ROOT, capture_output=True, text=True, timeout=30, check=True,
-        ).stdout.split("\0")[:-1]  # fmt: skip
+        if Path(git(["git", "rev-parse", "--show-toplevel"]).stdout.rstrip("\n")).resolve() != ROOT:
+            return []
+        listed = git(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *CHECKOUT_PARTS])
+        return listed.stdout.split("\0")[:-1]
     except (OSError, subprocess.SubprocessError):
         return []
 

@@ -4,9 +4,10 @@
         submission.json    sweep, packs of run ids, job name, launcher: written before the folder gets its number
         config.json        the whole config, resolved: tasks never compose
         submit.sh          the script that sbatch gets
+        preamble.sh        the site's lines, which that reads
         job.json           SLURM's job id, or sbatch's refusal
         cancelled.json     run ids that were cancelled
-        tasks/<i>.json     array task i: its start, how often it was killed, why it stopped
+        tasks/<i>.json     array task i: its start, how often it was killed and on which nodes, why it stopped
         log/               what tasks print
     jobs/code/<hash>/      the code that they run
 
@@ -14,10 +15,11 @@ A folder is prepared under another name and renamed to the next number, so of tw
 again, and submits only what is still left. A numbered folder is never deleted. Imports no torch.
 """
 
+import os
 import re
 import secrets
-import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -25,14 +27,16 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.cluster.liveness import lives, silence
 from spectral_mup.config.parse import typed
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.sweep import Sweep
 from spectral_mup.util.files import json_bytes, numbered, read_json, rename_to_free, write_atomic
-from spectral_mup.util.processes import is_alive, this_process
+from spectral_mup.util.processes import this_process
 
-FOREIGN_SECONDS = 600.0  # a launcher on another host that has recorded no job for this long is assumed dead
+UNFIT = 2  # failures by a node's fault, after which it is excluded
+LAUNCH_SECONDS = 600.0  # a launcher that cannot be seen and has recorded no job for this long is assumed dead
 
 
 class Taken(RuntimeError):
@@ -60,6 +64,10 @@ class Submission:
         return self.path / "submit.sh"
 
     @property
+    def preamble(self) -> Path:
+        return self.path / "preamble.sh"
+
+    @property
     def logs(self) -> Path:
         return self.path / "log"
 
@@ -74,6 +82,11 @@ class Submission:
         return (read_json(self.path / "job.json") or {}).get("refused")
 
     @cached_property
+    def user(self) -> int:
+        """Whose it is, by the owner of its folder."""
+        return self.path.stat().st_uid
+
+    @cached_property
     def cancelled(self) -> set[str]:
         """Run ids that were cancelled here."""
         return set(read_json(self.path / "cancelled.json") or [])
@@ -86,8 +99,8 @@ class Submission:
     @property
     def launcher_gone(self) -> bool:
         """Whether no process is left that could record a job for it."""
-        here = self.launcher["host"] == socket.gethostname()
-        return not is_alive(self.launcher) if here else time.time() - self.created > FOREIGN_SECONDS
+        record = self.path / "submission.json"
+        return lives(self.launcher, lambda: silence(record), patience=LAUNCH_SECONDS) is False
 
     def record_job(self, job: str) -> None:
         write_atomic(self.path / "job.json", json_bytes({"id": job, "time": time.time()}))
@@ -108,6 +121,15 @@ class Submission:
     def task(self, index: int) -> dict[str, Any]:
         """What array task `index` last wrote of itself."""
         return read_json(self.path / "tasks" / f"{index}.json") or {}
+
+    def bad_nodes(self) -> list[str]:
+        """Nodes where tasks failed UNFIT times by the node's fault; at most one, the worst, before any task has trained on
+        another, as it may be the code that is to blame."""
+        records = [self.task(i) for i in range(len(self.packs))]
+        failures = Counter(node for record in records for node in record.get("failed_on", []))
+        bad = [node for node, count in failures.most_common() if count >= UNFIT]
+        fit = {record["trained_on"] for record in records if "trained_on" in record}
+        return bad if fit - {*bad} else bad[:1]
 
     def write_task(self, index: int, **values: Any) -> None:
         write_atomic(self.path / "tasks" / f"{index}.json", json_bytes(self.task(index) | values))
@@ -169,6 +191,9 @@ def prepare(
     prepared = Submission(path, sweep, name, entries, fingerprint, code, time.time(), this_process(), max_parallel, after_job)
     for folder in ("log", "tasks"):
         (path / folder).mkdir(parents=True)
+    if site := config["cluster"].get("preamble"):  # it may have secrets: never in the script, and as hidden as it was
+        with open(os.open(prepared.preamble, os.O_CREAT | os.O_WRONLY, Path(site).stat().st_mode & 0o755), "w") as f:
+            f.writelines(f"{line}\n" for line in Path(site).read_text().splitlines())
     write_atomic(path / "config.json", json_bytes(config))
     write_atomic(path / "submission.json", json_bytes({k: v for k, v in asdict(prepared).items() if k != "path"}))
     return prepared

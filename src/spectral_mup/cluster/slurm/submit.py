@@ -18,7 +18,7 @@ from spectral_mup.cluster.durations import Durations, measured_durations
 from spectral_mup.cluster.placement import Machine, Placement, memory_of
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
 from spectral_mup.cluster.slurm.script import render, slurm_of
-from spectral_mup.cluster.slurm.snapshot import snapshot_code, snapshot_config
+from spectral_mup.cluster.slurm.snapshot import check_size, code_now, snapshot_code, snapshot_config
 from spectral_mup.cluster.slurm.submission import Submission, Taken, prepare, take
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
@@ -122,7 +122,9 @@ def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ())
 
 
 def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerprint: str) -> None:
-    """sbatch --test-only of the script as it will be. Raises slurm.Refused or slurm.NoAnswer."""
+    """sbatch --test-only of the script as it will be. Raises slurm.Refused or slurm.NoAnswer, and ConfigError about code that
+    jobs cannot be given."""
+    check_size(code_now()[1])
     jobs_dir = Path(config.paths.jobs).absolute()
     trial = prepare(jobs_dir, snapshot_config(config), packs, fingerprint, "code")
     try:
@@ -214,27 +216,28 @@ def _waited_for_sbatch(report: Report) -> bool:
 
 
 def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
-    """Submit one array and record its id. Without an answer, look for the job by its name before the next try."""
+    """Submit one array and record its id. Without an answer, or without an id in it, look for the job by its name; only in the
+    first case try again."""
     so_far = f"submitted so far: {', '.join(f'{s.path.name} (job {s.job})' for s in submitted) or 'nothing'}"
-    message = ""
+    job, accepted, message = None, False, "it shows no job id, and the queue no job of this name"
     for attempt in range(ATTEMPTS):
         try:
-            taken.record_job(slurm.sbatch(taken.script))
-            return
+            if not accepted:
+                job, accepted = slurm.sbatch(taken.script), True
         except slurm.Refused as error:
             taken.record_refusal(str(error))
             raise Incomplete(f"sbatch refused {taken.script}: {error}; {so_far}") from None
         except slurm.NoAnswer as error:
-            message = str(error)
+            message = f"does not answer: {error}"
         try:
-            job = next((task.job for task in slurm.squeue().values() if task.name == taken.name), None)
+            job = job or next((task.job.partition("_")[0] for task in slurm.squeue().values() if task.name == taken.name), None)
         except slurm.NoAnswer as error:
             raise Incomplete(f"SLURM does not answer ({error}); {so_far}; run the same command again") from None
         if job is not None:
-            taken.record_job(job.partition("_")[0])
+            taken.record_job(job)
             return
         time.sleep((attempt + 1) * (1 + random.random()))
-    raise Incomplete(f"sbatch does not answer ({message}); {so_far}; run the same command again")
+    raise Incomplete(f"sbatch: {message}; {so_far}; run the same command again")
 
 
 def describe(submitted: Sequence[Submission]) -> str:
