@@ -139,7 +139,7 @@ class Worker:
             current = current_array_task()
             folder.claim(lambda owner: is_owner_running(owner, current), asdict(current) if current else None)
             if folder.result() is None:  # else written in the meantime
-                folder.write("provenance.json", provenance(self.device, t.devices, t.shard))
+                folder.write("provenance.json", provenance(run, self.device, t.devices, t.shard))
         return folder.result()
 
     def train(
