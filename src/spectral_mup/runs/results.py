@@ -26,8 +26,8 @@ class Results:
         self._refused: set[str] = set()
 
     def of(self, run: RunConfig) -> dict[str, Any] | None:
-        """Content of result.json; None while there is none, and where the folder cannot be read or contradicts itself, which is
-        logged once: the other runs go on."""
+        """Content of result.json; None while there is none, and where the run's folder cannot be read or contradicts itself,
+        which is logged once: the other runs go on. Raises RecordError or OSError where none can be read."""
         run_id = run.run_id
         if run_id not in self._known:
             # taken before the files are read; who keeps no cache is spared the calls, which take long on a network disk
@@ -48,6 +48,8 @@ class Results:
                 self._checked.add(run.run_id)
             return folder.read("result.json")
         except (RecordError, OSError) as error:
+            if not (self.runs.is_dir() and os.access(self.runs, os.X_OK)):
+                raise  # which is no matter of this run
             if run.run_id not in self._refused:
                 log.warning("%s; until then the run counts as missing", error, extra={"run": run.run_id})
             self._refused.add(run.run_id)

@@ -39,8 +39,6 @@ from spectral_mup.util.files import json_bytes, numbered, read_json, read_rows, 
 from spectral_mup.util.processes import is_alive, this_process
 
 CHECKPOINT = re.compile(r"[0-9]{9}\.pt")
-
-
 PREPARED = "new."  # how the names of attempts begin that are not claimed yet
 
 
@@ -210,12 +208,10 @@ class RunFolder:
 
     def read(self, name: str) -> dict[str, Any] | None:
         """Content of one of the .json files, None if there is none. Raises RecordError if it is not as records.py has it."""
-        fix = (
-            "action=retry moves it aside"
-            if name.endswith(("result.json", "owner.json"))
-            else "restore it, or move the folder away"
-        )
-        return read_json(self.path / name, RECORDS[Path(name).name], fix)
+        kind, fix = Path(name).name, "restore it, or move the folder away"
+        if kind in ("result.json", "owner.json"):
+            fix = "action=retry moves it aside"
+        return read_json(self.path / name, RECORDS[kind], fix)
 
     def peek(self, name: str) -> dict[str, Any] | None:
         """As `read`, but None also where it cannot be read."""

@@ -16,9 +16,8 @@ from typing import Any
 from spectral_mup.errors import RecordError
 
 MOST_BYTES = 2**26  # of a .json file; none of ours comes near
-
-
 TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # names of files that `write_atomic` has not put in place yet
+DIGITS = re.compile("[0-9]+")  # str.isdigit takes ² for one, which is no number
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
@@ -43,7 +42,8 @@ def remove_temporaries(folder: Path) -> None:
     """Remove what writers that were killed have left in a folder, which nobody else writes to now."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
 
 
 def check_writable(folder: Path) -> Path:
@@ -77,7 +77,7 @@ def rename_to_free(prepared: Path, target: Path) -> bool:
 
 def numbered(folder: Path) -> list[int]:
     """The numbers among the names in a folder, ascending; none without the folder."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    return sorted(int(path.name) for path in folder.iterdir() if DIGITS.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def json_bytes(value: Any) -> bytes:

@@ -88,7 +88,7 @@ def test_what_no_result_rests_on_counts_as_missing(tmp_path, name, content):
     folder = RunFolder(tmp_path, "r")
     folder.claim()
     put(folder.path / name, content)
-    assert folder.peek(name) is None and folder.error() is None and folder.last_heartbeat() is not None
+    assert folder.peek(name) is None and folder.error() is None
     with pytest.raises(RecordError, match=f"{name}: "):  # the control
         folder.read(name)
 
@@ -97,7 +97,7 @@ def test_who_claims_sweeps_up_what_killed_writers_left_and_nothing_else(tmp_path
     folder = RunFolder(tmp_path, "r")
     folder.claim()
     left = [".result.json.17.0123abcd", "ckpt/.000000009.pt.17.0123abcd", "attempts/1/.heartbeat.json.17.0123abcd"]
-    others = [".bashrc", ".result.json.swp", "ckpt/.keep", "notes.txt", "attempts/new"]
+    others = [".bashrc", ".result.json.swp", "ckpt/.keep", "notes.txt", "attempts/new", "attempts/²"]
     (folder.path / "ckpt").mkdir()
     for name in (*left, *others):
         (folder.path / name).touch()
@@ -172,6 +172,12 @@ def test_one_damaged_run_stops_neither_the_plan_nor_the_analysis_of_the_others(t
     assert (f"{runs[0].run_id}/{name}" in caplog.text) == (name != "timing.json")
     assert measured_durations(folder, runs, "cpu").runs == 0 and Results(folder).seconds(runs[0]) == 0
     assert norm_reader(runs, folder)([run.run_id for run in runs]).empty
+
+
+def test_a_file_in_place_of_the_folder_of_all_runs_is_no_runs_own_matter(tiny_overrides, tmp_path):
+    (tmp_path / "runs").touch()
+    code, out, err = call("launch", *tiny_overrides, "action=plan")
+    assert (code, out) == (2, "") and err.startswith(f"error: {tmp_path}/runs is a file where a folder should be; move it away")
 
 
 def test_a_damaged_run_alone_fails_and_retry_trains_it(tiny_overrides, tmp_path):
