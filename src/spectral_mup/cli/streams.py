@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from typing import Any
 
 
 class Output(io.FileIO):
@@ -28,10 +29,13 @@ def open_outputs() -> list[Output]:
             setattr(sys, name, open(os.devnull, "w"))
         elif stream is getattr(sys, f"__{name}__"):
             outputs.append(Output(stream.fileno(), "w", closefd=False))
-            setattr(sys, name, as_text(outputs[-1], stream.encoding, unprintable, stream.line_buffering))
+            setattr(sys, name, as_text(outputs[-1], stream, unprintable))
     return outputs
 
 
-def as_text(output: Output, encoding: str, unprintable: str, line_buffering: bool) -> io.TextIOWrapper:
-    """The stream to print on; `unprintable` says what becomes of characters that the encoding lacks."""
-    return io.TextIOWrapper(io.BufferedWriter(output), encoding, unprintable, line_buffering=line_buffering)
+def as_text(output: Output, like: Any, unprintable: str) -> io.TextIOWrapper:
+    """A stream to print on, with the encoding and the buffering of another; `unprintable` characters are replaced so."""
+    buffer: Any = output if like.write_through else io.BufferedWriter(output)  # as under python -u
+    return io.TextIOWrapper(
+        buffer, like.encoding, unprintable, line_buffering=like.line_buffering, write_through=like.write_through
+    )

@@ -150,13 +150,13 @@ def unwritable() -> Iterator[int]:
 def test_an_output_takes_what_is_printed_and_keeps_why_it_is_lost():
     found = []
     for descriptor in unwritable():
-        output = Output(descriptor, "w", closefd=False)
-        stream = as_text(output, "utf-8", "replace", line_buffering=True)
+        output, usual = Output(descriptor, "w", closefd=False), open(descriptor, "w", closefd=False, buffering=1)
+        stream = as_text(output, usual, "replace")
         for line in ("a", "b" * 10**6):
             print(line, file=stream)
         found.append(output.lost.errno)
         with pytest.raises(OSError):  # the control: a stream as Python opens it
-            print("a", file=open(descriptor, "w", closefd=False, buffering=1))
+            print("a", file=usual)
     assert found == [errno.EPIPE, errno.ENOSPC, errno.EIO]
 
 
