@@ -17,6 +17,7 @@ from support.slurm_cluster import SlurmCluster, require_slurm
 from spectral_mup import data
 from spectral_mup.config.schema import Config
 
+NOBODY = 65534
 LONGEST = """
 test_slurm_faults test_local test_slurm_submit test_local_team test_feature_laws test_laws test_slurm_ranks test_slurm
 test_slurm_cluster test_wandb test_depth_rules test_team test_derive
@@ -40,6 +41,20 @@ def nothing_left(tmp_path):
     yield
     assert not (left := leftovers(tmp_path)), f"processes were left: {left}"
     assert str(tmp_path) not in Path("/proc/mounts").read_text()
+
+
+@pytest.fixture
+def no_root():
+    """An empty folder that another user than root owns, who runs the test in root's place; tests of permissions need one."""
+    folder = Path(tempfile.mkdtemp(prefix="no_root", dir="/tmp"))
+    root = os.geteuid() == 0
+    if root:
+        os.chown(folder, NOBODY, NOBODY)
+        os.seteuid(NOBODY)
+    yield folder
+    if root:
+        os.seteuid(0)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import gzip
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +14,8 @@ from typing import Any
 
 import pytest
 import wandb
-from support.launches import Launch, OnTerminal, snapshot
+from support.cli import RESULT as ENDED
+from support.launches import PATIENCE, Launch, OnTerminal, environment, snapshot
 from support.runs import TINY
 
 from spectral_mup.config.compose import load_config
@@ -25,7 +28,7 @@ from spectral_mup.tracking.push import Counts, PushError, push
 
 CANARY = "c0ffee" * 6 + "abcd"
 SHORT = [*TINY, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-8,-6]", "lr.adaptive=false"]  # two runs
-RESULT = {"status": "done", "val_loss": 3.5, "train_loss": None, "steps": 12, "corpus": {"name": "x"}}
+RESULT = ENDED | {"val_loss": 3.5, "train_loss": None}
 
 
 class Server:
@@ -362,3 +365,29 @@ def test_without_a_network_it_says_so_in_a_line_and_in_bounded_time(runs, tmp_pa
     assert launch.process.returncode == 4 and launch.err.count("\n") == 1 and time.monotonic() - started < 60
     assert re.search("error: W&B: .*refused.*wandb.mode=offline.*0 runs pushed before", launch.err)
     assert RunFolder(tmp_path / "runs", runs[0].run_id).read("wandb.json") is None
+
+
+STOPPED = """
+import os, signal, sys
+from spectral_mup.tracking import live
+logger = live.WandbLogger("offline", "p")
+logger.start("r", {})
+logger.log([{"step": 1, "loss": 1.0}])
+while logger._queue.qsize() or not live._services():
+    pass
+for pid in live._services():
+    os.kill(pid, signal.SIGSTOP)
+if sys.argv[1] == "result":
+    logger.finish({"val_loss": 1.0})
+logger.close(1.0)
+assert not live._services()
+sys.exit(7)
+"""
+
+
+@pytest.mark.parametrize("last", ["row", "result"])
+def test_a_process_ends_though_wandb_does_not(tmp_path, last):
+    """W&B's own process is stopped before its end, with a row or with the result: it is killed, and the exit code is ours."""
+    env = environment(tmp_path, WANDB_DIR=str(tmp_path), WANDB_SILENT="true")
+    done = subprocess.run([sys.executable, "-c", STOPPED, last], env=env, cwd=tmp_path, capture_output=True, timeout=PATIENCE)
+    assert done.returncode == 7, done.stderr

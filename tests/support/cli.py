@@ -16,8 +16,11 @@ from spectral_mup.search.plan import make_plan
 
 RESULT = {
     "status": "done", "seconds": 1.0, "steps": 12, "tokens": 768, "epochs": 0.1, "diverged_step": None,
-    "corpus": {"sha256": "none"}, "parameters": 1000, "precision": "float32",
+    "corpus": {"sha256": "none"}, "parameters": 1000, "precision": "float32", "val_loss": 3.0,
 }  # fmt: skip
+
+
+DIVERGED = RESULT | {"status": "diverged", "diverged_step": 3, "val_loss": None}
 
 
 def call(*argv: str) -> tuple[int, str, str]:

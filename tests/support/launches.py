@@ -34,6 +34,9 @@ MARK = "SPECTRAL_MUP_TEST"  # inherited by whatever a launch starts, so that not
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
+STARTED: dict[Path, list[subprocess.Popen]] = {}  # by the folder of their test
+
+
 class Launch:
     """launch.py (or another command) in a session of its own, with its output in files."""
 
@@ -50,6 +53,7 @@ class Launch:
                 env=environment(tmp, **(env or {})), cwd=tmp, start_new_session=True,
                 **({"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err} | streams),
             )  # fmt: skip
+        STARTED.setdefault(tmp, []).append(self.process)
 
     def wait(self) -> int:
         self.code = self.process.wait(PATIENCE)
@@ -171,12 +175,16 @@ def until_gone(tmp: Path) -> None:
 
 
 def leftovers(tmp: Path) -> list[int]:
-    """Kill, and return, what is still there a minute on; multiprocessing's resource tracker outlives a launcher."""
+    """Kill, and return, what is still there a minute on; multiprocessing's resource tracker outlives a launcher. All launches
+    have been waited for then."""
     end = time.monotonic() + 60
     while (left := marked(tmp)) and time.monotonic() < end:
         time.sleep(0.05)
     for pid in left:
         kill(pid)
+    for process in STARTED.pop(tmp, []):
+        process.kill()
+        process.wait()
     return left
 
 

@@ -10,13 +10,14 @@ from spectral_mup.errors import RecordError
 from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import AXES, Curve, RunConfig
 from spectral_mup.util.files import read_rows
+from spectral_mup.util.log import log
 
 
 def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd.DataFrame:
     """One row a run of a curve, missing ones included; a run of the base size is on a curve of every rule.
 
     `steps` and `batch_size` are what the run was to train, also where it diverged before; `value` is log2 of what was `tuned`.
-    Raises RecordError on a folder that contradicts itself and on runs trained on different corpora.
+    Raises RecordError on runs trained on different corpora.
     """
     rows: list[dict[str, Any]] = []
     corpora: dict[str, str] = {}
@@ -40,8 +41,8 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd
 def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection[str]], pd.DataFrame]:
     """Function from the ids of ended runs to their norms, a row a probed step and module or tensor; it reads a run once.
 
-    Each run is there once, also one of the base size, which several rules share. A run without norms.jsonl, as from an archive
-    of results, has no rows: its loss counts in the verdict, its features do not.
+    Each run is listed once, also one of the base size, which several rules share. A run without norms.jsonl, as from an archive
+    of results, or with one that cannot be read, has no rows: its loss counts in the verdict, its features do not.
     """
     known: dict[str, list[dict[str, Any]]] = {}
 
@@ -49,7 +50,7 @@ def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection
         if run.run_id not in known:
             key = key_of(run, run.curve)
             file = folder / run.run_id / "norms.jsonl"
-            known[run.run_id] = [key | row for row in read_rows(file)] if file.is_file() else []
+            known[run.run_id] = [key | row for row in readable_rows(file)] if file.is_file() else []
         return known[run.run_id]
 
     return lambda run_ids: pd.DataFrame([row for run in runs if run.run_id in run_ids for row in rows_of(run)])
@@ -59,8 +60,17 @@ def norms_of(run_ids: Iterable[str], folder: Path) -> pd.DataFrame:
     """The norms of those runs that are in the folder, with their ids: a row a probed step and module or tensor."""
     files = {run_id: folder / run_id / "norms.jsonl" for run_id in run_ids}
     return pd.DataFrame(
-        [{"run_id": run_id} | row for run_id, file in files.items() if file.is_file() for row in read_rows(file)]
+        [{"run_id": run_id} | row for run_id, file in files.items() if file.is_file() for row in readable_rows(file)]
     )
+
+
+def readable_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows of a file; none where it cannot be read, which is logged."""
+    try:
+        return list(read_rows(file))
+    except (RecordError, OSError) as error:
+        log.warning("%s; until then nothing is said of the norms of this run", error, extra={"run": file.parent.name})
+        return []
 
 
 def key_of(run: RunConfig, curve: Curve) -> dict[str, Any]:

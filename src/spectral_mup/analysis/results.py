@@ -169,7 +169,7 @@ def read_folder(folder: Path) -> Written:
         raise ResultsError(f"{path}: does not exist; {again}") from None
     except ResultsError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # of JSON, UTF-8, pandas, or a missing entry
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # of JSON, UTF-8, pandas, an entry
         what = f"no entry {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise ResultsError(f"{path}: damaged ({what}); {again}") from None
 

@@ -13,9 +13,10 @@ from spectral_mup.analysis.figures import FIGURES
 from spectral_mup.cli.context import CHECK_FAILED, OK, SCRIPTS, Context
 from spectral_mup.config.compose import load_config
 from spectral_mup.errors import ConfigError
-from spectral_mup.runs.provenance import PACKAGE, commit
+from spectral_mup.runs.provenance import PACKAGE, code_of, commit
 from spectral_mup.runs.results import file_state
 from spectral_mup.runs.run_config import Curve, RunConfig
+from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.search.plan import ALPHA, Plan
 from spectral_mup.util.files import read_cache, write_cache
 from spectral_mup.util.system import own_cores
@@ -23,7 +24,8 @@ from spectral_mup.util.text import pluralize
 
 
 def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
-    """Collect, judge, draw; with `check`, CHECK_FAILED unless every rule but the controls transfers and no feature fails.
+    """Collect, judge, draw; with `check`, CHECK_FAILED unless every rule but the controls transfers, no feature fails and one
+    code has trained all runs.
 
     Where nothing has changed since the last time, what is on disk stands, and the screen shows what it showed then.
     """
@@ -72,7 +74,21 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
     if not folders:
         raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
     states = {str(path): file_state(path) for name in folders for path in (results / name).glob("*.*")}
-    return {"screen": "\n".join(lines), "as_claimed": as_claimed(verdicts), "files": states}
+    lines += (several := format_codes(context))
+    return {"screen": "\n".join(lines), "as_claimed": as_claimed(verdicts) and not several, "files": states}
+
+
+def format_codes(context: Context) -> list[str]:
+    """What to say where runs that are judged together were not trained by one code."""
+    by_code: dict[str, list[str]] = {}
+    for run in context.plan.runs:
+        found = RunFolder(context.runs, run.run_id).peek("provenance.json") if context.results.of(run) else None
+        if code := code_of(found):
+            by_code.setdefault(code, []).append(run.run_id)
+    if len(by_code) < 2:
+        return []
+    lines = [f"  {pluralize(len(ids), 'run')}, as {ids[0]}: {code}" for code, ids in by_code.items()]
+    return ["note: these runs were not trained by one code; to train some again, move their folders away:", *lines]
 
 
 def _format_turns(plan: Plan, tuned: str) -> str:

@@ -1,6 +1,5 @@
 """The commands as a shell calls them: `spectral-mup`, `python -m spectral_mup`, launch.py and analyze.py."""
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from spectral_mup.cli.actions import ACTIONS, Action
 from spectral_mup.cli.analyze import analyze, summarize
 from spectral_mup.cli.context import BAD_INPUT, CONSOLE, FAILED, INTERRUPTED, OK, REFUSED, SCRIPTS, Context
 from spectral_mup.cli.help import CONSOLE_HELP, help_of
+from spectral_mup.cli.streams import open_outputs
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.config.compose import load_config
 from spectral_mup.errors import ConfigError, RecordError, Refusal, Unanswered
@@ -22,8 +22,18 @@ SWITCHES = ("watch", "yes")  # may be given as bare words
 
 
 def main(argv: list[str] | None = None, program: str = CONSOLE) -> int:
-    """Run `spectral-mup COMMAND …`; return the exit code."""
-    command, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    """Run `spectral-mup COMMAND …`; return the exit code: FAILED where all went well but could not be said."""
+    outputs = open_outputs()
+    code = run(*((sys.argv[1:] if argv is None else argv) or ["--help"]), program=program)
+    sys.stdout.flush()
+    lost = [output.lost for output in outputs if output.lost and not isinstance(output.lost, BrokenPipeError)]
+    for error in lost:
+        print(f"error: what was printed is not complete: {error.strerror}", file=sys.stderr)
+    return code or FAILED * bool(lost)
+
+
+def run(command: str, *rest: str, program: str) -> int:
+    """Run one of the commands; return its exit code."""
     if command in ("launch", "analyze") and any(word in HELP for word in rest):
         print(help_of(command, program), end="")
     elif command in HELP or command == "init" and len(rest) == 1 and rest[0] in HELP:
@@ -82,9 +92,6 @@ def guard(run: Callable[[], int]) -> int:
         code = getattr(error, "exit_code", BAD_INPUT)
         print(f"{'refused' if code == REFUSED else 'error'}: {error}", file=sys.stderr)
         return code
-    except BrokenPipeError:  # head and its like read what they want and close the pipe
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return OK
     except OSError as error:
         what = f"{error.filename or 'disk'}: {error.strerror or error}"
         print(f"error: {what}; free up or repair the disk, then run the same command again", file=sys.stderr)

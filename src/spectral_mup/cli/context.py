@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from spectral_mup.cluster.slurm.run_states import Report, State, reconcile
+from spectral_mup.config.optimizer_spec import spec_of
 from spectral_mup.config.schema import Config
 from spectral_mup.data import Corpus, OwnBatches, load_data, vocabulary
 from spectral_mup.errors import ConfigError
@@ -62,7 +63,11 @@ class Context:
         return open_sweep(self.config)
 
     def check_model(self) -> None:
-        """Check a model that is not of the package, in a second or two. Raises ConfigError where it cannot be scaled."""
+        """Check a model and optimizers that are neither the package's nor torch's, in a second or two. Raises ConfigError where
+        the model cannot be scaled, or an optimizer is none."""
+        for algorithm in spec_of(self.config.optimizer).algorithms.values():
+            if not str(algorithm.target).startswith(("torch.optim.", "spectral_mup.optim.")):
+                algorithm.load()
         if not self.config.model.ours:
             from spectral_mup.scaling.run_scaling import check_model  # imports torch
 

@@ -47,7 +47,7 @@ Examples:
 
 Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates, and values of sweep.tune, are log2.
 `watch` and `yes` are short for watch=true and yes=true. A launch may be stopped or killed at any moment: the same command
-resumes, and no run is trained twice.
+resumes, and no run is trained twice. Ctrl-C saves and stops; a second one kills what does not.
 Then: {analyze} sweep=NAME for verdicts on screen, and figures and tables under results/NAME.
 Exit codes: 0 all done, or submitted · 1 some runs failed · 2 bad input, nothing started · 3 refused: held back,
 or not confirmed · 4 SLURM or W&B refused or gave no answer, what was submitted stays · 130 interrupted.
@@ -87,7 +87,8 @@ order of optimizer, or those of the NAMEs (optimizers or folders) in their order
   forest.csv summary_figure.csv  what is drawn (of summary_nanogpt_width.*: summary_nanogpt_width.csv)
 
 --check turns the verdicts into the exit code: 0 if every rule but the controls (standard*) transfers, no feature fails and
-no run is missing, over width and depth where they vary, else 5. Other exit codes: 0 written · 2 bad input.
+no run is missing, over width and depth where they vary, and all runs are of one code, else 5. Other exit codes: 0 written ·
+2 bad input.
 """
 
 

@@ -38,7 +38,7 @@ def measured_durations(runs_dir: Path, runs: Iterable[RunConfig], device: str) -
     """Durations measured on those of the runs that are done on this kind of device ('cpu' or 'cuda')."""
     rates: dict[tuple[int, int, int], list[float]] = defaultdict(list)
     for run in runs:
-        timing = RunFolder(runs_dir, run.run_id).read("timing.json")
+        timing = RunFolder(runs_dir, run.run_id).peek("timing.json")
         if timing and timing["device"] == device and timing["steps"] > 0:
             seconds = timing["seconds"] / timing["steps"] * run.train.steps
             rates[run.shape].append(seconds / run.cost)

@@ -147,7 +147,7 @@ class Worker:
             job = current_job()
             folder.claim(lambda owner: may_hold(folder, owner, job), asdict(job) if job else None)
             if folder.result() is None:  # else written in the meantime
-                folder.write("provenance.json", provenance(self.device, t.devices, t.shard))
+                folder.write("provenance.json", provenance(run, self.device, t.devices, t.shard))
         return folder.result()
 
     def train(

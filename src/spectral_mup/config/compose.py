@@ -33,7 +33,11 @@ def load_config(overrides: list[str]) -> Config:
         with initialize_config_dir(str(package_root() / "conf"), version_base="1.3"):
             GlobalHydra.instance().config_loader().get_sources().insert(0, source)  # before the package's own folder
             composed = compose("config", overrides=overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"{', '.join(overrides)}: the defaults of a file lead back to itself; take it out of them") from None
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:  # the last two: of lists of defaults
         raise ConfigError(_explain(error, given)) from None
     plain = OmegaConf.to_container(composed)
     refuse_credentials(plain)
@@ -67,7 +71,10 @@ class PresetSource(ConfigSource):
         file = files_of(group, name)[0]
         if group == "sweep":
             content = load_yaml(file)
-            content["sweep"] = {"name": name} | (content.get("sweep") or {})
+            own = content.get("sweep") or {}
+            if not isinstance(own, dict):
+                raise ConfigError(f"sweep={own}: must be a table, as in {{width: [64, 128]}} (in {shown(file)})")
+            content["sweep"] = {"name": name} | own
         else:
             preset = read_preset(group, name)
             content = {group: {name: preset} if group == "rule" else preset}
@@ -92,6 +99,8 @@ class PresetSource(ConfigSource):
 def _explain(error: Exception, given: list[str]) -> str:
     """One line about what Hydra refuses; `given` are the keys of the command line."""
     text = " ".join(str(error).split())
+    if isinstance(error, AssertionError):
+        return "a list of defaults names no preset; give it as in defaults: [default]"
     for key in given:
         if f"Could not override '{key}'" in text or f"Key '{key.rsplit('.')[-1]}' is not in struct" in text:
             return _not_in_config(key)

@@ -1,6 +1,7 @@
 """No key, token, secret or password is ever part of a config: it would be written into run folders, scripts and logs.
 
-They are found by name (`NAME`, in any part of a key), where the environment's are interpolated, and in wandb.* by look.
+They are found by name (`NAME`, in any part of a key, and before a = in a value), where the environment's are interpolated, in
+addresses (user:password@host), and in wandb.* by look.
 """
 
 import re
@@ -12,6 +13,8 @@ from spectral_mup.errors import ConfigError
 
 NAME = re.compile(r"api[-_]?key|token$|secret|passw(or)?d", re.IGNORECASE)
 FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
+ASSIGNED = re.compile(r"([\w.-]+)\s*=\s*[^\s,;]")  # as in export: "ALL,NAME=value"; ALL,NAME alone hands a variable on
+ADDRESS = re.compile(r"\w://[^\s/@:]*:[^\s/@]+@")
 INNER_KEY = re.compile(r"[{,]\s*['\"]?([\w.-]+)['\"]?\s*:")  # of a dict on the command line, as in args={lr: 1}
 WANDB_KEY = re.compile(r"[0-9a-f]{40}|wandb_v1_\w{20,}", re.IGNORECASE)
 
@@ -32,6 +35,8 @@ def refuse_credentials(config: Any) -> None:
 
 def _refuse(key: str, names: Sequence[str], value: str) -> None:
     found = ["a credential" for name in names if NAME.search(name)]
+    found += [f"the credential {name}" for name in ASSIGNED.findall(value) if NAME.search(name)]
+    found += ["a password in an address"] * bool(ADDRESS.search(value))
     found += [f"the credential {variable}" for variable in FROM_ENVIRONMENT.findall(value) if NAME.search(variable)]
     if key.startswith("wandb.") and WANDB_KEY.search(value):
         found.append("a key of Weights & Biases")

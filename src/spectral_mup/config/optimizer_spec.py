@@ -13,6 +13,8 @@ from spectral_mup.errors import ConfigError
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.theory.rules import Exponents, Rule, UpdateScaling
 
+OPTIMIZER = "torch.optim.optimizer.Optimizer"  # by its name, as a config imports no torch
+
 
 @dataclass(frozen=True)
 class Algorithm:
@@ -40,20 +42,23 @@ class Algorithm:
         return UpdateScaling(self.name, self.update_norm or {}, self.eps_law)
 
     def load(self) -> Callable[..., Any]:
-        """What builds it from (groups, lr=…). Raises ConfigError where that is not known, or its import path leads nowhere."""
+        """What builds it from (groups, lr=…). Raises ConfigError where that is not known, where its import path leads nowhere,
+        and where it leads to something else than an optimizer, which is not called to find out."""
         if self.target is None:
             raise ConfigError(
                 f"optimizer {self.name}: only its scaling is known, not its class; build it from param_groups(model, scaling)"
             )
         if not isinstance(self.target, str):
             return self.target
+        said, give = f"optimizer.algorithms.{self.name}.target={self.target}", "give the import path of an optimizer"
         try:
-            return pkgutil.resolve_name(self.target)
+            found = pkgutil.resolve_name(self.target)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ConfigError(
-                f"optimizer.algorithms.{self.name}.target={self.target}: cannot be imported ({type(error).__name__}: {error}); "
-                "give the import path of an optimizer, as torch.optim.AdamW"
-            ) from error
+            message = f"{said}: cannot be imported ({type(error).__name__}: {error}); {give}, as torch.optim.AdamW"
+            raise ConfigError(message) from error
+        if not any(f"{c.__module__}.{c.__name__}" == OPTIMIZER for c in getattr(found, "__mro__", ())):
+            raise ConfigError(f"{said}: is no class derived from torch.optim.Optimizer; {give}, as torch.optim.AdamW")
+        return found
 
     def attribute(self, name: str) -> Any:
         """An attribute of its class; None where it has none, or the class cannot be imported."""

@@ -41,7 +41,7 @@ def options(group: str) -> list[str]:
 def files_of(group: str, name: str) -> list[Path]:
     """Files of a preset, the one that counts first. Raises ConfigError, which lists those that exist, if there is none."""
     files = [path for p in candidates(f"{group}/{name}") if (path := p.with_name(f"{p.name}.yaml")).is_file()]
-    if not files:
+    if not files or Path(name).is_absolute() or ".." in Path(name).parts:
         known = options(group)
         hint = did_you_mean(name, known)
         raise ConfigError(f"{group}={name}: no such file; {hint}{group} can be {', '.join(known)}")
@@ -73,6 +73,8 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file, not interpolated. Raises ConfigError, which names the file."""
     try:
         plain = OmegaConf.to_container(OmegaConf.load(path))
+    except RecursionError:
+        raise ConfigError(f"{shown(path)}: nested without end, as by an alias of what it stands in; write it out") from None
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

@@ -152,9 +152,9 @@ def _as_table(tune: Any) -> Any:
     if isinstance(tune, dict):
         return tune
     names = [tune] if isinstance(tune, str) else tune
-    if not isinstance(names, list):
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError("give a key, two of them, or {name: [log2 values]}, as in sweep.tune=lr")
-    if len(set(map(str, names))) < len(names):
+    if len({*names}) < len(names):
         raise ValueError("a key is named twice; name each once")
     return {name: [] for name in names}
 

@@ -105,8 +105,7 @@ def _sweep(s: schema.SweepConfig, lr: schema.LrConfig) -> Iterator[str]:
             yield f"sweep.{key}: the grid is empty; give at least one value, as in 'sweep.{key}=[…]'"
         if len(set(grid)) < len(grid):
             yield f"sweep.{key}={grid}: a value is listed twice; list each once"
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)*", s.name) or ".." in s.name.split("/"):
-        yield f"sweep.name={s.name}: must be a relative path of letters, digits, '_', '-', '.' and '/'"
+    yield from _name("sweep.name", s.name)
     for value in s.lr:
         if value * 4 % 1:
             yield f"sweep.lr: {value} is not a multiple of 1/4; learning rates are log2, as in 'sweep.lr=[-8,-6]'"
@@ -123,6 +122,12 @@ def _sweep(s: schema.SweepConfig, lr: schema.LrConfig) -> Iterator[str]:
                 f"sweep.base_{axis}={base}: no run of sweep.{axis}={grid} can be compared with it; "
                 f"set it to one of these {these}, as in sweep.base_{axis}={min(grid)}"
             )
+
+
+def _name(key: str, name: str) -> Iterator[str]:
+    """A name that files and folders are given."""
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", name):
+        yield f"{key}={name}: must be a relative path of letters, digits, '_', '-', '.' and '/', no part beginning with '.'"
 
 
 def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
@@ -149,9 +154,10 @@ def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
 
 
 def _optimizer(o: schema.OptimizerConfig, m: ModelConfig, t: schema.TrainConfig) -> Iterator[str]:
+    yield from _name("optimizer.name", o.name)
     for name, algorithm in o.algorithms.items():
         package = algorithm.target.partition(".")[0]
-        if not package or importlib.util.find_spec(package) is None:
+        if not package.isidentifier() or package == "__main__" or importlib.util.find_spec(package) is None:
             yield (
                 f"optimizer.algorithms.{name}.target={algorithm.target}: no package '{package}' is installed; install it, "
                 "as in pip install lion-pytorch for lion_pytorch"

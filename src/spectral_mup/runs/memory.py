@@ -39,8 +39,8 @@ class RunMemory:
         """Read from timing.json what those of the runs took that have ended on a GPU of their own."""
         for run in runs:
             if run.shape not in self._measured:
-                timing = RunFolder(self.runs_dir, run.run_id).read("timing.json") or {}
-                if timing.get("memory") and timing["devices"] == 1:
+                timing = RunFolder(self.runs_dir, run.run_id).peek("timing.json") or {}
+                if timing.get("memory") and timing.get("devices") == 1:
                     self._measured[run.shape] = timing["memory"]["reserved"] + CONTEXT_BYTES
 
     def largest(self, runs: Iterable[RunConfig]) -> tuple[float, str]:

@@ -1,16 +1,21 @@
 """Under what a run was trained: code, packages, machine. Recorded beside the result, never part of its identity."""
 
 import functools
+import hashlib
 import platform
 import socket
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.util.registry import code_digest
 from spectral_mup.util.system import machine
 
 PACKAGE = Path(__file__).resolve().parents[1]
+NUMBERS = ("data", "models", "optim", "scaling", "theory", "training")  # rooms
 COMMIT_FILE = "COMMIT"  # in a copy of the package: the commit it was made from
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "spectral-mup")
 
@@ -29,10 +34,34 @@ def commit() -> str:
         return "unknown"
 
 
-def provenance(device: Any, devices: int = 1, shard: bool = False) -> dict[str, Any]:
-    """What provenance.json holds; `devices` train together, each with a `shard` of the model or all of it."""
+@functools.cache
+def code() -> str:
+    """First hex digits of SHA-256 over the modules from which a run's numbers follow."""
+    digest = hashlib.sha256()
+    for path in sorted(path for room in NUMBERS for path in (PACKAGE / room).rglob("*.py")):
+        digest.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def code_of(found: Mapping[str, Any] | None) -> str | None:
+    """The code that trained a run, by its provenance.json, as two runs of one verdict must share it; None: not known."""
+    if not found:
+        return None
+    packages, own = found.get("packages"), found.get("own")
+    said = [f"code {found['code']}" if "code" in found else f"commit {found.get('commit')}"]
+    said += [f"torch {packages.get('torch')}"] if isinstance(packages, dict) else []
+    said += [f"{name} {digest}" for name, digest in sorted(own.items())] if isinstance(own, dict) else []
+    return ", ".join(said)
+
+
+def provenance(run: RunConfig, device: Any, devices: int = 1, shard: bool = False) -> dict[str, Any]:
+    """What provenance.json holds; `devices` train together, each with a `shard` of the model or all of it.
+
+    `own` are digests of optimizers that are neither the package's nor torch's; those of a model or of data are in the config.
+    """
     import torch
 
+    targets = sorted(str(algorithm.target) for algorithm in run.optimizer.algorithms.values())
     versions = {}
     for package in PACKAGES:
         try:
@@ -41,6 +70,8 @@ def provenance(device: Any, devices: int = 1, shard: bool = False) -> dict[str, 
             versions[package] = "not installed"
     return {
         "commit": commit(),
+        "code": code(),
+        "own": {name: str(code_digest(name))[:12] for name in targets if not name.startswith(("torch.", "spectral_mup."))},
         "python": platform.python_version(),
         "packages": versions,
         "host": socket.gethostname(),

@@ -14,12 +14,15 @@
         wandb.json         the last step that was pushed to Weights & Biases, and where
         result.json        written LAST; its presence alone proves that the run has ended
 
-Each file has one writer, and every file but the two .jsonl is replaced atomically. Imports no torch.
+Each file has one writer, and every file but the two .jsonl is replaced atomically. Whoever looks over many runs goes by
+`result`, `owner` and `error`, which raise nothing: of a run whose record cannot be read there is no result, and that is its
+error. Whoever claims the run is refused, until the damaged file is put aside. Imports no torch.
 """
 
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -30,9 +33,13 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.errors import RecordError
+from spectral_mup.runs.records import RECORDS
 from spectral_mup.runs.run_config import hash_of
-from spectral_mup.util.files import json_bytes, numbered, read_json, read_rows, rename_to_free, write_atomic
+from spectral_mup.util.files import json_bytes, numbered, read_json, read_rows, remove_temporaries, rename_to_free, write_atomic
 from spectral_mup.util.processes import is_alive, this_process
+
+CHECKPOINT = re.compile(r"[0-9]{9}\.pt")
+PREPARED = "new."  # how the names of attempts begin that are not claimed yet
 
 
 class ClaimedError(RuntimeError):
@@ -51,33 +58,49 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "ckpt"
 
+    def checkpoint_files(self) -> list[Path]:
+        """The checkpoints, oldest first; what else lies there is not ours."""
+        return sorted(path for path in self.checkpoints.glob("*.pt") if CHECKPOINT.fullmatch(path.name))
+
     def newest_checkpoint(self) -> int:
         """Step of the newest checkpoint, 0 if there is none."""
-        return max((int(p.stem) for p in self.checkpoints.glob("*.pt") if p.stem.isdigit()), default=0)
+        return max((int(path.stem) for path in self.checkpoint_files()), default=0)
 
     # --- config ---------------------------------------------------------------------------------------------------
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write the config once; an existing folder must hold the same one."""
+        """Write the config once; an existing folder must hold the same one. Raises RecordError."""
+        if damage := self.damage():
+            raise damage
         if not self.check_config():
             self.write("config.json", config)
 
     def check_config(self, expected: dict[str, Any] | None = None) -> bool:
         """Whether the folder has a config. Raises RecordError unless it is as `expected`, or hashes to the folder's name."""
         config = self.read("config.json")
-        if config not in (None, expected) and not (isinstance(config, dict) and hash_of(config) == self.run_id):
+        if config not in (None, expected) and not self._has_hash_of(config):
             raise RecordError(
                 f"{self.path}/config.json does not hash to the folder's name, so it was edited after the run began; "
                 "restore it, or move the folder away to train the run again"
             )
         return config is not None
 
+    def _has_hash_of(self, config: Any) -> bool:
+        try:
+            return hash_of(config) == self.run_id
+        except (ValueError, RecursionError):  # numbers that no config has
+            return False
+
     # --- claims ---------------------------------------------------------------------------------------------------
 
     def owner(self) -> dict[str, Any] | None:
         """Who made the latest attempt, or None."""
+        with suppress(RecordError, OSError):
+            return self._owner()
+
+    def _owner(self) -> dict[str, Any] | None:
         latest = self._latest_attempt()
-        return read_json(latest / "owner.json") if latest else None
+        return self.read(f"attempts/{latest.name}/owner.json") if latest else None
 
     def attempts(self) -> list[int]:
         """Numbers of the attempts so far, ascending."""
@@ -88,13 +111,16 @@ class RunFolder:
         return self.path / "attempts" / str(numbers[-1]) if numbers else None
 
     def claim(self, is_running: Callable[[Mapping[str, Any]], bool] = is_alive, slurm: Mapping[str, Any] | None = None) -> None:
-        """Take the run for this process. Raises ClaimedError while a running process has it.
+        """Take the run for this process. Raises ClaimedError while a running process has it, RecordError or OSError where its
+        result or its owner cannot be read.
 
         `is_running` says whether the writer of an owner.json still runs; `slurm` is the array task of this process, if any.
 
         A claim is the rename of a prepared folder to the next attempt's number: the claim never exists without its owner,
         and of two processes that try, one gets ENOTEMPTY. A claimed attempt is never deleted, so no race can lose a claim.
         """
+        if damage := self.damage():
+            raise damage
         before, owner = self._latest_attempt(), self.owner()
         if owner is not None and is_running(owner):
             by = f"process {owner['pid']} on {owner['host']}"
@@ -104,21 +130,44 @@ class RunFolder:
                 by += "; if that has ended, the run is free minutes after its last heartbeat"
             raise ClaimedError(f"{self.run_id} is claimed by {by}")
         nonce = secrets.token_hex(8)
-        prepared = self.path / "attempts" / f"new.{nonce}"
+        prepared = self.path / "attempts" / f"{PREPARED}{nonce}"
         owner = this_process() | {"nonce": nonce, "time": time.time()} | ({"slurm": dict(slurm)} if slurm else {})
         try:
             write_atomic(prepared / "owner.json", json_bytes(owner))
-        except OSError:
+            self._check_owner(prepared)
+            free = rename_to_free(prepared, prepared.with_name(str(int(before.name) + 1 if before else 1)))
+        except FileNotFoundError:
+            free = False  # who was faster has swept it up
+        except (OSError, RecordError):
             shutil.rmtree(prepared, ignore_errors=True)
             raise
-        if not rename_to_free(prepared, prepared.with_name(str(int(before.name) + 1 if before else 1))):
+        if not free:
             raise ClaimedError(f"{self.run_id} was claimed by another process just now")
         self.nonce = nonce
         self._archive_error(before)
+        self._sweep_up()
+
+    def _check_owner(self, made: Path) -> None:
+        """Raise RecordError unless its folders are of the owner of one just made there: a disk may have its own idea."""
+        for folder in (self.path, made.parent, self.checkpoints):
+            if folder.exists() and folder.stat().st_uid != made.stat().st_uid:
+                whose = f"belongs to another user (uid {folder.stat().st_uid}), who alone may go on with it"
+                raise RecordError(f"{folder}: {whose}; give a folder of your own, as in paths.runs=my_runs")
+
+    def _sweep_up(self) -> None:
+        """Remove what processes that were killed while they wrote or claimed have left; from now on they write nothing."""
+        attempts = self.path / "attempts"
+        for folder in (self.path, self.checkpoints, *(attempts / str(n) for n in self.attempts())):
+            remove_temporaries(folder)
+        for prepared in attempts.glob(f"{PREPARED}*"):
+            shutil.rmtree(prepared, ignore_errors=True)
 
     def check_claim(self) -> None:
         """Fencing: raise ClaimedError if this process lost the run (it was believed dead), so that it writes nothing more."""
-        owner = self.owner()
+        try:
+            owner = self._owner()
+        except RecordError as error:
+            raise ClaimedError(f"nobody can tell who has {self.run_id}: {error}") from None
         if owner is None or owner["nonce"] != self.nonce:
             raise ClaimedError(f"{self.run_id} was taken over by another process")
 
@@ -152,8 +201,32 @@ class RunFolder:
         write_atomic(self.path / name, json_bytes(value))
 
     def read(self, name: str) -> dict[str, Any] | None:
-        """Content of one of the .json files, None if there is none."""
-        return read_json(self.path / name)
+        """Content of one of the .json files, None if there is none. Raises RecordError if it is not as records.py has it."""
+        kind, fix = Path(name).name, "restore it, or move the folder away"
+        if kind in ("result.json", "owner.json"):
+            fix = "action=retry moves it aside"
+        return read_json(self.path / name, RECORDS[kind], fix)
+
+    def peek(self, name: str) -> dict[str, Any] | None:
+        """As `read`, but None also where it cannot be read."""
+        with suppress(RecordError, OSError):
+            return self.read(name)
+
+    def _resting(self) -> list[str]:
+        """The files that say whether the run has ended, and who has it."""
+        latest = self._latest_attempt()
+        return ["result.json", *([f"attempts/{latest.name}/owner.json"] if latest else [])]
+
+    def damage(self) -> RecordError | OSError | None:
+        """Why nobody may write here: its result or its owner cannot be read, or a folder is a link; None if all is well."""
+        try:
+            for folder in (self.path, self.path / "attempts", self.checkpoints):
+                if folder.is_symlink():
+                    return RecordError(f"{folder}: a link, through which nothing is written; put the folder itself there")
+            for name in self._resting():
+                self.read(name)
+        except (RecordError, OSError) as error:
+            return error
 
     def write_status(self, value: Mapping[str, Any]) -> None:
         """For people; unlike a result, not worth failing a run for."""
@@ -161,7 +234,7 @@ class RunFolder:
             self.write("status.json", _finite(dict(value)))
 
     def status(self) -> dict[str, Any] | None:
-        return self.read("status.json")
+        return self.peek("status.json")
 
     def write_error(self, text: str) -> None:
         """Write the traceback of a failure. Raises ClaimedError if this process lost the run, whose failure it is not."""
@@ -170,13 +243,21 @@ class RunFolder:
         write_atomic(self.path / "error.txt", text.encode())
 
     def error(self) -> str | None:
-        """Traceback with which the latest attempt failed, or None."""
-        with suppress(FileNotFoundError, NotADirectoryError):
+        """Traceback with which the latest attempt failed, or what of the folder cannot be read; None without either."""
+        if damage := self.damage():
+            return f"{type(damage).__name__}: {damage}"
+        with suppress(OSError):
             return (self.path / "error.txt").read_text(errors="replace")
 
     def archive_error(self) -> None:
-        """Move the last failure to its attempt's folder, so that the run counts as not yet trained."""
+        """Move the last failure to its attempt's folder, and rename records that are damaged, so that the run counts as not yet
+        trained."""
         self._archive_error(self._latest_attempt())
+        for name in self._resting():
+            try:
+                self.read(name)
+            except RecordError:
+                os.replace(self.path / name, self.path / f"{name}.damaged")
 
     def _archive_error(self, attempt: Path | None) -> None:
         with suppress(FileNotFoundError):
@@ -191,7 +272,7 @@ class RunFolder:
         self.write("result.json", _finite(dict(result)))
 
     def result(self) -> dict[str, Any] | None:
-        return self.read("result.json")
+        return self.peek("result.json")
 
 
 def _finite(value: Any) -> Any:

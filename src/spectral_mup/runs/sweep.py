@@ -174,7 +174,7 @@ class Sweep:
 
 
 def result_reader(runs: Path) -> Outcome:
-    """Outcome that reads run folders, each result once. Raises RecordError on a folder that contradicts itself."""
+    """Outcome that reads run folders, each result once; see Results.of for those that cannot be read."""
     return Results(runs).loss
 
 

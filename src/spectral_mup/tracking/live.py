@@ -6,8 +6,12 @@ action=wandb_push replays it later. So it does for a run resumed offline: in a s
 
 import os
 import queue
+import signal
+import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from spectral_mup.util.log import log
@@ -50,6 +54,29 @@ def finish_run(run: Any, result: Mapping[str, Any] | None) -> None:
     run.finish()
 
 
+def end_service(seconds: float = CLOSE_SECONDS) -> None:
+    """Let W&B's own process end, and kill it where it does not: at the exit of this one, W&B waits for it for ever."""
+    if "wandb" not in sys.modules:
+        return
+    ending = threading.Thread(target=import_wandb("").teardown, daemon=True)
+    ending.start()
+    ending.join(seconds)
+    for pid in _services() if ending.is_alive() else ():
+        os.kill(pid, signal.SIGKILL)
+    ending.join(seconds)
+
+
+def _services() -> list[int]:
+    """Ids of W&B's processes that this one has started, by /proc; none where there is no such."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            if int(parent) == os.getpid() and b"wandb" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
 class WandbLogger:
     """Copies runs to W&B under id = run_id, one after the other, from a daemon thread. mode 'disabled' does nothing."""
 
@@ -71,10 +98,11 @@ class WandbLogger:
         self._put("finish", result)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Wait a bounded time for what is queued."""
+        """Wait a bounded time for what is queued, and for W&B to end."""
         if self.mode != "disabled":
             self._put("close", None)
             self._thread.join(seconds)
+            end_service(seconds)
 
     def _put(self, verb: str, value: Any) -> None:
         if self.mode != "disabled" and self.broken is None:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.errors import Unanswered
+from spectral_mup.errors import RecordError, Unanswered
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.tracking.live import finish_run, import_wandb, log_row, open_run
 from spectral_mup.util.files import read_rows
+from spectral_mup.util.log import log
 from spectral_mup.util.text import pluralize
 
 FINISH_SECONDS = 120  # that W&B has for the rows of one run, as a replay must not wait for ever
@@ -29,12 +30,13 @@ class PushError(Unanswered):
 
 @dataclass
 class Counts:
-    """Runs that had something new and the rows they gave, runs that had nothing new, runs without a row yet."""
+    """Runs that had something new and the rows they gave, runs that had nothing new, without a row yet, and damaged ones."""
 
     pushed: int = 0
     rows: int = 0
     unchanged: int = 0
     not_begun: int = 0
+    damaged: int = 0
 
 
 def push(runs_dir: Path, runs: Sequence[RunConfig], project: str, mode: str, on_run: Callable[[], None]) -> Counts:
@@ -47,12 +49,17 @@ def push(runs_dir: Path, runs: Sequence[RunConfig], project: str, mode: str, on_
     target = _target(project, mode)
     for run in runs:
         folder = RunFolder(runs_dir, run.run_id)
-        before = folder.read("wandb.json") or {}
+        before = folder.peek("wandb.json") or {}
         if not target.items() <= before.items():
             before = {}
         result = folder.result()  # before the rows, which are complete if there is one
         metrics = folder.path / "metrics.jsonl"
-        rows = list(read_rows(metrics)) if metrics.exists() and not before.get("finished") else []
+        try:
+            rows = list(read_rows(metrics)) if metrics.exists() and not before.get("finished") else []
+        except RecordError as error:
+            log.warning("%s; its rows are not sent", error, extra={"run": run.run_id})
+            counts.damaged += 1
+            continue
         last = before.get("step", 0)
         new = [row for row in rows if row["step"] > last]
         if before.get("finished") or rows and not new and result is None:

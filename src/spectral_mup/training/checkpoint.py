@@ -3,8 +3,10 @@
 So a run may resume with another number of devices, sharded or not.
 """
 
+import errno
 import io
-import warnings
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,10 @@ import torch
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.training.trainer import Trainer
 from spectral_mup.util.files import write_atomic
+from spectral_mup.util.log import log
 
 KEPT_CHECKPOINTS = 2
+FOLDER = 0x10  # attribute of a part of an archive for which torch reads nothing, into memory that is not cleared
 
 
 def save_checkpoint(folder: RunFolder, trainer: Trainer, auto: dict[str, str]) -> None:
@@ -27,18 +31,20 @@ def save_checkpoint(folder: RunFolder, trainer: Trainer, auto: dict[str, str]) -
         folder.check_claim()
     state = trainer.state_dict() | {"auto": auto}
     if processes.is_main:
-        buffer = io.BytesIO()
+        buffer, written = io.BytesIO(), _path(folder, trainer.step_number)
         torch.save(state, buffer)
-        write_atomic(_path(folder, trainer.step_number), buffer.getvalue())
-        for old in sorted(folder.checkpoints.glob("*.pt"))[:-KEPT_CHECKPOINTS]:
+        write_atomic(written, buffer.getvalue())
+        others = [path for path in folder.checkpoint_files() if path != written]  # never the one just written
+        for old in others[: 1 - KEPT_CHECKPOINTS]:
             old.unlink()
     processes.broadcast(None)  # no rank continues before it is written
 
 
 def load_checkpoint(folder: RunFolder, trainer: Trainer, auto: dict[str, str]) -> dict[str, str]:
-    """Resume the trainer from the newest checkpoint that the main process can read; what `auto` meant when it was written.
+    """Resume the trainer from the newest checkpoint that is whole; what `auto` meant when it was written, `auto` without one.
 
-    Without one, the main process's `auto`. Raises RuntimeError where another rank cannot read that checkpoint.
+    The main process moves damaged ones aside. That a file cannot be read, or does not fit the memory, may pass and says nothing
+    of it: raises OSError, MemoryError or torch's RuntimeError, and RuntimeError where another rank does not see the file.
     """
     processes, parameters = trainer.processes, trainer.model.parameters()
     sharded = any(hasattr(p, "device_mesh") for p in parameters)
@@ -60,14 +66,43 @@ def _path(folder: RunFolder, step: int) -> Path:
 
 
 def _newest(folder: RunFolder, place: torch.device) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read."""
-    states = (_load(path, place) for path in sorted(folder.checkpoints.glob("*.pt"), reverse=True))
-    return next((state for state in states if state is not None), None)
+    """The newest checkpoint that is one; those that are none are renamed, so that they count for nothing."""
+    for path in reversed(folder.checkpoint_files()):
+        if (state := _load(path, place)) is not None:
+            return state
+        path.replace(path.with_name(f"{path.name}.damaged"))
+        log.warning("%s is damaged and was moved aside, to %s.damaged", path, path.name, extra={"run": folder.run_id})
+    return None
 
 
 def _load(path: Path, place: torch.device) -> dict[str, Any] | None:
-    try:
-        return torch.load(path, map_location=place, weights_only=True)
-    except Exception as error:  # a damaged file fails in many ways (zip, pickle, EOF); each means: use the one before
-        warnings.warn(f"{path} cannot be read and is skipped ({type(error).__name__}: {error})", stacklevel=2)
+    """What was saved; None if the file is not whole, or not of ours."""
+    if not _is_whole(path):
         return None
+    try:
+        state = torch.load(path, map_location=place, weights_only=True)
+    except (pickle.UnpicklingError, EOFError):
+        return None
+    except RuntimeError as error:
+        if "PytorchStreamReader" not in str(error):  # which checks more of the archive's headers
+            raise
+        return None
+    ours = isinstance(state, dict) and "auto" in state and state.get("step") == int(path.stem)
+    return state if ours else None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it is a file of torch's, a zip archive whose parts have the checksums that were written with them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            as_folder = any(part.external_attr & FOLDER for part in parts)
+            return not as_folder and any(p.filename.endswith("/data.pkl") for p in parts) and archive.testzip() is None
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a damaged offset
+            raise
+    except MemoryError:
+        raise
+    except Exception:  # a damaged archive fails in many ways
+        pass
+    return False

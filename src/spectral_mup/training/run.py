@@ -54,7 +54,7 @@ def train_run(
 ) -> dict[str, Any] | None:
     """Train a run into its claimed folder and return its result; None if stopped before the end.
 
-    Resumes from the newest checkpoint that can be read. `should_stop` is asked before every step; `on_rows` sees the metrics
+    Resumes from the newest checkpoint that is whole. `should_stop` is asked before every step; `on_rows` sees the metrics
     rows as they are written. Raises ClaimedError if the folder was taken over, OSError if it cannot be written.
 
     All `processes` of a group call it with the same run, each with its device: a step's batch is cut over them by
@@ -237,6 +237,6 @@ class RunLog:
                 for name in LOGS:
                     self.folder.truncate_after(name, diverged)
             self.folder.finish(result)
-            for old in sorted(self.folder.checkpoints.glob("*.pt")):
+            for old in self.folder.checkpoint_files():
                 old.unlink()
         return self.processes.broadcast(result)  # no rank continues before it is written

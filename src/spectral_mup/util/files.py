@@ -4,8 +4,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,13 +15,20 @@ from typing import Any
 
 from spectral_mup.errors import RecordError
 
+MOST_BYTES = 2**26  # of a .json file; none of ours comes near
+TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # names of files that `write_atomic` has not put in place yet
+DIGITS = re.compile("[0-9]+")  # str.isdigit takes ² for one, which is no number
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: readers see the old content or the new, never half. Raises OSError, leaving the old."""
+
+def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Replace `path` by `data`: readers see the old content or the new, never half. Raises OSError, leaving the old.
+
+    `mode` are its permissions, before the umask.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("wb") as f:
+        with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as f:
             f.write(data)
             f.flush()
             os.fsync(f.fileno())
@@ -27,6 +36,14 @@ def write_atomic(path: Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder, which nobody else writes to now."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if TEMPORARY.fullmatch(path.name):
+            with suppress(OSError):
+                path.unlink()
 
 
 def check_writable(folder: Path) -> Path:
@@ -60,7 +77,7 @@ def rename_to_free(prepared: Path, target: Path) -> bool:
 
 def numbered(folder: Path) -> list[int]:
     """The numbers among the names in a folder, ascending; none without the folder."""
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    return sorted(int(path.name) for path in folder.iterdir() if DIGITS.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def json_bytes(value: Any) -> bytes:
@@ -68,29 +85,66 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
-def read_json(path: Path) -> Any | None:
-    """Content of a file, None if it does not exist. Raises RecordError if it is not JSON."""
+def read_json(path: Path, kind: Any = None, fix: str = "restore it, or move it away") -> Any | None:
+    """Content of a file, None if it does not exist; `kind` is a pydantic TypeAdapter of what it must be, any JSON without.
+
+    Raises RecordError, which names the file and the `fix`, on anything else that lies there.
+    """
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(read_regular(path), parse_constant=_refuse_constant)
+        if kind is not None:
+            kind.validate_python(content)
+        return content
     except FileNotFoundError:
         return None
     except NotADirectoryError:
         obstacle = next(p for p in path.parents if p.is_file())
         raise RecordError(f"{obstacle} is a file where a folder should be; move it away, or set paths.runs") from None
-    except ValueError:
-        raise RecordError(f"{path}: not JSON; restore the file, or delete the run folder to train it again") from None
+    except RecordError as error:
+        raise RecordError(f"{error}; {fix}") from None
+    except RecursionError:
+        raise RecordError(f"{path}: nested too deep; {fix}") from None
+    except ValueError as error:
+        raise RecordError(f"{path}: {_mistake(error)}; {fix}") from None
+
+
+def read_regular(path: Path) -> bytes:
+    """Content of a file. Raises RecordError where a folder, a device or a pipe lies, which may never answer, or too much."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+        os.close(descriptor)
+        raise RecordError(f"{path}: {'too large' if stat.S_ISREG(found.st_mode) else 'not a regular file'}")
+    with open(descriptor, "rb") as file:
+        return file.read()
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(name)  # NaN and Infinity, which are no JSON
+
+
+def _mistake(error: ValueError) -> str:
+    """What is wrong with the content of a file: the first thing that pydantic found, or no JSON at all."""
+    if not hasattr(error, "errors"):
+        return "not JSON"
+    first = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
+    where = ".".join(str(key) for key in first["loc"] if key != "Record")
+    return f"{where}: {first['msg'].lower()}" if where else first["msg"].lower()
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a .jsonl file without a last line that a kill cut off. Raises RecordError on a broken line anywhere else."""
-    with path.open() as f:
+    """Rows of a .jsonl file, each of a `step`, without a last line that a kill cut off. Raises RecordError on other lines."""
+    with path.open("rb") as f:
         for number, line in enumerate(f, 1):
-            if not line.endswith("\n"):
+            if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
-            except ValueError:
-                raise RecordError(f"{path}, line {number}: not JSON; the file was damaged, delete the run folder") from None
+                row = json.loads(line, parse_constant=_refuse_constant)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                raise RecordError(f"{path}, line {number}: no row of JSON; the file was damaged, delete the run folder")
+            yield row
 
 
 def write_cache(path: Path, value: Any) -> None:

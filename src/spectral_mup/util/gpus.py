@@ -23,7 +23,7 @@ def ask_nvidia_smi() -> str:
     """What nvidia-smi answers to QUERY; nothing without it, no GPUs without a driver. Raises Unanswered if it does not end."""
     try:
         done = subprocess.run(QUERY, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
-    except FileNotFoundError:
+    except OSError:  # there is none, or not for this user: a folder of the PATH may be another's
         return ""
     except subprocess.TimeoutExpired:
         raise Unanswered(f"nvidia-smi gave no answer in {SECONDS} s; cluster.device=cpu trains without GPUs") from None

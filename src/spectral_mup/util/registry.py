@@ -32,9 +32,12 @@ def lookup(registry: Mapping[str, Any], name: str, key: str) -> Any:
     if not isinstance(found, str):
         return found
     try:
-        return pkgutil.resolve_name(found)
+        imported = pkgutil.resolve_name(found)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"{key}={name}: cannot be imported ({type(error).__name__}: {error})") from error
+    if not callable(imported):
+        raise ConfigError(f"{key}={name}: must be a function or a class, not a {type(imported).__name__}")
+    return imported
 
 
 def code_digest(name: str) -> str | None:

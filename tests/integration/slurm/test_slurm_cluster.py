@@ -3,13 +3,13 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support import slurm_cluster
+from support.processes import reaped
 from support.slurm_cluster import SlurmCluster, require_slurm
 
 PROGRAM = [sys.executable, slurm_cluster.__file__]
@@ -188,9 +188,9 @@ def test_a_killed_start_is_cleaned_up_from_outside(short_folder):
     cluster = SlurmCluster(short_folder())
     starter = subprocess.Popen([*PROGRAM, "start", cluster.root])
     written = cluster.root / "state" / "clustername"  # by the controller, maybe before its start is recorded
-    cluster.until("controller", lambda: written.exists() and len(started(cluster)) >= 4, 30)
-    starter.send_signal(signal.SIGKILL)
-    assert starter.wait(10) == -signal.SIGKILL
+    with reaped(starter):  # by SIGKILL
+        cluster.until("controller", lambda: written.exists() and len(started(cluster)) >= 4, 30)
+        assert starter.poll() is None
     pids = started(cluster)
     assert cluster.database.exists()
     subprocess.run([*PROGRAM, "stop", cluster.root], timeout=60, check=True)

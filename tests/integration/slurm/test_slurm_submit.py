@@ -291,11 +291,13 @@ def test_of_two_launches_max_parallel_one_submits_and_the_other_says_who(site, u
 
 def test_a_launch_while_another_is_at_sbatch_takes_nothing(site):
     """It finds the folder that the other has taken, without a job as yet."""
-    env = before(site, "sbatch", COUNT + 'sleep 4; exec "$real" "$@"')
+    go = site.tmp / "go"
+    env = before(site, "sbatch", COUNT + f'until [ -e {go} ]; do sleep 0.1; done; exec "$real" "$@"')
     first = site.start([*PAIR, HELD], env=env)
     until(lambda: (site.jobs / "1/submit.sh").exists(), "the folder")
     second = site.call([*PAIR, HELD])
-    assert not (site.jobs / "1/job.json").exists(), "too late: let sbatch sleep longer"
+    assert not (site.jobs / "1/job.json").exists()
+    go.touch()
     assert second.code == 0 and f"a job that process {first.process.pid} on" in second.out, second.out + second.err
     assert first.wait() == 0
     given_once(site, PAIR)

@@ -115,6 +115,7 @@ def nest(folder):
         (lambda f: (f / "curves.csv").unlink(), r"curves.csv: does not exist; write it again with python analyze.py"),
         (lambda f: (f / "curves.csv").write_text("a,b\n1,2\n"), r"curves.csv: damaged \(no entry 'family'\)"),
         (lambda f: (f / "verdicts.json").write_text("{"), r"verdicts.json: damaged"),
+        (lambda f: (f / "verdicts.json").write_text("[" * 100_000), r"verdicts.json: damaged"),
         (lambda f: (f / "features.csv").write_text(""), r"features.csv: damaged"),
     ],
 )  # fmt: skip

@@ -2,7 +2,10 @@
 
 import ast
 import inspect
+import multiprocessing
+import os
 import pkgutil
+import signal
 import typing
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from support.runs import TINY
 
 import spectral_mup.cli
 from spectral_mup.cli import actions
-from spectral_mup.cli.actions import ACTIONS, Action
+from spectral_mup.cli.actions import ACTIONS, Action, train
 from spectral_mup.cli.context import Context
 
 FOLDER = Path(spectral_mup.cli.__file__).parent
@@ -95,3 +98,29 @@ def test_a_context_plans_anew_only_when_refreshed(tiny):
     assert context.plan is plan and context.report is report
     context.refresh()
     assert context.plan is not plan and context.report is not report and context.plan.runs == plan.runs
+
+
+TWICE = [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("signals", TWICE)
+def test_a_second_stop_kills_workers_that_do_not_end(signals):
+    """The first one leaves them time to save. This worker heeds no signal that can be ignored."""
+    worker = multiprocessing.get_context("fork").Process(target=wait_for_ever, daemon=True)
+    worker.start()
+    with train._stop_requests() as stopping:
+        os.kill(os.getpid(), signals[0])
+        assert stopping() and worker.is_alive()
+        os.kill(os.getpid(), signals[1])
+        worker.join(60)
+        assert worker.exitcode == -signal.SIGKILL
+        with pytest.raises(KeyboardInterrupt):  # of what is done in this process, with no worker to kill
+            os.kill(os.getpid(), signals[1])
+    worker.close()
+
+
+def wait_for_ever() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    while True:
+        signal.pause()

@@ -72,7 +72,7 @@ def opened(monkeypatch):
 def test_hours_of_training_count_each_run_once(argv):
     """Those of the base size are on the curves of both rules."""
     for run in runs_of(argv):
-        (folder_of(argv, run) / "timing.json").write_text(json.dumps({"seconds": 36.0}))
+        (folder_of(argv, run) / "timing.json").write_text(json.dumps({"seconds": 36.0, "steps": 12, "device": "cpu"}))
     content = json.loads(afresh(argv)[1]["tiny/verdicts.json"])
     assert content["train_hours"] == pytest.approx(0.01 * len(runs_of(argv))) and len(content["run_ids"]) > len(runs_of(argv))
     (folder_of(argv, runs_of(argv)[0]) / "timing.json").unlink()
@@ -177,6 +177,31 @@ def test_what_has_changed_is_judged_again(argv, opened, change):
     again = analyze(argv)
     assert opened and again == afresh(argv)
     assert (again != first) == (change in ("a result", "norms", "a run removed"))
+
+
+TRAINED = {"code": "a" * 12, "commit": "1234+", "packages": {"torch": "2.11"}, "own": {}}
+OTHERWISE = {
+    "an edit between two launches": {"code": "b" * 12},
+    "another torch": {"packages": {"torch": "2.12"}},
+    "an optimizer of one's own": {"own": {"mine.Optimizer": "c" * 12}},
+}
+
+
+@pytest.mark.parametrize("change", OTHERWISE)
+def test_runs_of_two_codes_are_said_and_not_as_claimed(argv, change, monkeypatch):
+    """What differs without weight for the numbers, as the machine, is not said; runs of which it is not known count as any."""
+    monkeypatch.setattr("spectral_mup.cli.analyze.as_claimed", lambda verdicts: True)
+    runs = [folder_of(argv, run) for run in runs_of(argv)]
+    for i, folder in enumerate(runs[1:]):
+        (folder / "provenance.json").write_text(json.dumps(TRAINED | {"host": f"node{i}", "commit": f"{i}"}))
+    screen, _ = afresh(argv)
+    assert "by one code" not in screen and call("analyze", *argv, "--check")[0] == 0
+    (runs[1] / "provenance.json").write_text(json.dumps(TRAINED | OTHERWISE[change]))
+    screen, _ = afresh(argv)
+    assert "were not trained by one code" in screen and f"  1 run, as {runs[1].name}: code " in screen
+    assert call("analyze", *argv, "--check")[0] == 5 and call("analyze", *argv)[0] == 0
+    (runs[1] / "provenance.json").write_text("[")  # nor does one that is damaged stop anything
+    assert "by one code" not in afresh(argv)[0]
 
 
 def test_an_added_run_is_judged(argv):

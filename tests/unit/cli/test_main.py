@@ -1,8 +1,12 @@
 """What goes wrong becomes an exit code and one line; a bug keeps its traceback. The same commands in three forms."""
 
+import errno
+import os
+import pty
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 from support import ROOT
@@ -12,6 +16,7 @@ from support.runs import TINY
 import spectral_mup
 from spectral_mup.cli.console import guard
 from spectral_mup.cli.context import CONSOLE, MODULE, SCRIPTS, command
+from spectral_mup.cli.streams import Output, as_text
 from spectral_mup.cluster.slurm_commands import NoAnswer
 from spectral_mup.data.shards import DataError
 from spectral_mup.errors import ConfigError, RecordError, Refusal, Unanswered
@@ -102,8 +107,62 @@ def test_watch_and_yes_may_be_bare_words(tmp_path):
     assert call("launch", *TINY, f"paths.runs={tmp_path}", "action=status", "look")[0] == 2  # the control
 
 
-def test_a_reader_that_closes_the_pipe_is_no_failure():
-    code = "from spectral_mup.cli.console import guard; exit(guard(lambda: [print(i) for i in range(10**6)] and 1))"
-    shell = f"{sys.executable} -c {shlex.quote(code)} | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "0\n", "")
+PRINTS = """
+import sys
+from spectral_mup.cli import console
+console.launch = lambda *_: [print("×", i) for i in range(10**5)] and 5
+sys.exit(console.main(["launch"]))
+"""
+
+
+@pytest.mark.parametrize(
+    "after, code, out, err",
+    [
+        ("| head -1; exit ${PIPESTATUS[0]}", 5, "× 0\n", ""),
+        (
+            "2>&1 >/dev/full | cat; exit ${PIPESTATUS[0]}",
+            5,
+            "error: what was printed is not complete: No space left on device\n",
+            "",
+        ),
+        (">&-", 5, "", ""),
+    ],
+    ids=["head", "a full disk", "closed"],
+)
+def test_what_cannot_be_printed_ends_no_work(after, code, out, err):
+    """The work that prints 100,000 lines goes on to its end, which the exit code tells."""
+    shell = f"{sys.executable} -c {shlex.quote(PRINTS)} {after}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (code, out, err)
+
+
+def unwritable() -> Iterator[int]:
+    """Descriptors of a pipe that nobody reads, of a full disk, and of a terminal that is gone."""
+    reader, pipe = os.pipe()
+    master, terminal = pty.openpty()
+    os.close(reader)
+    os.close(master)
+    for descriptor in (pipe, os.open("/dev/full", os.O_WRONLY), terminal):
+        yield descriptor
+        os.close(descriptor)
+
+
+def test_an_output_takes_what_is_printed_and_keeps_why_it_is_lost():
+    found = []
+    for descriptor in unwritable():
+        output, usual = Output(descriptor, "w", closefd=False), open(descriptor, "w", closefd=False, buffering=1)
+        stream = as_text(output, usual, "replace")
+        for line in ("a", "b" * 10**6):
+            print(line, file=stream)
+        found.append(output.lost.errno)
+        with pytest.raises(OSError):  # the control: a stream as Python opens it
+            print("a", file=usual)
+    assert found == [errno.EPIPE, errno.ENOSPC, errno.EIO]
+
+
+@pytest.mark.parametrize("encoding, shown", [("latin-1", "width × learning-rate"), ("ascii", "width ? learning-rate")])
+def test_help_is_printed_on_a_terminal_of_any_encoding(encoding, shown):
+    command = [sys.executable, "-m", "spectral_mup", "launch", "--help"]
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"") and shown in done.stdout.decode(encoding)

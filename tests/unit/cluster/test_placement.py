@@ -81,7 +81,7 @@ def test_the_neediest_of_the_runs_decides_until_it_is_measured(tmp_path):
     small, large = first_point(both, width=64), first_point(both, width=2048)
     here = Machine(64, [Gpu("0", 80e9)], RunMemory(tmp_path, 256))
     assert here.place(both, [small]).workers == 8 > here.place(both, [small, large]).workers
-    timing = {"device": "cuda", "devices": 1, "memory": {"allocated": 1e9, "reserved": 11e9}}
+    timing = {"seconds": 1.0, "steps": 1, "device": "cuda", "devices": 1, "memory": {"allocated": 1e9, "reserved": 11e9}}
     RunFolder(tmp_path, large.run_id).write("timing.json", timing)
     here.memory.learn([large])
     placement = here.place(both, [small, large])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.cli import RESULT
 from support.launches import snapshot
 from support.runs import TINY, composed
 from support.slurm_sweeps import ON_SLURM, fate
@@ -425,7 +426,7 @@ def test_a_writer_that_was_fenced_off_changes_nothing(told):
     before = snapshot(new.path)
     for write in (
         lambda: old.append("metrics.jsonl", [{"step": 2, "loss": 9.0}]),
-        lambda: old.finish({"status": "done"}),
+        lambda: old.finish(RESULT),
         lambda: old.write_error("Traceback"),
         old.write_heartbeat,
         save,
@@ -433,6 +434,6 @@ def test_a_writer_that_was_fenced_off_changes_nothing(told):
         with pytest.raises(ClaimedError, match="taken over"):
             write()
     assert snapshot(new.path) == before
-    new.finish({"status": "done"})
+    new.finish(RESULT)
     new.write_error("mine")
-    assert new.result() == {"status": "done"} and new.error() == "mine"
+    assert new.result() == RESULT and new.error() == "mine"

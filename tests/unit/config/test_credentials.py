@@ -22,6 +22,8 @@ REFUSED = [
     f"+wandb.api_key={CANARY}[", f"+x={{token: {CANARY}[", f"wandb.api_key:{CANARY}",
     f"wandb.project={CANARY}", f"wandb.mode={CANARY}", "wandb.project=wandb_v1_" + CANARY,
     "+optimizer.algorithms.adamw.args.note=${oc.env:WANDB_API_KEY}",
+    f"+cluster.extra={{export: 'ALL,WANDB_API_KEY={CANARY}'}}", f"+cluster.extra.comment='password = {CANARY}'",
+    f"prepare.input=https://me:{CANARY}@host/text", f"cluster.constraint=HF_TOKEN={CANARY}",
 ]  # fmt: skip
 
 
@@ -52,6 +54,7 @@ def test_our_own_keys_and_ordinary_values_pass():
     assert "prepare.shard_tokens" in list(keys(Config)) and not [k for k in keys(Config) if NAME.search(k)]
     config = load_config([
         "prepare.shard_tokens=5", "prepare.tokenizer=bpe", f"prepare.input=hf:someone/texts@{CANARY}", "wandb.project=secrets",
+        "cluster=slurm", "+cluster.extra.export='ALL,WANDB_API_KEY'", "+cluster.extra.comment='max_tokens=3'",
         "+optimizer.algorithms.adamw.args.keys=2", "+optimizer.algorithms.adamw.args.tokens_per_step={max_tokens: 3}",
     ])  # fmt: skip
     assert config.prepare.shard_tokens == 5 and config.optimizer.algorithms["adamw"].args["tokens_per_step"] == {

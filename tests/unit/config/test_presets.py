@@ -20,6 +20,7 @@ def conf(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for group in ("optimizer", "rule", "model", "cluster"):
         (tmp_path / "conf" / group).mkdir(parents=True)
+    (tmp_path / "sweeps").mkdir()
     return tmp_path / "conf"
 
 
@@ -83,6 +84,28 @@ BROKEN = {
     ("cluster", "partition: gpu\n"): r"^cluster.scheduler: a value is missing.*conf/cluster/mine.yaml",
     ("cluster", "defaults: [slurm]\nname: mine\n"): r"^cluster.name: unknown key.*conf/cluster/mine.yaml",
 }  # fmt: skip
+
+
+NO_SWEEP = {  # a typo in a sweep's file
+    "sweep: default\n": r"^sweep=default: must be a table, .*sweeps/mine.yaml",
+    "sweep:\n- width\n": r"^sweep=\['width'\]: must be a table, .*sweeps/mine.yaml",
+    "sweep: {widht: [64]}\n": r"^sweep.widht: unknown key; did you mean sweep.width.*sweeps/mine.yaml",
+    "sweep: {tune: [[1]]}\n": r"sweep.tune=.*: give a key, two of them",
+    "sweep: &a [*a]\n": r"^sweeps/mine.yaml: nested without end",
+    "defaults: default\n": r"defaults must be a list",
+    "defaults: [3]\n": r"Unsupported type in defaults",
+    "defaults: [mine]\n": r"^sweep=mine: the defaults of a file lead back to itself",
+    "defaults: [{'': ''}]\n": r"a list of defaults names no preset",
+    "defaults: [{a: b, c: d}]\n": r"Too many keys in default item",
+}
+
+
+@pytest.mark.parametrize("text", NO_SWEEP)
+def test_a_mistake_in_a_sweep_is_one_line(conf, text):
+    (conf.parent / "sweeps" / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=NO_SWEEP[text]) as error:
+        load_config(["sweep=mine"])
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("group, text", BROKEN)

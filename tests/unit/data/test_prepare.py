@@ -6,11 +6,14 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import ROOT
+from support.processes import reaped
 from support.runs import first_point, run_point
 
 from spectral_mup import data
@@ -356,12 +359,14 @@ print(prepare(settings, show)[1])
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(data.__file__).parents[2])}
 
 
-def child(file: Path, out: Path) -> subprocess.Popen:
-    """A process that prepares `file`, seen to be in the middle of it."""
+@contextmanager
+def child(file: Path, out: Path) -> Iterator[subprocess.Popen]:
+    """A process that prepares `file`, seen to be in the middle of it, and killed at the end of the block."""
     command = [sys.executable, "-c", CHILD, str(file), str(out), "bytes", "10000"]
     process = subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout and process.stdout.readline() == "in the middle\n"
-    return process
+    with reaped(process):
+        assert process.stdout and process.stdout.readline() == "in the middle\n"
+        yield process
 
 
 def partial_folders(folder: Path) -> list[Path]:
@@ -370,13 +375,11 @@ def partial_folders(folder: Path) -> list[Path]:
 
 def test_killed_and_repeated_is_as_if_unbroken(tmp_path: Path):
     file, out = json_file(tmp_path, DOCUMENTS * 6), tmp_path / "out"
-    killed = child(file, out)
-    (left,) = partial_folders(tmp_path)
-    assert len(list(left.glob("*.bin"))) > 3 and not out.exists()
-    with pytest.raises(DataError, match=r"no meta\.json in"):
-        data.load("prepared", str(left), None)
-    killed.kill()
-    killed.communicate()
+    with child(file, out):
+        (left,) = partial_folders(tmp_path)
+        assert len(list(left.glob("*.bin"))) > 3 and not out.exists()
+        with pytest.raises(DataError, match=r"no meta\.json in"):
+            data.load("prepared", str(left), None)
     made(file, out, shard_tokens=10000)
     assert sorted(tmp_path.iterdir()) == [out, file]  # what the dead one left is gone
     made(file, tmp_path / "unbroken", shard_tokens=10000)
@@ -385,11 +388,11 @@ def test_killed_and_repeated_is_as_if_unbroken(tmp_path: Path):
 
 def test_two_at_once_write_it_once(tmp_path: Path):
     file, out = json_file(tmp_path, DOCUMENTS * 6), tmp_path / "out"
-    other = child(file, out)
-    made(file, out, shard_tokens=10000)
-    before = contents(out)
-    assert len(partial_folders(tmp_path)) == 1  # that of the living is left alone
-    said, _ = other.communicate("\n")
+    with child(file, out) as other:
+        made(file, out, shard_tokens=10000)
+        before = contents(out)
+        assert len(partial_folders(tmp_path)) == 1  # that of the living is left alone
+        said, _ = other.communicate("\n")
     assert said == "True\n" and other.returncode == 0  # it was there already
     assert contents(out) == before and sorted(tmp_path.iterdir()) == [out, file]
 

@@ -1,49 +1,60 @@
 """A run folder after kill -9 at any write: readers see the old or the new, never half, and the next process goes on."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
+from support.cli import RESULT
+
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.util.files import read_rows
+from spectral_mup.util.files import read_rows, write_atomic
 
-WRITER = """
-import os, sys
-from pathlib import Path
-from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.util.files import write_atomic
+STATUS = {"steps": 2, "loss": 1.0, "time": 0.0}
 
-doomed, calls = int(sys.argv[2]), 0
 
-def deadly(real):
-    def call(*args):
-        global calls
+def train(runs: Path, doomed: int) -> None:
+    """Write what a run writes; before the write number `doomed`, or after it, the process kills itself."""
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
         calls += 1
         if calls == doomed:
-            os.kill(os.getpid(), 9)
-        done = real(*args)
-        calls += 1
-        if calls == doomed:
-            os.kill(os.getpid(), 9)
-        return done
-    return call
+            os.kill(os.getpid(), signal.SIGKILL)
 
-for name in ("fsync", "replace", "rename"):
-    setattr(os, name, deadly(getattr(os, name)))
-folder = RunFolder(Path(sys.argv[1]), "r")
-folder.claim()
-for step in (1, 2):
-    folder.append("metrics.jsonl", [{"step": step}])
-    folder.write_status({"step": step})
-    write_atomic(folder.checkpoints / f"{step:09d}.pt", b"x" * 100_000)
-folder.finish({"status": "done"})
-"""
+    def deadly(real):
+        def call(*args):
+            count()
+            done = real(*args)
+            count()
+            return done
+
+        return call
+
+    for name in ("fsync", "replace", "rename"):
+        setattr(os, name, deadly(getattr(os, name)))
+    folder = RunFolder(runs, "r")
+    folder.claim()
+    for step in (1, 2):
+        folder.append("metrics.jsonl", [{"step": step}])
+        folder.write_status(STATUS | {"step": step})
+        write_atomic(folder.checkpoints / f"{step:09d}.pt", b"x" * 100_000)
+    folder.finish(RESULT)
 
 
 def write(runs: Path, doomed: int) -> int:
-    """Exit code of a writer that is killed before its write number `doomed`; with 0 it survives."""
-    return subprocess.run([sys.executable, "-c", WRITER, str(runs), str(doomed)], timeout=60).returncode
+    """Exit code of a process that trains so; with 0 it survives. Forked, as a new one would import for seconds."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            train(runs, doomed)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_killed_at_each_write_a_reader_sees_the_old_or_the_new(tmp_path):
@@ -57,8 +68,8 @@ def test_killed_at_each_write_a_reader_sees_the_old_or_the_new(tmp_path):
         assert code == -9
         folder = RunFolder(runs, "r")
         assert all(set(owner) >= {"host", "pid", "nonce"} for owner in [folder.owner()] if owner is not None)
-        assert folder.status() in (None, {"step": 1}, {"step": 2})
-        assert folder.result() in (None, {"status": "done"})
+        assert folder.status() in (None, STATUS | {"step": 1}, STATUS | {"step": 2})
+        assert folder.result() in (None, RESULT)
         assert all(p.stat().st_size == 100_000 for p in folder.checkpoints.glob("*.pt"))
         metrics = folder.path / "metrics.jsonl"
         rows = [row["step"] for row in read_rows(metrics)] if metrics.exists() else []
@@ -66,7 +77,8 @@ def test_killed_at_each_write_a_reader_sees_the_old_or_the_new(tmp_path):
             rows in ([], [1], [1, 2]) and len(rows) >= folder.newest_checkpoint()
         )  # a checkpoint never knows more than the rows
         seen.add((folder.newest_checkpoint(), folder.result() is not None))
-        assert write(runs, 0) == 0 and RunFolder(runs, "r").result() == {"status": "done"}  # what was left does not block
+        assert write(runs, 0) == 0 and RunFolder(runs, "r").result() == RESULT  # what was left does not block
+        assert not [path for path in runs.rglob("*") if path.name.startswith((".", "new."))], "nobody swept up"
     assert doomed > 15 and seen == {(0, False), (1, False), (2, False), (2, True)}
 
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 
 import pytest
+from support.processes import reaped
 
 WORKER = """
 import copy, json, sys, warnings
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
+
 
 from spectral_mup import init_, make_optimizers, param_groups, scale
 
@@ -102,11 +104,8 @@ def losses(tmp_path_factory) -> dict[str, float]:
         port = s.getsockname()[1]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     pair = [subprocess.Popen([sys.executable, str(script), str(rank), str(port)], **pipes) for rank in (0, 1)]
-    try:
+    with reaped(*pair):
         said = [process.communicate(timeout=120) for process in pair]
-    finally:
-        for process in pair:
-            process.kill()
     assert [process.returncode for process in pair] == [0, 0], said[0][1] + said[1][1]
     return json.loads(said[0][0].splitlines()[-1])
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import reaped
 from support.runs import first_point, run_point
 
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup, init_process_group
@@ -26,12 +27,8 @@ def trained(tmp_path_factory) -> "Trained":
     folder = tmp_path_factory.mktemp("processes")
     command = [sys.executable, "-m", "support.team_worker", str(folder)]
     pair = [subprocess.Popen([*command, str(rank)], stderr=subprocess.PIPE, text=True, cwd=TESTS) for rank in (0, 1)]
-    try:
+    with reaped(*pair):
         errors = [process.communicate(timeout=250)[1] for process in pair]
-    finally:
-        for process in pair:
-            process.kill()
-            process.wait()
     assert [process.returncode for process in pair] == [0, -9], errors[0] + errors[1]  # rank 1 kills itself in the end
     return Trained(folder)
 

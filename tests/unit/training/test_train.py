@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from support.cli import RESULT
 from support.runs import build_run, bury, first_point, optimizers_of, run_point
 
 from spectral_mup import data
@@ -77,8 +78,8 @@ def test_resume_forgets_rows_after_the_checkpoint_and_a_cut_line(tiny, corpus, t
 
 
 @pytest.mark.parametrize("damage", ["truncate", "empty", "noise"])
-def test_damaged_checkpoint_falls_back(tiny, corpus, tmp_path, damage):
-    """The newest checkpoint is broken: the one before it is used, or a fresh start, with a warning, and the end is the same."""
+def test_damaged_checkpoint_falls_back(tiny, corpus, tmp_path, damage, caplog):
+    """The newest checkpoint is broken: the one before it is used, or a fresh start, it is said, and the end is the same."""
     point = first_point(tiny())
     whole, _ = run_point(point, tmp_path / "whole", corpus)
     for stops in ([4], [4, 4]):
@@ -93,9 +94,8 @@ def test_damaged_checkpoint_falls_back(tiny, corpus, tmp_path, damage):
         data = newest.read_bytes()
         newest.write_bytes({"truncate": data[: len(data) // 2], "empty": b"", "noise": b"x" * len(data)}[damage])
         bury(folder)
-        with pytest.warns(UserWarning, match="cannot be read and is skipped"):
-            resumed, _ = run_point(point, runs, corpus)
-        assert contents(resumed) == contents(whole)
+        resumed, _ = run_point(point, runs, corpus)
+        assert f"{newest.name} is damaged and was moved aside" in caplog.text and contents(resumed) == contents(whole)
 
 
 def test_nan_from_the_first_step_is_a_result(tiny, corpus, tmp_path):
@@ -230,10 +230,10 @@ def test_claims_exclude_each_other_and_follow_the_dead(tmp_path):
     bury(first)
     second.claim()
     with pytest.raises(ClaimedError, match="was taken over"):
-        first.finish({"status": "done"})
+        first.finish(RESULT)
     assert first.result() is None
-    second.finish({"status": "done"})
-    assert first.result() == {"status": "done"}
+    second.finish(RESULT)
+    assert first.result() == RESULT
 
 
 def test_of_many_that_claim_one_wins(tmp_path):

@@ -1,5 +1,6 @@
 """The actions that decide what is trained, here or on SLURM: run, plan, retry, extend."""
 
+import multiprocessing
 import re
 import signal
 import sys
@@ -206,9 +207,19 @@ def _check_folders(config: Config, *keys: str) -> None:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """While inside, SIGINT and SIGTERM only make the function given return True."""
+    """While inside, SIGINT and SIGTERM make the function given return True, and no more; from the second on they kill the
+    workers, or without any interrupt what is done here."""
     asked: list[int] = []
-    previous = {s: signal.signal(s, lambda number, _frame: asked.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _frame: Any) -> None:
+        asked.append(number)
+        if len(asked) > 1:
+            for worker in (workers := multiprocessing.active_children()):
+                worker.kill()
+            if not workers:
+                raise KeyboardInterrupt
+
+    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield lambda: bool(asked)
     finally:

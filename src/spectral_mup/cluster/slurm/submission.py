@@ -205,5 +205,5 @@ def take(prepared: Submission, number: int, render: Callable[[Submission], str])
     if not rename_to_free(prepared.path, path):
         raise Taken(f"{path} was taken by another launch")
     taken = replace(prepared, path=path)
-    write_atomic(taken.script, render(taken).encode())
+    write_atomic(taken.script, render(taken).encode(), 0o600)  # it has the lines of the site's preamble
     return taken

@@ -26,7 +26,7 @@ from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Sweep
 from spectral_mup.search.plan import Plan
-from spectral_mup.util.files import numbered
+from spectral_mup.util.files import numbered, write_atomic
 from spectral_mup.util.gpus import Gpu
 from spectral_mup.util.text import pluralize
 
@@ -128,7 +128,7 @@ def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerpri
     jobs_dir = Path(config.paths.jobs).absolute()
     trial = prepare(jobs_dir, snapshot_config(config), packs, fingerprint, "code")
     try:
-        trial.script.write_text(render(config, trial))
+        write_atomic(trial.script, render(config, trial).encode(), 0o600)
         slurm.sbatch(trial.script, "--test-only")
     finally:
         shutil.rmtree(trial.path, ignore_errors=True)

@@ -1,0 +1,33 @@
+"""What the .json files of a run folder must hold, by name: the fields that others rest on; more may be there."""
+
+from typing import Any, Literal, NotRequired
+
+from pydantic import ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # a text is no number
+
+
+def record(**fields: Any) -> Any:
+    """A type of dicts that have these fields."""
+    return with_config(STRICT)(TypedDict("Record", fields))  # type: ignore[misc]
+
+
+ENDED: dict[str, Any] = {
+    "diverged_step": int | None, "steps": int, "tokens": int | None, "epochs": float | None, "parameters": int,
+    "precision": str, "corpus": record(sha256=str),
+}  # fmt: skip
+KINDS: dict[str, Any] = {
+    "config.json": dict[str, Any],
+    "provenance.json": dict[str, Any],
+    "wandb.json": dict[str, Any],
+    "owner.json": record(host=str, pid=int, start=str | None, nonce=str, slurm=NotRequired[dict[str, Any]]),
+    "heartbeat.json": record(time=float),
+    "status.json": record(step=int, steps=int, loss=float | None, time=float),
+    "timing.json": record(
+        seconds=float, steps=int, device=str, devices=NotRequired[int], memory=NotRequired[record(reserved=float) | None]
+    ),
+    "result.json": record(status=Literal["done"], val_loss=float, **ENDED)
+    | record(status=Literal["diverged"], val_loss=None, **ENDED),
+}
+RECORDS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in KINDS.items()}
