@@ -137,7 +137,7 @@ def time_ours(overrides: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         command = [*overrides, f"paths.runs={folder}/runs", f"paths.results={folder}/results"]
         start = time.perf_counter()
-        for script, more in (("launch.py", []), ("analyze.py", ["figures=[]"])):
+        for script, more in (("launch.py", []), ("analyze.py", ["figures.only=[]"])):
             subprocess.run([sys.executable, package_root() / script, *command, *more], stdout=sys.stderr, check=True)
         seconds = time.perf_counter() - start
         (results,) = Path(folder, "results").rglob("verdicts.json")

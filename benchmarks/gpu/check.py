@@ -465,7 +465,12 @@ def ladder(record: Record, sizes: Sizes, device: torch.device) -> None:
         with tempfile.TemporaryDirectory() as folder:
             results = Path(folder, "results")
             overrides = ["sweep=mini/ladder", f"optimizer={name}", *[BFLOAT16_MUON] * (name == "muon"), *sizes.common]
-            overrides += [*sizes.ladder, f"cluster.device={device.type}", f"cluster.workers={workers}", "figures=[lr_transfer]"]
+            overrides += [
+                *sizes.ladder,
+                f"cluster.device={device.type}",
+                f"cluster.workers={workers}",
+                "figures.only=[lr_transfer]",
+            ]
             overrides += [f"paths.runs={folder}/runs", f"paths.results={results}"]
             begin = time.monotonic()
             launch = subprocess.Popen([sys.executable, ROOT / "launch.py", *overrides], stdout=subprocess.DEVNULL)

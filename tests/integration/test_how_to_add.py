@@ -240,7 +240,7 @@ def test_a_quantity_and_a_figure_are_a_function_each(add, launch, tmp_path):
     assert peaks and min(peaks) >= 1 and not any("grad_norm" in row for row in rows)
     assert not any("peak" in row for row in rows if row["step"] == 0)
 
-    own = ["probe.quantities=[update_norm,my_quantities.peak]", "figures=[quantities,my_figures.final_losses]"]
+    own = ["probe.quantities=[update_norm,my_quantities.peak]", "figures.only=[quantities,my_figures.final_losses]"]
     done = Launch(tmp_path, [*TINY, *own], script="analyze.py")
     assert done.wait() == OK, done.err
     written = {path.name for path in (tmp_path / "results/default").glob("*.png")}

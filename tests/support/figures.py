@@ -3,10 +3,10 @@
 import matplotlib.text
 
 
-def assert_printable(figure, texts_in_panels=False):
-    """Check a drawn figure; `texts_in_panels`: texts inside panels too must keep apart."""
+def assert_printable(figure, texts_in_panels=False, width=6.75):
+    """Check a drawn figure, so many inches wide; `texts_in_panels`: texts inside panels too must keep apart."""
     figure.draw_without_rendering()
-    assert figure.get_figwidth() <= 6.75
+    assert figure.get_figwidth() <= width
     texts = [t for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip() and t.get_visible()]
     assert min(t.get_fontsize() for t in texts) >= 7
     written = [t for ax in figure.axes for t in (ax._left_title, ax.xaxis.label, ax.yaxis.label) if t.get_text().strip()]

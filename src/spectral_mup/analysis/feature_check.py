@@ -4,8 +4,8 @@ A passed check does not prove that the lr transfers, as users of microsoft/mup f
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from spectral_mup.analysis.stats import fit_slopes, rows
 HIDDEN, OUTER = 0.15, 0.10  # |slope| allowed of hidden modules, and of embedding and readout
 LIMITS = {"hidden": HIDDEN, "embedding": OUTER, "readout": OUTER}
 LAST_STEP = 20  # later steps mix feature learning with what the data did
+SIGN = 0.9  # share of clipped entries from which a direction is as good as a sign
 FEW_SIZES, FEW_SEEDS = 4, 3  # below either, a check is only indicative
 
 BLOCK = re.compile(r"^(.*?)\.?\b(\d+|first|last)(?:\.(.*))?$")  # 'blocks.3.attn.q' → 'blocks', '3', 'attn.q'
@@ -39,6 +40,7 @@ class FeatureCheck:
     step: int | None
     table: pd.DataFrame = field(repr=False)
     values: pd.DataFrame = field(repr=False)
+    remark: str = ""  # what the optimizer's own record says
 
 
 def check_features(norms: pd.DataFrame, near: float, *, axis: str = "width", sizes: list[int] | None = None) -> FeatureCheck:
@@ -74,7 +76,17 @@ def check_features(norms: pd.DataFrame, near: float, *, axis: str = "width", siz
     passed, summary = conclude(features, axis)
     indicative = len(sizes) < FEW_SIZES or max((r["n_seeds"] for r in features), default=0) < FEW_SEEDS
     summary += " (indicative)" * (indicative and passed is not None)
-    return FeatureCheck(passed, summary, failed, failed_updates, indicative, log2_lr, step, table, values)
+    remark = sign_descent(norms, log2_lr, axis)
+    return FeatureCheck(passed, summary, failed, failed_updates, indicative, log2_lr, step, table, values, remark)
+
+
+def sign_descent(norms: pd.DataFrame, log2_lr: float, axis: str) -> str:
+    """What to say of an optimizer that clips, as Sophia, where it clips nearly all entries at every size; else nothing."""
+    if "clip_fraction" not in norms:
+        return ""
+    of_sizes = rows(norms, norms["log2_lr"] == log2_lr).groupby(axis)["clip_fraction"]
+    least = min((float(part.to_numpy(float).mean()) for _, part in of_sizes), default=0.0)
+    return f"share clipped {least:.2f} or more at every {axis}: a step is that of sign descent" if least >= SIGN else ""
 
 
 def early_features(values: pd.DataFrame) -> pd.DataFrame:
@@ -174,6 +186,33 @@ def representative(checks: Sequence[FeatureCheck], quantity: str, most: int) -> 
     names = [name for _, name in last.values()]
     steepest = sorted(names, key=lambda n: -slope[n])[:most]
     return [n for n in names if n in steepest]
+
+
+def classes(names: Iterable[str], kinds: Iterable[str]) -> dict[str, str]:
+    """The class of every module or tensor: its module in a block, 'attention' or 'mlp', or its kind outside blocks.
+
+    All in blocks are 'blocks' where there would be more than three classes of them.
+    """
+    of_name = dict(zip(names, kinds, strict=True))
+    inside = {name: short(name).split(".")[0] for name in of_name if BLOCK.match(name)}
+    return of_name | (inside if len(set(inside.values())) <= 3 else dict.fromkeys(inside, "blocks"))
+
+
+def by_class(check: FeatureCheck) -> FeatureCheck:
+    """The check of whole classes of modules: geometric means over their modules, with slopes of their own.
+
+    Over depth, of the last block. The residual stream after a block stands for no class of modules, and is left out.
+    """
+    v = rows(check.values, (check.values["value"] > 0) & ~np.array([".first." in name for name in check.values["name"]], bool))
+    of_name = classes(v["name"], v["kind"])
+    v = v.assign(name=[of_name[name] for name in v["name"]], value=np.log2(v["value"].astype(float)))
+    v = rows(v, (v["name"] != "block") | (len({*of_name.values()} - {"embedding", "readout"}) < 2))
+    keys = ["quantity", "name", "kind", "log2_lr", "step", "size", "seed"]
+    values = pd.DataFrame(v.groupby(keys, sort=False, as_index=False)["value"].mean())
+    values["value"] = np.exp2(values["value"])
+    values = values.sort_values("kind", key=lambda kind: kind.map({"embedding": 0, "hidden": 1, "readout": 2}), kind="stable")
+    table = _table(values).assign(judged=lambda t: t["step"] == check.step)
+    return replace(check, table=table, values=values)
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from spectral_mup.analysis.results import PRINTED, Results, by_family_and_axis, printed_labels
+from spectral_mup.analysis.names import PRINTED
+from spectral_mup.analysis.results import Results, by_family_and_axis, printed_labels
 from spectral_mup.analysis.verdict import Verdict, format_slope, level_marks, percent
 
 HEAD = ("optimizer", "model", "over", "rule", "verdict")

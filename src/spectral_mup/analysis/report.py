@@ -13,6 +13,7 @@ from spectral_mup.analysis.bowl import Optimum, find_optima
 from spectral_mup.analysis.collect import as_judged
 from spectral_mup.analysis.feature_check import check_features, first_of, norm_values, shared_cells
 from spectral_mup.analysis.figures import SweepData, choose_figures, draw_figures
+from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.analysis.joint_regret import format_joint_regret, joint_regret
 from spectral_mup.analysis.results import write_results
 from spectral_mup.analysis.stats import rows, write_csv
@@ -31,14 +32,14 @@ ORDER = ["family", "optimizer", "rule", *AXES, "log2_lr", "seed"]
 def report(
     points: pd.DataFrame, norms: pd.DataFrame, *, name: str, out_dir: Path | str, axis: str = "width",
     base: Mapping[str, int] | None = None, command: str = "", commit: str = "", train_hours: float | None = None,
-    figures: Sequence[str] | None = None, processes: int = 1, **judging: Any,
+    figures: Sequence[str] | None = None, printing: Printing | None = None, processes: int = 1, **judging: Any,
 ) -> list[Verdict]:  # fmt: skip
     """Judge a sweep over one axis, write everything that can be said about it into out_dir, and return the verdicts.
 
     curves.csv      every point                      optima.csv    one row per rule and size
     features.csv    slopes of all modules and steps  verdicts.json the rest, strict JSON (undefined numbers: null)
-    FIGURE          .pdf .svg .png, and .csv of what is drawn, of each of `figures` (names of figures.FIGURES or import paths;
-                    None: all of FIGURES) for which the runs recorded what it needs
+    FIGURE          .pdf .svg .png, .txt its caption, and .csv of what is drawn, of each of `figures` (names of
+                    figures.FIGURES or import paths; None: all of FIGURES) for which the runs recorded what it needs
     `base`: {axis: size that was tuned}, by default the smallest; `judging`: options of `judge`. The same points and norms give
     the same bytes, in however many `processes` the figures are drawn.
     """
@@ -54,7 +55,7 @@ def report(
     about = {"name": name, "axis": axis, "command": command, "commit": commit, "train_hours": train_hours}
     about |= {"run_ids": sorted(points["run_id"])}
     write_results(out, points, verdicts, about)
-    draw_figures(SweepData(judged, norms, verdicts, base, axis), out, chosen, processes)
+    draw_figures(SweepData(judged, norms, verdicts, base, axis, printing or Printing()), out, chosen, processes)
     return verdicts
 
 
@@ -72,7 +73,7 @@ def of_rules(points: pd.DataFrame) -> pd.DataFrame:
 
 def report_joint(
     points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict], base: Mapping[str, int],
-    out_dir: Path | str, figures: Sequence[str] | None = None, processes: int = 1,
+    out_dir: Path | str, figures: Sequence[str] | None = None, printing: Printing | None = None, processes: int = 1,
 ) -> str:  # fmt: skip
     """Write joint_regret.csv and the figures of a sweep over width and depth, and return its lines for the screen."""
     chosen, out = choose_figures(figures), Path(out_dir)
@@ -80,7 +81,7 @@ def report_joint(
     points = as_judged(points)
     regret = joint_regret(points, base)
     write_csv(regret, out / "joint_regret.csv")
-    draw_figures(SweepData(points, norms, verdicts, base, "joint"), out, chosen, processes)
+    draw_figures(SweepData(points, norms, verdicts, base, "joint", printing or Printing()), out, chosen, processes)
     return format_joint_regret(regret, verdicts[0].tuned if verdicts else LR)
 
 
@@ -173,6 +174,7 @@ def notes_on(verdicts: Sequence[Verdict]) -> list[str]:
             lines.append(f"  feature norms{at}: {v.features.summary}")
             drifting = first_of(v.features.failed_updates)
             lines += [f"  update norms that drift: {drifting}"] if drifting else []
+            lines += [f"  {v.features.remark}"] if v.features.remark else []
         lines += [f"  undecided: {v.reason}"] if v.reason else []
     return lines
 

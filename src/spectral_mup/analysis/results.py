@@ -13,6 +13,7 @@ from spectral_mup.analysis.bowl import Optimum
 from spectral_mup.analysis.collect import as_judged
 from spectral_mup.analysis.feature_check import FeatureCheck
 from spectral_mup.analysis.loss_curve import LossCurve
+from spectral_mup.analysis.names import PRINTED
 from spectral_mup.analysis.stats import NAN, rows, write_csv
 from spectral_mup.analysis.verdict import Remedy, Verdict, by_rule, curves_of
 from spectral_mup.config.tune import LR
@@ -28,10 +29,6 @@ NESTED = {  # its entries that hold several fields of Verdict
     "slope": {"estimate": "slope", "lo": "slope_lo", "hi": "slope_hi"},
     "regret": {"estimate": "regret", "lo": "regret_lo", "hi": "regret_hi", "at_least": "regret_at_least"},
 }
-PRINTED = {  # families and optimizers as papers print them
-    "nanogpt": "NanoGPT", "llama2": "Llama2", "adamw": "AdamW", "adopt": "ADOPT", "lamb": "LAMB", "lion": "Lion",
-    "muon": "Muon", "sgd": "SGD", "shampoo": "Shampoo", "soap": "SOAP", "sophia": "Sophia",
-}  # fmt: skip
 
 
 class ResultsError(ValueError):
@@ -88,10 +85,11 @@ def by_family_and_axis(sweeps: Sequence[Results]) -> dict[tuple[str, str], list[
     return {key: [r for r in sweeps if (r.family, r.axis) == key] for key in keys}
 
 
-def printed_labels(sweeps: Sequence[Results]) -> list[str]:
-    """`labels`, with optimizers as papers print them."""
+def printed_labels(sweeps: Sequence[Results], own: Mapping[str, str] | None = None) -> list[str]:
+    """`labels`, with optimizers as papers print them, or by `own` names."""
     named = zip(sweeps, labels(sweeps), strict=True)
-    return [PRINTED.get(r.optimizer, r.optimizer) + label.removeprefix(r.optimizer) for r, label in named]
+    known = PRINTED | dict(own or {})
+    return [known.get(r.optimizer, r.optimizer) + label.removeprefix(r.optimizer) for r, label in named]
 
 
 def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> None:

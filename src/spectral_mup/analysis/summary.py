@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.analysis.latex import summary_tex
 from spectral_mup.analysis.published import read_published
 from spectral_mup.analysis.report import aligned, best_loss, best_lr, verdict_cells
@@ -14,7 +15,9 @@ from spectral_mup.analysis.stats import write_csv
 from spectral_mup.analysis.verdict import Verdict, level_marks, percent
 
 
-def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Results], list[str], int]:
+def summarize(
+    folder: Path | str, names: Sequence[str] = (), printing: Printing | None = None
+) -> tuple[list[Results], list[str], int]:
     """Read every sweep analysed below `folder`, write the summary into it, and return what was read, and what was not found.
 
     That is (sweeps, names without results, number of published slopes that belong to none of the sweeps).
@@ -25,7 +28,7 @@ def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Resul
     summary_FAMILY_AXIS.*      in place of them where families or axes differ: one figure of each, and .csv of what is drawn
     transfer.pdf .svg .png     loss against lr under the rule that is tested, a panel per sweep of the first family and axis
     transfer_FAMILY_AXIS.*     the same of the others; what is drawn: .csv
-    The same files give the same bytes. Raises ResultsError.
+    The caption of each figure is in a .txt beside it. The same files give the same bytes. Raises ResultsError.
     """
     out = Path(folder)
     sweeps, absent = gather(out, names)
@@ -39,21 +42,21 @@ def summarize(folder: Path | str, names: Sequence[str] = ()) -> tuple[list[Resul
     from spectral_mup.analysis.figures.transfer import transfer_figure
 
     for path in (*out.glob("summary*.*"), *out.glob("transfer*.*")):  # of other groups than today's
-        if path.suffix in (".pdf", ".svg", ".png") or path.name == "summary_figure.csv":
+        if path.suffix in (".pdf", ".svg", ".png", ".txt") or path.name == "summary_figure.csv":
             path.unlink()
-    drawing, data = forest_figure(sweeps, published)
-    save(drawing, out / "forest", data)
+    drawing, data = forest_figure(sweeps, published, printing)
+    save(drawing, out / "forest", data, printing)
     left = len(published) - list(data["what"]).count("published")
     groups = by_family_and_axis(sweeps)
     for i, ((family, axis), group) in enumerate(groups.items()):
         of_group = f"_{family.replace('/', '_')}_{axis}"
-        drawing, data = summary_figure(group)
+        drawing, data = summary_figure(group, printing)
         if len(groups) == 1:
-            save(drawing, out / "summary", data, out / "summary_figure")
+            save(drawing, out / "summary", data, printing, out / "summary_figure")
         else:
-            save(drawing, out / f"summary{of_group}", data)
-        if (transfer := transfer_figure(group)) is not None:
-            save(transfer[0], out / f"transfer{of_group if i else ''}", transfer[1])
+            save(drawing, out / f"summary{of_group}", data, printing)
+        if (transfer := transfer_figure(group, printing)) is not None:
+            save(transfer[0], out / f"transfer{of_group if i else ''}", transfer[1], printing)
     return sweeps, absent, left
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.analysis.figures import FIGURES
+from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.cli.context import CHECK_FAILED, OK, SCRIPTS, Context
 from spectral_mup.config.compose import load_config
 from spectral_mup.errors import ConfigError
@@ -46,8 +47,8 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
 
 
 def inputs_of(context: Context) -> str | None:
-    """Digest of all that a report follows from; None where that cannot be told, with a figure of the user's own."""
-    if not set(context.config.figures or ()) <= set(FIGURES):
+    """Digest of all that a report follows from; None where that cannot be told, with a figure or style of the user's own."""
+    if context.config.figures.style or not set(context.config.figures.only or ()) <= set(FIGURES):
         return None
     code = [path.read_text("utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
     versions = [sys.version, *map(metadata.version, ("matplotlib", "numpy", "pandas", "scipy"))]
@@ -117,7 +118,8 @@ def judge_tuned(
         return [], [f"{next(iter(curves)).tuned}: no run is done yet"], []
     on_axes = {axis: along(points, axis, base) for axis in axes}
     norms = read_norms(set().union(*(norms_to_judge(p, read_norms, axis, base[axis]) for axis, p in on_axes.items())))
-    drawing: Any = {"figures": context.config.figures, "processes": own_cores()}
+    figures = context.config.figures
+    drawing: Any = {"figures": figures.only, "printing": Printing.of(figures), "processes": own_cores()}
     judging: Any = {"tolerance": context.config.verdict.slope, "regret_limit": context.config.verdict.regret}
     judging |= {"alpha": ALPHA} if context.config.lr.adaptive else {}
     verdicts, lines, folders = [], [], []
@@ -151,13 +153,15 @@ def as_claimed(verdicts: Sequence[Any]) -> bool:
 
 def summarize(argv: list[str], check: bool) -> int:
     """Set the sweeps analysed below a folder side by side; with `check`, CHECK_FAILED as in `analyze`, over all of them."""
+    own = [a for a in argv if a.startswith("figures.")]
+    argv = [a for a in argv if a not in own]
     wrong = [a for a in argv if "=" in a or a.startswith("-")]
     if not argv or wrong:
-        problem = f"{wrong[0]} cannot be combined with it" if wrong else "no folder given"
+        problem = f"{wrong[0]} cannot be combined with it, only keys of figures" if wrong else "no folder given"
         raise ConfigError(f"--summary: {problem}; give a folder of results, as in --summary results/mini/width")
     from spectral_mup.analysis import summary
 
-    sweeps, absent, left = summary.summarize(argv[0], argv[1:])
+    sweeps, absent, left = summary.summarize(argv[0], argv[1:], Printing.of(load_config(own).figures))
     print(summary.format_summary(sweeps, absent))
     if left:
         print(f"Not in the forest plot: {pluralize(left, 'published slope')} of sweeps that are not here")

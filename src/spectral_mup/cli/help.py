@@ -67,9 +67,10 @@ Where only sweep.depth varies, the same over depth (layers). Where both vary, ea
 line per rule says where in the grid of width and depth the base's lr costs most. Over sweep.steps and sweep.batch_size the base
 model is judged, which is the same under every rule. What is said of lr is said of the key that sweep.tune names.
 
-Under results/NAME, each as .pdf .svg .png, with the data drawn as .csv:
+Under results/NAME, each as .pdf .svg .png, with its caption as .txt and the data drawn as .csv:
 {figures}
-  figures=[NAME,my_module.my_figure] chooses among them, or adds one of your own (spectral_mup.analysis.figures).
+  figures.only=[NAME,my_module.my_figure] chooses among them, or adds one of your own (spectral_mup.analysis.figures).
+  figures.width=3.25 figures.font=serif figures.labels={{spectral: ours}} ... fit them to a paper; --summary takes them too.
 and
   curves.csv optima.csv features.csv verdicts.json
   depth/ steps/ batch_size/      where several vary: all of it over each, while the rest above is over the first of them
@@ -82,9 +83,10 @@ order of optimizer, or those of the NAMEs (optimizers or folders) in their order
   forest.pdf .svg .png           one line per sweep and rule: slope and interval against the tolerance, verdict, regret;
                                  in grey the slopes of FOLDER/published.csv, if it is there, with the columns
                                  optimizer,family,axis,rule,slope,source,note
+  transfer.pdf .svg .png         one panel per optimizer: losses under the rule that is tested, verdict, slope, regret
   summary.pdf .svg .png          one row per sweep: losses under each rule, optimum against size, slope, verdict, regret;
                                  where families or axes differ, one of each: summary_nanogpt_width.* and so on
-  forest.csv summary_figure.csv  what is drawn (of summary_nanogpt_width.*: summary_nanogpt_width.csv)
+  forest.csv transfer.csv summary_figure.csv   what is drawn (of summary_nanogpt_width.*: summary_nanogpt_width.csv)
 
 --check turns the verdicts into the exit code: 0 if every rule but the controls (standard*) transfers, no feature fails and
 no run is missing, over width and depth where they vary, and all runs are of one code, else 5. Other exit codes: 0 written ·

@@ -28,6 +28,7 @@ from spectral_mup.util.system import package_root
 def load_config(overrides: list[str]) -> Config:
     """Compose the presets with the overrides of a command line and check the result. Raises ConfigError."""
     refuse_in_overrides(overrides)
+    overrides = [re.sub(r"^figures=(?=\[)", "figures.only=", override) for override in overrides]  # a list alone says which
     source, given = PresetSource(), [override.lstrip("+~").partition("=")[0] for override in overrides]
     try:
         with initialize_config_dir(str(package_root() / "conf"), version_base="1.3"):

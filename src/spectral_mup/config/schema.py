@@ -191,6 +191,17 @@ class SweepConfig(Part):
     budget: Annotated[int | str | None, BeforeValidator(_check_budget)]
 
 
+class FiguresConfig(Part):
+    only: list[str] | None
+    width: Annotated[Float, Field(ge=2.5)]
+    font: str
+    size: Positive
+    note: bool
+    full: bool
+    labels: dict[str, str] | None
+    style: str | None
+
+
 class TargetConfig(Part):
     width: AtLeastOne | None
     depth: AtLeastOne | None
@@ -274,7 +285,7 @@ class Config(Part):
     watch: bool
     run: str | None
     cause: str | None
-    figures: list[str] | None
+    figures: FiguresConfig
 
 
 SCHEDULERS: dict[str, type[ClusterConfig]] = {"local": ClusterConfig, "slurm": SlurmConfig}

@@ -3,13 +3,12 @@
 import math
 from collections.abc import Sequence
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from spectral_mup.analysis.figures.lr_transfer import rule_looks
-from spectral_mup.analysis.figures.style import STYLE, WIDTH, page, signed, sizes_on_x
+from spectral_mup.analysis.figures.printing import Printing
+from spectral_mup.analysis.figures.style import finish, page, page_width, rule_looks, signed, sizes_on_x
 from spectral_mup.analysis.stats import rows
 from spectral_mup.measure.size_law_fit import ClassSlope, Row, SizeLaw, late
 from spectral_mup.util.text import table
@@ -63,14 +62,21 @@ def rule_yaml(laws: Sequence[SizeLaw], measured_on: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-@matplotlib.style.context(["default", STYLE])
-def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> tuple[Figure, pd.DataFrame]:
+def directions(
+    measured: Sequence[Row], laws: Sequence[SizeLaw], note: str, printing: Printing | None = None
+) -> tuple[Figure, pd.DataFrame]:
     """‖U‖₂ against width, relative to the base: a panel per algorithm, a line per class, dashed what its law predicts."""
-    cols = min(2, len(laws))
+    printing = printing or Printing()
+    with printing.context():
+        return _directions(measured, laws, note, printing)
+
+
+def _directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str, printing: Printing) -> tuple[Figure, pd.DataFrame]:
+    cols = min(2 if page_width() > 5 else 1, len(laws))
     shown = math.ceil(len(laws) / cols)
     note += " Lines: mean over tensors, seeds and steps from 8 on, relative to the smallest width; points: single tensors and "
     note += "seeds; dashed: the named law, where one fits; in brackets: slope and half of its 95 % interval."
-    fig, grid = page([2.6] * shown, [1] * cols, note)
+    fig, grid = page([2.6] * shown, [1] * cols)
     drawn, table = [], late(pd.DataFrame(list(measured)))
     table["log2"] = np.log2(table["direction"])
     looks = rule_looks(list(dict.fromkeys(c.label for law in laws for c in law.classes)))
@@ -92,7 +98,8 @@ def directions(measured: Sequence[Row], laws: Sequence[SizeLaw], note: str) -> t
             if law.law:
                 ax.plot(widths, law.predicted(c) * (widths - widths[0]), ls="--", lw=0.8, color=look["color"])
             drawn.append(points.assign(algorithm=law.algorithm, tensors=c.label))
-        sizes_on_x(ax, sorted(set(table["width"])), "width", (WIDTH - 1) / cols)
+        sizes_on_x(ax, sorted(set(table["width"])), "width", (page_width() - 1) / cols)
         ax.set_ylabel(r"log2 $\|U\|_2$, relative to the base")
-        ax.legend(fontsize=7, loc="upper left")
+        ax.legend(loc="upper left")
+    finish(fig, note, note=printing.note)
     return fig, pd.concat(drawn).reindex(columns=["algorithm", "tensors", "tensor", "width", "seed", "log2_ratio"])

@@ -117,7 +117,7 @@ def spread(drawn, rule, module="blocks.*"):
 
 
 def footnote(figure):
-    return figure.texts[0].get_text().replace("\n", " ")
+    return figure.get_label()
 
 
 def test_layers_fall_together_if_the_change_depends_on_the_place_alone():
@@ -132,8 +132,8 @@ def test_layers_fall_together_if_the_change_depends_on_the_place_alone():
 
 def test_the_report_writes_layers_over_depth(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda figure, stem, data: written.append(stem.name))
-    drawn = ["lr_transfer", "feature_norms", "feature_steps"]
+    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda figure, stem, data, *_: written.append(stem.name))
+    drawn = ["lr_transfer", "coord_check", "feature_norms", "feature_modules", "feature_steps"]
     report(*deep_data({"r": flat}, (2, 4)), name="x", out_dir=tmp_path, axis="depth", base={"depth": 2})
     assert written == [*drawn, "layers"]
     written.clear()

@@ -7,7 +7,7 @@ from support.analysis_data import OWN, data, recorded, sweep_data
 from support.figures import assert_printable
 
 from spectral_mup.analysis.figures import FIGURES
-from spectral_mup.analysis.figures.diagnostics import init_std, tensor_rows
+from spectral_mup.analysis.figures.diagnostics import ALL, init_std, tensor_rows
 from spectral_mup.analysis.figures.style import save
 from spectral_mup.analysis.report import report
 
@@ -76,9 +76,9 @@ def test_slopes_over_the_steps(drawn):
     assert rank["update_stable_rank"]["spectral"]["attn"] == pytest.approx(0, abs=0.02)
     assert rank["grad_stable_rank"]["standard"]["readout"] == pytest.approx(0, abs=0.02)
     clipped = slopes(drawn["clip_fraction"], "clip_fraction", by="group")
-    assert clipped["standard"]["attn"] == pytest.approx(-0.07) and clipped["spectral"]["attn"] == pytest.approx(0, abs=1e-9)
+    assert clipped["standard"][ALL] == pytest.approx(-0.07) and clipped["spectral"][ALL] == pytest.approx(0, abs=1e-9)
     spectra = slopes(drawn["shampoo_spectra"], "left_largest", by="group")
-    assert spectra["standard"]["attn"] == pytest.approx(0.7, abs=0.02)
+    assert spectra["standard"][ALL] == pytest.approx(0.7, abs=0.02)
     assert set(drawn["alignment"].query("step == 0")["quantity"]) == {"weight_alignment"}
 
 
@@ -97,7 +97,7 @@ def test_a_rule_without_its_columns_is_named():
     standard = sweep.norms["rule"] == "standard"
     sweep.norms.loc[standard, "clip_fraction"] = np.nan
     figure, table = DIAGNOSTICS["clip_fraction"](sweep)
-    assert set(table["rule"]) == {"spectral"} and "standard" in figure.texts[0].get_text()
+    assert set(table["rule"]) == {"spectral"} and "standard" in figure.get_label()
     sweep.norms.loc[standard, "weight_norm"] = np.nan
     figure, _ = DIAGNOSTICS["spectral_norms"](sweep)
     assert "not recorded" in [t.get_text() for ax in figure.axes for t in ax.texts]
@@ -120,8 +120,9 @@ def test_over_depth_the_condition_of_width_is_not_drawn():
 
 def test_the_same_data_give_the_same_bytes_and_other_data_others(tmp_path):
     points, norms = recorded(("spectral",), (64, 128))
+    wider = norms.assign(multiplier=np.where(norms["width"] > 64, 2.0, 1.0))
     files = [f"{stem}.{kind}" for stem in ("spectral_norms", "clip_fraction") for kind in ("csv", "pdf", "png", "svg")]
-    for folder, rows in {"a": norms, "b": norms.copy(), "c": norms.assign(multiplier=2.0)}.items():
+    for folder, rows in {"a": norms, "b": norms.copy(), "c": wider}.items():
         (tmp_path / folder).mkdir()
         for stem in ("spectral_norms", "clip_fraction")[: 1 if folder == "c" else 2]:
             figure, table = DIAGNOSTICS[stem](sweep_data(points, rows))
@@ -133,10 +134,18 @@ def test_the_same_data_give_the_same_bytes_and_other_data_others(tmp_path):
 
 def test_the_report_saves_what_applies(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda figure, stem, table: saved.append(stem.name))
+    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda figure, stem, table, *_: saved.append(stem.name))
     points, norms = recorded(("spectral",), (64, 128), optimizer=("clip_fraction",))
     report(points, norms, name="x", out_dir=tmp_path, base={"width": 64})
-    assert saved == ["lr_transfer", "feature_norms", "feature_steps", *EVERYWHERE, "clip_fraction"]
+    assert saved == [
+        "lr_transfer",
+        "coord_check",
+        "feature_norms",
+        "feature_modules",
+        "feature_steps",
+        *EVERYWHERE,
+        "clip_fraction",
+    ]
     saved.clear()
     report(points, pd.DataFrame(), name="x", out_dir=tmp_path, base={"width": 64})
     assert saved == ["lr_transfer"]

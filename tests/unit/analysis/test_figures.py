@@ -50,7 +50,7 @@ def never(data):
 
 def test_names_choose_what_is_drawn_and_unknown_ones_are_refused(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda figure, stem, table: saved.append(stem.name))
+    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda figure, stem, table, *_: saved.append(stem.name))
     points, norms = recorded(("spectral",), (64, 128))
     report(points, norms, name="x", out_dir=tmp_path, figures=["alignment", "lr_transfer", "layers"])
     assert saved == ["alignment", "lr_transfer"]  # `layers` is drawn over depth

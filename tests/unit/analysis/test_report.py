@@ -15,7 +15,13 @@ from support.figures import assert_printable
 from spectral_mup.analysis.figures import FIGURES, FigureSpec, SweepData
 from spectral_mup.analysis.report import format_verdicts, judge_all, report
 
-DRAWN = ["lr_transfer", "feature_norms", "feature_steps"]  # of norms that hold neither tensors' diagnostics nor depths
+DRAWN = [
+    "lr_transfer",
+    "coord_check",
+    "feature_norms",
+    "feature_modules",
+    "feature_steps",
+]  # of norms that hold neither tensors' diagnostics nor depths
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +38,7 @@ def written(tmp_path_factory):
 def test_the_same_data_give_the_same_bytes(written):
     (one, two), _ = written
     names = sorted(p.name for p in one.iterdir())
-    drawn = [f"{stem}.{kind}" for stem in DRAWN for kind in ("csv", "pdf", "png", "svg")]
+    drawn = [f"{stem}.{kind}" for stem in DRAWN for kind in ("csv", "pdf", "png", "svg", "txt")]
     assert names == sorted([*drawn, "curves.csv", "features.csv", "optima.csv", "verdicts.json"])
     assert [n for n in names if (one / n).read_bytes() != (two / n).read_bytes()] == []
 

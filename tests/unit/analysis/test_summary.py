@@ -14,6 +14,7 @@ from support.summary_data import sweep
 
 import analyze
 from spectral_mup.analysis.figures.summary import summary_figure
+from spectral_mup.analysis.names import printed
 from spectral_mup.analysis.report import format_verdicts, report
 from spectral_mup.analysis.results import ResultsError, read_results
 from spectral_mup.analysis.summary import gather, summarize, summary_table
@@ -163,9 +164,9 @@ def test_order_is_that_of_the_names_and_else_of_the_alphabet(written):
 
 
 def test_the_same_results_give_the_same_bytes_without_runs(written, tmp_path):
-    kinds = ["summary.csv", "summary.pdf", "summary.svg", "summary.png", "summary_figure.csv"]
-    kinds += ["forest.csv", "forest.pdf", "forest.svg", "forest.png", "summary.tex"]
-    kinds += [f"transfer.{kind}" for kind in ("csv", "pdf", "svg", "png")]
+    kinds = ["summary.csv", "summary.pdf", "summary.svg", "summary.png", "summary.txt", "summary_figure.csv"]
+    kinds += ["forest.csv", "forest.pdf", "forest.svg", "forest.png", "forest.txt", "summary.tex"]
+    kinds += [f"transfer.{kind}" for kind in ("csv", "pdf", "svg", "png", "txt")]
     for copy in ("one", "two", "other"):
         shutil.copytree(written[0] / "adamw", tmp_path / copy / "adamw")
     curves = tmp_path / "other" / "adamw" / "curves.csv"
@@ -177,7 +178,12 @@ def test_the_same_results_give_the_same_bytes_without_runs(written, tmp_path):
     one, two, other = ([(tmp_path / copy / kind).read_bytes() for kind in kinds] for copy in ("one", "two", "other"))
     assert one == two
     same = {kind: a == b for kind, a, b in zip(kinds, one, other, strict=True)}
-    losses = {k for k in kinds if k.startswith(("summary", "transfer"))} - {"summary.csv", "summary.tex"}  # verdicts stand
+    losses = {k for k in kinds if k.startswith(("summary", "transfer"))} - {
+        "summary.csv",
+        "summary.tex",
+        "summary.txt",
+        "transfer.txt",
+    }  # verdicts stand
     assert same == {kind: kind not in losses for kind in kinds}
 
 
@@ -191,16 +197,18 @@ def test_figure_is_fit_for_print_and_says_what_the_table_says(written):
     page, boxes = figure.bbox.padded(1), [t.get_window_extent() for t in texts]
     assert all(page.x0 <= b.x0 and b.x1 <= page.x1 and page.y0 <= b.y0 and b.y1 <= page.y1 for b in boxes)
     assert_printable(figure)
-    legends = [ax.get_legend() for ax in figure.axes if ax.get_legend()]
-    spots = [legend.get_window_extent() for legend in legends]
-    assert len(spots) == 4 and not any(a.overlaps(b) for i, a in enumerate(spots) for b in spots[:i])
-    for legend, r in zip(legends, sweeps, strict=True):
-        lines = " ".join(t.get_text() for t in legend.get_texts())
-        assert all(v.rule in lines and v.verdict in lines for v in r.verdicts) and "regret" in lines
+    beside = [ax for ax in figure.axes if any("regret" in t.get_text() for t in ax.texts)]
+    assert len(beside) == 4
+    for ax, r in zip(beside, sweeps, strict=True):
+        spots = [t.get_window_extent() for t in ax.texts]
+        assert not any(a.overlaps(b) for i, a in enumerate(spots) for b in spots[:i])
+        lines = " ".join(t.get_text() for t in ax.texts)
+        assert all(printed(v.rule) in lines and v.verdict in lines for v in r.verdicts)
         bounds = [x for x in (r.verdicts[0].slope_lo, r.verdicts[0].slope_hi) if np.isfinite(x)]
         assert all(f"{x:+.2f}".replace("-", "\N{MINUS SIGN}") in lines for x in bounds)
-    shown = [t.get_text() for t in texts]
-    assert shown.count("not run") == 5  # lamb has no standard, muon no spectral, and three no lamb_hidden_0
+    panels = [ax.get_title("left") for ax in figure.axes if ax.axison]
+    assert panels.count("spectral") == 3 and panels.count("standard") == 3 and panels.count("optimum") == 4
+    assert len(panels) == 4 + 2 + 3 + 1 + 2  # no panel for a rule that was not run
 
 
 @pytest.mark.parametrize(

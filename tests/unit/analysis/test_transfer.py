@@ -8,7 +8,7 @@ import pytest
 from support.figures import assert_printable
 from support.summary_data import SIX, of_slope, sweep
 
-from spectral_mup.analysis.figures.forest import LOOKS
+from spectral_mup.analysis.figures.style import VERDICTS, ink
 from spectral_mup.analysis.figures.transfer import transfer_figure
 
 RULES = ("standard", "spectral")
@@ -21,7 +21,7 @@ def texts(ax):
 @pytest.fixture(scope="module")
 def six():
     """Every verdict, of six optimizers; their optima lie at different lrs."""
-    verdicts = [*LOOKS, "transfers", "drifts"]
+    verdicts = [*VERDICTS, "transfers", "drifts"]
     sweeps = [sweep(o, rules=RULES, **of_slope(-0.1, 0.1, v)) for o, v in zip(SIX, verdicts, strict=True)]
     drawing = transfer_figure(sweeps)
     assert drawing is not None
@@ -33,8 +33,9 @@ def test_a_panel_an_optimizer_with_its_own_verdict_over_it(six):
     assert len(figure.axes) == 6
     for ax, r, name in zip(figure.axes, sweeps, ("AdamW", "ADOPT", "LAMB", "Muon", "Shampoo", "Sophia"), strict=True):
         assert ax.get_title("left").endswith(f") {name}")
-        (verdict,) = [t for t in ax.texts if t.get_text() == f"{r.verdicts[0].verdict}, +0.00 [\N{MINUS SIGN}0.10, +0.10]"]
-        assert verdict.get_color() == LOOKS[r.verdicts[0].verdict]["color"]
+        (verdict,) = [t for t in ax.texts if t.get_text().startswith(f"{r.verdicts[0].verdict}:")]
+        assert "[\N{MINUS SIGN}0.10,\N{NO-BREAK SPACE}+0.10]" in verdict.get_text()
+        assert verdict.get_color() == ink(VERDICTS[r.verdicts[0].verdict]["color"])
 
 
 def test_the_rule_that_is_tested_is_drawn_and_no_control(six):

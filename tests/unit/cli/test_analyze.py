@@ -215,8 +215,8 @@ def test_other_code_or_another_figure_is_another_report(argv, tmp_path, monkeypa
     def digest(*overrides):
         return inputs_of(Context(load_config([*argv, *overrides]), [*argv, *overrides]))
 
-    assert digest() == digest() and digest("figures=[lr_transfer]") not in (None, digest())
-    assert digest("figures=[lr_transfer,my_module.my_figure]") is None  # what it draws, nobody knows
+    assert digest() == digest() and digest("figures.only=[lr_transfer]") not in (None, digest())
+    assert digest("figures.only=[lr_transfer,my_module.my_figure]") is None  # what it draws, nobody knows
     digests = []
     monkeypatch.setattr("spectral_mup.cli.analyze.PACKAGE", tmp_path / "package")
     for code in ("", "1", "2"):

@@ -123,8 +123,8 @@ def test_good_input_passes():
         load_config(overrides)
     assert load_config(["train.compile=true"]).train.compile == "true"
     assert load_config(["sweep.name=16", "train.clip=1"]).sweep.name == "16"
-    chosen = load_config(["figures=[lr_transfer,my_module.mine]", "probe.quantities=[update_stable_rank]"])
-    assert chosen.figures == ["lr_transfer", "my_module.mine"] and chosen.probe.quantities == ["update_stable_rank"]
+    chosen = load_config(["figures.only=[lr_transfer,my_module.mine]", "probe.quantities=[update_stable_rank]"])
+    assert chosen.figures.only == ["lr_transfer", "my_module.mine"] and chosen.probe.quantities == ["update_stable_rank"]
 
 
 def test_plain_dicts_and_back():

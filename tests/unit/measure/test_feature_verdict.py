@@ -15,7 +15,7 @@ from torch import nn
 
 import spectral_mup as sm
 from spectral_mup.analysis.feature_check import check_features, relative
-from spectral_mup.analysis.figures.tensor_panels import MODULES
+from spectral_mup.analysis.figures.style import MODULES
 
 WIDTHS = [16, 32, 64]
 

@@ -1,6 +1,6 @@
 """The figures of a sweep by name. Each is a function of SweepData that returns (Figure, the data drawn), or None.
 
-A user's own figure is such a function, named by its import path: figures=[lr_transfer,my_module.my_figure].
+A user's own figure is such a function, named by its import path: figures.only=[lr_transfer,my_module.my_figure].
 matplotlib and pandas take a second to import: here they are imported only where something is drawn.
 """
 
@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.config.tune import named
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_config import AXES
@@ -41,15 +42,21 @@ class SweepData:
     verdicts: Sequence[Verdict]  # one per rule and axis
     base: Mapping[str, int]  # the size of each axis that was tuned
     axis: str = "width"  # one of AXES, or 'joint': width and depth together
+    printing: Printing = Printing()
 
     def named(self, text: str) -> str:
         """What is said of lr, said of the key that was tuned."""
         return named(text, self.verdicts[0].tuned) if self.verdicts else text
 
     @property
+    def ordered(self) -> list[Verdict]:
+        """The verdicts in the order of panels: controls at the left of what is tested."""
+        return sorted(self.verdicts, key=lambda v: not v.is_control)
+
+    @property
     def checks(self) -> dict[str, FeatureCheck]:
         """The feature check of each rule."""
-        return {v.rule: v.features for v in self.verdicts if v.features is not None}
+        return {v.rule: v.features for v in self.ordered if v.features is not None}
 
     @property
     def judged_steps(self) -> dict[str, int]:
@@ -76,12 +83,8 @@ class FigureSpec:
         """Draw in the print style; None where the figure does not apply."""
         if data.axis not in self.axes or not all(map(data.has, self.needs)):
             return None
-        import matplotlib.style
-
-        from spectral_mup.analysis.figures.style import STYLE
-
         draw = pkgutil.resolve_name(self.draw) if isinstance(self.draw, str) else self.draw
-        with matplotlib.style.context(["default", STYLE]):
+        with data.printing.context():
             return draw(data)
 
 
@@ -98,7 +101,7 @@ def choose_figures(names: Sequence[str] | None) -> dict[str, FigureSpec]:
 
 
 def draw_figures(data: SweepData, folder: Path, figures: Mapping[str, FigureSpec], processes: int = 1) -> None:
-    """Write NAME.pdf, .svg, .png and .csv of each figure that applies; on Linux in so many processes."""
+    """Write NAME.pdf, .svg, .png, .txt and .csv of each figure that applies; on Linux in so many processes."""
     processes = min(processes, len(figures))
     if processes < 2 or sys.platform != "linux":
         for name, figure in figures.items():
@@ -111,11 +114,11 @@ def draw_figures(data: SweepData, folder: Path, figures: Mapping[str, FigureSpec
 
 
 def draw_figure(data: SweepData, folder: Path, name: str, figure: FigureSpec) -> None:
-    """Write the four files of a figure, if it applies."""
+    """Write the files of a figure, if it applies."""
     if (drawing := figure(data)) is not None:
         from spectral_mup.analysis.figures.style import save
 
-        save(drawing[0], folder / name, drawing[1])
+        save(drawing[0], folder / name, drawing[1], data.printing)
 
 
 _inherited: list[tuple[SweepData, Path, Mapping[str, FigureSpec]]] = []  # of a forked process: too much to be copied to it
@@ -143,9 +146,13 @@ STEPS = f"{__name__}.diagnostics"  # most of its figures are over the steps
 FIGURES: dict[str, FigureSpec] = {
     "lr_transfer": FigureSpec(f"{__name__}.lr_transfer.lr_transfer", "loss against lr, a line per size; optimum against size",
         axes=frozenset(AXES)),
+    "coord_check": FigureSpec(f"{__name__}.feature_norms.coord_check",
+        "coordinate check: RMS of features against size, a panel per class of modules, a line a step", NORMS | {"rms"}),
     "feature_norms": FigureSpec(f"{__name__}.feature_norms.feature_norms",
-        "change of features and of weights against size (all: features.csv)", NORMS),
-    "feature_steps": FigureSpec(f"{__name__}.feature_norms.feature_steps", "their slopes at every probed step", NORMS),
+        "change of features and of weights against size, by class of modules", NORMS),
+    "feature_modules": FigureSpec(f"{__name__}.feature_norms.feature_modules",
+        "the same of single modules (all: features.csv)", NORMS),
+    "feature_steps": FigureSpec(f"{__name__}.feature_norms.feature_steps", "slopes of the classes at every probed step", NORMS),
     "spectral_norms": FigureSpec(f"{STEPS}.spectral_norms",
         "spectral norms of weights and updates against width, in natural units",
         NORMS | {"weight_norm", "update_norm"}, frozenset({"width"})),  # over depth the condition asks for other powers

@@ -11,17 +11,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from spectral_mup.analysis.feature_check import BLOCK, HIDDEN, LIMITS, OUTER, first_and_last, representative, short
+from spectral_mup.analysis.feature_check import HIDDEN, LIMITS, OUTER, classes, first_and_last, representative
 from spectral_mup.analysis.figures import FIGURES, SweepData
 from spectral_mup.analysis.figures import tensor_panels as panels
-from spectral_mup.analysis.figures.lr_transfer import Looks
-from spectral_mup.analysis.figures.style import slashed, step_at, steps_on_x
+from spectral_mup.analysis.figures.style import Looks, slashed, step_at, steps_on_x
 from spectral_mup.analysis.figures.tensor_panels import Cell, Strip
 from spectral_mup.analysis.stats import NAN, fit_slopes, rows
 from spectral_mup.analysis.verdict import by_rule
 
 Drawing = tuple[Figure, pd.DataFrame] | None
 Slopes = dict[tuple[str, str], float]  # by (rule, tensor)
+ALL = "all tensors"
 NATURAL = r"$\sqrt{n_{out}/n_{in}}$"
 SIDES = {"largest": ("λmax", "log"), "median": ("median λ / λmax", "log"), "rank": ("effective rank", "log")}
 SIDES |= {"damped": ("share damped", "share")}  # of Shampoo's L and R: title, kind of axis
@@ -51,7 +51,7 @@ class SlopePage:
         def draw(ax: Axes, rule: str, look: Looks, inches: float) -> panels.Numbers:
             at, slopes = (rows(t, (t["rule"] == rule) & (t["step"] == steps.get(rule))) for t in (self.values, self.slopes))
             lines = {n: dotted.get((rule, n), NAN) for n in look}
-            panels.sizes_panel(ax, rows(at, at["quantity"] == quantity), look, lines, self.data.axis, inches)
+            panels.sizes_panel(ax, rows(at, at["quantity"] == quantity), look, lines, self.data, inches)
             judge, outside = rows(slopes, slopes["quantity"] == (judged_by or quantity)), {}
             for name, kind, lo, hi in judge[["name", "kind", "lo", "hi"]].to_numpy():
                 flat = expected.get((rule, name), 0.0)
@@ -63,8 +63,9 @@ class SlopePage:
 
     def drawing(self, strips: Sequence[Strip], note: str) -> Drawing:
         rules = list(dict.fromkeys(self.values["rule"]))
-        text = f"{panels.sweep_note(self.data)} Lines: mean over seeds (faint: single seeds). Blocks: the last one. {note}"
-        fig = panels.strip_page(rules, strips, text + panels.left_out(self.data, rules), 1.75)
+        text = f"{panels.sweep_note(self.data)} Lines: mean over seeds (faint: single seeds), relative to the base. Blocks: "
+        text += f"the last one. {note}"
+        fig = panels.strip_page(rules, strips, text + panels.left_out(self.data, rules), 1.75, self.data.printing)
         values, slopes = (rows(t, t["name"].isin(self.names)) for t in (self.values, self.slopes))
         drawn = values.merge(slopes.drop(columns="kind"), on=SLOPE_KEYS, how="left")
         return fig, drawn.reindex(columns=["rule", "name", *panels.SLOPE_COLUMNS])
@@ -88,11 +89,11 @@ def spectral_norms(data: SweepData) -> Drawing:
     flat = dict.fromkeys(zip(page.slopes["rule"], page.slopes["name"], strict=True), 0.0)
     of_weights = flat | {(rule, name): slope for rule, name, slope in at_init[["rule", "name", "slope"]].to_numpy()}
     note = f"Weights at step {slashed(last.values())}, updates at step {slashed(steps.values())}; c: forward multiplier. "
-    note += "Dotted: constant, as the spectral condition asks; of W of an embedding, the slope at init, for a table of N rows "
-    note += "has ‖W‖₂ ∝ √N + √width. Right: fitted slopes, bold where the whole interval is further than "
-    note += f"{HIDDEN:.2f} (embedding, readout {OUTER:.2f}) from dotted."
-    top = page.strip("W", rf"c$\|W\|_2$ / {NATURAL}", last, of_weights, of_weights)
-    bottom = page.strip("ΔW", rf"c$\|\Delta W\|_2$ / {NATURAL}", steps, flat, flat)
+    note += "The spectral condition asks for constants; of W of an embedding, for the slope at init (dotted), as a table of N "
+    note += "rows has ‖W‖₂ ∝ √N + √width. Right: fitted slopes, bold where the whole interval is further than "
+    note += f"{HIDDEN:.2f} (embedding, readout {OUTER:.2f}) from that."
+    top = page.strip("W", rf"c$\|W\|_2$ / {NATURAL}, relative", last, of_weights, of_weights)
+    bottom = page.strip("ΔW", rf"c$\|\Delta W\|_2$ / {NATURAL}, relative", steps, flat, flat)
     return page.drawing([top, bottom], note)
 
 
@@ -128,12 +129,15 @@ def trust_ratios(data: SweepData) -> Drawing:
         steps_on_x(ax, sorted(set(own["step"])), inches)
         return {n: (expected.get((rule, n), NAN), False) for n in look}
 
-    note = f"Top: step {slashed(steps.values())}; dotted: slope of the tensor's init std, to which the ratio is proportional "
-    note += "while weights and directions keep their shape. Bottom: distance of the fitted slope from it over the steps; grey: "
+    note = f"Top: trust ratio ‖W‖_F/‖u‖_F at step {slashed(steps.values())}; dotted: slope of the tensor's init std, to which "
+    note += (
+        "the ratio is proportional while weights and directions keep their shape. Bottom: distance of the fitted slope from it "
+    )
+    note += "over the steps; grey: "
     note += f"±{HIDDEN:.2f}. Right: fitted slopes (bold: the interval of the distance lies outside ±{HIDDEN:.2f}, or "
     note += f"±{OUTER:.2f} of embedding and readout), and slopes of the init std measured at step 0."
-    ratios = page.strip("trust", r"trust ratio $\|W\|_F/\|u\|_F$", steps, expected, {}, judged_by="over std")
-    distances = Strip("over std", "slope minus that of the init std", page.names, "init std", over_steps)
+    ratios = page.strip("trust", "trust ratio, relative", steps, expected, {}, judged_by="over std")
+    distances = Strip("over std", "slope minus init std's", page.names, "init std", over_steps)
     return page.drawing([ratios, distances], note)
 
 
@@ -145,9 +149,13 @@ def stable_rank(data: SweepData) -> Drawing:
 
 
 def clip_fraction(data: SweepData) -> Drawing:
-    """Share of a tensor's entries that Sophia clips, over the steps: where it falls, the direction is not a sign any more."""
+    """Share of entries that Sophia clips, over the steps, a panel per rule: where it falls, a direction is no sign any more."""
+    values = long(tensor_rows(data, ["clip_fraction"]), ["clip_fraction"]).assign(group=ALL)
+    cells = [
+        Cell(rule, ALL, ("clip_fraction",), data.printing.name(rule), "share clipped", "share") for rule in rules_of(values)
+    ]
     note = "Rows of a table that no token has hit yet stand still and count as not clipped."
-    return _by_group(data, {"clip_fraction": "clipped"}, "share clipped", note, "share")
+    return panels.against_steps(data, values, [cells], {"clip_fraction": "clipped"}, note)
 
 
 def alignment(data: SweepData) -> Drawing:
@@ -164,9 +172,10 @@ def shampoo_spectra(data: SweepData) -> Drawing:
     values = long(tensor_rows(data, list(quantities)), list(quantities))
     linear = values["quantity"].str.endswith("_damped").to_numpy(bool)
     values = rows(values, linear | (values["value"] > 0))
+    values = values.assign(group=ALL)
     cells = [
-        [Cell(rule, group, (f"left_{w}", f"right_{w}"), t, _row(rule, group), kind, t) for w, (t, kind) in SIDES.items()]
-        for rule, group in dict.fromkeys(zip(values["rule"], values["group"], strict=True))
+        [Cell(rule, ALL, (f"left_{w}", f"right_{w}"), t, data.printing.name(rule), kind, t) for w, (t, kind) in SIDES.items()]
+        for rule in rules_of(values)
     ]
     note = "λ: eigenvalues of L and R, the averages of GGᵀ and GᵀG (a median of 0 is left out); effective rank: Σλ/λmax; "
     note += "damped: λ below the damping."
@@ -180,9 +189,9 @@ def quantities(data: SweepData) -> Drawing:
     values = long(tensor_rows(data, list(names), what=("tensor", "feature")), list(names))
     kinds = {str(quantity): _kind(part.to_numpy(float)) for quantity, part in values.groupby("quantity", sort=False)["value"]}
     cells = [
-        [Cell(rule, group, (q,), group, _row(rule, q.replace("_", " ")), kind, q) for group in groups]
+        [Cell(rule, group, (q,), data.printing.name(group), _row(data, rule, q.replace("_", " ")), kind, q) for group in groups]
         for groups in [dict.fromkeys(values["group"])]
-        for rule in dict.fromkeys(values["rule"])
+        for rule in rules_of(values)
         for q, kind in kinds.items()
     ]
     return panels.against_steps(data, values, cells, names, "")
@@ -194,9 +203,14 @@ def _kind(value: np.ndarray) -> str:
     return "log" if (value > 0).all() else "linear"
 
 
-def _row(rule: str, label: str) -> str:
+def _row(data: SweepData, rule: str, label: str) -> str:
     """Label of a row of panels."""
-    return f"{textwrap.fill(rule, 22)}\n{textwrap.fill(label, 22)}"
+    return f"{textwrap.fill(data.printing.name(rule), 22)}\n{textwrap.fill(label, 22)}"
+
+
+def rules_of(values: pd.DataFrame) -> list[str]:
+    """The rules of a table, in order."""
+    return list(dict.fromkeys(values["rule"]))
 
 
 def _by_group(data: SweepData, quantities: Mapping[str, str], label: str, note: str, kind: str, chance: str = "") -> Drawing:
@@ -205,8 +219,11 @@ def _by_group(data: SweepData, quantities: Mapping[str, str], label: str, note: 
     if set(quantities) - set(values["quantity"].unique()):
         return None
     cells = [
-        [Cell(rule, group, tuple(quantities), group, _row(rule, label), kind) for group in values["group"].unique()]
-        for rule in values["rule"].unique()
+        [
+            Cell(rule, group, tuple(quantities), data.printing.name(group), _row(data, rule, label), kind)
+            for group in values["group"].unique()
+        ]
+        for rule in rules_of(values)
     ]
     return panels.against_steps(data, values, cells, quantities, note, chance)
 
@@ -227,10 +244,8 @@ def tensor_rows(data: SweepData, columns: list[str], what: Sequence[str] = ("ten
     names = ["rule", "run_id", "name", "kind", "step", "size", "seed", *numbers]
     table = pd.concat(tables, ignore_index=True).rename(columns={data.axis: "size"})
     table = table.reindex(columns=names).astype(dict.fromkeys(numbers, float))
-    inside = {name: short(name).split(".")[0] for name in dict.fromkeys(table["name"]) if BLOCK.match(name)}
-    if len(set(inside.values())) > 3:
-        inside = dict.fromkeys(inside, "blocks")
-    return table.assign(group=[inside.get(n, k) for n, k in zip(table["name"], table["kind"], strict=True)])
+    of_name = classes(table["name"], table["kind"])
+    return table.assign(group=[of_name[name] for name in table["name"]])
 
 
 def long(tensors: pd.DataFrame, quantities: list[str], positive: bool = False) -> pd.DataFrame:

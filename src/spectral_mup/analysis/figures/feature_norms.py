@@ -7,14 +7,32 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from spectral_mup.analysis.feature_check import BLOCK, HIDDEN, OUTER, FeatureCheck, relative, representative
+from spectral_mup.analysis.feature_check import BLOCK, HIDDEN, OUTER, FeatureCheck, by_class, relative, representative
 from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import tensor_panels as panels
 from spectral_mup.analysis.figures.diagnostics import tensor_rows
-from spectral_mup.analysis.figures.lr_transfer import Looks, size_looks, size_marks
-from spectral_mup.analysis.figures.style import SIZE, inches_of, legend, mark, page, panel, per_row, signed, sizes_on_x, slashed
+from spectral_mup.analysis.figures.lr_transfer import size_marks
+from spectral_mup.analysis.figures.style import (
+    MODULES,
+    SIZE,
+    Looks,
+    finish,
+    inches_of,
+    keep_in_view,
+    mark,
+    module_looks,
+    page,
+    page_width,
+    panel,
+    per_row,
+    signed,
+    size_looks,
+    sizes_on_x,
+    slashed,
+    step_at,
+    steps_on_x,
+)
 from spectral_mup.analysis.figures.tensor_panels import Numbers, Strip, norm_lrs
 from spectral_mup.analysis.stats import rows
 from spectral_mup.analysis.verdict import what_was_run
@@ -27,7 +45,16 @@ LAYER_COLUMNS = ["rule", "module", "depth", "block", "position", "seed", "value"
 
 
 def feature_norms(data: SweepData) -> Drawing:
-    """Feature and update norms against size at the judged step, relative to the smallest size, with slopes."""
+    """Feature and update norms of classes of modules against size at the judged step, relative to the smallest size."""
+    return _against_size(data, by_class)
+
+
+def feature_modules(data: SweepData) -> Drawing:
+    """The same of single modules and tensors: those outside blocks and of the last block."""
+    return _against_size(data, lambda check: check)
+
+
+def _against_size(data: SweepData, of_check: Callable[[FeatureCheck], FeatureCheck]) -> Drawing:
     note = (
         "Lines: mean over seeds (faint: single seeds) relative to the smallest {axis}, at step {step} and log2 {key} {lr}, the "
     )
@@ -36,7 +63,8 @@ def feature_norms(data: SweepData) -> Drawing:
     def against_size(ax: Axes, check: FeatureCheck, quantity: str, look: Looks, inches: float) -> tuple[list[tuple], Numbers]:
         return size_panel(ax, check, quantity, look, data.axis, inches)
 
-    return _norm_figure(data, note, against_size, ["size", "seed", "value", "log2_ratio"], "{}, relative", "slope in")
+    columns = ["size", "seed", "value", "log2_ratio"]
+    return _norm_figure(data, of_check, note, against_size, columns, "{}, relative", "slope in")
 
 
 def size_panel(
@@ -51,7 +79,8 @@ def size_panel(
     sizes = np.unique(check.values["size"].to_numpy(float))
     _limits(ax, np.log2(sizes), np.log2(sizes / sizes[0]))
     sizes_on_x(ax, sizes.tolist(), axis, inches)
-    ax.yaxis.set_major_formatter(lambda y, _: f"{2.0**y:.2g}")
+    keep_in_view(ax, -0.7, 0.7)  # or noise would look like a trend
+    panels.ratios_on_y(ax, 7)
     judged = rows(check.table, (check.table["step"] == check.step) & (check.table["quantity"] == quantity))
     return drawn, {n: (slope, v == "failed") for n, slope, v in judged[["name", "slope", "verdict"]].to_numpy()}
 
@@ -61,8 +90,8 @@ def draw_features(ax: Axes, check: FeatureCheck, axis: str = "width") -> None:
     if check.step is None:
         return _say(ax, check.summary)
     judged = rows(check.table, check.table["judged"] & (check.table["quantity"] == "feature"))
-    names, most = list(judged["name"]), len(panels.MODULES)
-    look = panels.module_looks(names if len(names) <= most else representative([check], "feature", most))
+    names, most = list(judged["name"]), len(MODULES)
+    look = module_looks(names if len(names) <= most else representative([check], "feature", most))
     _, slopes = size_panel(ax, check, "feature", look, axis, inches_of(ax)[0])
     ax.set_ylabel(f"{QUANTITY['feature']}, relative")
     texts = {name: f"{name}  {signed(slope)}{' failed' * failed}" for name, (slope, failed) in slopes.items()}
@@ -77,24 +106,28 @@ def feature_steps(data: SweepData) -> Drawing:
         drawn, table = [], rows(check.table, check.table["quantity"] == quantity)
         for name, style in look.items():
             slopes = rows(table, table["name"] == name)[["step", "slope", "lo", "hi"]].to_numpy(float)
-            ax.plot(slopes[:, 0], slopes[:, 1], **style)
+            ax.plot(step_at(slopes[:, 0]), slopes[:, 1], **style)
             drawn += [(name, *row) for row in slopes]
-        steps = np.unique(table["step"].to_numpy(float))
-        _limits(ax, steps, np.ones(len(steps)))
-        ax.axvline(float(check.step or 0), color="0.6", lw=0.7, ls="--", zorder=0)
-        ax.set_xscale("log", base=2)
-        ax.set_xlabel("optimizer step")
-        ax.xaxis.set(major_formatter=lambda step, _: f"{step:g}", minor_locator=NullLocator())
+        steps = np.unique(table["step"].to_numpy(int))
+        _limits(ax, step_at(steps), np.ones(len(steps)))
+        ax.axvline(float(step_at(check.step or 1)), color="0.6", lw=0.7, ls="--", zorder=0)
+        steps_on_x(ax, steps.tolist(), inches)
+        keep_in_view(ax, -0.5, 0.5)  # or noise would look like a trend
         return drawn, {}
 
-    return _norm_figure(data, note, over_steps, ["step", "slope", "lo", "hi"], "slope of {}", "")
+    return _norm_figure(data, by_class, note, over_steps, ["step", "slope", "lo", "hi"], "slope of {}", "")
 
 
-def _norm_figure(data: SweepData, note: str, draw_panel: Panel, columns: list[str], label: str, header: str) -> Drawing:
+def _norm_figure(
+    data: SweepData, of_check: Callable[[FeatureCheck], FeatureCheck], note: str, draw_panel: Panel, columns: list[str],
+    label: str, header: str,
+) -> Drawing:  # fmt: skip
     """Lay out quantity × rule panels; `header` of the table of slopes, or empty if there is none."""
-    checks, drawn = data.checks, []
+    checks, drawn = {rule: of_check(check) for rule, check in data.checks.items()}, []
     note = note.format(axis=data.axis, step=slashed(c.step for c in checks.values()), lr=norm_lrs(data), key=data.named("lr"))
-    text = f"{what_was_run(data.points)}. {note} Blocks: the last one."
+    text = f"{what_was_run(data.points)}. {note}"
+    text += " Modules in blocks: of the last one." if data.axis == "depth" or of_check is not by_class else ""
+    text += " Of a class: geometric mean over its modules." if of_check is by_class else ""
     text += " Updates inside blocks: times the depth, as branches add up." * (data.axis == "depth")
     text += f" Grey: |slope| ≤ {HIDDEN:.2f} (the limit of hidden modules), dotted: {OUTER:.2f} (embedding, readout)."
 
@@ -108,11 +141,57 @@ def _norm_figure(data: SweepData, note: str, draw_panel: Panel, columns: list[st
             drawn.extend((rule, quantity, *row) for row in points)
             return numbers
 
-        names = representative(list(checks.values()), quantity, most=len(panels.MODULES))
+        names = representative(list(checks.values()), quantity, most=len(MODULES))
         return Strip(quantity, label.format(QUANTITY[quantity]), names, header, draw)
 
-    fig = panels.strip_page(list(checks), [strip(q) for q in QUANTITY], text, 1.6)
+    fig = panels.strip_page(list(checks), [strip(q) for q in QUANTITY], text, 1.6, data.printing)
     return fig, pd.DataFrame(drawn, columns=["rule", "quantity", "name", *columns])
+
+
+COORD_COLUMNS = ["rule", "class", "step", "size", "seed", "value"]
+
+
+def coord_check(data: SweepData) -> Drawing | None:
+    """The coordinate check as users of mup know it: RMS of features against size, a panel per class of modules, a line a step.
+
+    A row per rule; step 0 is init. Geometric mean over the modules of a class and over seeds. Flat lines: the features neither
+    vanish nor explode; lines that part at large sizes: an update does.
+    """
+    values = tensor_rows(data, ["rms"], ["feature"])
+    values = rows(values, (values["rms"] > 0) & (values["group"] != "block")).assign(value=lambda t: np.log2(t["rms"]))
+    if values.empty:
+        return None
+    keys = ["rule", "group", "step", "size", "seed"]
+    values = pd.DataFrame(values.groupby(keys, sort=False, as_index=False)["value"].mean())
+    rules, groups, steps = (list(dict.fromkeys(values[name])) for name in ("rule", "group", "step"))
+    steps, groups = sorted(steps), sorted(groups, key=lambda group: {"embedding": 0, "readout": 2}.get(group, 1))
+    cols = -(-len(groups) // -(-len(groups) // max(1, int((page_width() - 0.5) / 1.15))))
+    cells = [(rule, groups[i : i + cols]) for rule in rules for i in range(0, len(groups), cols)]
+    look, inches = size_looks(steps), (page_width() - 0.6) / cols - 0.15
+    fig, grid = page([1.5] * len(cells), [1] * cols)
+    first = None
+    places = ((i, j, rule, group) for i, (rule, of_row) in enumerate(cells) for j, group in enumerate(of_row))
+    for k, (i, j, rule, group) in enumerate(places):
+        label = None if j else f"{data.printing.name(rule)}\nRMS of features"
+        ax = first = panel(fig, grid[i, j], k, data.printing.name(group), label, first)
+        own = rows(values, (values["rule"] == rule) & (values["group"] == group))
+        for step, style in look.items():
+            table = rows(own, own["step"] == step).pivot(index="size", columns="seed", values="value")
+            panels.seeds_over(ax, np.log2(table.index.to_numpy(float)), table, {"ms": 3, **style})
+        sizes_on_x(ax, sorted(set(values["size"])), data.axis, inches)
+        ax.set_xlabel(ax.get_xlabel() if i == len(cells) - 1 else "")
+        panels.octaves_on_y(ax, 5)
+    if first is not None:
+        lo, hi = first.get_ylim()
+        first.set_ylim(min(lo, (lo + hi) / 2 - 1.5), max(hi, (lo + hi) / 2 + 1.5))  # or noise would look like a trend
+    caption = (
+        f"{what_was_run(data.points)}. RMS of the outputs of modules on the probe batch after so many steps (0: init), at "
+    )
+    caption += f"log2 {data.named('lr')} {norm_lrs(data)}, the common one nearest the base's optimum; geometric mean over the "
+    caption += f"modules of a class and over seeds (band: their range).{panels.left_out(data, rules)}"
+    finish(fig, caption, [mark("step:"), *size_marks("step", look)[1:]], note=data.printing.note)
+    drawn = values.rename(columns={"group": "class"}).assign(value=np.exp2(values["value"]))
+    return fig, drawn.reindex(columns=COORD_COLUMNS)
 
 
 def _say(ax: Axes, text: str) -> None:
@@ -141,20 +220,22 @@ def layers(data: SweepData) -> Drawing | None:
     cols = per_row(len(rules))
     chunks = [(rules[i : i + cols], module) for i in range(0, len(rules), cols) for module in modules]
     look = size_looks(sorted(set(values["depth"])))
-    note = f"{what_was_run(data.points)}. RMS of the change Δh since step 0, at step {slashed(data.judged_steps.values())} and "
-    note += f"log2 {data.named('lr')} {norm_lrs(data)}, the common one nearest the base's optimum. Lines: geometric mean "
-    note += (
-        "over seeds (faint: single seeds). Block i of L, counted from 1, stands at i/L. Block: the residual stream after it; "
+    caption = (
+        f"{what_was_run(data.points)}. RMS of the change Δh since step 0, at step {slashed(data.judged_steps.values())} and "
     )
-    note += "others: output of the last linear map of a branch, before the branch multiplier. Lines that coincide: the same "
-    note += f"learning at every depth.{panels.left_out(data, rules, 'depths')}"
-    fig, grid = page([1.5] * len(chunks), [1] * cols, note, legends=1)
+    caption += f"log2 {data.named('lr')} {norm_lrs(data)}, the common one nearest the base's optimum. Lines: geometric mean "
+    caption += (
+        "over seeds (band: their range). Block i of L, counted from 1, stands at i/L. Block: the residual stream after it; "
+    )
+    caption += "others: output of the last linear map of a branch, before the branch multiplier. Lines that coincide: the same "
+    caption += f"learning at every depth.{panels.left_out(data, rules, 'depths')}"
+    fig, grid = page([1.5] * len(chunks), [1] * cols)
     for i, (own_rules, module) in enumerate(chunks):
         label, of_module = f"RMS of Δh\n{_inside(module) or 'block'}", rows(values, values["module"] == module)
         lo, hi = np.log2(of_module["value"].min()), np.log2(of_module["value"].max())
         half = max((hi - lo) / 2 + 0.15, 1.0)  # in view are at least two octaves, or noise would look like a trend
         for j, rule in enumerate(own_rules):
-            ax = panel(fig, grid[i, j], cols * i + j, rule, None if j else label)
+            ax = panel(fig, grid[i, j], cols * i + j, data.printing.name(rule), None if j else label)
             for depth, style in look.items():
                 part = rows(of_module, (of_module["rule"] == rule) & (of_module["depth"] == depth))
                 table = pd.DataFrame(np.log2(part.pivot(index="position", columns="seed", values="value")))
@@ -163,7 +244,7 @@ def layers(data: SweepData) -> Drawing | None:
             ax.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
             panels.octaves_on_y(ax, 5)
             ax.set_xlabel("layer position i/L" if i >= len(chunks) - len(modules) and module == modules[-1] else "")
-    legend(fig, size_marks(SIZE["depth"], look), line=1)
+    finish(fig, caption, size_marks(SIZE["depth"], look), note=data.printing.note)
     return fig, values
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
-import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -16,28 +15,34 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from spectral_mup.analysis.figures.lr_transfer import slope_text
-from spectral_mup.analysis.figures.style import GREY, LETTER, STYLE, WIDTH, legend, mark, page, slashed
+from spectral_mup.analysis.figures.printing import Printing
+from spectral_mup.analysis.figures.style import (
+    GREY,
+    VERDICTS,
+    finish,
+    letter_width,
+    line_height,
+    mark,
+    page,
+    page_width,
+    slashed,
+)
 from spectral_mup.analysis.published import NAME, Published
-from spectral_mup.analysis.results import PRINTED, Results, by_family_and_axis, printed_labels
+from spectral_mup.analysis.results import Results, by_family_and_axis, printed_labels
 from spectral_mup.analysis.verdict import Verdict, is_control, level_marks, percent, what_was_run
 from spectral_mup.config.tune import LR
 
-LOOKS: dict[str, dict[str, Any]] = {  # of verdicts; Okabe & Ito 2008, no two equally light
-    "transfers": {"color": "#0072b2", "marker": "o"},
-    "drifts": {"color": "#d55e00", "marker": "s"},
-    "costs": {"color": "#e69f00", "marker": "^"},
-    "undecided": {"color": "#cc79a7", "marker": "D"},
-}
 SOURCES = "vPX*dph8"  # markers of what was published: none of those of verdicts
 OF_VERDICT = "rule verdict slope slope_lo slope_hi alpha tolerance regret regret_lo regret_hi regret_at_least".split()
-ROW = 0.15  # inches of a line; all other heights are in lines
-GAP, HEADING = 0.2, 1.35  # after a sweep; of the name of a group
-BELOW = 0.37  # a published slope, below the line of ours
-FEET = 0.42  # inches below the lines, for the numbers and the name of the axis
-NAMES, TEXTS = 2.8, 2.66  # inches of the names at the left, at most, and of the texts at the right
-MARK_AT, VERDICT_AT, SLOPE_AT, REGRET_AT = 0.12, 0.2, 0.87, TEXTS  # inches into them; the last is a right edge
+GAP, HEADING = 0.2, 1.35  # lines after a sweep, and of the name of a group
+BELOW = 0.37  # a published slope, lines below the one of ours
+FEET = 3.0  # lines below all, for the numbers and the name of the axis
+NAMES = 48  # letters of the names at the left, at most
+# letters from the left of the texts to a verdict's mark, the verdict, the slope, and the right end of the regret
+COLUMNS = {"mark": 2.0, "verdict": 3.5, "slope": 15.0, "regret": 46.0}
+NARROW = {"mark": 2.0, "regret": 13.0}  # where the page has no room for more: colour and bar say the rest
+ROOM = 70  # letters of a page that has
 MOST = (-1.6, 1.0)  # the slopes in view at most
-TEXT = {"fontsize": 7, "va": "center"}
 
 
 class Line(NamedTuple):
@@ -50,55 +55,64 @@ class Line(NamedTuple):
     label: str  # of the sweep; empty after its first line
 
 
-@matplotlib.style.context(["default", STYLE])
-def forest_figure(sweeps: Sequence[Results], published: Sequence[Published] = ()) -> tuple[Figure, pd.DataFrame]:
+def forest_figure(
+    sweeps: Sequence[Results], published: Sequence[Published] = (), printing: Printing | None = None
+) -> tuple[Figure, pd.DataFrame]:
     """A line per sweep and rule: slope d log2 η* / d log2 size, interval, verdict, regret; published slopes as grey marks."""
-    lines, headings, height = _lay_out(sweeps)
+    printing = printing or Printing()
+    with printing.context():
+        return _forest(sweeps, published, printing)
+
+
+def _forest(sweeps: Sequence[Results], published: Sequence[Published], printing: Printing) -> tuple[Figure, pd.DataFrame]:
+    lines, headings, height = _lay_out(sweeps, printing)
     marks = level_marks([line.v for line in lines])
     at = [(line, one) for one in published if (line := _line_of(one, lines)) is not None]
     sources = dict(zip(dict.fromkeys(one.source for _, one in at), SOURCES * len(at), strict=False))
-    of_rule = LETTER * max(len(line.v.rule) for line in lines) + 0.12
-    most = int((NAMES - of_rule - 0.12) / LETTER)  # letters of a label
+    columns, letter = COLUMNS if page_width() / letter_width() > ROOM else NARROW, letter_width()
+    of_rule = max(len(printing.name(line.v.rule)) for line in lines) + 2
+    most = NAMES - of_rule - 2 if columns is COLUMNS else 14  # letters of a label
     lines = [line._replace(label=line.label[: most - 1] + "…") if len(line.label) > most else line for line in lines]
-    rule_at = LETTER * max(len("optimizer"), *(len(line.label) for line in lines)) + 0.12
-    end = rule_at + of_rule
-    widths, note = [end, WIDTH - end - TEXTS, TEXTS], _note(sweeps, marks, bool(sources))
-    fig, grid = page([height * ROW + FEET], widths, note, legends=1 + bool(sources))
+    rule_at = letter * (max(len("optimizer"), *(len(line.label) for line in lines)) + 2)
+    end, of_texts = rule_at + letter * of_rule, letter * columns["regret"]
+    fig, grid = page([(height + FEET) * line_height() * 1.06], [end, page_width() - end - of_texts, of_texts])
     names, ax, texts = (fig.add_subplot(grid[0, i]) for i in range(3))
     lo, hi = _view(lines, [one for _, one in at])
     for panel in (names, ax, texts):
         panel.set_ylim(height, 0)
         panel.patch.set_visible(False)  # the name of a group may reach into the next panel
         panel.set_yticks([])
-    for panel, inches in ((names, end), (texts, TEXTS)):
+    for panel, inches in ((names, end), (texts, of_texts)):
         panel.set_axis_off()
         panel.set_xlim(0, inches)
-    _heads(names, texts, rule_at, headings, marks)
+    places = {name: letter * x for name, x in columns.items()}
+    _heads(names, texts, rule_at, headings, marks, places)
     _bands(ax, lines)
     for line in lines:
-        _names(names, rule_at, line)
-        _texts(texts, line, marks[line.v.alpha])
+        for x, text in ((0, line.label), (rule_at, printing.name(line.v.rule))):
+            color = GREY if x and line.v.is_control else "k"
+            names.text(x, line.y, text, color=color, va="center").set_in_layout(False)
+        _texts(texts, line, marks[line.v.alpha], places)
     drawn = [_draw(ax, line, lo, hi) for line in lines]
     drawn += [_draw_published(ax, line, one, sources[one.source], lo, hi) for line, one in at]
     ax.set_xlim(lo, hi)
     ax.set_xlabel("slope d log$_2$ η* / d log$_2$ size")
     ax.spines["left"].set_visible(False)
-    tolerance = slashed(f"{line.v.tolerance:g}" for line in lines)
-    legend(fig, _marks(tolerance), line=1)
-    if sources:
-        legend(fig, _source_marks(sources, any(is_control(one.rule) for _, one in at)), line=2)
+    own = _marks([line.v for line in lines], beyond=any(line.get_marker() in tuple("<>") for line in ax.lines))
+    others = _source_marks(sources, any(is_control(one.rule) for _, one in at)) if sources else []
+    finish(fig, _caption(sweeps, marks, bool(sources)), own, others, note=printing.note)
     return fig, pd.DataFrame(drawn, columns=["line", "family", "axis", "optimizer", "sweep", "what", *OF_VERDICT, "source"])
 
 
-def _lay_out(sweeps: Sequence[Results]) -> tuple[list[Line], list[tuple[float, str]], float]:
+def _lay_out(sweeps: Sequence[Results], printing: Printing) -> tuple[list[Line], list[tuple[float, str]], float]:
     """Every line, the heading of every group and its y, and the height; controls stand below the rules that are tested."""
     lines: list[Line] = []
     headings, y = [], 1.0
     for (family, axis), group in by_family_and_axis(sweeps).items():
         spans = slashed(f"{min(v.optima)}–{max(v.optima)}" for r in group for v in r.verdicts)
-        headings.append((y + 0.75, f"{PRINTED.get(family, family)} over {axis.replace('_', ' ')}, {spans}"))
+        headings.append((y + 0.75, f"{printing.name(family)} over {axis.replace('_', ' ')}, {spans}"))
         y += HEADING
-        for r, label in zip(group, printed_labels(group), strict=True):
+        for r, label in zip(group, printed_labels(group, printing.labels), strict=True):
             for i, v in enumerate(sorted(r.verdicts, key=lambda v: v.is_control)):
                 lines.append(Line(len(lines) + 1, y + 0.5, r, v, label * (i == 0)))
                 y += 1
@@ -121,17 +135,21 @@ def _view(lines: Sequence[Line], published: Sequence[Published]) -> tuple[float,
     return max(float(lo), MOST[0]), min(float(hi), MOST[1])
 
 
-def _heads(names: Axes, texts: Axes, rule_at: float, headings: Sequence[tuple[float, str]], marks: Mapping[float, str]) -> None:
+def _heads(
+    names: Axes, texts: Axes, rule_at: float, headings: Sequence[tuple[float, str]], marks: Mapping[float, str],
+    places: Mapping[str, float],
+) -> None:  # fmt: skip
     """The names of the columns, and those of the groups."""
     level = ", ".join(f"{dagger}{percent(alpha)}" for alpha, dagger in marks.items())
-    head: dict[str, Any] = {**TEXT, "color": GREY}
+    head: dict[str, Any] = {"va": "center", "color": GREY}
     names.text(0, 0.5, "optimizer", **head)
     names.text(rule_at, 0.5, "rule", **head)
-    texts.text(VERDICT_AT, 0.5, "verdict", **head)
-    texts.text(SLOPE_AT, 0.5, f"slope [{level}]", **head)
-    texts.text(REGRET_AT, 0.5, "regret", ha="right", **head)
+    texts.text(places["regret"], 0.5, "regret", ha="right", **head)
+    for name, text in (("verdict", "verdict"), ("slope", f"slope [{level}]")):
+        if name in places:
+            texts.text(places[name], 0.5, text, **head)
     for y, text in headings:
-        names.text(0, y, text, fontweight="bold", **TEXT).set_in_layout(False)
+        names.text(0, y, text, fontweight="bold", va="center").set_in_layout(False)
 
 
 def _bands(ax: Axes, lines: Sequence[Line]) -> None:
@@ -143,23 +161,19 @@ def _bands(ax: Axes, lines: Sequence[Line]) -> None:
         ax.vlines(0, top, bottom, color="0.6", lw=0.6, zorder=0.5)
 
 
-def _names(ax: Axes, rule_at: float, line: Line) -> None:
-    for x, text, color in ((0, line.label, "k"), (rule_at, line.v.rule, GREY if line.v.is_control else "k")):
-        ax.text(x, line.y, text, color=color, **TEXT).set_in_layout(False)
-
-
-def _texts(ax: Axes, line: Line, dagger: str) -> None:
+def _texts(ax: Axes, line: Line, dagger: str, places: Mapping[str, float]) -> None:
     v = line.v
     regret = f"{'≥ ' * v.regret_at_least}{100 * v.regret:.2f} %" if np.isfinite(v.regret) else "unknown"
-    ax.plot(MARK_AT, line.y, **_look(v))
-    ax.text(VERDICT_AT, line.y, v.verdict, **TEXT)
-    ax.text(SLOPE_AT, line.y, slope_text(v) + dagger, **TEXT)
-    ax.text(REGRET_AT, line.y, regret, ha="right", **TEXT)
+    ax.plot(places["mark"], line.y, **_look(v))
+    ax.text(places["regret"], line.y, regret, ha="right", va="center")
+    for name, text in (("verdict", v.verdict), ("slope", slope_text(v) + dagger)):
+        if name in places:
+            ax.text(places[name], line.y, text, va="center")
 
 
 def _look(v: Verdict) -> dict[str, Any]:
     """The mark of a verdict, open where the rule is a control."""
-    return {"ms": 4.2, "mew": 0.9, "ls": ""} | LOOKS[v.verdict] | ({"mfc": "w"} if v.is_control else {})
+    return {"ms": 4.2, "mew": 0.9, "ls": ""} | VERDICTS[v.verdict] | ({"mfc": "w"} if v.is_control else {})
 
 
 def _row(line: Line, what: str) -> dict[str, Any]:
@@ -193,12 +207,13 @@ def _draw_published(ax: Axes, line: Line, one: Published, marker: str, lo: float
     return _row(line, "published") | {"rule": one.rule, "slope": one.slope, "source": one.source}
 
 
-def _marks(tolerance: str) -> list[Line2D]:
-    """Legend of our own marks."""
+def _marks(verdicts: Sequence[Verdict], beyond: bool) -> list[Line2D]:
+    """Legend of our own marks, of those that occur."""
+    seen, tolerance = {v.verdict for v in verdicts}, slashed(f"{v.tolerance:g}" for v in verdicts)
     return [
-        *(mark(verdict, ls="-", ms=4.2, **look) for verdict, look in LOOKS.items()),
-        mark("control (open)", marker="o", ms=4.2, mfc="w", ls="-", lw=0.8),
-        mark("beyond the axis", marker="<", ms=4, mew=0),
+        *(mark(verdict, ls="-", ms=4.2, **look) for verdict, look in VERDICTS.items() if verdict in seen),
+        *[mark("control (open)", marker="o", ms=4.2, mfc="w", ls="-", lw=0.8)] * any(v.is_control for v in verdicts),
+        *[mark("beyond the axis", marker="<", ms=4, mew=0)] * beyond,
         mark(f"tolerance ±{tolerance}", marker="s", ms=7, color="0.9", mew=0),
     ]
 
@@ -210,7 +225,7 @@ def _source_marks(sources: Mapping[str, str], controls: bool) -> list[Line2D]:
     return [mark("published in arXiv:"), *own]
 
 
-def _note(sweeps: Sequence[Results], marks: Mapping[float, str], published: bool) -> str:
+def _caption(sweeps: Sequence[Results], marks: Mapping[float, str], published: bool) -> str:
     runs = pd.concat([r.points for r in sweeps], ignore_index=True).drop_duplicates("run_id")
     verdicts = [v for r in sweeps for v in r.verdicts]
     level = ", ".join(percent(alpha) + f" where marked {dagger}" * bool(dagger) for alpha, dagger in marks.items())

@@ -9,45 +9,63 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
 from spectral_mup.analysis.figures import SweepData
-from spectral_mup.analysis.figures.style import SIZE, WIDTH, page, panel, per_row
+from spectral_mup.analysis.figures.style import (
+    SIZE,
+    finish,
+    letter_width,
+    line_height,
+    page,
+    page_width,
+    panel,
+    per_row,
+    signed,
+)
 from spectral_mup.analysis.joint_regret import joint_regret
 from spectral_mup.analysis.stats import rows
-from spectral_mup.analysis.verdict import what_was_run
+from spectral_mup.analysis.verdict import is_control, what_was_run
 
+CELL = ["width", "depth", "regret", "at_least", "log2_lr", "base_log2_lr"]
 LOW, HIGH = 0.1, 100.0  # percent: ends of the colours, the same in all sweeps
 
 
 def joint_figure(data: SweepData) -> tuple[Figure, pd.DataFrame]:
-    """A heat map per rule of `joint_regret`: width to the right, depth upwards, the excess loss in percent in every cell.
+    """A heat map per rule of `joint_regret`: width to the right, depth upwards; in every cell the excess loss in percent.
 
-    Numbers have two digits, white on dark.
+    Below it the octaves by which the cell's own best lr lies from the base's. Numbers have two digits, white on dark.
     """
-    table, base = joint_regret(data.points, data.base), data.base
-    rules = list(dict.fromkeys(table["rule"]))
+    table, base, printing = joint_regret(data.points, data.base), data.base, data.printing
+    rules = sorted(dict.fromkeys(table["rule"]), key=lambda rule: not is_control(rule))
     widths, depths = (sorted({base[axis], *(int(s) for s in table[axis])}) for axis in ("width", "depth"))
-    cols = per_row(len(rules))
+    cols = per_row(len(rules), 8 * letter_width() * len(widths) + 0.5)
     lines = -(-len(rules) // cols)
-    note = f"{what_was_run(data.points)}. In every cell: excess loss (%) of the {data.named('lr')} that is best at width "
-    note += (
-        f"{base['width']}, depth {base['depth']} (framed) over the optimum of that size itself. ≥: that value did not finish "
+    lr, of_base = data.named("lr"), f"width {base['width']}, depth {base['depth']}"
+    caption = (
+        f"{what_was_run(data.points)}. In every cell: excess loss (%) of the {lr} that is best at {of_base} (framed) over the "
     )
-    note += "there, or the size's own optimum is not bracketed. Empty: nothing finished, or not run. "
-    note += "Colours: logarithmic, the same in all sweeps."
-    fig, grid = page([0.55 + 0.24 * max(len(depths), 3)] * lines, [(WIDTH - 1.2) / cols] * cols + [0.1], note)
-    norm, colours = LogNorm(LOW, HIGH, clip=True), matplotlib.colormaps["viridis_r"]
+    caption += (
+        f"optimum of that size itself; below, octaves from that {lr} to the size's own best. ≥: that value did not finish "
+    )
+    caption += "there, or the size's own optimum is not bracketed. Empty: nothing finished, or not run. "
+    caption += "Colours: logarithmic, the same in all sweeps."
+    side = min((page_width() - 0.9) / cols / len(widths) - 0.1, 0.62)  # of a cell
+    row, inches = max(side * 0.85, 2.6 * line_height()), side * len(widths) + 0.3
+    blank = max(page_width() - 1.0 - inches * cols, 1e-3)  # beside few cells, which would else be wide
+    fig, grid = page([0.62 + row * max(len(depths), 2)] * lines, [inches] * cols + [0.1, blank])
+    norm, colours = LogNorm(LOW, HIGH, clip=True), matplotlib.colormaps["Reds"]
     corner = widths.index(base["width"]) - 0.5, depths.index(base["depth"]) - 0.5
     for k, rule in enumerate(rules):
-        ax = panel(fig, grid[k // cols, k % cols], k, rule, SIZE["depth"] if k % cols == 0 else None)
+        ax = panel(fig, grid[k // cols, k % cols], k, printing.name(rule), SIZE["depth"] if k % cols == 0 else None)
         percent = np.full((len(depths), len(widths)), np.nan)
         known = rows(table, (table["rule"] == rule) & np.isfinite(table["regret"]))
-        for width, depth, regret, at_least in known[["width", "depth", "regret", "at_least"]].to_numpy():
-            i, j, shown = depths.index(depth), widths.index(width), 100 * float(regret)
-            percent[i, j] = max(shown, LOW)
+        for width, depth, regret, at_least, own, of_base in known[CELL].to_numpy():
+            i, j, excess = depths.index(depth), widths.index(width), 100 * float(regret)
+            percent[i, j] = max(excess, LOW)
             dark = np.dot(colours(norm(percent[i, j]))[:3], [0.3, 0.6, 0.1]) < 0.45
-            number = "≥" * at_least + (f"{shown:.2f}" if shown < 9.995 else f"{shown:.0f}")
-            ax.text(j, i, number, ha="center", va="center", fontsize=7, color="w" if dark else "k")
+            number = "≥" * bool(at_least) + (f"{excess:.2f}" if excess < 9.995 else f"{excess:.0f}")
+            shift = signed(float(own) - float(of_base))
+            ax.text(j, i, f"{number}\n{shift}", ha="center", va="center", color="w" if dark else "k", linespacing=1.15)
         edges = (np.arange(len(sizes) + 1) - 0.5 for sizes in (widths, depths))
-        ax.pcolormesh(*edges, percent, norm=norm, cmap=colours, edgecolors="w", linewidth=1.0)
+        ax.pcolormesh(*edges, percent, norm=norm, cmap=colours, edgecolors="0.85", linewidth=0.6)
         ax.set_xticks(range(len(widths)), [f"{w}" for w in widths])
         ax.set_yticks(range(len(depths)), [f"{d}" for d in depths])
         for spine in ax.spines.values():
@@ -62,4 +80,5 @@ def joint_figure(data: SweepData) -> tuple[Figure, pd.DataFrame]:
     bar.yaxis.set_minor_locator(NullLocator())
     bar.yaxis.tick_right()
     bar.yaxis.set_label_position("right")
+    finish(fig, caption, note=printing.note)
     return fig, table

@@ -4,47 +4,63 @@
 and `draw_losses` and `draw_optima` put one of them, with a legend, into axes that are given.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
 from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import style as page_style
 from spectral_mup.analysis.figures.style import (
-    LETTER,
-    LINE,
-    MARKERS,
-    WIDTH,
+    VERDICTS,
+    Looks,
+    finish,
     inches_of,
-    legend,
+    ink,
+    line_height,
     mark,
+    occurring,
     page,
+    page_width,
     panel,
     powers_of_two,
+    rule_looks,
     signed,
+    size_looks,
+    subtitle_inches,
+    subtitles,
 )
 from spectral_mup.analysis.stats import NAN, rows
 from spectral_mup.analysis.verdict import Verdict, by_rule, format_slope, loss_name, percent, what_was_run
-from spectral_mup.config.tune import named
+from spectral_mup.config.tune import LR, named
 
 LR_COLUMNS = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  # columns of what the panels return
 ROW = 0.105  # inches of a panel for each row of diverged runs, above the losses in view
-# Okabe & Ito 2008 (vermillion, blue, green, orange, purple, black): told apart by colour-blind readers.
-RULES = ["#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#000000"]
 FAR = 16.0  # octaves: an end of a bar that is not known, beyond every axis
 NEAR = 1.5  # octaves around an optimum that must be in view
-OPTIMUM_NOTE = "Optimum: minimum of the bowl through the points around the best one; bars: its interval"
-Looks = Mapping[Any, dict[str, Any]]  # colour and marker of sizes, rules or tensors
+OPTIMUM_NOTE = "Optimum: minimum of the bowl through the points around the best one"
 LOSS_PANEL_INCHES = 1.5
+NO_SLOPE = "no slope"
+JOINT = "\N{NO-BREAK SPACE}"
+DIVERGED = "diverged (k/n seeds)"
+CARET = Path([(-1.0, -0.5), (0.0, 0.5), (1.0, -0.5)])  # open, unlike the markers of sizes
+MARKS: dict[str, dict[str, Any]] = {  # what each mark in a panel of losses means
+    "one seed": {"marker": "o", "ms": 3, "alpha": 0.5, "mew": 0},
+    "mean of seeds": {"ls": "-", "lw": 0.5},
+    "bowl": {"ls": "-"},
+    "optimum": {"marker": "o", "ms": 6, "mec": "k", "mew": 0.7},
+    "not bracketed": {"marker": "o", "ms": 6, "mfc": "w", "mew": 1.2},
+    "from base to largest": {"marker": r"$\rightarrow$", "ms": 9, "color": "k", "mew": 0.3},
+    DIVERGED: {"marker": "x", "ms": 4.5},
+    "above the axis": {"marker": CARET, "ms": 5, "mfc": "none", "mew": 1.2},
+}
 
 
 class View(NamedTuple):
@@ -58,45 +74,51 @@ class View(NamedTuple):
 
 
 def lr_transfer(data: SweepData) -> tuple[Figure, pd.DataFrame]:
-    """Loss against log2 lr, a panel per rule and a line per size; then the optimum against the size."""
-    points, verdicts, n = data.points, data.verdicts, len(data.verdicts)
-    axis, base, parts = verdicts[0].axis, verdicts[0].base, by_rule(points)
-    of_axis = axis.replace("_", " ")
+    """Loss against log2 lr, a panel per rule, controls first, and a line per size; then the optimum against the size."""
+    verdicts, parts = data.ordered, by_rule(data.points)
+    axis, base, n, printing = verdicts[0].axis, verdicts[0].base, len(verdicts), data.printing
+    of_axis, lr = axis.replace("_", " "), base_lr(verdicts[0].tuned)
     look = size_looks(sorted({size for v in verdicts for size in v.optima}))
-    looks = rule_looks([v.rule for v in verdicts])
-    view = view_of(points, verdicts, look, LOSS_PANEL_INCHES)
-    basis = " / ".join(dict.fromkeys(v.basis for v in verdicts))
-    note = f"{what_was_run(points)}. {OPTIMUM_NOTE} ({basis}). Dashed: optimum of {of_axis} {base}."
-    note += f" Above the grey line: diverged runs, one row per {of_axis}." if view.row else ""
-    cols = 2 if n in (1, 3) else 3
-    lines = -(-(n + 1) // cols)
-    fig, grid = page([2.0 + ROW * len(view.row)] * lines, [1] * cols, note, legends=2)
-    drawn, first = [], None
+    view = view_of(data.points, verdicts, look, LOSS_PANEL_INCHES, printing.full)
+    cols = min(2 if n in (1, 3) else 3, max(1, int((page_width() - 0.5) / 1.35)))
+    inches = (page_width() - 0.55) / cols - 0.12
+    wedge = f"slopes: ±{verdicts[0].tolerance:g} (grey), \N{MINUS SIGN}1 (dotted)"
+    said = [*map(verdict_text, verdicts), wedge]
+    over = [subtitle_inches(said[i : i + cols], inches) for i in range(0, len(said), cols)]
+    fig, grid = page([1.95 + ROW * len(view.row) + own for own in over], [1] * cols)
+    drawn, first, titled = [], None, {}
     for i, v in enumerate(verdicts):
-        label = loss_name(points) if i % cols == 0 else None
-        ax = first = panel(fig, grid[i // cols, i % cols], i, v.rule, label, first)
-        ax.set_xlabel(data.named("learning rate"))
-        drawn += loss_panel(ax, parts[v.rule], v, view, list(parts[v.rule]["log2_lr"]))
-    ax = panel(fig, grid[n // cols, n % cols :], n, f"optimum against {of_axis}", data.named("optimal learning rate"))
-    inches = (WIDTH - 0.8) / cols * (cols - n % cols) - 0.2
+        label = loss_name(data.points) if i % cols == 0 else None
+        ax = first = panel(fig, grid[i // cols, i % cols], i, printing.name(v.rule), label, first)
+        ax.set_xlabel(lr)
+        titled.setdefault(i // cols, {})[ax] = (verdict_text(v), VERDICTS[v.verdict]["color"])
+        drawn += loss_panel(ax, parts[v.rule], v, view, list(parts[v.rule]["log2_lr"]), most_ticks(inches))
+    ax = panel(
+        fig, grid[n // cols, n % cols :], n, f"optimum against {of_axis}", f"optimal {base_lr(verdicts[0].tuned, 'base lr')}"
+    )
+    titled.setdefault(n // cols, {})[ax] = (wedge, "k")
+    for row in titled.values():
+        subtitles(row, inches)
+    looks = rule_looks([v.rule for v in verdicts])
     optima, (lo, hi) = optimum_panel(ax, verdicts, looks)
-    page_style.sizes_on_x(ax, list(look), axis, inches)
-    slopes = {v.rule: slope_text(v) for v in verdicts}
-    long = {rule for rule, slope in slopes.items() if (len(rule) + len(slope) + 4) * LETTER > inches}
-    texts = [f"{rule}:\n{slope}" if rule in long else f"{rule}: {slope}" for rule, slope in slopes.items()]
-    columns = max(1, int(inches / (LETTER * (max(map(len, texts)) + 6))))
-    written = -(-sum(text.count("\n") + 1 for text in texts) // columns)
-    free = min(0.6, (written + 2.0) * LINE / 1.6)  # of the panel's height, below the optima: for the legend of the slopes
+    page_style.sizes_on_x(ax, list(look), axis, inches * (cols - n % cols))
+    free = min(0.6, (n + 0.8) * line_height() / 1.6)  # of the panel's height, below the optima: for the legend
     ax.set_ylim(hi - (hi - lo) / (1 - free), hi)
     above = Rectangle((0, free), 1, 1 - free, transform=ax.transAxes)
-    for line in ax.lines:  # the bar of an unsure optimum would reach down into the legend
-        line.set_clip_path(above)
+    for artist in (*ax.lines, *ax.collections):  # the bar of an unsure optimum would reach down into the legend
+        artist.set_clip_path(above)
     powers_of_two(ax.yaxis, lo, hi, 7)
-    handles = [mark(text, ls="-", ms=4.5, **own) for text, own in zip(texts, looks.values(), strict=True)]
-    packed = {"borderaxespad": 0.2, "handlelength": 1.0, "labelspacing": 0.3, "alignment": "left", "fontsize": 7}
-    ax.legend(handles=handles, loc="lower left", ncol=columns, title=f"slope [{percent(verdicts[0].alpha)} interval]", **packed)
-    legend(fig, size_marks(axis, look), line=1)
-    legend(fig, point_marks(), line=2)
+    handles = [mark(printing.name(rule), ls="-", ms=4.5, **own) for rule, own in looks.items()]
+    ax.legend(handles=handles, loc="lower left", borderaxespad=0.2, handlelength=1.0, labelspacing=0.3)
+    basis, level = " / ".join(dict.fromkeys(v.basis for v in verdicts)), percent(verdicts[0].alpha)
+    caption = (
+        f"{what_was_run(data.points)}. {OPTIMUM_NOTE}; bars: its interval ({basis}). Dashed: optimum of {of_axis} {base}; "
+    )
+    caption += f"arrow: from there to the optimum of the largest {of_axis}. Over the panels: verdict; slope of log2 optimal "
+    caption += f"{data.named('lr')} on log2 {of_axis} with its {level} interval; regret: what the optimum of {of_axis} {base} "
+    caption += "costs at the largest."
+    caption += f" Above the grey line: diverged runs, one row per {of_axis}." if view.row else ""
+    finish(fig, caption, size_marks(axis, look), occurring(fig, MARKS), note=printing.note)
     return fig, pd.DataFrame(drawn + optima, columns=LR_COLUMNS)
 
 
@@ -122,25 +144,39 @@ def draw_optima(ax: Axes, verdicts: Sequence[Verdict]) -> None:
     ax.legend(handles=handles, title=f"slope [{percent(verdicts[0].alpha)} interval]")
 
 
-def size_looks(sizes: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Colour and marker of every size, dark for large."""
-    colours = matplotlib.colormaps["viridis"](np.linspace(0.82, 0, len(sizes)))
-    return {size: {"color": c, "marker": m} for size, c, m in zip(sizes, colours, cycle(MARKERS))}
+def base_lr(tuned: str, lr: str = "base learning rate") -> str:
+    """Label of an axis of what was tuned: the lr that every tensor's own is a multiple of, or another key."""
+    return lr if tuned == LR else tuned
 
 
-def rule_looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of every rule."""
-    return {rule: {"color": c, "marker": m} for rule, c, m in zip(rules, cycle(RULES), cycle(MARKERS))}
+def most_ticks(inches: float) -> tuple[int, int]:
+    """About how many ticks a panel of losses that is so wide has on x and y."""
+    return max(2, int(inches / 0.29)), 6
 
 
-def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: Looks, inches: float) -> View:
-    """Choose the losses in view: every optimum, and the typical rise within 1.5 octaves of one; `inches` for them."""
+def verdict_text(v: Verdict) -> str:
+    """Verdict, slope and regret as they stand over a panel; lines may end between them, and before the interval."""
+    verdict, slope, regret = verdict_lines(v)
+    parts = [f"{verdict}:", *f"{'slope ' * (slope != NO_SLOPE)}{slope},".replace(" [", "\n[").split("\n"), regret]
+    return " ".join(part.replace(" ", JOINT) for part in parts)
+
+
+def verdict_lines(v: Verdict) -> tuple[str, str, str]:
+    """Verdict, slope and regret."""
+    regret = f"{'≥ ' * v.regret_at_least}{100 * v.regret:.2f} %" if np.isfinite(v.regret) else "unknown"
+    return v.verdict, slope_text(v), f"regret {regret}"
+
+
+def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: Looks, inches: float, full: bool = False) -> View:
+    """Choose the losses in view: every optimum, and the typical rise within 1.5 octaves of one, or all; `inches` for them."""
     optima = [o for v in verdicts for o in v.finished.values()]
     near = [o.curve.mean_L[np.abs(o.curve.log2_lrs - o.log2_lr) <= NEAR] for o in optima]
     rises = [np.nanmax(around, initial=o.loss) - o.loss for o, around in zip(optima, near, strict=True)]
     losses = [o.loss for o in optima] or [1.0]
     best, worst = min(losses), max(losses)
     hi = worst + max(1.25 * float(np.median(rises or [1.0])), 0.25 * (worst - best), 0.002 * worst)
+    if full:
+        hi = max([hi, *(1.01 * float(np.nanmax(o.curve.mean_L[o.curve.finished_SL.any(0)])) for o in optima)])
     lo = best - 0.06 * (hi - best)
     crossed = sorted(set(points.loc[points["status"] == "diverged", verdicts[0].axis]))
     step = ROW / inches * (hi - lo)
@@ -163,29 +199,46 @@ def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: list[f
     for size, o in v.optima.items():
         look, runs = view.look[size], rows(part, (part[v.axis] == size) & (part["status"] != "missing"))
         seeds = rows(runs, runs["status"] == "done")[["log2_lr", "loss"]].to_numpy(float)
-        ax.plot(*seeds.T, ls="", ms=2.6, alpha=0.5, mew=0, **look)[0].set_clip_path(below)
+        ax.plot(*seeds.T, ls="", ms=2.6, alpha=0.5, mew=0, label="_one seed", **look)[0].set_clip_path(below)
         drawn += [(v.rule, size, "seed", x, NAN, NAN, y, 1, 1) for x, y in seeds]
         if o is not None:
             n, use = o.curve.n_seeds, o.curve.finished_SL.any(0)
             x, means = o.curve.log2_lrs[use], o.curve.mean_L[use]
-            ax.plot(x, means, color=look["color"], lw=0.5)[0].set_clip_path(below)
+            ax.plot(x, means, color=look["color"], lw=0.5, label="_mean of seeds")[0].set_clip_path(below)
             if o.fitted:
                 window = o.curve.log2_lrs[o.curve.window]
                 under = np.linspace(window[0], window[-1], 60)
-                ax.plot(under, o.bowl_at(under), color=look["color"])[0].set_clip_path(below)
+                ax.plot(under, o.bowl_at(under), color=look["color"], label="_bowl")[0].set_clip_path(below)
             above = x[means > view.hi]
             aside = 0.12 * (list(view.look).index(size) - (len(view.look) - 1) / 2)  # or sizes would hide each other
-            ax.plot(above + aside, np.full(len(above), view.hi), ls="", marker=6, ms=4, color=look["color"], mew=0)
-            edge = {"mec": "k", "mew": 0.7} if o.bracketed else {"mfc": "w", "mew": 1.2}
-            ax.plot(o.log2_lr, o.loss, ms=6, zorder=5, **look | edge)
+            if len(above):
+                caret = {"marker": CARET, "ms": 4.5, "mfc": "none", "mew": 1.2, "color": look["color"]}
+                at = view.hi - 0.02 * (view.hi - view.lo)
+                ax.plot(above + aside, np.full(len(above), at), ls="", label="_above the axis", **caret)
+            edge = MARKS["optimum" if o.bracketed else "not bracketed"]
+            edge = {name: edge[name] for name in ("mec", "mew", "mfc") if name in edge}
+            ax.plot(o.log2_lr, o.loss, ms=6, zorder=5, label=f"_{'optimum' if o.bracketed else 'not bracketed'}", **look | edge)
             drawn += [(v.rule, size, "mean", x, NAN, NAN, y, n, n) for x, y in zip(x, means, strict=True)]
             what = "optimum" if o.bracketed else "optimum, not bracketed"
             drawn.append((v.rule, size, what, o.log2_lr, o.lo, o.hi, o.loss, n, n))
         drawn += _diverged(ax, v, size, runs, view)
+    _arrow(ax, v)
     ax.set_xlim(lo - 0.4, hi + 0.4)
     powers_of_two(ax.xaxis, lo, hi, ticks[0])
     losses_on_y(ax, view, ticks[1])
     return drawn
+
+
+def _arrow(ax: Axes, v: Verdict) -> None:
+    """Draw where the optimum of the base went at the largest size."""
+    largest = max(v.finished, default=v.base)
+    if v.base in v.finished and largest != v.base:
+        start, end = v.finished[v.base], v.finished[largest]
+        ends = {"shrinkA": 4.0, "shrinkB": 4.5, "lw": 1.3, "color": ink(VERDICTS[v.verdict]["color"]), "mutation_scale": 8}
+        arrow = ax.annotate(
+            "", (end.log2_lr, end.loss), (start.log2_lr, start.loss), arrowprops={"arrowstyle": "-|>", **ends}, zorder=4
+        )
+        arrow.set_label("_from base to largest")
 
 
 def losses_on_y(ax: Axes, view: View, ticks: int) -> None:
@@ -204,20 +257,21 @@ def _diverged(ax: Axes, v: Verdict, size: int, runs: pd.DataFrame, view: View) -
         if bad:
             drawn.append((v.rule, size, "diverged", x, NAN, NAN, NAN, bad, n))
         if bad == n:
-            ax.plot(x, view.row[size], "x", ms=4, color=colour, mew=1.1)
+            ax.plot(x, view.row[size], "x", ms=4, color=colour, mew=1.1, label=f"_{DIVERGED}")
         elif bad:  # the text ends at its lr where the next lr would run into it
             crowded = ((lrs > x) & (lrs - x < 0.15 * (lrs[-1] - lrs[0]))).any()
             shift: dict[str, Any] = {"xytext": (1 * crowded, -0.5), "ha": "right" if crowded else "center", "va": "center"}
-            ax.annotate(f"{bad}/{n}", (x, view.row[size]), color=colour, textcoords="offset points", **shift)
+            text = ax.annotate(f"{bad}/{n}", (x, view.row[size]), color=colour, textcoords="offset points", **shift)
+            text.set_label(f"_{DIVERGED}")
     return drawn
 
 
 def optimum_panel(ax: Axes, verdicts: Sequence[Verdict], looks: Looks) -> tuple[list[tuple], tuple[float, float]]:
-    """Draw log2 optimum against log2 size per rule: interval, fitted line, and slope 0 through the base.
+    """Draw log2 optimum against log2 size per rule: interval, fitted line; around the base the tolerance, and slope -1.
 
     Returns what was drawn and the log2 lrs that must be in view.
     """
-    drawn, bounds, level = [], [], []
+    drawn, bounds = [], []
     for i, v in enumerate(verdicts):
         look, optima = looks[v.rule], v.finished
         x, best = np.log2(list(optima)), np.array([o.log2_lr for o in optima.values()])
@@ -229,30 +283,22 @@ def optimum_panel(ax: Axes, verdicts: Sequence[Verdict], looks: Looks) -> tuple[
             drawn.append((v.rule, size, "drift", o.log2_lr, o.lo, o.hi, o.loss, o.curve.n_seeds, o.curve.n_seeds))
         if np.isfinite([v.slope_lo, v.slope_hi]).all():
             ax.plot(x, best.mean() + v.slope * (x - x.mean()), color=look["color"])
-        if v.base in optima and all(abs(optima[v.base].log2_lr - y) > 0.1 for y in level):
-            level.append(optima[v.base].log2_lr)
-            ax.axhline(level[-1], color="0.6", lw=0.7, ls="--", zorder=0)
+    levels = [v.finished[v.base].log2_lr for v in verdicts if v.base in v.finished]
+    if levels:
+        sizes = sorted({size for v in verdicts for size in v.optima})
+        doublings, level = np.log2(sizes) - np.log2(verdicts[0].base), float(np.mean(levels))
+        wedge = verdicts[0].tolerance * doublings
+        ax.fill_between(np.log2(sizes), level - wedge, level + wedge, color="0.88", lw=0, zorder=0)
+        ax.plot(np.log2(sizes), level - doublings, ls=":", lw=0.9, color="0.3", zorder=0)
+        bounds += [level + abs(wedge).max(), level - abs(wedge).max()]
     return drawn, (min(bounds, default=-1) - 0.3, max(bounds, default=0) + 0.3)
 
 
 def slope_text(v: Verdict) -> str:
     """The slope with its interval, as it stands in a figure."""
-    return format_slope(v.slope, v.slope_lo, v.slope_hi, signed) or "no slope"
+    return format_slope(v.slope, v.slope_lo, v.slope_hi, signed) or NO_SLOPE
 
 
 def size_marks(axis: str, look: Looks) -> list[Line2D]:
     """Legend of the sizes."""
     return [mark(f"{axis.replace('_', ' ')}:"), *(mark(f"{size}", **{"ls": "-", "ms": 3.5, **of}) for size, of in look.items())]
-
-
-def point_marks() -> list[Line2D]:
-    """Legend of what each mark in a panel of losses means."""
-    return [
-        mark("one seed", marker="o", ms=3, alpha=0.5, mew=0),
-        mark("mean of seeds", ls="-", lw=0.5),
-        mark("bowl", ls="-"),
-        mark("optimum", marker="o", ms=6, mec="k", mew=0.7),
-        mark("not bracketed", marker="o", ms=6, mfc="w", mew=1.2),
-        mark("diverged (k/n seeds)", marker="x", ms=4.5),
-        mark("above the axis", marker=6, ms=4.5, mew=0),
-    ]

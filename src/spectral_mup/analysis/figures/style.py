@@ -1,16 +1,18 @@
-"""What the figures of a sweep share: the print style, the page with its footnote, legends, axes, and saving.
+"""What figures share: the print style, the page, colours by meaning, legends, axes, and saving.
 
-Print rules: at most 6.75 in wide, no font under 7 pt, ordered colours and a marker each so that grey print
-works, no title (the caption is the paper's), a footnote that says what was run and what every mark means.
+Print rules: as wide as the page that is asked for, all text of one size in points at every width, colours and a marker each so
+that grey print works, no title (the caption is the paper's, and stands in a text file beside the figure).
 """
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any, cast
 
-import matplotlib.style
+import matplotlib
+import matplotlib.colors
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -23,17 +25,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.analysis.stats import write_csv
 
-WIDTH = 6.75  # inches: the text width of a page
-LINE = 0.14  # inches a line of 7 pt text takes
-LETTER = 0.058  # inches a letter of it takes
-STYLE = {
-    "font.family": "DejaVu Sans",  # ships with matplotlib: the same bytes on every machine
-    "pdf.fonttype": 42,  # the default embeds Type 3 fonts, which publishers refuse
-    "font.size": 7.2, "axes.titlesize": "medium", "axes.spines.top": False, "axes.spines.right": False,
-    "lines.linewidth": 1.0, "legend.frameon": False, "svg.hashsalt": "spectral_mup",
-}  # fmt: skip
 NO_DATES = {"pdf": ["CreationDate", "Producer", "Creator"], "svg": ["Date", "Creator"], "png": ["Software"]}  # left out
 CANVASES = {"pdf": FigureCanvasPdf, "svg": FigureCanvasSVG, "png": FigureCanvasAgg}
 MARKERS = "os^DvPX*<>"
@@ -44,16 +38,79 @@ SIZE = {
     "batch_size": "batch size (sequences)",
 }  # label of an axis of sizes
 GREY = "0.45"
+Looks = Mapping[Any, dict[str, Any]]  # colour and marker of sizes, rules or tensors
+
+# Colours have one meaning in all figures: verdicts, rules, modules (MODULES), sizes (light to dark). Okabe & Ito 2008, told
+# apart by colour-blind readers; no two verdicts are equally light.
+VERDICTS: dict[str, dict[str, Any]] = {
+    "transfers": {"color": "#0072b2", "marker": "o"},
+    "drifts": {"color": "#d55e00", "marker": "s"},
+    "costs": {"color": "#e69f00", "marker": "^"},
+    "undecided": {"color": "#cc79a7", "marker": "D"},
+}
+RULES: dict[str, dict[str, Any]] = {
+    "spectral": {"color": "#009e73", "marker": "o"},
+    "standard": {"color": "0.35", "marker": "s"},
+    "standard_fixed": {"color": "0.6", "marker": "D"},
+    "tensor_programs_v": {"color": "#56b4e9", "marker": "^"},
+    "completep": {"color": "#000000", "marker": "v"},
+    "paper_2602_20937": {"color": "#832db6", "marker": "P"},
+}
+# Of other rules, and of modules. Petroff 2021 (arXiv 2107.02270), written out, as old matplotlib lacks them.
+MODULES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
+LIGHT, DARK = 0.82, 0.0  # ends of viridis for the smallest and the largest size
 
 
-def per_row(rules: int) -> int:
-    """Rules side by side: three at most, in rows as even as can be (four as two and two)."""
-    return math.ceil(rules / math.ceil(rules / 3)) if rules else 1
+def page_width() -> float:
+    """Inches of the page."""
+    return float(matplotlib.rcParams["figure.figsize"][0])
 
 
-def save(fig: Figure, stem: Path | str, data: pd.DataFrame, data_stem: Path | str | None = None) -> None:
-    """Write stem.pdf, .svg, .png (300 dpi) and .csv (what is drawn); the same data give the same bytes."""
-    with matplotlib.style.context(["default", STYLE]):
+def line_height() -> float:
+    """Inches that a line of text takes."""
+    return 0.0195 * float(matplotlib.rcParams["font.size"])
+
+
+def letter_width() -> float:
+    """Inches that a letter takes."""
+    return 0.0081 * float(matplotlib.rcParams["font.size"])
+
+
+def size_looks(sizes: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Colour and marker of every size, dark for large."""
+    colours = matplotlib.colormaps["viridis"](np.linspace(LIGHT, DARK, len(sizes)))
+    return {size: {"color": c, "marker": m} for size, c, m in zip(sizes, colours, cycle(MARKERS))}
+
+
+def rule_looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every rule: those of RULES, of others what is left in order of appearance."""
+    kinds = [rule.split()[-1] for rule in rules]  # of 'muon spectral' the rule
+    spare = ({"color": color, "marker": marker} for color, marker in zip(cycle(MODULES[4:]), cycle("X*<>vPD^")))
+    known = {rule: RULES.get(kind) if kinds.count(kind) == 1 else None for rule, kind in zip(rules, kinds, strict=True)}
+    return {rule: dict(look or next(spare)) for rule, look in known.items()}
+
+
+def module_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of every module or tensor, of as many as there are colours."""
+    return {n: {"color": c, "marker": m, "ms": 3.2} for n, c, m in zip(names, MODULES, MARKERS, strict=False)}
+
+
+def ink(color: Any) -> tuple[float, ...]:
+    """A colour dark enough for text."""
+    return tuple(0.72 * x for x in matplotlib.colors.to_rgb(color))
+
+
+def per_row(panels: int, least: float = 1.85) -> int:
+    """Panels side by side, at least so many inches wide: three at most, in rows as even as can be (four as two and two)."""
+    most = max(1, min(3, int(page_width() / least)))
+    return math.ceil(panels / math.ceil(panels / most)) if panels else 1
+
+
+def save(
+    fig: Figure, stem: Path | str, data: pd.DataFrame, printing: Printing | None = None, data_stem: Path | str | None = None
+) -> None:
+    """Write stem.pdf, .svg, .png (300 dpi), .txt (its caption) and .csv (what is drawn); the same data give the same bytes."""
+    with (printing or Printing()).context():
         # lay out once for all formats, and round: the solver's last bits differ from run to run and name clips in svg
         if (engine := fig.get_layout_engine()) is not None:
             engine.execute(fig)
@@ -64,19 +121,48 @@ def save(fig: Figure, stem: Path | str, data: pd.DataFrame, data_stem: Path | st
         for kind, dates in NO_DATES.items():  # as fig.savefig does it, which draws each twice, first for a layout
             fig.set_dpi(300)
             getattr(CANVASES[kind](fig), f"print_{kind}")(f"{stem}.{kind}", metadata=dict.fromkeys(dates))
+    if caption := str(fig.get_label()):
+        Path(f"{stem}.txt").write_text(caption + "\n", "utf-8")
     write_csv(data, Path(f"{data_stem or stem}.csv"))
 
 
-def page(heights: list[float], widths: list[float], note: str, legends: int = 0) -> tuple[Figure, GridSpec]:
-    """A figure and its grid of panels (heights in inches, widths relative), the footnote below them."""
-    text = textwrap.wrap(note, 128)
-    below = (len(text) + 0.6) * LINE + legends * 1.1 * LINE
-    fig = Figure(figsize=(WIDTH, sum(heights) + below))
-    share = below / fig.get_figheight()
-    fig.set_layout_engine(ConstrainedLayoutEngine(rect=(0.004, share, 0.992, 1 - share), w_pad=0.03))
-    at = (len(text) + 0.2) * LINE / fig.get_figheight()
-    fig.text(0.008, at, "\n".join(text), fontsize=7, va="top", color="0.25", linespacing=1.25)
+def page(heights: Sequence[float], widths: Sequence[float]) -> tuple[Figure, GridSpec]:
+    """A figure and its grid of panels (heights in inches, widths relative); `finish` puts legends below them."""
+    fig = Figure(figsize=(page_width(), sum(heights)))
+    fig.set_layout_engine(ConstrainedLayoutEngine(rect=(0.004, 0, 0.992, 1), w_pad=0.03))
     return fig, fig.add_gridspec(len(heights), len(widths), height_ratios=heights, width_ratios=widths)
+
+
+def finish(fig: Figure, caption: str, *legends: Sequence[Line2D], note: bool = False) -> None:
+    """Add legends below the panels, each on own lines, and the caption: below them (`note`), or as the figure's label."""
+    rows = [row for handles in legends for row in _wrapped(handles)]
+    text = textwrap.wrap(caption, int(page_width() / letter_width() * 1.12)) if note else []
+    feet = (len(text) + 0.6 * bool(text)) * line_height()
+    below = feet + (1.15 * len(rows) + 0.3 * bool(rows)) * line_height()
+    height = fig.get_figheight() + below
+    fig.set_figheight(height)
+    cast(ConstrainedLayoutEngine, fig.get_layout_engine()).set(rect=(0.004, below / height, 0.992, 1 - below / height))
+    packed = {"borderaxespad": 0, "borderpad": 0, "columnspacing": 1.3, "handletextpad": 0.4, "handlelength": 1.6}
+    for i, row in enumerate(rows):
+        y = (below - (0.15 + 1.15 * i) * line_height()) / height
+        fig.legend(handles=row, loc="upper center", bbox_to_anchor=(0.5, y), ncol=len(row), **packed)
+    if text:
+        fig.text(0.008, (feet - 0.4 * line_height()) / height, "\n".join(text), va="top", color="0.25", linespacing=1.25)
+    fig.set_label(caption)
+
+
+def _wrapped(handles: Sequence[Line2D]) -> list[list[Line2D]]:
+    """Entries of a legend in lines that fit the page."""
+    lines: list[list[Line2D]] = [[]]
+    used = 0.0
+    for handle in handles:
+        inches = (len(str(handle.get_label())) + 6.2) * letter_width()
+        if lines[-1] and used + inches > page_width():
+            lines.append([])
+            used = 0.0
+        lines[-1].append(handle)
+        used += inches
+    return [line for line in lines if line]
 
 
 def panel(fig: Figure, at: SubplotSpec, i: int, title: str, label: str | None, share: Axes | None = None) -> Axes:
@@ -88,12 +174,38 @@ def panel(fig: Figure, at: SubplotSpec, i: int, title: str, label: str | None, s
     return ax
 
 
-def legend(fig: Figure, handles: list[Line2D], line: int) -> None:
-    """Put a legend of one line under the panels, the `line`-th from above."""
-    engine = cast(ConstrainedLayoutEngine, fig.get_layout_engine())
-    y = engine.get()["rect"][1] - 1.1 * LINE * (line - 1) / fig.get_figheight()
-    packed = {"borderaxespad": 0, "borderpad": 0, "columnspacing": 1.3, "handletextpad": 0.4, "handlelength": 1.6}
-    fig.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, y), ncol=len(handles), **packed)
+def _subtitle(text: str, inches: float) -> list[str]:
+    """Lines of a text over a panel that is so wide."""
+    letters = int(inches / letter_width() * 1.08)
+    return textwrap.wrap(text, max(12, letters), break_long_words=False, break_on_hyphens=False)
+
+
+def subtitle_inches(texts: Sequence[str], inches: float) -> float:
+    """The height of the longest of the texts over the panels of a row."""
+    return 1.28 * float(matplotlib.rcParams["font.size"]) / 72 * max(len(_subtitle(text, inches)) for text in texts)
+
+
+def subtitles(found: Mapping[Axes, tuple[str, Any]], inches: float) -> None:
+    """Write (text, colour) of what was found below the titles of panels that stand in a row and are so wide."""
+    size, wrapped = float(matplotlib.rcParams["font.size"]), {ax: _subtitle(text, inches) for ax, (text, _) in found.items()}
+    most = max(map(len, wrapped.values()))
+    for ax, (_, color) in found.items():
+        ax.set_title(ax.get_title("left"), loc="left", pad=6 + 1.25 * size * most)
+        offset = 4 + 1.25 * size * (most - len(wrapped[ax]))
+        at: dict[str, Any] = {"xytext": (0, offset), "textcoords": "offset points", "va": "bottom", "linespacing": 1.2}
+        ax.annotate("\n".join(wrapped[ax]), (0, 1), xycoords="axes fraction", color=ink(color), **at)
+
+
+def keep_in_view(ax: Axes, lo: float, hi: float) -> None:
+    """Have values from lo to hi in view, whatever else panels that share the vertical axis show."""
+    ax.update_datalim([(0, lo), (0, hi)], updatex=False)
+    ax.autoscale_view(scalex=False)
+
+
+def occurring(fig: Figure, marks: Mapping[str, Mapping[str, Any]]) -> list[Line2D]:
+    """Legend of those marks that some panel shows: what is drawn has its meaning as label, after an underscore."""
+    labels = {artist.get_label() for ax in fig.axes for artist in (*ax.lines, *ax.texts, *ax.patches, *ax.collections)}
+    return [mark(meaning, **look) for meaning, look in marks.items() if f"_{meaning}" in labels]
 
 
 def new_axes() -> Axes:
@@ -110,7 +222,7 @@ def inches_of(ax: Axes) -> tuple[float, float]:
 
 def sizes_on_x(ax: Axes, sizes: Sequence[float], axis: str, inches: float) -> None:
     """Put a tick at every size, labels at as many as have room."""
-    every = int(np.ceil(LETTER * sum(len(f"{s:g}") + 1.5 for s in sizes) / inches))
+    every = int(np.ceil(letter_width() * sum(len(f"{s:g}") + 1.5 for s in sizes) / inches))
     ax.set_xticks(np.log2(sizes), [f"{s:g}" if i % every == 0 else "" for i, s in enumerate(sizes)])
     ax.set_xlim(np.log2(min(sizes)) - 0.25, np.log2(max(sizes)) + 0.25)
     ax.set_xlabel(SIZE.get(axis, axis))
@@ -122,7 +234,7 @@ def steps_on_x(ax: Axes, steps: Sequence[int], inches: float, label: bool = True
     unit = inches / max(x[-1] - x[0] + 0.8, 1e-9)
     texts, free = [], np.inf
     for at, step in zip(x[::-1], reversed(steps), strict=True):
-        half = LETTER * (len(str(int(step))) / 2 + 0.4) / unit
+        half = letter_width() * (len(str(int(step))) / 2 + 0.4) / unit
         texts.append(f"{step:g}" if at + half <= free else "")
         free = at - half if texts[-1] else free
     ax.set_xticks(x, texts[::-1])

@@ -6,21 +6,34 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from spectral_mup.analysis.feature_check import short
 from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import style as page_style
-from spectral_mup.analysis.figures.lr_transfer import Looks, size_looks, size_marks
-from spectral_mup.analysis.figures.style import LETTER, LINE, MARKERS, WIDTH, page, per_row, signed, slashed, step_at
+from spectral_mup.analysis.figures.lr_transfer import size_marks
+from spectral_mup.analysis.figures.printing import Printing
+from spectral_mup.analysis.figures.style import (
+    Looks,
+    finish,
+    letter_width,
+    line_height,
+    mark,
+    module_looks,
+    page,
+    page_width,
+    per_row,
+    signed,
+    size_looks,
+    slashed,
+    step_at,
+)
 from spectral_mup.analysis.stats import fit_slopes, rows
 from spectral_mup.analysis.verdict import what_was_run
 
-# Petroff 2021 (arXiv 2107.02270): told apart by colour-blind readers. Written out, as old matplotlib lacks them.
-MODULES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
-COLUMN = 0.41  # inches of a column of slopes
+FLAT = 0.01  # slopes below it have no guide
+COLUMN = 8.3  # letters of a column of slopes
 SLOPE_COLUMNS = ["quantity", "step", "size", "seed", "value", "slope", "lo", "hi"]
 SECOND: dict[str, Any] = {"ls": (0, (2.2, 1.1)), "lw": 0.9, "mfc": "w"}  # the look of a cell's second quantity
 Numbers = dict[str, tuple[float, bool]]  # of a panel in the table at its right, by name: number, and whether it is bold
@@ -48,40 +61,48 @@ class Cell(NamedTuple):
     scale: str = ""  # cells of one scale share their vertical axis
 
 
-def strip_page(rules: Sequence[str], strips: Sequence[Strip], note: str, least: float) -> Figure:
-    """Lay out strip × rule panels, `least` inches high or more, three rules a row; at the right names and numbers."""
-    cols, columns = per_row(len(rules)), bool(strips[0].header)
+def strip_page(rules: Sequence[str], strips: Sequence[Strip], caption: str, least: float, printing: Printing) -> Figure:
+    """Lay out strip × rule panels, `least` inches high or more; at the right names and numbers, or names below all of them."""
+    columns, looks = (
+        bool(strips[0].header),
+        {name: look for strip in strips for name, look in module_looks(strip.names).items()},
+    )
+    cols = per_row(len(rules), 2.4 if columns else 1.6)
     chunks = [(rules[i : i + cols], strip) for i in range(0, len(rules), cols) for strip in strips]
-    table = LETTER * (6 + max((len(short(n)) for strip in strips for n in strip.names), default=0)) + COLUMN * cols * columns
-    inches = (WIDTH - 0.5 - table) / cols
-    heights = [max(least, (len(strip.names) + 2) * LINE + 0.35) for _, strip in chunks]
-    fig, grid = page(heights, [inches] * cols + [table], note)
+    letters = 5 + max((len(printing.name(short(n))) for strip in strips for n in strip.names), default=0) + COLUMN * cols
+    table = letter_width() * letters * columns
+    inches = (page_width() - 0.5 - table) / cols
+    heights = [max(least, ((len(strip.names) + 2) * line_height() + 0.35) * columns) for _, strip in chunks]
+    fig, grid = page(heights, [inches] * cols + [table] * columns)
     first: dict[str, Axes] = {}
     for i, (own_rules, strip) in enumerate(chunks):
         look = module_looks(strip.names)
         numbers: dict[str, Numbers] = {}
         for j, rule in enumerate(own_rules):
-            ax = page_style.panel(fig, grid[i, j], cols * i + j, rule, None if j else strip.label, first.get(strip.quantity))
+            title, share = printing.name(rule), first.get(strip.quantity)
+            ax = page_style.panel(fig, grid[i, j], cols * i + j, title, None if j else strip.label, share)
             first.setdefault(strip.quantity, ax)
             numbers[page_style.letter_of(cols * i + j)] = strip.draw(ax, rule, look, inches)
-        ax = fig.add_subplot(grid[i, cols])
-        ax.set_axis_off()
-        ax.set(xlim=(0, table), ylim=(len(look) + 0.5, -0.8))
-        ax.text(0, 0, strip.header, va="center")
-        for k, (name, style) in enumerate(look.items(), start=1):
-            ax.plot([0, 0.08, 0.16], [k, k, k], markevery=[1], clip_on=False, **style)
-            ax.text(0.22, k, short(name), va="center")
-        for j, (letter, column) in enumerate(reversed(list(numbers.items()) if columns else [])):
-            right: dict[str, Any] = {"x": table - COLUMN * j, "ha": "right", "va": "center"}
-            ax.text(y=0, s=f"({letter})", **right)
-            for k, (number, bold) in ((k, column[name]) for k, name in enumerate(look, start=1) if name in column):
-                ax.text(y=k, s=signed(number), weight="bold" if bold else "normal", **right)
+        if columns:
+            _table(fig.add_subplot(grid[i, cols]), strip.header, look, numbers, table, printing)
+    names = [] if columns else [mark(printing.name(short(n)), ls="-", **look) for n, look in looks.items()]
+    finish(fig, caption, names, note=printing.note)
     return fig
 
 
-def module_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of every module or tensor, of as many as there are colours."""
-    return {n: {"color": c, "marker": m, "ms": 3.2} for n, c, m in zip(names, MODULES, MARKERS, strict=False)}
+def _table(ax: Axes, header: str, look: Looks, numbers: Mapping[str, Numbers], inches: float, printing: Printing) -> None:
+    """Write the names of a strip, and beside them the numbers of its panels."""
+    ax.set_axis_off()
+    ax.set(xlim=(0, inches), ylim=(len(look) + 0.5, -0.8))
+    ax.text(0, 0, header, va="center")
+    for k, (name, style) in enumerate(look.items(), start=1):
+        ax.plot([0, 0.08, 0.16], [k, k, k], markevery=[1], clip_on=False, **style)
+        ax.text(0.22, k, printing.name(short(name)), va="center")
+    for j, (letter, column) in enumerate(reversed(list(numbers.items()))):
+        right: dict[str, Any] = {"x": inches - COLUMN * letter_width() * j, "ha": "right", "va": "center"}
+        ax.text(y=0, s=f"({letter})", **right)
+        for k, (number, bold) in ((k, column[name]) for k, name in enumerate(look, start=1) if name in column):
+            ax.text(y=k, s=signed(number), weight="bold" if bold else "normal", **right)
 
 
 def seeds_and_mean(ax: Axes, x: np.ndarray, y: np.ndarray, style: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -93,18 +114,30 @@ def seeds_and_mean(ax: Axes, x: np.ndarray, y: np.ndarray, style: Mapping[str, A
     return at, mean
 
 
-def sizes_panel(ax: Axes, at: pd.DataFrame, look: Looks, expected: Mapping[str, float], axis: str, inches: float) -> None:
-    """Draw the values of every tensor against the size; dotted, the slopes that are expected."""
+def sizes_panel(ax: Axes, at: pd.DataFrame, look: Looks, expected: Mapping[str, float], data: SweepData, inches: float) -> None:
+    """Draw the values of every tensor against the size, relative to the base; dotted, slopes that are expected and not flat."""
     if at.empty:
         ax.text(0.5, 0.5, "not recorded", ha="center", va="center", transform=ax.transAxes)
         return
     for name, style in look.items():
-        seeds = rows(at, at["name"] == name)[["size", "value"]].to_numpy(float)
-        if len(seeds):
-            sizes, mean = seeds_and_mean(ax, np.log2(seeds[:, 0]), np.log2(seeds[:, 1]), style)
-            ax.plot(sizes, mean[0] + expected[name] * (sizes - sizes[0]), ls=":", lw=0.8, color=style["color"], zorder=1)
-    page_style.sizes_on_x(ax, sorted(set(at["size"])), axis, inches)
-    octaves_on_y(ax, 7)
+        own = rows(at, at["name"] == name)
+        size, value = np.log2(own[["size", "value"]].to_numpy(float).T)
+        if len(own):
+            base = np.log2(data.base.get(data.axis, own["size"].min()))
+            value = value - value[size == (base if base in size else size.min())].mean()
+            sizes, mean = seeds_and_mean(ax, size, value, style)
+            if abs(expected[name]) > FLAT:
+                guide = mean[0] + expected[name] * (sizes - sizes[0])
+                ax.plot(sizes, guide, ls=":", lw=0.8, color=style["color"], zorder=1)
+    page_style.keep_in_view(ax, -0.7, 0.7)  # or noise would look like a trend
+    page_style.sizes_on_x(ax, sorted(set(at["size"])), data.axis, inches)
+    ratios_on_y(ax, 7)
+
+
+def ratios_on_y(ax: Axes, most: int) -> None:
+    """Put ticks at whole octaves, labelled as ratios: ½, 1, 2."""
+    octaves_on_y(ax, most)
+    ax.yaxis.set_major_formatter(lambda y, _: f"{2.0**y:.3g}" if abs(y) < 7 else f"$2^{{{y:g}}}$")
 
 
 def octaves_on_y(ax: Axes, most: int) -> None:
@@ -123,37 +156,50 @@ def against_steps(
     """
     if not cells:
         return None
-    sizes, steps, cols = sorted({int(s) for s in values["size"]}), sorted(set(values["step"])), len(cells[0])
-    own_scales = len({cell.scale for cell in cells[0]}) > 1  # each column its own, with its own ticks
-    inches = (WIDTH - 0.6) / cols - 0.15 - 0.3 * own_scales
+    sizes, steps, own_scales = sorted({int(s) for s in values["size"]}), sorted(set(values["step"])), _own_scales(cells)
+    most = max(1, int((page_width() - 0.5) / (1.3 if own_scales else 1.15)))
+    chunks = [part for row in cells for part in _even(row, most)]
+    cols = max(map(len, chunks))
+    inches = (page_width() - 0.6) / cols - 0.15 - 0.3 * own_scales
     marker_sizes = np.linspace(4.0, 2.6, len(sizes))  # larger below: all are seen where they coincide
     look = {s: {**style, "ms": ms} for (s, style), ms in zip(size_looks(sizes).items(), marker_sizes, strict=True)}
     found = {cell: _means_and_slopes(values, cell) for row in cells for cell in row}
     kinds = list(dict.fromkeys(labels[q] for cell in found for q in cell.quantities if len(cell.quantities) > 1))
     last = slashed(slopes["step"].max() for _, slopes in found.values() if len(slopes))
-    text = f"{sweep_note(data)} Mean over seeds (faint: single seeds) and over the tensors of all blocks. Over the panels: "
-    text += f"slope against log2 {data.axis} at step {last}, of log2 of the quantity where its axis is log. "
-    text += f"{note}{left_out(data, values['rule'].unique())}"
-    fig, grid = page([1.45] * len(cells), [1] * cols, text, legends=1 + bool(kinds))
+    caption = f"{sweep_note(data)} Mean over seeds (band: their range) and over the tensors of all blocks. Over the panels: "
+    caption += f"slope against log2 {data.axis} at step {last}, of log2 of the quantity where its axis is log. "
+    caption += f"{note}{left_out(data, values['rule'].unique())}"
+    fig, grid = page([1.45] * len(chunks), [1] * cols)
     shared: dict[str, Axes] = {}
     drawn = []
-    for i, (cell, (mean, slopes)) in enumerate(found.items()):
+    places = ((i, j, cell) for i, chunk in enumerate(chunks) for j, cell in enumerate(chunk))
+    for k, (i, j, cell) in enumerate(places):
+        mean, slopes = found[cell]
         title, label = f"{cell.title}\n{_slopes_text(slopes, labels, inches)}", "" if own_scales else None
-        at = grid[i // cols, i % cols]
-        ax = page_style.panel(fig, at, i, title, label if i % cols else cell.row, shared.get(cell.scale))
+        ax = page_style.panel(fig, grid[i, j], k, title, label if j else cell.row, shared.get(cell.scale))
         shared.setdefault(cell.scale, ax)
         _steps_panel(ax, mean, cell, look)
-        page_style.steps_on_x(ax, steps, inches, label=i // cols == len(cells) - 1)
+        page_style.steps_on_x(ax, steps, inches, label=i == len(chunks) - 1 or j >= len(chunks[i + 1]))
         dotted = rows(values, _of(values, cell, [chance]))
         for size in sorted(set(dotted["size"])):
             out, fan_in = np.sqrt(rows(dotted, dotted["size"] == size)[["fan_out", "fan_in"]].to_numpy(float)).T
             ax.axhline(float((out / (out + fan_in)).mean()), color=look[size]["color"], lw=0.8, ls=":", zorder=0)
         drawn.append(mean.merge(slopes, on=["quantity", "step"], how="left").assign(rule=cell.rule, group=cell.group))
-    page_style.legend(fig, size_marks(data.axis, look), line=1)
-    if kinds:
-        styles = zip(kinds, [{"ls": "-"}, SECOND], strict=True)
-        page_style.legend(fig, [page_style.mark(kind, marker="o", ms=3.5, **style) for kind, style in styles], line=2)
+    styles = zip(kinds, [{"ls": "-"}, SECOND], strict=False)
+    kind_marks = [mark(kind, marker="o", ms=3.5, **style) for kind, style in styles]
+    finish(fig, caption, size_marks(data.axis, look), kind_marks, note=data.printing.note)
     return fig, pd.concat(drawn, ignore_index=True).reindex(columns=["rule", "group", *SLOPE_COLUMNS])
+
+
+def _own_scales(cells: Sequence[Sequence[Cell]]) -> bool:
+    """Whether each column has its own scale, with its own ticks."""
+    return len({cell.scale for cell in cells[0]}) > 1
+
+
+def _even(row: Sequence[Cell], most: int) -> list[Sequence[Cell]]:
+    """A row of cells in as few rows of at most so many as can be, of like length."""
+    length = -(-len(row) // -(-len(row) // most))
+    return [row[i : i + length] for i in range(0, len(row), length)]
 
 
 def _steps_panel(ax: Axes, mean: pd.DataFrame, cell: Cell, look: Looks) -> None:
@@ -172,10 +218,9 @@ def _steps_panel(ax: Axes, mean: pd.DataFrame, cell: Cell, look: Looks) -> None:
 
 
 def seeds_over(ax: Axes, x: Any, seeds: pd.DataFrame, style: Mapping[str, Any]) -> None:
-    """Draw a faint line of every seed (column), and over them the line of their mean."""
+    """Draw a band over the range of the seeds (columns), and over it the line of their mean."""
     if not seeds.empty:
-        lines = [np.column_stack([x, seed]) for seed in seeds.to_numpy(float).T]  # in one artist: many are slow
-        ax.add_collection(LineCollection(lines, colors=style["color"], lw=0.5, alpha=0.35, ls=style.get("ls", "-"), zorder=2))
+        ax.fill_between(x, seeds.min(axis=1), seeds.max(axis=1), color=style["color"], alpha=0.22, lw=0, zorder=1.5)
         ax.plot(x, seeds.mean(axis=1), **style)
 
 
@@ -200,7 +245,7 @@ def _slopes_text(fitted: pd.DataFrame, labels: Mapping[str, str], inches: float)
     if not texts:
         return "not recorded"
     text = ", ".join(texts.values() if len(texts) == 1 else (f"{q} {s}" for q, s in texts.items()))
-    return "slope " * (LETTER * len(f"slope {text}") < inches) + text
+    return "slope " * (letter_width() * len(f"slope {text}") < inches) + text
 
 
 def sweep_note(data: SweepData) -> str:

@@ -52,6 +52,7 @@ def derive(context: Context) -> int:
     overrides = [override for override in context.argv if not override.startswith("rule=")]
     config = load_config([*overrides, "rule=[spectral]"])  # the ladder uses its init and forward pass
 
+    from spectral_mup.analysis.figures.printing import Printing
     from spectral_mup.analysis.figures.style import save
     from spectral_mup.measure.size_law_fit import first_log2_lr, law_table, size_laws
     from spectral_mup.measure.size_law_report import directions, format_size_laws, rule_yaml
@@ -67,8 +68,9 @@ def derive(context: Context) -> int:
 
     folder, rule = Path(config.paths.results) / "derive" / o.name, Path("conf", "rule", "derived", f"{o.name}.yaml")
     folder.mkdir(parents=True, exist_ok=True)
-    drawing, data = directions(measured, laws, f"{o.name} on {ladder}.")
-    save(drawing, folder / "directions", data)
+    printing = Printing.of(config.figures)
+    drawing, data = directions(measured, laws, f"{o.name} on {ladder}.", printing)
+    save(drawing, folder / "directions", data, printing)
     law_table(laws).to_csv(folder / "slopes.csv", index=False, float_format="%.6g", lineterminator="\n")
     rule.parent.mkdir(parents=True, exist_ok=True)
     rule.write_text(rule_yaml(laws, f"{ladder}; {', '.join(targets.values())}; commit {commit()}, {machine()}"), "utf-8")
