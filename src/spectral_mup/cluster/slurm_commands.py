@@ -5,10 +5,11 @@ import pwd
 import re
 import subprocess
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from spectral_mup.errors import Unanswered
 
@@ -17,6 +18,7 @@ WAITING = ("PENDING", "CONFIGURING", "EXPEDITING", "REQUEUED", "REQUEUE_HOLD", "
 SECONDS = 20  # a controller that is down says so after about 9
 ACCOUNTING_SECONDS = 10
 NO_ANSWER = re.compile("timed out|unable to contact|communication|connection refused|resolve_ctls|unexpected message", re.I)
+FROM_SHELL = {key: f"SBATCH_{key.upper()}" for key in ("account", "partition", "qos", "constraint")}
 NOW = "now"
 NAME = "spectral_mup-"  # how the names of our jobs begin
 OUTER = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMI_", "PMIX_", "SUBMITIT_")
@@ -53,6 +55,15 @@ class ArrayTask:
     @property
     def waiting(self) -> bool:
         return self.state in WAITING
+
+
+def from_shell(cluster: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user's shell says of account, partition and the like (SBATCH_ACCOUNT, …) where the config says nothing. `sbatch`
+    itself never sees these variables: it would let them overrule the script."""
+    said = {key: os.environ[name] for key, name in FROM_SHELL.items() if not cluster[key] and os.environ.get(name)}
+    if (reservation := os.environ.get("SBATCH_RESERVATION")) and "reservation" not in cluster["extra"]:
+        said["extra"] = cluster["extra"] | {"reservation": reservation}
+    return said
 
 
 def environment() -> dict[str, str]:
@@ -173,11 +184,29 @@ def exclude(job: str, nodes: Collection[str]) -> None:
         call("scontrol", "update", f"jobid={job}", f"ExcNodeList={','.join(nodes)}", seconds=60)
 
 
-def nodes(partition: str | None) -> dict[str, str]:
-    """State of each node of a partition, by default the default one, by name. Raises NoAnswer."""
-    rows = _answer("sinfo", "--noheader", "--Node", "--format=%P|%N|%T", *(["--partition", partition] if partition else []))
-    found = [line.strip().split("|") for line in rows.splitlines() if line.count("|") == 2]
-    return {node: state for name, node, state in found if partition or name.endswith("*")}
+@dataclass(frozen=True)
+class Node:
+    state: str
+    cpus: int
+    gpus: int
+
+    @property
+    def up(self) -> bool:
+        """Whether jobs start on it, today or once others have ended; what a site has put to sleep counts, as it is woken."""
+        return re.fullmatch(r"(idle|mixed|allocated|completing|planned)[^*]?", self.state) is not None
+
+
+def nodes(partition: str | None) -> dict[str, Node]:
+    """The nodes of a partition, by default of the default one, by name. Raises NoAnswer."""
+    only = ["--partition", partition] if partition else []
+    rows = _answer("sinfo", "--noheader", "--Node", "--format=%P|%N|%T|%c|%G", *only)
+    found = [line.strip().split("|") for line in rows.splitlines() if line.count("|") == 4]
+    gpus = {gres: sum(map(int, re.findall(r"gpu(?::[^:,(]+)?:(\d+)", gres))) for *_, gres in found}
+    return {
+        node: Node(state, int(cpus), gpus[gres])
+        for name, node, state, cpus, gres in found
+        if (partition or name.endswith("*")) and cpus.isdigit()
+    }
 
 
 def settings() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -40,7 +41,7 @@ def typed(plain: Any) -> Config:
 
     Modules of the user's project folders can be imported from then on, as for `family: my_module.MyConfig`.
     """
-    sys.path += [str(folder) for folder in folders()[:-1] if str(folder) not in sys.path]
+    sys.path += [str(folder) for folder in folders()[:-1] if str(folder) not in sys.path and _trusted(folder)]
     parts = dict(plain)
     model, cluster = parts.get("model"), parts.get("cluster")
     if isinstance(model, dict):
@@ -48,6 +49,11 @@ def typed(plain: Any) -> Config:
     if isinstance(cluster, dict):
         parts["cluster"] = parse(SCHEDULERS.get(str(cluster.get("scheduler")), ClusterConfig), cluster, "cluster")
     return parse(Config, parts, "")
+
+
+def _trusted(folder: Path) -> bool:
+    """Whether modules may be imported from there: under python -P, as in jobs, not where everybody may put them."""
+    return not sys.flags.safe_path or folder.is_dir() and not folder.stat().st_mode & 0o002
 
 
 def _family(name: Any) -> type[ModelConfig]:

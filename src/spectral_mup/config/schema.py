@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag
 from typing_extensions import TypedDict
 
+from spectral_mup.config.slurm_options import Minutes, Options, Text
 from spectral_mup.data.prepare.settings import PrepareConfig
 from spectral_mup.models.configs import ModelConfig
 from spectral_mup.theory.growth import KINDS
@@ -234,22 +235,22 @@ class ClusterConfig(Part):
 
 
 class SlurmConfig(ClusterConfig):
-    partition: str | None
-    account: str | None
-    qos: str | None
+    partition: Text | None
+    account: Text | None
+    qos: Text | None
     nodes: AtLeastOne
     gpus: AtLeastZero
     cpus: AtLeastOne
     memory: str | None
-    time: AtLeastOne
+    time: Minutes
     signal_seconds: AtLeastOne
-    constraint: str | None
-    exclude: str | None
+    constraint: Text | None
+    exclude: Text | None
     nice: Int | None
     array_parallelism: AtLeastOne | None
     pack_minutes: Positive
     preamble: str | None
-    extra: dict[str, Any]
+    extra: Options
     retries: AtLeastZero
 
 

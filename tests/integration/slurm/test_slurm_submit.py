@@ -378,7 +378,7 @@ def test_a_run_that_is_cancelled_at_work_stays_so_until_it_is_launched_again(sit
 # --- what a job is frozen with ----------------------------------------------------------------------------------------
 
 OUTER = {
-    "SBATCH_PARTITION": "nowhere", "SBATCH_ACCOUNT": "nobody", "SLURM_CPU_BIND": "map_cpu:99", "SLURM_JOB_ID": "999999",
+    "SBATCH_TIMELIMIT": "nonsense", "SLURM_CPU_BIND": "map_cpu:99", "SLURM_JOB_ID": "999999",
     "SLURM_ARRAY_JOB_ID": "999999", "SLURM_ARRAY_TASK_ID": "7", "SLURM_RESTART_COUNT": "3", "SLURM_NTASKS": "5",
     "SLURM_CPUS_PER_TASK": "77", "SLURM_OUTER": "canary", "PMI_RANK": "4", "SRUN_DEBUG": "7", "SQUEUE_STATES": "COMPLETED",
     "SQUEUE_FORMAT": "%i", "SACCT_FORMAT": "JobID", "SCANCEL_STATE": "RUNNING",
@@ -391,7 +391,7 @@ def test_launched_from_inside_an_allocation_nothing_of_it_reaches_the_job(site, 
     preamble.write_text(f"env >{site.tmp}/env\n")
     client = site.cluster.env() | OUTER
     refused = subprocess.run(["sbatch", "--wrap=true"], env=client, capture_output=True, text=True, cwd=site.tmp)
-    assert refused.returncode and "partition" in refused.stderr  # so that it matters
+    assert refused.returncode and "time" in refused.stderr  # so that it matters
     launch = site.call([*ONE, f"cluster.preamble={preamble}"], env=OUTER)
     assert launch.code == 0, launch.err
     assert site.call([*ONE, "action=status"], env=OUTER).out.startswith("tiny: 1 ")
@@ -443,6 +443,16 @@ def test_what_sbatch_would_refuse_is_told_by_its_key(site, key, value):
     launch = Launch(site.tmp, [*PAIR, *ON_SLURM, f"cluster.{key}={value}"], env={k: client[k] for k in ("SLURM_CONF", "PATH")})
     assert launch.wait() == 2 and nothing_submitted(site), launch.out
     assert launch.err.startswith(f"error: cluster.{key}={value}") and one_line(launch.err)
+
+
+@pytest.mark.slow
+def test_while_all_nodes_are_down_what_they_could_run_is_submitted_and_what_they_could_not_is_refused(site):
+    site.cluster.run("scontrol", "update", "nodename=ALL", "state=drain", "reason=night")
+    never = site.call([*PAIR, HELD, "cluster.gpus=9"])
+    assert never.code == 2 and "cluster.gpus=9" in never.err and nothing_submitted(site)
+    waits = site.call([*PAIR, HELD])
+    assert waits.code == 0 and "2 nodes that could are down; the jobs will wait" in waits.out, waits.err
+    given_once(site, PAIR)
 
 
 def test_a_controller_that_is_down_ends_a_launch_with_4(site):

@@ -139,6 +139,14 @@ def test_where_everybody_may_write_only_one_s_own_modules_are_taken(user, packag
     assert {"user/theirs.py", "user/my_optimizer.py"} & set(code_now()[1]) == {"user/my_optimizer.py"}
 
 
+def test_from_where_everybody_may_write_a_job_imports_nothing(tmp_path):
+    program = "import sys; from spectral_mup.config import parse; print(parse._trusted(__import__('pathlib').Path.cwd()))"
+    for mode, flags, trusted in ((0o755, ["-P"], True), (0o1777, ["-P"], False), (0o1777, [], True)):
+        tmp_path.chmod(mode)
+        done = subprocess.run([sys.executable, *flags, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        assert done.stdout == f"{trusted}\n", done.stderr
+
+
 # --- when it is trusted -----------------------------------------------------------------------------------------------
 
 

@@ -259,7 +259,8 @@ def _submit(context: Context, report: Report, select: Callable[[State], bool], f
 def _refuse_what_sbatch_would(context: Context, ordered: SubmissionPlan) -> None:
     """Raises ConfigError about the keys that sbatch's words are about, with their values."""
     try:
-        check_script(context.config, ordered.packs[: ordered.array_size], context.sweep.fingerprint)
+        if note := check_script(context.config, ordered.packs[: ordered.array_size], context.sweep.fingerprint):
+            print(f"note: {note}; the jobs will wait")
     except slurm.Refused as error:
         keys = next((keys for words, keys in KEYS_BY_SBATCH_ERROR.items() if re.search(words, str(error), re.I)), [])
         values = {key: getattr(context.config.cluster, key) for key in keys}

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.cluster.slurm.snapshot import check_size, code_now, find_intact, find_preamble
 from spectral_mup.config.schema import Config, SlurmConfig
-from spectral_mup.errors import Unanswered
+from spectral_mup.errors import ConfigError, Unanswered
 from spectral_mup.util.files import check_writable
 from spectral_mup.util.gpus import visible_gpus
 
@@ -29,9 +31,10 @@ class Finding:
 
 
 def doctor(config: Config) -> list[Finding]:
-    """Commands, controller, its clock, partitions, accounting, limits, preemption, disk, GPU, W&B."""
+    """Commands, controller, its clock, partitions, accounting, limits, preemption, what jobs are given, disk, GPU, W&B."""
     folders = [_folder(key, Path(getattr(config.paths, key))) for key in ("runs", "jobs")]
-    return [*_commands(config), *_controller(config), *_accounting(config), *folders, *_gpu(), _wandb(config.wandb.mode)]
+    jobs = [*_commands(config), *_controller(config), *_accounting(config), *given_to_jobs(config)]
+    return [*jobs, *folders, *_gpu(), _wandb(config.wandb.mode)]
 
 
 def _needed(config: Config) -> str:
@@ -65,11 +68,67 @@ def _controller(config: Config) -> Iterator[Finding]:
     yield from check_settings(settings, config)
 
 
+def given_to_jobs(config: Config) -> Iterator[Finding]:
+    """Who they are of, who pays, and with what code, modules and site's lines they run."""
+    if not isinstance(config.cluster, SlurmConfig):
+        return
+    login, user = os.environ.get("LOGNAME"), slurm.user_name()
+    if login not in (None, user):
+        yield Finding(KNOW, "user", f"LOGNAME={login}, but this is {user}, whose jobs are ours")
+    said = slurm.from_shell(config.cluster.model_dump())
+    for name in sorted(name for name in os.environ if name.startswith("SBATCH_")):
+        key = name.removeprefix("SBATCH_").lower()
+        used = key in said or key == "reservation" and "extra" in said
+        heard = (
+            f"{os.environ[name]}: jobs are submitted with it"
+            if used
+            else "set in this shell, but not passed on: give it in cluster"
+        )
+        yield Finding(KNOW if used else LOOK, name, heard)
+    try:
+        code, files = code_now()
+        check_size(files)
+        yield _copies(
+            Path(config.paths.jobs), code, f"{sum(path.stat().st_size for path in files.values()) / 1e6:.1f} MB of code"
+        )
+    except ConfigError as error:
+        yield Finding(WRONG, "snapshot", str(error))
+    yield from _modules(Path.cwd())
+    if config.cluster.preamble:
+        yield _preamble(config.cluster.preamble)
+
+
+def _copies(jobs_dir: Path, code: str, size: str) -> Finding:
+    """Whether the next job can use an earlier copy of the code."""
+    if (jobs_dir / "code" / code).is_dir() and not find_intact(jobs_dir, code):
+        return Finding(LOOK, "snapshot", f"{size}; {jobs_dir}/code/{code} was changed or is not ours: a new copy will be taken")
+    return Finding(GOOD, "snapshot", size)
+
+
+def _modules(here: Path) -> Iterator[Finding]:
+    """Whose modules a job may import from the folder of the launch."""
+    if here.stat().st_mode & 0o002:
+        yield Finding(LOOK, "launch folder", f"everybody may write to {here}: jobs are given only what is yours in it")
+    if hidden := sorted(path.name for path in here.glob("*.py") if path.stem in sys.stdlib_module_names):
+        yield Finding(LOOK, "modules", f"{', '.join(hidden)}: named as modules of Python, which jobs import instead; rename")
+
+
+def _preamble(name: str) -> Finding:
+    """Whether bash can read the site's lines."""
+    try:
+        done = subprocess.run(["bash", "-n", str(find_preamble(name))], capture_output=True, text=True)
+    except ConfigError as error:
+        return Finding(WRONG, "preamble", str(error).partition(": ")[2])
+    return Finding(WRONG if done.returncode else GOOD, "preamble", " ".join(done.stderr.split()) or f"bash can read {name}")
+
+
 def check_settings(settings: dict[str, str], config: Config) -> Iterator[Finding]:
     """What the controller's configuration means for a sweep."""
     skew = (slurm.clock(settings[slurm.NOW]) or time.time()) - time.time()
     if abs(skew) > SKEW_SECONDS:
         yield Finding(LOOK, "clock", f"the controller's is {skew:+.0f} s from ours: states may look outdated")
+    if "jobs" in settings.get("PrivateData", ""):
+        yield Finding(KNOW, "PrivateData", "others' jobs are hidden: a run that one of them has is told by its heartbeat alone")
     yield Finding(KNOW, "MaxArraySize", f"{settings.get('MaxArraySize', '?')}: longer sweeps become several arrays")
     if "SLURM_VERSION" in settings and settings.get("JobRequeue") == "0":
         yield Finding(KNOW, "JobRequeue", "0: the site does not requeue by default; our scripts set --requeue")

@@ -7,6 +7,7 @@ job, and its signal handler saves in the middle of a step; our tasks need no pic
 import shlex
 import sys
 
+from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm.submission import Submission
 from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError
@@ -15,10 +16,10 @@ ENTRY = "src/spectral_mup/cluster/slurm/enter.py"
 
 
 def slurm_of(config: Config) -> SlurmConfig:
-    """The cluster part of a config for SLURM. Raises ConfigError on cluster=local."""
+    """The cluster part of a config for SLURM, with what the shell says. Raises ConfigError on cluster=local."""
     if not isinstance(config.cluster, SlurmConfig):
         raise ConfigError(f"cluster={config.cluster.scheduler}: this needs SLURM; give cluster=slurm or your site's file")
-    return config.cluster
+    return config.cluster.model_copy(update=slurm.from_shell(config.cluster.model_dump()))
 
 
 def render(config: Config, submission: Submission) -> str:

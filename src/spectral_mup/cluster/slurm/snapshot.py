@@ -1,4 +1,5 @@
-"""What a job is frozen with: the code as it was launched, and the config with every path made absolute. Imports no torch.
+"""What a job is frozen with: the code as it was launched; the config with every path made absolute, and what the shell says of
+account and partition. Imports no torch.
 
     jobs/code/<hash>/src/     the package
     jobs/code/<hash>/user/    *.py, conf/ and sweeps/ of the folder of the launch
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from spectral_mup.cluster.slurm_commands import from_shell
 from spectral_mup.config.schema import Config, to_plain
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.provenance import COMMIT_FILE, PACKAGE, commit
@@ -185,6 +187,8 @@ def snapshot_config(config: Config) -> dict[str, Any]:
         plain["paths"][key] = str(Path(value).absolute())
     if config.data.path is not None:
         plain["data"]["path"] = str(Path(config.data.path).expanduser().absolute())
+    if plain["cluster"]["scheduler"] == "slurm":
+        plain["cluster"] |= from_shell(plain["cluster"])
     if plain["cluster"].get("preamble"):
         plain["cluster"]["preamble"] = str(find_preamble(plain["cluster"]["preamble"]))
     return plain | {"action": "run", "yes": True}

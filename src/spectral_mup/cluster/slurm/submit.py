@@ -5,6 +5,7 @@ given out twice; a launcher that dies at any moment leaves either nothing or a f
 """
 
 import random
+import re
 import shutil
 import time
 from collections import defaultdict
@@ -33,6 +34,7 @@ from spectral_mup.util.text import pluralize
 UNKNOWN_PACK = 4  # runs for each worker of a task while their duration is unknown
 SETTLE_SECONDS = 5.0  # an sbatch that outlives its launcher has reached the controller by then
 ATTEMPTS = 3
+NO_NODE = re.compile("node configuration is not available|nodes required|down, drained", re.I)
 GPU_BYTES = 40e9  # of a node's GPU, as far as a login node knows; a task counts anew on its own
 
 
@@ -121,17 +123,29 @@ def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ())
     return report
 
 
-def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerprint: str) -> None:
-    """sbatch --test-only of the script as it will be. Raises slurm.Refused or slurm.NoAnswer, and ConfigError about code that
-    jobs cannot be given."""
+def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerprint: str) -> str | None:
+    """sbatch --test-only of the script as it will be; what is to be told if it can only wait. Raises slurm.Refused or
+    slurm.NoAnswer, and ConfigError about code that jobs cannot be given."""
     check_size(code_now()[1])
     jobs_dir = Path(config.paths.jobs).absolute()
     trial = prepare(jobs_dir, snapshot_config(config), packs, fingerprint, "code")
     try:
         write_atomic(trial.script, render(config, trial).encode(), 0o600)
         slurm.sbatch(trial.script, "--test-only")
+    except slurm.Refused as error:
+        if not (NO_NODE.search(str(error)) and (down := _down(config))):
+            raise
+        return f"no node that is up can run this now; {pluralize(down, 'node')} that could {'is' if down == 1 else 'are'} down"
     finally:
         shutil.rmtree(trial.path, ignore_errors=True)
+    return None
+
+
+def _down(config: Config) -> int:
+    """How many nodes that are down could run a task: of these --test-only says that they do not exist, sbatch that it waits."""
+    c = slurm_of(config)
+    cpus = c.cpus * max(1, config.train.devices // c.nodes)
+    return sum(not n.up and n.cpus >= cpus and n.gpus >= c.gpus for n in slurm.nodes(c.partition).values())
 
 
 def submit(

@@ -1,0 +1,57 @@
+"""Types of what sbatch is given: times as SLURM writes them, names that YAML may have read as numbers, further options."""
+
+import math
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from spectral_mup.util.fields import Int
+
+OURS = {  # sbatch's options that are set by us, and the key that decides them, if one does
+    "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint", "exclude": "exclude",
+    "time": "time", "nodes": "nodes", "mem": "memory", "nice": "nice", "gpus-per-node": "gpus", "gpus": "gpus",
+    "cpus-per-task": "cpus", "ntasks": "cpus", "ntasks-per-node": "cpus", "signal": "signal_seconds",
+    "array": "array_parallelism", "output": "", "error": "", "job-name": "", "open-mode": "", "requeue": "", "no-requeue": "",
+    "chdir": "", "wrap": "", "parsable": "", "test-only": "", "wait": "",
+}  # fmt: skip
+
+
+def _minutes(value: Any) -> Any:
+    """Minutes, rounded up, of 'M', 'M:S', 'H:M:S', 'D-H', 'D-H:M' or 'D-H:M:S'."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", value.strip())
+    if found is None:
+        raise ValueError("must be minutes, or as SLURM writes it: minutes:seconds, hours:minutes:seconds, days-hours:minutes")
+    days, *parts = [None if part is None else int(part) for part in found.groups()]
+    given = [part for part in parts if part is not None]
+    if days is None and len(given) < 3:
+        given = [0, *given]  # no hours
+    hours, minutes, seconds = [*given, 0, 0][:3]
+    return 1440 * (days or 0) + 60 * hours + minutes + math.ceil(seconds / 60)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        raise ValueError('is a number, not a name; quote it, as in "0123"')
+    return value
+
+
+def _check_options(options: dict[str, Any]) -> dict[str, Any]:
+    for name, value in options.items():
+        option = name.strip("-").replace("_", "-")
+        ours = next((own for own in OURS if own == option or len(option) > 1 and own.startswith(option)), None)
+        if ours is not None and option not in ("export", "hold"):
+            instead = f"give cluster.{OURS[ours]}" if OURS[ours] else "it is ours"
+            raise ValueError(f"{name}: may not be set here, {instead}")
+        if option == "export" and "=" in str(value):
+            raise ValueError(
+                f"{name}: gives variables a value, which everybody can read in the queue; set them in cluster.preamble"
+            )
+    return options
+
+
+Minutes = Annotated[Int, BeforeValidator(_minutes), Field(ge=1)]
+Text = Annotated[str, BeforeValidator(_text)]
+Options = Annotated[dict[str, Any], AfterValidator(_check_options)]
