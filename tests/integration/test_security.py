@@ -135,10 +135,12 @@ def test_what_holds_the_lines_of_a_preamble_is_for_its_owner_alone(tmp_path, mon
 # --- what is called ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", ["os.system", "subprocess.Popen", "builtins.exec", "__main__.x", "os.sep"])
+@pytest.mark.parametrize("target", ["os.system", "subprocess.Popen", "spy.call", "__main__.x", "os.sep"])
 def test_a_target_that_is_no_optimizer_is_refused_without_a_call(tmp_path, monkeypatch, target):
     called = []
-    for name in ("os.system", "subprocess.Popen.__init__", "builtins.exec"):
+    (tmp_path / "spy.py").write_text("import os\n\ndef call(*args, **_):\n    os.system(args)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("os.system", "subprocess.Popen.__init__"):
         monkeypatch.setattr(name, lambda *args, **_: called.append(args))
     code, _, err = call("launch", *TINY, f"paths.runs={tmp_path}", f"optimizer.algorithms.adamw.target={target}", "action=plan")
     assert code == 2 and not called and err.count("\n") == 1

@@ -150,7 +150,7 @@ def test_a_line_that_is_no_row_is_named(tmp_path, line):
 DAMAGES = {
     "result.json": NOT_A_RESULT["cut off"][0],
     "config.json": '{"model": ',
-    "timing.json": "[]",
+    "timing.json": '{"seconds": 1.0}',
     "norms.jsonl": DEEP + "\n",
 }
 
