@@ -53,7 +53,9 @@ def run_point(point: RunConfig, runs: Path, corpus, **kwargs):
 def bury(folder: RunFolder) -> None:
     """Make its owner a process that is long gone."""
     for owner in folder.path.glob("attempts/*/owner.json"):
-        owner.write_text(json.dumps(json.loads(owner.read_text()) | {"start": "long ago"}))
+        content = json.loads(owner.read_text())
+        boot = content["start"].partition(":")[0]
+        owner.write_text(json.dumps(content | {"start": f"{boot}:0"}))
 
 
 def build_run(run: RunConfig, vocab_size: int = 256) -> tuple[LanguageModel, ModelScaling]:

@@ -84,7 +84,7 @@ def _loader() -> Any:
 def load_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file, not interpolated. Raises ConfigError, which names the file."""
     try:
-        plain = yaml.load(path.read_text("utf-8"), Loader=_loader()) or {}
+        plain = OmegaConf.to_container(OmegaConf.create(yaml.load(path.read_text("utf-8"), Loader=_loader()) or {}))
     except RecursionError:
         raise ConfigError(f"{shown(path)}: nested without end, as by an alias of what it stands in; write it out") from None
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:

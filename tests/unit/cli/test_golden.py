@@ -76,7 +76,7 @@ def eventful(argv, tmp_path):
     """The sweep with a run that is done, one that diverged, two that failed and the rest to do."""
     done, diverged, *failed = planned(argv)[:4]
     finish(done, tmp_path / "runs")
-    finish(diverged, tmp_path / "runs", status="diverged", diverged_step=7)
+    finish(diverged, tmp_path / "runs", status="diverged", diverged_step=7, val_loss=None)
     for run in failed:
         RunFolder(tmp_path / "runs", run.run_id).path.mkdir()
         RunFolder(tmp_path / "runs", run.run_id).write_error(TRACEBACK)

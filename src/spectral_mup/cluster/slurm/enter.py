@@ -16,7 +16,7 @@ def main(module: str, *arguments: str) -> int:
     sys.path.insert(0, f"{CODE}/src")
     sys.path.append(f"{CODE}/user")
     snapshot = import_module("spectral_mup.cluster.slurm.snapshot")
-    if not Path(snapshot.__file__).resolve().is_relative_to(CODE.resolve()):
+    if not Path(str(snapshot.__file__)).resolve().is_relative_to(CODE.resolve()):
         sys.exit(f"refused: {snapshot.__file__} would run, not the code that was launched, {CODE}")
     if not snapshot.matches(CODE):
         sys.exit(f"refused: {CODE} is not as it was launched; launch again, which takes a new copy")
