@@ -191,7 +191,7 @@ class Shapes(NamedTuple):
 def find_optima(curves: Mapping[Any, LossCurve]) -> tuple[dict[Any, Optimum], Shapes]:
     """The optimum of every curve with a finished lr, by whatever the curves are named, and the bowls behind them.
 
-    Where there is no bowl (an open side, fewer than three lrs, no minimum), the optimum is the best lr tested.
+    Where no bowl can be fitted (an open side, fewer than three lrs, no minimum), the optimum is the best lr tested.
     """
     every = {size: bowls for size, curve in curves.items() if (bowls := fit_bowls(curve, SKEWS))}
     every = {size: bowls for size, bowls in every.items() if np.isfinite(bowls.rss_K).any()}

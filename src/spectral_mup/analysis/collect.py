@@ -39,7 +39,7 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd
 
 
 def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection[str]], pd.DataFrame]:
-    """Function from the ids of ended runs to their norms, a row a probed step and module or tensor; it reads a run once.
+    """Function from the ids of ended runs to their norms, one row per probed step and module or tensor; it reads a run once.
 
     Each run is listed once, also one of the base size, which several rules share. A run without norms.jsonl, as from an archive
     of results, or with one that cannot be read, has no rows: its loss counts in the verdict, its features do not.
@@ -57,7 +57,7 @@ def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection
 
 
 def norms_of(run_ids: Iterable[str], folder: Path) -> pd.DataFrame:
-    """The norms of those runs that are in the folder, with their ids: a row a probed step and module or tensor."""
+    """The norms of those runs that are in the folder, with their ids: one row per probed step and module or tensor."""
     files = {run_id: folder / run_id / "norms.jsonl" for run_id in run_ids}
     return pd.DataFrame(
         [{"run_id": run_id} | row for run_id, file in files.items() if file.is_file() for row in readable_rows(file)]

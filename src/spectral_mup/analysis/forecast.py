@@ -20,7 +20,7 @@ ADVICE = {
     "both": "Whether the optimum moves is undecided: try both. The groups are at the base's lr; for another, multiply theirs.",
 }
 ADDS_UP = (
-    " But it lies outside the drift's interval: a slope within the verdict's tolerance adds up over so many doublings. "
+    " But it lies outside the drift's interval: a slope within the verdict's tolerance adds up over that many doublings. "
     "Run the lr with the drift beside it."
 )
 INDEPENDENT = " With train.weight_decay=independent divide their λ by the same, as torch multiplies it by the lr."

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 class Loaded:
     """Results of a sweep as they were judged then; nothing is judged anew. Prints a summary.
 
-    runs      a row a run of a rule, those of the base size under each (curves.csv)
-    features  slopes of the norms of modules and tensors against size, a row a step (features.csv); empty if none were judged
+    runs      one row per run of a rule, those of the base size under each (curves.csv)
+    features  slopes of norms of modules and tensors against size, one row per step (features.csv); empty if none were judged
     judged    the verdicts, as `judge` returns them
     """
 
@@ -52,7 +52,7 @@ class Loaded:
 
     @cached_property
     def norms(self) -> pd.DataFrame:
-        """A row a probed step and module or tensor of every run, read when first asked for; empty, and warns, if none is there.
+        """One row per probed step and module or tensor of every run, read on first use; empty, and warns, if none exists.
 
         Runs that several rules share are there under each of them.
         """
@@ -111,7 +111,7 @@ def _instead(folder: Path) -> str:
     below = sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob("verdicts.json"))
     if below:
         return f"holds no verdicts.json itself; give a folder below it: {', '.join(below[:5])}{' …' * (len(below) > 5)}"
-    missing = "holds no verdicts.json" if folder.is_dir() else "is no folder"
+    missing = "holds no verdicts.json" if folder.is_dir() else "is not a folder"
     return f"{missing}; python analyze.py sweep=NAME writes a sweep's results under results/NAME"
 
 

@@ -71,7 +71,7 @@ class Line:
 
     @property
     def variance_N(self) -> np.ndarray:
-        """σ²/A² of each optimum: its variance where seeds tilt the losses of all sizes alike (octaves²)."""
+        """σ²/A² of each optimum: its variance where seeds tilt the losses of all sizes equally (octaves²)."""
         return np.sum((self.curvature_N * self.residual_N) ** 2) / self.dof / self.curvature_N**2
 
     def variances(self, l_N: np.ndarray) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Runs of one's own: judge any table of them as a sweep is judged."""
+"""Your own runs: judge any table of them as a sweep is judged."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ class Judged(Mapping[str, Verdict]):
     def plot(self, ax: Axes | None = None, *, rule: str | None = None) -> Axes:
         """Draw into `ax` (by default axes of a new figure) and return it.
 
-        Under one rule, named or the only one, losses against what was tuned, a line a size; of several rules the optimum
-        against the size, a line a rule. Raises TableError for a rule that there is not.
+        Under one rule, named or the only one, losses against what was tuned, one line per size; of several rules the optimum
+        against the size, one line per rule. Raises TableError for a rule that there is not.
         """
         from spectral_mup.analysis.figures.lr_transfer import draw_losses, draw_optima
         from spectral_mup.analysis.figures.style import new_axes
@@ -90,12 +90,12 @@ def judge(
     base: int | None = None, rule: str | None = None, tolerance: float = 0.25, alpha: float = 0.05,
     *, regret_limit: float = 0.005,
 ) -> Judged:  # fmt: skip
-    """Does the best learning rate stay the same as the model grows? Judge a table with a row a run, as `analyze` does a sweep.
+    """Does the best learning rate stay as the model grows? Judge a table with one row per run, as `analyze` does a sweep.
 
     size          column of what grows: width, depth, steps, …; whole numbers
     value         column of log2 of what was tuned, a learning rate or another positive number
     loss          column of the final losses, above 0; one that is not finite is a run that diverged
-    seed          column that tells apart the runs of one size and value
+    seed          column that distinguishes the runs of one size and value
     base          the size that was tuned, by default the smallest
     rule          column by whose values runs are judged apart; None: all together
     tolerance     slopes d log2 η* / d log2 size up to this are none, and costs up to `regret_limit`, a fraction of the loss
@@ -122,10 +122,10 @@ def judge(
 
 
 def plot_lr_transfer(runs: Judged | Loaded | pd.DataFrame, ax: Axes | None = None, *, rule: str | None = None) -> Axes:
-    """Draw what `judge` or `load` returned, or a table that `judge` takes as it is, into `ax`, and return it.
+    """Draw what `judge` or `load` returned, or a table that `judge` takes without further arguments, into `ax`, and return it.
 
-    Under one rule, named or the only one, losses against the learning rate, a line a size; of several rules the best learning
-    rate against the size, a line a rule. Without `ax`, axes of a new figure. Raises TableError.
+    Under one rule, named or the only one, losses against the learning rate, one line per size; of several rules the best
+    learning rate against the size, one line per rule. Without `ax`, axes of a new figure. Raises TableError.
     """
     if isinstance(runs, pd.DataFrame):
         runs = judge(runs)
@@ -138,13 +138,13 @@ def plot_lr_transfer(runs: Judged | Loaded | pd.DataFrame, ax: Axes | None = Non
 def _points(df: pd.DataFrame, size: str, value: str, loss: str, seed: str, rule: str | None) -> pd.DataFrame:
     """The table with the columns that are judged."""
     if not isinstance(df, pd.DataFrame):
-        raise TableError(f"df: a {type(df).__name__}; give a pandas DataFrame with a row a run, as pd.DataFrame(runs)")
+        raise TableError(f"df: a {type(df).__name__}; give a pandas DataFrame with one row per run, as pd.DataFrame(runs)")
     names = {"size": size, "value": value, "loss": loss, "seed": seed, **({} if rule is None else {"rule": rule})}
     of = {argument: _column(df, argument, name) for argument, name in names.items()}
     if len(set(names.values())) < len(names):
         raise TableError(f"{', '.join(f'{a}={n!r}' for a, n in names.items())}: give each a column of its own")
     if df.empty:
-        raise TableError("df: has no rows; give a row a run")
+        raise TableError("df: has no rows; give one row per run")
     losses = _numbers(of["loss"], "loss")
     points = pd.DataFrame(
         {"family": "", "optimizer": "", "rule": ALL if rule is None else _texts(of["rule"], "rule")}, df.index
@@ -170,7 +170,7 @@ def _check_points(points: pd.DataFrame, names: Mapping[str, str]) -> None:
     own |= {names["rule"]: "rule"} if "rule" in names else {}
     for run in rows(started, started.duplicated([*own.values()])).to_dict("records"):
         where = ", ".join(f"{name} {run[column]}" for name, column in own.items())
-        fix = "keep one, or give the column that tells them apart as seed= or rule="
+        fix = "keep one, or give the column that distinguishes them as seed= or rule="
         raise TableError(f"seed={names['seed']!r}: several runs have {where}; {fix}")
 
 

@@ -39,7 +39,7 @@ def read_published(folder: Path) -> list[Published]:
             head, found = list(table.fieldnames or []), []
             for column in Published._fields:
                 if head.count(column) != 1:
-                    problem = "is there twice" if column in head else "is missing"
+                    problem = "occurs twice" if column in head else "is missing"
                     raise ResultsError(
                         f"{path}: column {column} {problem}; the first line must be {','.join(Published._fields)}"
                     )

@@ -23,7 +23,7 @@ def summarize(
     That is (sweeps, names without results, number of published slopes that belong to none of the sweeps).
 
     summary.csv, summary.tex   one row per sweep and rule
-    forest.pdf .svg .png       the slopes of all, beside those of published.csv if it is there; what is drawn: forest.csv
+    forest.pdf .svg .png       the slopes of all, beside those of published.csv if it exists; what is drawn: forest.csv
     summary.pdf .svg .png      one row of panels per sweep; what is drawn: summary_figure.csv
     summary_FAMILY_AXIS.*      in place of them where families or axes differ: one figure of each, and .csv of what is drawn
     transfer.pdf .svg .png     loss against lr under the rule that is tested, a panel per sweep of the first family and axis

@@ -128,7 +128,7 @@ def loss_name(points: pd.DataFrame) -> str:
 
 
 def is_control(rule: str) -> bool:
-    """Whether a rule, standard*, claims no transfer and is there to compare with; an optimizer may be named before it."""
+    """Whether a rule, standard*, claims no transfer and serves as a comparison; an optimizer may be named before it."""
     return rule.split()[-1].startswith("standard")
 
 

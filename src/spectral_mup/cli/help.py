@@ -81,7 +81,7 @@ order of optimizer, or those of the NAMEs (optimizers or folders) in their order
   summary.csv summary.tex        one row per sweep and rule: verdict, slope, regret, sizes, seeds, runs; the .csv has features,
                                  optimum and loss at every size, command and commit too, the .tex is a tabular of booktabs
   forest.pdf .svg .png           one line per sweep and rule: slope and interval against the tolerance, verdict, regret;
-                                 in grey the slopes of FOLDER/published.csv, if it is there, with the columns
+                                 in grey the slopes of FOLDER/published.csv, if it exists, with the columns
                                  optimizer,family,axis,rule,slope,source,note
   transfer.pdf .svg .png         one panel per optimizer: losses under the rule that is tested, verdict, slope, regret
   summary.pdf .svg .png          one row per sweep: losses under each rule, optimum against size, slope, verdict, regret;

@@ -1,4 +1,4 @@
-"""A whole sweep from Python: the same plan, search, records and verdict as `launch` and `analyze`, for a model of one's own."""
+"""A whole sweep from Python: the same plan, search, records and verdict as `launch` and `analyze`, for your own model."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def sweep(
         quiet: print nothing.
 
     Returns the results as `load("FOLDER/results/NAME")` does. Raises ConfigError on what a launch refuses, RuntimeError where
-    runs failed, and KeyboardInterrupt after Ctrl-C, when the run at hand is saved: the same call goes on.
+    runs failed, and KeyboardInterrupt after Ctrl-C, when the run at hand is saved: the same call resumes.
     """
     from spectral_mup.analysis.load import load  # here, as `import spectral_mup` needs neither pandas nor, below, hydra
     from spectral_mup.cli.actions.train import train_here

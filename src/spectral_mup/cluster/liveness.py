@@ -94,5 +94,5 @@ def heartbeat_of(folder: RunFolder) -> Path:
 
 
 def may_hold(folder: RunFolder, owner: Mapping[str, Any], me: JobStart | None = None, ask: Ask = ask_slurm) -> bool:
-    """Whether this owner of a run's latest attempt may still be at work on it."""
+    """Whether this owner of a run's latest attempt may still be training it."""
     return lives(owner, lambda: silence(heartbeat_of(folder)), me, ask) is not False

@@ -192,7 +192,7 @@ class Node:
 
     @property
     def up(self) -> bool:
-        """Whether jobs start on it, today or once others have ended; what a site has put to sleep counts, as it is woken."""
+        """Whether jobs start on it, today or once others have ended; what a site has put to sleep counts: it is woken."""
         return re.fullmatch(r"(idle|mixed|allocated|completing|planned)[^*]?", self.state) is not None
 
 

@@ -19,7 +19,7 @@ FAILED, TEMPORARY_FAILURE = 1, 75  # exit codes; the second is sysexits' EX_TEMP
 
 
 class Unfit(Unanswered):
-    """Processes cannot begin on this machine, which is no fault of any run; the message says why."""
+    """Processes cannot begin on this machine, which is not the fault of any run; the message says why."""
 
     exit_code = FAILED
 

@@ -98,7 +98,7 @@ class Worker:
 
         torch.set_num_threads(config.cluster.threads)
         device = pick_device(config.cluster.device)
-        if device.type == "cuda":  # a CPU worker is deterministic as it is
+        if device.type == "cuda":  # a CPU worker is deterministic already
             torch.use_deterministic_algorithms(True, warn_only=True)  # as far as there are such; attention backward has none
             # else each new tensor costs a kernel, which only serves to find bugs
             setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010

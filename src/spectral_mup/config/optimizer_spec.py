@@ -57,7 +57,7 @@ class Algorithm:
             message = f"{said}: cannot be imported ({type(error).__name__}: {error}); {give}, as torch.optim.AdamW"
             raise ConfigError(message) from error
         if not any(f"{c.__module__}.{c.__name__}" == OPTIMIZER for c in getattr(found, "__mro__", ())):
-            raise ConfigError(f"{said}: is no class derived from torch.optim.Optimizer; {give}, as torch.optim.AdamW")
+            raise ConfigError(f"{said}: is not a class derived from torch.optim.Optimizer; {give}, as torch.optim.AdamW")
         return found
 
     def attribute(self, name: str) -> Any:
@@ -94,7 +94,7 @@ def spec_of(config: OptimizerConfig) -> OptimizerSpec:
 
 
 def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScaling] | OptimizerSpec) -> OptimizerSpec:
-    """From a name of conf/optimizer, one UpdateScaling, or {kind: UpdateScaling}; a spec stays as it is.
+    """From a name of conf/optimizer, one UpdateScaling, or {kind: UpdateScaling}; a spec stays unchanged.
 
     Raises ValueError on an unknown name, a kind without a scaling, and an optimizer whose size law was not measured.
     """
@@ -128,7 +128,7 @@ def _no_optimizer(given: Any) -> str:
 
 
 def resolve_rule(rule: str | Rule) -> Rule:
-    """From a name of conf/rule; a Rule stays as it is. Raises ValueError on an unknown name."""
+    """From a name of conf/rule; a Rule stays unchanged. Raises ValueError on an unknown name."""
     if not isinstance(rule, Rule | str):
         raise ValueError(f"rule={rule!r}: give the name of one, as in rule='spectral', or a spectral_mup.theory.rules.Rule")
     return rule if isinstance(rule, Rule) else rule_of(rule, parse(RuleConfig, read_preset("rule", rule), f"rule.{rule}"))

@@ -48,7 +48,7 @@ def tunable(config: Config) -> dict[str, Any]:
 
 
 def names(config: Config) -> list[str]:
-    """What can be tuned, as it is called for short; of exponents, which say how things grow, no search is of use."""
+    """What can be tuned, by its short name; exponents, which say how things grow, are left out."""
     numbers = [key for key, value in tunable(config).items() if value is None or is_number(value)]
     short = [key.replace("optimizer.algorithms.", "optimizer.") for key in numbers]
     return [LR, *sorted(key for key in short if not {"update_norm", "eps_law", "lr_shape"} & {*key.split(".")})]
@@ -87,7 +87,7 @@ def held_at(config: Config, name: str) -> float:
 
 
 def with_sizes(config: Config, steps: int | None, batch_size: int | None) -> Config:
-    """The config with runs of this length, of which warmup keeps its share, and this batch; None: as it is."""
+    """The config with runs of this length, of which warmup keeps its share, and this batch; None: unchanged."""
     t = config.train
     sizes = {"steps": steps or t.steps, "batch_size": batch_size or t.batch_size}
     sizes["warmup"] = round(t.warmup * sizes["steps"] / t.steps)

@@ -83,7 +83,7 @@ def _tuned(c: schema.Config, name: str) -> Iterator[str]:
     elif name != tune.LR and not tune.is_number(values[key]) and values[key] is not None:
         yield f"{here}: its value {values[key]} is not a number; tune another key, as in sweep.tune=lr"
     elif not start:
-        yield f"{here}: it has no log2, as it is {'null' if values[key] is None else values[key]}; {give}"
+        yield f"{here}: it has no log2, being {'null' if values[key] is None else values[key]}; {give}"
     if len(set(start)) < len(start):
         yield f"{here}: [{', '.join(f'{x:g}' for x in start)}] lists a value twice; list each once"
     for x in start:
@@ -143,7 +143,7 @@ def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
     if not isinstance(c, schema.SlurmConfig):
         return
     if c.device == "cuda" and not c.gpus:
-        yield "cluster.device=cuda: cluster.gpus=0 asks for no GPU; raise it, or use cluster.device=auto"
+        yield "cluster.device=cuda: cluster.gpus=0 requests no GPU; raise it, or use cluster.device=auto"
     if c.signal_seconds >= 60 * c.time:
         yield f"cluster.signal_seconds={c.signal_seconds}: must be shorter than cluster.time ({c.time} min)"
     if t.devices % c.nodes or (c.nodes > 1 and t.devices == 1):

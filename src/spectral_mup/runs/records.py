@@ -5,7 +5,7 @@ from typing import Any, Literal, NotRequired
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # a text is no number
+STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # a text is not a number
 
 
 def record(**fields: Any) -> Any:

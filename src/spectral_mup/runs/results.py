@@ -49,7 +49,7 @@ class Results:
             return folder.read("result.json")
         except (RecordError, OSError) as error:
             if not (self.runs.is_dir() and os.access(self.runs, os.X_OK)):
-                raise  # which is no matter of this run
+                raise  # which is not a matter of this run
             if run.run_id not in self._refused:
                 log.warning("%s; until then the run counts as missing", error, extra={"run": run.run_id})
             self._refused.add(run.run_id)

@@ -15,7 +15,7 @@
         result.json        written LAST; its presence alone proves that the run has ended
 
 Each file has one writer, and every file but the two .jsonl is replaced atomically. Whoever looks over many runs goes by
-`result`, `owner` and `error`, which raise nothing: of a run whose record cannot be read there is no result, and that is its
+`result`, `owner` and `error`, which raise nothing: a run whose record cannot be read has no result, and that is its
 error. Whoever claims the run is refused, until the damaged file is put aside. Imports no torch.
 """
 

@@ -67,7 +67,7 @@ def end_service(seconds: float = CLOSE_SECONDS) -> None:
 
 
 def _services() -> list[int]:
-    """Ids of W&B's processes that this one has started, by /proc; none where there is no such."""
+    """Ids of W&B's processes that this one has started, by /proc; none where /proc does not exist."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):

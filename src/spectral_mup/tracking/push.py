@@ -79,7 +79,7 @@ def push(runs_dir: Path, runs: Sequence[RunConfig], project: str, mode: str, on_
 
 
 def _target(project: str, mode: str) -> dict[str, Any]:
-    """Server, entity (null: the key's own) and project. Raises PushError if no key is known, never asks for one."""
+    """Server, entity (null: the key's own) and project. Raises PushError if no key is known, never prompts for one."""
     wandb = import_wandb(mode)
     try:
         settings = wandb.setup(wandb.Settings(silent=True, mode=mode)).settings

@@ -17,7 +17,7 @@ from spectral_mup.errors import RecordError
 
 MOST_BYTES = 2**26  # of a .json file; none of ours comes near
 TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # names of files that `write_atomic` has not put in place yet
-DIGITS = re.compile("[0-9]+")  # str.isdigit takes ² for one, which is no number
+DIGITS = re.compile("[0-9]+")  # str.isdigit takes ² for one, which int() does not
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:

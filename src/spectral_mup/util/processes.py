@@ -41,7 +41,7 @@ def _namespace() -> str | None:
 
 
 def lives_here(owner: Mapping[str, Any]) -> bool | None:
-    """Whether the process that wrote this owner.json still runs; None where the process table of here cannot tell, as it is of
+    """Whether the process that wrote this owner.json still runs; None where the process table here cannot show it, being of
     another machine, though of the same name, or of another boot or container, or hides the process."""
     me, start = this_process(), str(owner["start"])
     boot = str(me["start"]).partition(":")[0]

@@ -109,7 +109,7 @@ def nest(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (shutil.rmtree, r"x: is no folder; python analyze.py sweep=NAME writes"),
+        (shutil.rmtree, r"x: is not a folder; python analyze.py sweep=NAME writes"),
         (lambda f: (f / "verdicts.json").unlink(), r"x: holds no verdicts.json; python analyze.py sweep=NAME writes"),
         (nest, r"x: holds no verdicts.json itself; give a folder below it: default$"),
         (lambda f: (f / "curves.csv").unlink(), r"curves.csv: does not exist; write it again with python analyze.py"),

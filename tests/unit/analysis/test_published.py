@@ -28,7 +28,7 @@ def test_it_is_read_as_it_stands(tmp_path):
     [
         ("", "column optimizer is missing; the first line must be optimizer,family,axis,rule,slope,source,note"),
         (HEAD.replace("slope,", "") + LINE, "column slope is missing; the first line must be"),
-        (HEAD.replace("source", "slope") + LINE, "column slope is there twice; the first line must be"),
+        (HEAD.replace("source", "slope") + LINE, "column slope occurs twice; the first line must be"),
         (HEAD + LINE.replace("-0.17", "−0.17*"), "line 2: column slope has −0.17*; write a number, as in -0.17"),
         (HEAD + LINE.replace("-0.17", "nan"), "column slope has nan; write a number"),
         (HEAD + LINE.replace("-0.17", ""), "column slope is empty; fill it in, or delete the line"),

@@ -129,7 +129,7 @@ def test_bad_ladders_are_refused_before_anything_is_trained(override, match):
 
 @pytest.mark.parametrize(
     ("target", "said"),
-    [("torch.optim.Nope", "cannot be imported"), ("math.sqrt", "is no class derived from torch.optim.Optimizer")],
+    [("torch.optim.Nope", "cannot be imported"), ("math.sqrt", "is not a class derived from torch.optim.Optimizer")],
 )
 def test_a_target_that_is_no_optimizer_is_one_line(conf, capsys, target, said):
     other = ["optimizer=other", "optimizer.name=x", f"optimizer.algorithms.other.target={target}"]

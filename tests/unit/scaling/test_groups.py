@@ -103,7 +103,7 @@ def test_arguments_in_the_wrong_order_or_of_another_kind():
         ("torch..AdamW", r"optimizer.algorithms.x.target=torch..AdamW: cannot be imported"),
         (
             "math.sqrt",
-            r"optimizer.algorithms.x.target=math.sqrt: is no class derived from torch.optim.Optimizer; give",
+            r"optimizer.algorithms.x.target=math.sqrt: is not a class derived from torch.optim.Optimizer; give",
         ),
         (math.sqrt, r"optimizer=<built-in function sqrt>: cannot be called with"),
         (lambda groups, lr: [1], r"optimizer=<function .*>: builds list, not a torch.optim.Optimizer; give"),

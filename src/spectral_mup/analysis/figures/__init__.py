@@ -101,7 +101,7 @@ def choose_figures(names: Sequence[str] | None) -> dict[str, FigureSpec]:
 
 
 def draw_figures(data: SweepData, folder: Path, figures: Mapping[str, FigureSpec], processes: int = 1) -> None:
-    """Write NAME.pdf, .svg, .png, .txt and .csv of each figure that applies; on Linux in so many processes."""
+    """Write NAME.pdf, .svg, .png, .txt and .csv of each figure that applies; on Linux in that many processes."""
     processes = min(processes, len(figures))
     if processes < 2 or sys.platform != "linux":
         for name, figure in figures.items():
@@ -147,7 +147,7 @@ FIGURES: dict[str, FigureSpec] = {
     "lr_transfer": FigureSpec(f"{__name__}.lr_transfer.lr_transfer", "loss against lr, a line per size; optimum against size",
         axes=frozenset(AXES)),
     "coord_check": FigureSpec(f"{__name__}.feature_norms.coord_check",
-        "coordinate check: RMS of features against size, a panel per class of modules, a line a step", NORMS | {"rms"}),
+        "coordinate check: RMS of features against size, a panel per class of modules, one line per step", NORMS | {"rms"}),
     "feature_norms": FigureSpec(f"{__name__}.feature_norms.feature_norms",
         "change of features and of weights against size, by class of modules", NORMS),
     "feature_modules": FigureSpec(f"{__name__}.feature_norms.feature_modules",
@@ -155,7 +155,7 @@ FIGURES: dict[str, FigureSpec] = {
     "feature_steps": FigureSpec(f"{__name__}.feature_norms.feature_steps", "slopes of the classes at every probed step", NORMS),
     "spectral_norms": FigureSpec(f"{STEPS}.spectral_norms",
         "spectral norms of weights and updates against width, in natural units",
-        NORMS | {"weight_norm", "update_norm"}, frozenset({"width"})),  # over depth the condition asks for other powers
+        NORMS | {"weight_norm", "update_norm"}, frozenset({"width"})),  # over depth the condition has other powers
     "stable_rank": FigureSpec(f"{STEPS}.stable_rank", "stable rank of updates and gradients over the steps",
         NORMS | {"update_stable_rank", "grad_stable_rank"}),
     "alignment": FigureSpec(f"{STEPS}.alignment", "alignment of weights and updates with their inputs over the steps",

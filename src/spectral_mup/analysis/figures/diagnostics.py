@@ -89,7 +89,7 @@ def spectral_norms(data: SweepData) -> Drawing:
     flat = dict.fromkeys(zip(page.slopes["rule"], page.slopes["name"], strict=True), 0.0)
     of_weights = flat | {(rule, name): slope for rule, name, slope in at_init[["rule", "name", "slope"]].to_numpy()}
     note = f"Weights at step {slashed(last.values())}, updates at step {slashed(steps.values())}; c: forward multiplier. "
-    note += "The spectral condition asks for constants; of W of an embedding, for the slope at init (dotted), as a table of N "
+    note += "The spectral condition wants constants; of W of an embedding, for the slope at init (dotted), as a table of N "
     note += "rows has ‖W‖₂ ∝ √N + √width. Right: fitted slopes, bold where the whole interval is further than "
     note += f"{HIDDEN:.2f} (embedding, readout {OUTER:.2f}) from that."
     top = page.strip("W", rf"c$\|W\|_2$ / {NATURAL}, relative", last, of_weights, of_weights)
@@ -149,7 +149,7 @@ def stable_rank(data: SweepData) -> Drawing:
 
 
 def clip_fraction(data: SweepData) -> Drawing:
-    """Share of entries that Sophia clips, over the steps, a panel per rule: where it falls, a direction is no sign any more."""
+    """Share of entries that Sophia clips, over the steps, a panel per rule: where it falls, directions are no longer signs."""
     values = long(tensor_rows(data, ["clip_fraction"]), ["clip_fraction"]).assign(group=ALL)
     cells = [
         Cell(rule, ALL, ("clip_fraction",), data.printing.name(rule), "share clipped", "share") for rule in rules_of(values)

@@ -86,7 +86,7 @@ def size_panel(
 
 
 def draw_features(ax: Axes, check: FeatureCheck, axis: str = "width") -> None:
-    """Draw the change of features against size, a line a module, with the slopes in the legend; or why there is none."""
+    """Draw the change of features against size, one line per module, slopes in the legend; or say why that cannot be."""
     if check.step is None:
         return _say(ax, check.summary)
     judged = rows(check.table, check.table["judged"] & (check.table["quantity"] == "feature"))
@@ -152,7 +152,7 @@ COORD_COLUMNS = ["rule", "class", "step", "size", "seed", "value"]
 
 
 def coord_check(data: SweepData) -> Drawing | None:
-    """The coordinate check as users of mup know it: RMS of features against size, a panel per class of modules, a line a step.
+    """The coordinate check of mup's users: RMS of features against size, a panel per class of modules, one line per step.
 
     A row per rule; step 0 is init. Geometric mean over the modules of a class and over seeds. Flat lines: the features neither
     vanish nor explode; lines that part at large sizes: an update does.
@@ -185,7 +185,7 @@ def coord_check(data: SweepData) -> Drawing | None:
         lo, hi = first.get_ylim()
         first.set_ylim(min(lo, (lo + hi) / 2 - 1.5), max(hi, (lo + hi) / 2 + 1.5))  # or noise would look like a trend
     caption = (
-        f"{what_was_run(data.points)}. RMS of the outputs of modules on the probe batch after so many steps (0: init), at "
+        f"{what_was_run(data.points)}. RMS of the outputs of modules on the probe batch after that many steps (0: init), at "
     )
     caption += f"log2 {data.named('lr')} {norm_lrs(data)}, the common one nearest the base's optimum; geometric mean over the "
     caption += f"modules of a class and over seeds (band: their range).{panels.left_out(data, rules)}"

@@ -121,10 +121,10 @@ def _lay_out(sweeps: Sequence[Results], printing: Printing) -> tuple[list[Line],
 
 
 def _line_of(one: Published, lines: Sequence[Line]) -> Line | None:
-    """The line, in a sweep of the lr, of a published slope's rule, else the first that is a control as it is one; or none."""
+    """The line, in a sweep of the lr, of a published slope's rule, else the first that is a control as well; or none."""
     own = [line for line in lines if (line.r.optimizer, line.r.family, line.r.axis, line.v.tuned) == (*one[:3], LR)]
-    alike = [line for line in own if line.v.is_control == is_control(one.rule)]
-    return min(alike, key=lambda line: line.v.rule != one.rule, default=None)
+    candidates = [line for line in own if line.v.is_control == is_control(one.rule)]
+    return min(candidates, key=lambda line: line.v.rule != one.rule, default=None)
 
 
 def _view(lines: Sequence[Line], published: Sequence[Published]) -> tuple[float, float]:

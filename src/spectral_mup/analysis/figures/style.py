@@ -101,7 +101,7 @@ def ink(color: Any) -> tuple[float, ...]:
 
 
 def per_row(panels: int, least: float = 1.85) -> int:
-    """Panels side by side, at least so many inches wide: three at most, in rows as even as can be (four as two and two)."""
+    """Panels side by side, at least that many inches wide: three at most, in rows as even as can be (four as two and two)."""
     most = max(1, min(3, int(page_width() / least)))
     return math.ceil(panels / math.ceil(panels / most)) if panels else 1
 

@@ -33,7 +33,7 @@ from spectral_mup.config.tune import LR
 
 HEIGHT = 1.35  # inches of a row: six and legends fit on a page
 LOSSES = 0.95  # of them, for the losses in view
-PANEL = 1.3  # inches of a panel at least: so many rules have one of losses, three at most
+PANEL = 1.3  # inches of a panel at least: as many rules as fit have one of losses, three at most
 TEXT = 24  # letters of the text beside a row, where the page has room for it
 
 

@@ -197,7 +197,7 @@ def _own_scales(cells: Sequence[Sequence[Cell]]) -> bool:
 
 
 def _even(row: Sequence[Cell], most: int) -> list[Sequence[Cell]]:
-    """A row of cells in as few rows of at most so many as can be, of like length."""
+    """A row of cells, broken into as few rows as hold at most that many each, of about equal length."""
     length = -(-len(row) // -(-len(row) // most))
     return [row[i : i + length] for i in range(0, len(row), length)]
 

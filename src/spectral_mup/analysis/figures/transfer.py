@@ -31,7 +31,7 @@ HEIGHT, LOSSES = 1.55, 1.1  # inches of a row, and of its losses in view
 
 
 def transfers_of(sweeps: Sequence[Results]) -> list[tuple[Results, Verdict]]:
-    """Of every sweep of the lr the rule that is tested: `spectral`, else the first that is no control."""
+    """Of every sweep of the lr the rule that is tested: `spectral`, else the first that is not a control."""
     found = []
     for r in sweeps:
         tested = sorted((v for v in r.verdicts if not v.is_control and v.tuned == LR), key=lambda v: v.rule != "spectral")

@@ -25,7 +25,7 @@ WHY_LINES, LOG_LINES = 20, 40  # of a traceback or log
 
 
 def status(context: Context) -> int:
-    """Counts of the sweep, a row a curve, a line a run that runs or failed; with watch=true until all have ended."""
+    """Counts of the sweep, one row per curve, one line per run that runs or failed; with watch=true until all have ended."""
     while True:
         text = _format_status(context)
         if context.config.watch and sys.stdout.isatty():

@@ -91,7 +91,7 @@ def retry(context: Context) -> int:
 
 
 def _format_plan(context: Context) -> str:
-    """Counts first, then a line a curve."""
+    """Counts first, then one line per curve."""
     plan, later = context.plan, context.later_curves
     todo, total = set(plan.todo), len(plan.runs)
     text = f"{context.config.sweep.name}: {pluralize(total, 'run')} so far: {total - len(todo)} done, {len(todo)} to do"

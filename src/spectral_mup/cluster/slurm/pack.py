@@ -66,8 +66,8 @@ class Pack:
         self.runs = submission.runs(index)
         self._claimed_since: dict[str, float] = {}
         self._trains = False
-        alike = [s for s in submissions(submission.path.parent) if s.sweep == submission.sweep]
-        self._sweep = {run_id for s in alike if s.declared == submission.declared for run_id in s.index_of}
+        of_sweep = [s for s in submissions(submission.path.parent) if s.sweep == submission.sweep]
+        self._sweep = {run_id for s in of_sweep if s.declared == submission.declared for run_id in s.index_of}
         self.paused = breaker(self.runs_dir, self._sweep)
 
     @classmethod

@@ -118,7 +118,7 @@ class _Evidence:
 
     @cached_property
     def held(self) -> bool:
-        """Whether the latest attempt may be at work."""
+        """Whether the latest attempt may be running."""
         return bool(self.owner) and may_hold(self.folder, self.owner, ask=self._queued)
 
     def _queued(self, job: str) -> ArrayTask | None:

@@ -101,12 +101,12 @@ def plan_submission(config: Config, plan: Plan, runs: Sequence[RunConfig]) -> Su
     machine = Machine(c.cpus, gpus, memory_of(config))
     machine.memory.learn(plan.runs if gpus else ())
 
-    def place(alike: Sequence[RunConfig]) -> Placement:
+    def place(same_shape: Sequence[RunConfig]) -> Placement:
         if config.train.devices > 1:  # on all nodes of the task
             return Placement(1, f"train.devices={config.train.devices}", [g.id for g in gpus] * c.nodes, config.train.devices)
-        return machine.place(config, alike)
+        return machine.place(config, same_shape)
 
-    packs = split_into_packs(runs, expected, 60 * c.pack_minutes, lambda alike: place(alike).workers)
+    packs = split_into_packs(runs, expected, 60 * c.pack_minutes, lambda same_shape: place(same_shape).workers)
     placements = {pack[0].shape: place(pack) for pack in packs}
     return SubmissionPlan(packs, expected, slurm.max_array_size(), placements, c.gpus * c.nodes)
 
