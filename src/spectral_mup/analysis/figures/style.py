@@ -24,6 +24,7 @@ from matplotlib.gridspec import GridSpec, SubplotSpec
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
+from PIL import Image
 
 from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.analysis.stats import write_csv
@@ -121,9 +122,17 @@ def save(
         for kind, dates in NO_DATES.items():  # as fig.savefig does it, which draws each twice, first for a layout
             fig.set_dpi(300)
             getattr(CANVASES[kind](fig), f"print_{kind}")(f"{stem}.{kind}", metadata=dict.fromkeys(dates))
+    _shrink(Path(f"{stem}.png"))
     if caption := str(fig.get_label()):
         Path(f"{stem}.txt").write_text(caption + "\n", "utf-8")
     write_csv(data, Path(f"{data_stem or stem}.csv"))
+
+
+def _shrink(png: Path) -> None:
+    """Write it again with a palette, a third of the bytes: few figures need more than 128 colours to look the same."""
+    with Image.open(png) as image:
+        small = image.convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        small.save(png, optimize=True, dpi=image.info["dpi"])
 
 
 def page(heights: Sequence[float], widths: Sequence[float]) -> tuple[Figure, GridSpec]:
