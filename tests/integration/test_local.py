@@ -273,6 +273,17 @@ def test_a_worker_that_dies_is_replaced(slow, tmp_path):
 
 
 def test_a_run_that_kills_its_workers_is_given_up(tmp_path):
+    launch, saved = Launch(tmp_path, SLOW), 0
+    for _ in range(3):
+        mid_run(tmp_path, launch, saved)
+        (victim,) = launch.workers()
+        kill(victim)
+        saved = max(newest_checkpoint(path) for path in (tmp_path / "runs").glob("*"))
+    assert launch.wait() == 1
+    assert "1 of 1 " in launch.err and "its worker died 3 times, last with exit code -9" in launch.err
+
+
+def test_where_no_worker_can_begin_the_machine_is_blamed(tmp_path):
     launch = Launch(tmp_path, [*SHORT, "sweep.lr=[-6]"])
     killed: set[int] = set()
     while launch.process.poll() is None:
@@ -281,7 +292,7 @@ def test_a_run_that_kills_its_workers_is_given_up(tmp_path):
             killed.add(pid)
         time.sleep(0.003)
     assert launch.wait() == 1 and len(killed) == 3
-    assert "1 of 1 " in launch.err and "its worker died 3 times, last with exit code -9" in launch.err
+    assert "no worker can begin on " in launch.err and "exit code -9 while it began" in launch.err
 
 
 # --- 6: what cannot be trained ----------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_a_run_arrives_whole_once_and_then_nothing_is_sent(server, runs, tmp_pat
         (r["step"], {"train_step": r["step"]} | {k: v for k, v in r.items() if k == "loss" and v is not None})
         for r in rows(1, 12)
     ]
-    assert server.summary[run_id] == {"status": "done", "val_loss": 3.5, "steps": 12}
+    assert {"status": "done", "val_loss": 3.5, "steps": 12}.items() <= server.summary[run_id].items()
     before = snapshot(tmp_path)
     server.init = None  # nothing to begin
     assert send(tmp_path, runs) == Counts(pushed=0, rows=0, unchanged=1, not_begun=1)

@@ -137,13 +137,14 @@ def read(path: str) -> bytes:
         return b""  # it ended meanwhile
 
 
-def children(parent: int) -> list[int]:
-    found = []
-    for pid in (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()):
-        after_name = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-        if after_name and int(after_name[1]) == parent:
-            found.append(pid)
-    return found
+def parent(pid: int) -> int | None:
+    """The parent of a process; None where it has ended."""
+    after_name = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return int(after_name[1]) if after_name else None
+
+
+def children(of: int) -> list[int]:
+    return [pid for pid in (int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()) if parent(pid) == of]
 
 
 def marked(tmp: Path) -> list[int]:

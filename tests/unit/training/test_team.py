@@ -115,7 +115,7 @@ def test_all_ranks_take_the_checkpoint_that_the_leader_can_read(trained):
     """The newest was damaged: all go on with the one before, and only the leader looked for it."""
     assert trained.losses("damaged") == pytest.approx(trained.losses("adamw alone"), rel=1e-5)
     first, second = trained.seen("damaged")
-    assert "cannot be read and is skipped" in first["warned"] and second["warned"] == ""
+    assert "is damaged and was moved aside" in first["warned"] and second["warned"] == ""
 
 
 @pytest.mark.parametrize("case", ["raises", "silent", "killed"])
