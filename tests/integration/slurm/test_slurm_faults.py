@@ -93,7 +93,7 @@ class Faulty(Site):
         assert self.contents() == {p.run_id: unbroken[p.run_id] for p in sorted(self.planned, key=lambda p: p.run_id)}
 
     def processes(self, *words: str) -> list[int]:
-        """Processes of Python in this Site's jobs with these arguments: tasks, whose command names the jobs, and their workers."""
+        """Python processes of this Site's jobs with these arguments: tasks, whose command has its folder, and their workers."""
         mark = str(self.jobs).encode()
 
         def matches(pid: int) -> bool:
