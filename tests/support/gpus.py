@@ -22,6 +22,12 @@ def nvidia_smi(monkeypatch: pytest.MonkeyPatch, count: int, gigabytes: float = 8
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
+ENDED = {  # what every result has
+    "status": "done", "val_loss": 3.0, "steps": 12, "tokens": 768, "epochs": 0.1, "diverged_step": None, "parameters": 1000,
+    "precision": "float32", "corpus": {"sha256": "none"},
+}  # fmt: skip
+
+
 def pretend_to_work(pipe: Connection, config: Config, launcher: int, rank: int, team: Sequence[Connection]) -> None:
     """In place of worker.work: a run takes a moment, and where more than $CAPACITY share a GPU it runs out of memory.
 
@@ -45,7 +51,8 @@ def pretend_to_work(pipe: Connection, config: Config, launcher: int, rank: int, 
             if crowded:
                 folder.write_error("OutOfMemoryError: CUDA out of memory")
             else:
-                folder.write("result.json", {"pid": os.getpid(), "gpu": gpu, "torch": "torch" in sys.modules})
+                seen = {"pid": os.getpid(), "gpu": gpu, "torch": "torch" in sys.modules}
+                folder.write("result.json", ENDED | seen)
             (busy / str(os.getpid())).unlink()
             out_of_memory = {"error": "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB."}
             pipe.send(Event("failed", run, out_of_memory) if crowded else Event("done", run))

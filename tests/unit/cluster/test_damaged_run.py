@@ -6,7 +6,7 @@ from support.runs import TINY, bury, composed
 from support.slurm_sweeps import ON_SLURM
 
 from spectral_mup.cluster import slurm_commands as commands
-from spectral_mup.cluster.slurm import run_states
+from spectral_mup.cluster.slurm import job_states
 from spectral_mup.cluster.slurm.pack import Pack
 from spectral_mup.cluster.slurm.run_states import breaker, reconcile
 from spectral_mup.cluster.slurm.snapshot import snapshot_config
@@ -45,8 +45,8 @@ def test_a_damaged_result_is_that_runs_failure_alone(tmp_path, monkeypatch, dama
     def no_answer(*_):
         raise commands.NoAnswer("down")
 
-    monkeypatch.setattr(run_states, "squeue", no_answer)
-    monkeypatch.setattr(run_states, "sacct", no_answer)
+    monkeypatch.setattr(job_states, "squeue", no_answer)
+    monkeypatch.setattr(job_states, "sacct", no_answer)
     state = reconcile(runs_dir, jobs, runs).states[bad.run_id]
     assert state.name == "failed" and str(folder.path / "result.json") in state.detail
     assert not state.should_resubmit(9)

@@ -190,7 +190,8 @@ class Told:
         """Claim the run for a start of the task, and edit what the claim says."""
         self.folder.claim(lambda owner: False, {"job": "7_0", "restart": restart})
         path = self.folder.path / "attempts" / str(self.folder.attempts()[-1]) / "owner.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+        owner = json.loads(path.read_text()) | changed
+        path.write_text(json.dumps({key: value for key, value in owner.items() if value is not None}))
 
     def state(self) -> State:
         return reconcile(self.runs, self.jobs, self.planned).states[self.planned[0].run_id]

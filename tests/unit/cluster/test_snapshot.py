@@ -226,8 +226,8 @@ def entered(user, tmp_path, monkeypatch):
         "src/spectral_mup/cluster/__init__.py",
         "src/spectral_mup/cluster/slurm/__init__.py",
     )
-    needed = "cluster/slurm/enter.py cluster/slurm/snapshot.py runs config util errors.py theory models data optim"
-    for name in needed.split():
+    needed = "cluster/slurm/enter.py cluster/slurm/snapshot.py cluster/slurm_commands.py runs config util errors.py"
+    for name in f"{needed} theory models data optim".split():
         source, target = snapshot.PACKAGE / name, tree / "src/spectral_mup" / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
         copy(source, target)

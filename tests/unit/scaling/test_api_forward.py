@@ -162,9 +162,9 @@ class Heads(nn.Module):
 def test_attention_that_does_not_tell_its_heads_is_left_to_do():
     model = Heads(64)
     scalings = scale(model, Heads(16))
-    with pytest.warns(UserWarning, match="to do: no module tells its head_dim"):
+    with pytest.warns(UserWarning, match="to do: no module has a head_dim"):
         (said,) = set_multipliers_(model, scalings)
-    assert said == "to do: no module tells its head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
+    assert said == "to do: no module has a head_dim; if heads grow, scale q·k by the base's √head_dim over head_dim"
     assert set_multipliers_(model, scale(model, Heads(64), wider=Heads(128))) == []  # nothing grew
     for grown, base in ({"n_head": 4, "n_embd": 64}, {"n_head": 4, "n_embd": 16}), ({"d_head": 16}, {"d_head": 4}):
         scalings = scale(Heads(64, **grown), Heads(16, **base))

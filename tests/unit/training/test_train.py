@@ -267,7 +267,7 @@ def test_config_edited_by_hand_is_refused(tiny, corpus, tmp_path):
     with pytest.raises(RecordError, match="was edited after the run began"):
         folder.write_config(point.to_json())
     path.write_text("{")
-    with pytest.raises(RecordError, match="not JSON; restore the file"):
+    with pytest.raises(RecordError, match="not JSON; restore it"):
         folder.check_config()
     assert contents(folder) == before
 
@@ -277,7 +277,7 @@ def test_readers_skip_a_cut_last_line_and_name_a_broken_one(tmp_path):
     path.write_text('{"step": 1}\n{"step": 2}\n{"st')
     assert [r["step"] for r in read_rows(path)] == [1, 2]
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(RecordError, match="line 2: not JSON"):
+    with pytest.raises(RecordError, match="line 2: no row of JSON"):
         list(read_rows(path))
 
 
