@@ -34,7 +34,10 @@ def slope_weights(x: Any) -> np.ndarray:
 
 
 def fit_line(x: Any, y: Any) -> tuple[float, float, int]:
-    """Fit the slope of y on x by least squares; return it, its variance (NaN without residual degrees), and those, N - 2."""
+    """Return the least-squares slope of y on x, its variance and the residual degrees of freedom, N - 2.
+
+    Without any of these the variance is NaN.
+    """
     x, y, weight = np.asarray(x, float), np.asarray(y, float), slope_weights(x)
     slope, dof = float(weight @ y), len(y) - 2
     residual = y - y.mean() - slope * (x - x.mean())

@@ -229,7 +229,7 @@ def _of(values: pd.DataFrame, cell: Cell, quantities: Sequence[str]) -> Any:
 
 
 def _means_and_slopes(values: pd.DataFrame, cell: Cell) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Average over the tensors of the cell's group by quantity, step, size and seed; return also slopes where all sizes are."""
+    """Return means over the tensors of the cell's group by quantity, step, size and seed, and slopes where all sizes are."""
     part, log = rows(values, _of(values, cell, cell.quantities)), cell.kind == "log"
     part["value"] = np.log2(part["value"]) if log else part["value"]
     mean = pd.DataFrame(part.groupby(["quantity", "step", "size", "seed"], as_index=False)["value"].mean())
