@@ -28,9 +28,38 @@ def untyped(function: object, name: str, returns: bool = True) -> list[str]:
     return lacks + [f"{name}: type of what it returns"] * (returns and signature.return_annotation is signature.empty)
 
 
+def undescribed(function: object) -> list[str]:
+    """Arguments that a docstring does not describe under Args, and Returns where it does not say what it returns."""
+    doc, signature = inspect.getdoc(function) or "", inspect.signature(function)
+    lacks = [name for name in signature.parameters if f"\n    {name}: " not in doc.partition("\nArgs:")[2]]
+    return lacks + ["Returns"] * (signature.return_annotation not in (None, "None") and "\nReturns" not in doc)
+
+
 @pytest.mark.parametrize("name", spectral_mup.__all__)
 def test_it_is_documented_with_types(name):
     assert undocumented(getattr(spectral_mup, name), name) == []
+
+
+FUNCTIONS = [
+    name for name in spectral_mup.__all__ if name[0].islower() and name != "sweep"
+]  # whose depths are told with widths
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_and_what_is_returned_are_described(name):
+    assert undescribed(getattr(spectral_mup, name)) == []
+
+
+def test_what_is_not_described_is_seen():
+    def grow(size: int, by: int) -> "int":
+        """Grow.
+
+        Args:
+            size: Here.
+        """
+        return size + by
+
+    assert undescribed(grow) == ["by", "Returns"]
 
 
 def test_what_is_not_documented_is_seen():

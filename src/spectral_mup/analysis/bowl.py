@@ -2,13 +2,16 @@
 
 x is log2 of the learning rate, or of whatever was tuned (octaves), y the final validation loss (nats/token), s a seed.
 
-Window   The connected lrs less than 5 % above the best and within two octaves of it, and its two neighbours.
-Bowl     Per size, least squares over all seeds: y_s(x) = α_s + b_s·x + a·g_k(x), g_k(x) = 2/k²·(e^{kx} - kx - 1), x² at
-         k = 0: convex, with one minimum, steeper to the right for skew k > 0 (linex: Varian 1975). The optimum of the mean
-         over seeds is m = ln(1 - b̄k/2a)/k, its curvature there A = a·e^{km}, and each seed's own optimum
-         μ_s = m - (b_s - b̄)/2A: one curvature a size, so that a flat bowl does not blow up single seeds.
-Skew     One k for all sizes: the mean of -3 … 3, weighed by RSS^(-ν/2)·e^{-k²/2} with ν the residual degrees of freedom.
-         Where an F test rejects one k for all (5 %), each size has its own, shrunk to the common one.
+Window:
+    The connected lrs less than 5 % above the best and within two octaves of it, and its two neighbours.
+Bowl:
+    Per size, least squares over all seeds: y_s(x) = α_s + b_s·x + a·g_k(x), g_k(x) = 2/k²·(e^{kx} - kx - 1), x² at
+    k = 0: convex, with one minimum, steeper to the right for skew k > 0 (linex: Varian 1975). The optimum of the mean
+    over seeds is m = ln(1 - b̄k/2a)/k, its curvature there A = a·e^{km}, and each seed's own optimum
+    μ_s = m - (b_s - b̄)/2A: one curvature a size, so that a flat bowl does not blow up single seeds.
+Skew:
+    One k for all sizes: the mean of -3 … 3, weighed by RSS^(-ν/2)·e^{-k²/2} with ν the residual degrees of freedom.
+    Where an F test rejects one k for all (5 %), each size has its own, shrunk to the common one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +32,7 @@ EXACT = 1e-9  # nats: smaller residuals are rounding
 
 
 def bowl(x: Any, skew: Any) -> np.ndarray:
-    """g_k(x) = 2/k²·(e^{kx} - kx - 1): 0 at x = 0 and second derivative 2 there."""
+    """Return g_k(x) = 2/k²·(e^{kx} - kx - 1): 0 at x = 0 and second derivative 2 there."""
     kx = np.asarray(skew * x, float)
     small = np.abs(kx) < 1e-3
     kx_ = np.where(small, 1.0, kx)
@@ -69,7 +72,7 @@ class Optimum:
         return self.log2_lr + sign * float(np.log(np.expm1(kx) / kx) / SKEWS[-1])
 
     def loss_at(self, log2_lr: Any) -> tuple[np.ndarray, np.ndarray]:
-        """(loss, at_least) at any log2 lr: the bowl, and over half an octave from the optimum what the points add to it.
+        """Return (loss, at_least) at any log2 lr: the bowl, and over half an octave from the optimum what the points add to it.
 
         Between points straight lines; beyond the lrs that finished the last loss stands, marked `at_least`.
         """
@@ -79,7 +82,7 @@ class Optimum:
         return self.bowl_at(at) + np.interp(at, x, more_L), at != log2_lr
 
     def bowl_at(self, log2_lr: Any) -> np.ndarray:
-        """Loss of the bowl; 0 without one."""
+        """Return the loss of the bowl; 0 without one."""
         x = np.asarray(log2_lr, float)
         return self.loss + self.curvature * bowl(x - self.log2_lr, self.skew) if self.fitted else np.zeros_like(x)
 
@@ -91,7 +94,7 @@ class Optimum:
         return x, np.where((np.abs(x - self.log2_lr) <= NEAR) & self.fitted, 0.0, more)
 
     def regret_at(self, log2_lr: Any) -> tuple[np.ndarray, np.ndarray]:
-        """((loss_at - loss) / loss, at least 0, and the flag `at_least`)."""
+        """Return (loss_at - loss) / loss, at least 0, and the flag `at_least`."""
         loss, at_least = self.loss_at(log2_lr)
         return np.maximum(0.0, (loss - self.loss) / self.loss), at_least
 
@@ -127,7 +130,7 @@ def fit_bowls(curve: LossCurve, skew_K: np.ndarray) -> Bowls | None:
     xx_S, step = (x_SL**2).sum(1), (x_L[-1] - x_L[0]) / (len(x_L) - 1)
 
     def line(v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Mean, slope on x and residuals of each seed."""
+        """Fit mean, slope on x and residuals of each seed."""
         mean, slope = (w_SL * v).sum(-1) / n_S, (x_SL * v).sum(-1) / xx_S
         return mean, slope, w_SL * (v - mean[..., None]) - slope[..., None] * x_SL
 
@@ -152,7 +155,7 @@ def fit_bowls(curve: LossCurve, skew_K: np.ndarray) -> Bowls | None:
 
 
 def weigh_skews(bowls: Sequence[Bowls]) -> tuple[np.ndarray, bool]:
-    """(weights_JK of the skews of every size, whether the sizes differ in it)."""
+    """Return (weights_JK of the skews of every size, whether the sizes differ in it)."""
     rss_JK, dof = np.array([b.rss_K for b in bowls]), sum(b.dof for b in bowls)
     able = [b.points > 3 for b in bowls]  # three points are met by a bowl of any skew
     common_K, own, within = rss_JK.sum(0), rss_JK.min(1).sum(), dof - max(sum(able), 1)
@@ -189,7 +192,7 @@ class Shapes(NamedTuple):
 
 
 def find_optima(curves: Mapping[Any, LossCurve]) -> tuple[dict[Any, Optimum], Shapes]:
-    """The optimum of every curve with a finished lr, by whatever the curves are named, and the bowls behind them.
+    """Find the optimum of every curve with a finished lr, by whatever the curves are named, and the bowls behind them.
 
     Where no bowl can be fitted (an open side, fewer than three lrs, no minimum), the optimum is the best lr tested.
     """

@@ -14,7 +14,7 @@ from spectral_mup.util.log import log
 
 
 def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd.DataFrame:
-    """One row a run of a curve, missing ones included; a run of the base size is on a curve of every rule.
+    """Make one row per run of a curve, missing ones included; a run of the base size is on a curve of every rule.
 
     `steps` and `batch_size` are what the run was to train, also where it diverged before; `value` is log2 of what was `tuned`.
     Raises RecordError on runs trained on different corpora.
@@ -39,10 +39,11 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd
 
 
 def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection[str]], pd.DataFrame]:
-    """Function from the ids of ended runs to their norms, one row per probed step and module or tensor; it reads a run once.
+    """Make a function from the ids of ended runs to their norms, one row per probed step and module or tensor.
 
-    Each run is listed once, also one of the base size, which several rules share. A run without norms.jsonl, as from an archive
-    of results, or with one that cannot be read, has no rows: its loss counts in the verdict, its features do not.
+    It reads a run once. Each run is listed once, also one of the base size, which several rules share. A run without
+    norms.jsonl, as from an archive of results, or with one that cannot be read, has no rows: its loss counts in the verdict,
+    its features do not.
     """
     known: dict[str, list[dict[str, Any]]] = {}
 
@@ -57,7 +58,7 @@ def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection
 
 
 def norms_of(run_ids: Iterable[str], folder: Path) -> pd.DataFrame:
-    """The norms of those runs that are in the folder, with their ids: one row per probed step and module or tensor."""
+    """Read the norms of those runs that are in the folder, with their ids: one row per probed step and module or tensor."""
     files = {run_id: folder / run_id / "norms.jsonl" for run_id in run_ids}
     return pd.DataFrame(
         [{"run_id": run_id} | row for run_id, file in files.items() if file.is_file() for row in readable_rows(file)]
@@ -65,7 +66,7 @@ def norms_of(run_ids: Iterable[str], folder: Path) -> pd.DataFrame:
 
 
 def readable_rows(file: Path) -> list[dict[str, Any]]:
-    """Rows of a file; none where it cannot be read, which is logged."""
+    """Read the rows of a file; none where it cannot be read, which is logged."""
     try:
         return list(read_rows(file))
     except (RecordError, OSError) as error:
@@ -74,13 +75,13 @@ def readable_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def key_of(run: RunConfig, curve: Curve) -> dict[str, Any]:
-    """The columns that say of which run a row is, in both tables; `log2_lr` is log2 of what is tuned, lr or not."""
+    """Return the columns that say of which run a row is, in both tables; `log2_lr` is log2 of what is tuned, lr or not."""
     key = {"run_id": run.run_id, "rule": curve.rule, "width": curve.width, "depth": curve.depth}
     return key | {"log2_lr": run.value, "seed": run.seed}
 
 
 def as_judged(points: pd.DataFrame) -> pd.DataFrame:
-    """The points with log2 of what was tuned in the column that is judged, `log2_lr`."""
+    """Return the points with log2 of what was tuned in the column that is judged, `log2_lr`."""
     return points.assign(log2_lr=points["value"]) if "value" in points else points
 
 

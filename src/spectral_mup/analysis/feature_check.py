@@ -81,7 +81,7 @@ def check_features(norms: pd.DataFrame, near: float, *, axis: str = "width", siz
 
 
 def sign_descent(norms: pd.DataFrame, log2_lr: float, axis: str) -> str:
-    """What to say of an optimizer that clips, as Sophia, where it clips nearly all entries at every size; else nothing."""
+    """Say of an optimizer that clips, as Sophia, where it clips nearly all entries at every size; else nothing."""
     if "clip_fraction" not in norms:
         return ""
     of_sizes = rows(norms, norms["log2_lr"] == log2_lr).groupby(axis)["clip_fraction"]
@@ -90,18 +90,18 @@ def sign_descent(norms: pd.DataFrame, log2_lr: float, axis: str) -> str:
 
 
 def early_features(values: pd.DataFrame) -> pd.DataFrame:
-    """Rows of features up to LAST_STEP."""
+    """Return the rows of features up to LAST_STEP."""
     return rows(values, (values["quantity"] == "feature") & (values["step"] <= LAST_STEP))
 
 
 def shared_cells(values: pd.DataFrame, sizes: Sequence[int]) -> list[tuple[float, int]]:
-    """Each (log2 lr, step) at which features can be judged: up to LAST_STEP, and probed at all `sizes`."""
+    """Return each (log2 lr, step) at which features can be judged: up to LAST_STEP, and probed at all `sizes`."""
     seen = early_features(values).groupby(["log2_lr", "step"])["size"]
     return [(float(lr), int(step)) for (lr, step), here in seen if set(here) >= set(sizes)]  # pyright: ignore
 
 
 def conclude(features: Sequence[dict[str, Any]], axis: str) -> tuple[bool | None, str]:
-    """Whether all judged features passed, and a summary that names those that did not, the steepest first."""
+    """Return whether all judged features passed, and a summary that names those that did not, the steepest first."""
     steepest = sorted((r for r in features if np.isfinite(r["slope"])), key=lambda r: -abs(r["slope"]))
     if failed := [f"{r['name']} ({r['slope']:+.2f})" for r in steepest if r["verdict"] == "failed"]:
         return False, f"failed: {first_of(failed)}"
@@ -116,13 +116,14 @@ def conclude(features: Sequence[dict[str, Any]], axis: str) -> tuple[bool | None
 
 
 def norm_values(norms: pd.DataFrame, axis: str = "width") -> pd.DataFrame:
-    """Long rows (quantity, name, kind, log2_lr, step, size, seed, value): finite, steps from 1 on.
+    """Return long rows (quantity, name, kind, log2_lr, step, size, seed, value): finite, steps from 1 on.
 
-    feature: RMS of the change of a module's output since step 0 (delta_rms)
-    update:  spectral norm of the update in its natural units, multiplier · ‖ΔW‖₂ · sqrt(fan_in / fan_out)
+    Quantities:
+        feature: RMS of the change of a module's output since step 0 (delta_rms).
+        update: Spectral norm of the update in its natural units, multiplier · ‖ΔW‖₂ · sqrt(fan_in / fan_out).
 
     The updates of L residual branches add up, so that those of one tensor in them must shrink as 1/L, whatever power of L its
-    multiplier has (2505.01618, 2310.02244): over depth they are multiplied by L, and flat is right for all.
+    multiplier has (arXiv 2505.01618, 2310.02244): over depth they are multiplied by L, and flat is right for all.
     """
     columns = ["quantity", "name", "kind", "log2_lr", "step", "size", "seed", "value"]
     if norms.empty:
@@ -162,7 +163,7 @@ def first_and_last(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def relative(check: FeatureCheck, quantity: str, name: str) -> np.ndarray:
-    """Rows (size, seed, value, log2 of value over its mean at the smallest size) at the judged step."""
+    """Return rows (size, seed, value, log2 of value over its mean at the smallest size) at the judged step."""
     v = check.values
     at = rows(v, (v["quantity"] == quantity) & (v["name"] == name) & (v["step"] == check.step) & (v["value"] > 0))
     log2 = np.log2(at["value"].astype(float))
@@ -171,7 +172,7 @@ def relative(check: FeatureCheck, quantity: str, name: str) -> np.ndarray:
 
 
 def representative(checks: Sequence[FeatureCheck], quantity: str, most: int) -> list[str]:
-    """Names outside blocks and in the last block; of more than `most`, the steepest."""
+    """Name what lies outside blocks and in the last block; of more than `most` names, the steepest."""
     table = pd.concat([check.table for check in checks])
     table = rows(table, table["judged"] & (table["quantity"] == quantity))
     slope: dict[str, float] = {}
@@ -189,7 +190,7 @@ def representative(checks: Sequence[FeatureCheck], quantity: str, most: int) -> 
 
 
 def classes(names: Iterable[str], kinds: Iterable[str]) -> dict[str, str]:
-    """The class of every module or tensor: its module in a block, 'attention' or 'mlp', or its kind outside blocks.
+    """Return the class of every module or tensor: its module in a block, 'attention' or 'mlp', or its kind outside blocks.
 
     All in blocks are 'blocks' where there would be more than three classes of them.
     """
@@ -199,7 +200,7 @@ def classes(names: Iterable[str], kinds: Iterable[str]) -> dict[str, str]:
 
 
 def by_class(check: FeatureCheck) -> FeatureCheck:
-    """The check of whole classes of modules: geometric means over their modules, with slopes of their own.
+    """Return the check of whole classes of modules: geometric means over their modules, with slopes of their own.
 
     Over depth, of the last block. The residual stream after a block stands for no class of modules, and is left out.
     """
@@ -221,18 +222,18 @@ def _interval(row: dict[str, Any]) -> str:
 
 
 def first_of(names: Sequence[str], most: int = 5) -> str:
-    """Names in one line, at most `most` of them and how many more there are."""
+    """List names in one line, at most `most` of them and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def short(name: str) -> str:
-    """Name without its block and without 'weight': 'blocks.3.attn.q.weight' → 'attn.q'."""
+    """Strip a name of its block and of 'weight': 'blocks.3.attn.q.weight' → 'attn.q'."""
     block = BLOCK.match(name)
     return re.sub(r"\.?weight$", "", (block[3] or "block") if block else name) or name
 
 
 def module_verdicts(table: pd.DataFrame) -> np.ndarray:
-    """'passed', 'failed' or 'undecided' of every row, by its slope, lo, hi and limit."""
+    """Judge every row by its slope, lo, hi and limit: 'passed', 'failed' or 'undecided'."""
     limit = table["limit"]
     inside = (table["slope"].abs() <= limit) & (table["hi"] - table["lo"] <= 2 * limit)
     outside = (table["lo"] > limit) | (table["hi"] < -limit)

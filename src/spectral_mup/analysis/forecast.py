@@ -40,7 +40,7 @@ UNKNOWN = Interval(NAN, NAN, NAN)
 
 @dataclass(frozen=True)
 class Drift:
-    """Octaves of lr a doubling of one axis, the sizes that it was measured between, and how far beyond them the target lies."""
+    """Octaves of lr per doubling of one axis, the sizes it was measured between, and how far beyond them the target lies."""
 
     axis: str
     slope: Interval
@@ -54,12 +54,14 @@ class Drift:
 class Forecast:
     """What one rule's verdicts say of the optimum (log2 lr) at the target.
 
-    verdict     the worst over the axes on which the target differs, 'not measured' where no line was
-    take        'base', 'with_drift', or 'both' where it is undecided whether the optimum moves
-    base        optimum of the base model, with its own interval
-    if_flat     the same, with the interval of the target's optimum if nothing moves it; with_drift: by the lines
-    regret      of the base's lr at the target, a fraction, by the bowl of the largest size
-    unmeasured  axes on which the target differs, but no line was measured
+    Attributes:
+        verdict: The worst over the axes on which the target differs, 'not measured' where no line was.
+        take: 'base', 'with_drift', or 'both' where it is undecided whether the optimum moves.
+        base: Optimum of the base model, with its own interval.
+        if_flat: The same, with the interval of the target's optimum if nothing moves it.
+        with_drift: The optimum by the lines.
+        regret: Of the base's lr at the target, a fraction, by the bowl of the largest size.
+        unmeasured: Axes on which the target differs, but no line was measured.
     """
 
     rule: str
@@ -80,7 +82,7 @@ class Forecast:
 
 
 def forecast(verdicts: Sequence[Verdict], target: Mapping[str, int], base: Mapping[str, int]) -> Forecast:
-    """Forecast the optimum at `target`, {axis: size}, from one rule's verdicts, one an axis.
+    """Forecast the optimum at `target`, {axis: size}, from one rule's verdicts, one per axis.
 
     Over width and depth together the octaves add: the line over the first axis, plus slope · doublings of the other, half
     widths of the intervals in quadrature. Raises ResultsError if nothing finished at the base.
@@ -107,31 +109,34 @@ def forecast(verdicts: Sequence[Verdict], target: Mapping[str, int], base: Mappi
 
 
 def measured(v: Verdict) -> dict[int, Optimum]:
-    """Optima that are known on one side at least."""
+    """Return the optima that are known on one side at least."""
     return {size: o for size, o in v.finished.items() if len(o.open_sides) < 2}
 
 
 def predictions(v: Verdict, target: int) -> tuple[Interval, Interval]:
-    """The optimum at the target by the line through those of one axis, and if it stays as at the base; 95 % intervals."""
+    """Predict the optimum at the target by the line through those of one axis, and if it stays as at the base.
+
+    Both with 95 % intervals.
+    """
     found = estimate({size: o.curve for size, o in measured(v).items()}, v.base)
     return Interval(*found.predict(target)), Interval(*found.predict_if_flat())
 
 
 def drift_of(v: Verdict, target: int) -> Drift:
-    """The slope as the verdict has it."""
+    """Return the drift as the verdict has it."""
     smallest, largest = min(measured(v)), max(measured(v))
     doublings = math.log2(largest / smallest), math.log2(target / largest)
     return Drift(v.axis, Interval(v.slope, v.slope_lo, v.slope_hi), smallest, largest, *doublings)
 
 
 def _around(estimate: float, parts: Sequence[Interval]) -> Interval:
-    """An interval whose half width is that of the parts in quadrature."""
+    """Return an interval whose half width is that of the parts in quadrature."""
     half = math.hypot(*(p.hi - p.estimate for p in parts))
     return Interval(estimate, estimate - half, estimate + half)
 
 
 def _regret(v: Verdict, base: float, target: Interval) -> Interval:
-    """Of the base's lr at the target, a fraction, in the bowl of the largest size that was measured."""
+    """Return what the base's lr costs at the target, a fraction, in the bowl of the largest size that was measured."""
     largest = measured(v)[max(measured(v))]
     if not largest.fitted:
         return UNKNOWN
@@ -142,7 +147,7 @@ def _regret(v: Verdict, base: float, target: Interval) -> Interval:
 
 
 def format_forecast(f: Forecast, target: Mapping[str, int], independent: bool = False) -> list[str]:
-    """Lines for the screen: what is known of the lr at the target, and which to take; `independent`: λ is so of the lr."""
+    """Format for the screen what is known of the lr at the target, and which to take; `independent`: λ is so of the lr."""
     lines = [f"Rule {f.rule}: {f.verdict}"]
     lines.append(f"  lr tuned at the base  {power(f.base)}, known to {ends(f.base)}")
     if f.drifts:
@@ -166,7 +171,7 @@ def format_forecast(f: Forecast, target: Mapping[str, int], independent: bool = 
 
 
 def drift_lines(drift: Drift) -> list[str]:
-    """How far the optimum has moved, and how far that is from the target."""
+    """Say how far the optimum has moved, and how far that is from the target."""
     return [
         f"  Drift over {drift.axis}: {drift.slope.estimate:+.2f} {ends(drift.slope, '+')} octaves a doubling, "
         f"{drift.smallest} to {drift.largest}",
@@ -175,12 +180,12 @@ def drift_lines(drift: Drift) -> list[str]:
 
 
 def at_size(sizes: Mapping[str, int]) -> str:
-    """'width 8192, depth 32'."""
+    """Format sizes as 'width 8192, depth 32'."""
     return ", ".join(f"{axis} {size}" for axis, size in sizes.items())
 
 
 def power(lr: Interval) -> str:
-    """2^-6.27 = 0.01297."""
+    """Format an lr as 2^-6.27 = 0.01297."""
     return f"2^{lr.estimate:.2f} = {2.0**lr.estimate:.4g}"
 
 
@@ -190,5 +195,5 @@ def ends(interval: Interval, sign: str = "") -> str:
 
 
 def percent(regret: float) -> str:
-    """A bowl says nothing of losses twice its own."""
+    """Format a regret; a bowl says nothing of losses twice its own."""
     return "unknown" if math.isnan(regret) else "over 100%" if regret > 1 else f"{regret:.2%}"

@@ -13,11 +13,11 @@ REGRET_COLUMNS = ["rule", "width", "depth", "log2_lr", "loss", "base_log2_lr", "
 
 
 def joint_regret(points: pd.DataFrame, base: Mapping[str, int]) -> pd.DataFrame:
-    """REGRET_COLUMNS, one row per rule, width and depth that has runs: regret of the base model's optimal lr, a fraction.
+    """Tabulate the regret of the base model's optimal lr, a fraction: one row per rule, width and depth that has runs.
 
-    regret = L(η*_base) / L(η*) - 1 with L the curve of that size and η* its own optimum (log2, as everywhere); `base` holds
-    the width and depth of the base model. `at_least`: η*_base lies beyond the lrs that finished, or η* is not bracketed and a
-    better lr may lie outside. NaN where nothing finished, or nothing at the base.
+    The columns are REGRET_COLUMNS: regret = L(η*_base) / L(η*) - 1 with L the curve of that size and η* its own optimum (log2,
+    as everywhere); `base` holds the width and depth of the base model. `at_least`: η*_base lies beyond the lrs that finished,
+    or η* is not bracketed and a better lr may lie outside. NaN where nothing finished, or nothing at the base.
     """
     table = []
     for rule, part in by_rule(points).items():
@@ -34,7 +34,7 @@ def joint_regret(points: pd.DataFrame, base: Mapping[str, int]) -> pd.DataFrame:
 
 
 def format_joint_regret(table: pd.DataFrame, tuned: str = "lr") -> str:
-    """One line per rule for the screen: the size at which the base's lr costs most."""
+    """Format one line per rule for the screen: the size at which the base's lr costs most."""
     lines = []
     for rule in dict.fromkeys(table["rule"]):
         part = rows(table, (table["rule"] == rule) & np.isfinite(table["regret"].to_numpy(float)))

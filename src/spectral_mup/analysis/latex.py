@@ -13,7 +13,7 @@ SPECIAL |= {"<": r"\textless{}", ">": r"\textgreater{}"}
 
 
 def summary_tex(sweeps: Sequence[Results]) -> str:
-    """One row per sweep and rule: optimizer, model, axis with its sizes, rule, verdict, slope, regret (%), seeds, runs.
+    """Write one row per sweep and rule: optimizer, model, axis with its sizes, rule, verdict, slope, regret (%), seeds, runs.
 
     A rule of booktabs parts the (family, axis). A level of intervals that is not the usual one has a dagger.
     """
@@ -33,7 +33,7 @@ def summary_tex(sweeps: Sequence[Results]) -> str:
 
 
 def escape(text: str) -> str:
-    """Text in which no character is a command of LaTeX."""
+    """Escape text so that no character in it is a command of LaTeX."""
     return "".join(SPECIAL.get(c, c) for c in text)
 
 

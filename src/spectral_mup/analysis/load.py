@@ -26,9 +26,16 @@ if TYPE_CHECKING:
 class Loaded:
     """Results of a sweep as they were judged then; nothing is judged anew. Prints a summary.
 
-    runs      one row per run of a rule, those of the base size under each (curves.csv)
-    features  slopes of norms of modules and tensors against size, one row per step (features.csv); empty if none were judged
-    judged    the verdicts, as `judge` returns them
+    Attributes:
+        folder: Where they are.
+        name: Name of the sweep.
+        command: What judged it.
+        commit: Of the code that judged it.
+        runs: One row per run of a rule, those of the base size under each (curves.csv).
+        features: Slopes of norms of modules and tensors against size, one row per step (features.csv); empty if none were
+            judged.
+        judged: The verdicts, as `judge` returns them.
+        runs_folder: Where its runs are; None: not found.
     """
 
     folder: Path
@@ -42,12 +49,12 @@ class Loaded:
 
     @property
     def verdicts(self) -> pd.DataFrame:
-        """A row a rule: verdict, slope and regret with the bounds of their intervals, runs by status."""
+        """One row per rule: verdict, slope and regret with the bounds of their intervals, runs by status."""
         return self.judged.to_frame()
 
     @property
     def optima(self) -> pd.DataFrame:
-        """A row a rule and size: the best log2 value with its interval, the loss there, each seed's own best."""
+        """One row per rule and size: the best log2 value with its interval, the loss there, each seed's own best."""
         return self.judged.optima
 
     @cached_property
@@ -93,8 +100,15 @@ class Loaded:
 def load(folder: str | Path, runs: str | Path | None = None) -> Loaded:
     """Read a folder that analyze.py wrote, as results/default: curves.csv, features.csv and verdicts.json.
 
-    `runs`: the folder of its training runs, for `norms`; by default runs/ beside results/. Raises ResultsError, a ValueError,
-    for a folder that holds no results.
+    Args:
+        folder: The folder of one sweep's results.
+        runs: The folder of its training runs, for `norms`; by default runs/ beside results/.
+
+    Returns:
+        The results as they were judged then.
+
+    Raises:
+        ResultsError: `folder` holds no results, or `runs` none of their runs; a ValueError.
     """
     folder = Path(folder)
     if not (folder / "verdicts.json").is_file():
@@ -107,7 +121,7 @@ def load(folder: str | Path, runs: str | Path | None = None) -> Loaded:
 
 
 def _instead(folder: Path) -> str:
-    """What to do about a folder without verdicts.json."""
+    """Say what to do about a folder without verdicts.json."""
     below = sorted(path.parent.relative_to(folder).as_posix() for path in folder.rglob("verdicts.json"))
     if below:
         return f"holds no verdicts.json itself; give a folder below it: {', '.join(below[:5])}{' …' * (len(below) > 5)}"
@@ -116,7 +130,7 @@ def _instead(folder: Path) -> str:
 
 
 def _runs_folder(folder: Path, run_ids: Iterable[str], given: str | Path | None) -> Path | None:
-    """The folder that holds some of the runs. Raises ResultsError if the one given does not."""
+    """Return the folder that holds some of the runs. Raises ResultsError if the one given does not."""
     near = [parent / "runs" for parent in folder.resolve().parents]
     for runs in near if given is None else [Path(given)]:
         if any((runs / run_id).is_dir() for run_id in run_ids):

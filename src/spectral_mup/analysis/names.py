@@ -16,6 +16,6 @@ PRINTED = {  # as papers print them; families come in this order
 
 
 def printed(name: str, own: Mapping[str, str] | None = None) -> str:
-    """A name for people: the user's own, else as papers print it, else with spaces; of 'muon spectral' word by word."""
+    """Return a name for people: the user's own, else as papers print it, else with spaces; of 'muon spectral' word by word."""
     known = PRINTED | dict(own or {})
     return known[name] if name in known else " ".join(known.get(word, word.replace("_", " ")) for word in name.split())

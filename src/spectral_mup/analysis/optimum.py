@@ -2,14 +2,16 @@
 
 m_j is the optimum of size j (log2: octaves) and A_j the curvature of its bowl (nats/octave²), μ_js that of its seed s: bowl.py.
 
-Slope    Least squares of all N optima μ_js on log2 size. Of any linear combination Σ l·μ, such as the slope,
-         V = max(s²·Σl², σ²·Σ(l/A)²) + Σ_j l_j²·(∂m_j/∂ln a)²·var(ln a_j) + var_k(Σ_j l_j·m_j), l_j = Σ_s l_js,
-         s² = Σr²/(N - 2) and σ² = Σ(A·r)²/(N - 2) of the residuals r of the line. So every noise counts once, bends
-         included, and neither a flat size nor an asymmetric one is trusted too much. Half width: Student's t, its degrees
-         of freedom Satterthwaite's (1946) over N - 2, ν, ∞ (ν where skews differ). With one seed the first term alone.
-         A size's own optimum takes residuals about the mean of its seeds in place of the line.
-Regret   (L_W(m_base) - L_W(m_W)) / L_W(m_W) at the largest size W: the interval of m_base - m_W through W's bowl, the errors
-         of curvature and skew in quadrature; if m_base is over half an octave off, corrected by what was measured there.
+Slope:
+    Least squares of all N optima μ_js on log2 size. Of any linear combination Σ l·μ, such as the slope,
+    V = max(s²·Σl², σ²·Σ(l/A)²) + Σ_j l_j²·(∂m_j/∂ln a)²·var(ln a_j) + var_k(Σ_j l_j·m_j), l_j = Σ_s l_js,
+    s² = Σr²/(N - 2) and σ² = Σ(A·r)²/(N - 2) of the residuals r of the line. So every noise counts once, bends
+    included, and neither a flat size nor an asymmetric one is trusted too much. Half width: Student's t, its degrees
+    of freedom Satterthwaite's (1946) over N - 2, ν, ∞ (ν where skews differ). With one seed the first term alone.
+    A size's own optimum takes residuals about the mean of its seeds in place of the line.
+Regret:
+    (L_W(m_base) - L_W(m_W)) / L_W(m_W) at the largest size W: the interval of m_base - m_W through W's bowl, the errors
+    of curvature and skew in quadrature; if m_base is over half an octave off, corrected by what was measured there.
 
 benchmarks/coverage.py simulates how often the intervals cover.
 """
@@ -46,11 +48,11 @@ class Line:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """l of the slope."""
+        """Weights l of the slope."""
         return slope_weights(self.x_N)
 
     def at(self, x: float) -> np.ndarray:
-        """l of the line at log2 size x."""
+        """Return l of the line at log2 size x."""
         return 1 / len(self.x_N) + (x - self.x_N.mean()) * self.weights
 
     @property
@@ -75,7 +77,7 @@ class Line:
         return np.sum((self.curvature_N * self.residual_N) ** 2) / self.dof / self.curvature_N**2
 
     def variances(self, l_N: np.ndarray) -> tuple[float, float, float]:
-        """Variance of Σ l·μ by the scatter of the optima, by curvature and by skew."""
+        """Return the variance of Σ l·μ by the scatter of the optima, by curvature and by skew."""
         l_J = self.of_JN @ l_N
         moved_JK, weights_JK = l_J[:, None] * self.optimum_JK, self.weights_JK
         if not self.differ:  # one skew, so its error moves all sizes at once
@@ -85,7 +87,7 @@ class Line:
         return scatter, float(np.sum((l_J * self.curvature_error_J) ** 2)), float(by_skew.sum())
 
     def half_width(self, l_N: np.ndarray, alpha: float, more: float = 0.0) -> tuple[float, float]:
-        """(half width of the interval of Σ l·μ at level 1 - alpha, its degrees of freedom); `more`: further variance."""
+        """Return (half width of the interval of Σ l·μ at level 1 - alpha, its degrees of freedom); `more`: further variance."""
         if self.dof < 1:
             return NAN, NAN
         scatter, *shape = self.variances(l_N)
@@ -115,7 +117,7 @@ class Estimate:
     line: Line | None = field(default=None, repr=False)
 
     def predict(self, size: float) -> tuple[float, float, float]:
-        """(log2_lr, lo, hi) of the optimum that one more seed would have at another size; NaN without a slope."""
+        """Predict (log2_lr, lo, hi) of the optimum that one more seed would have at another size; NaN without a slope."""
         if self.line is None or len(self.line.of_JN) < 2:
             return NAN, NAN, NAN
         at = self.line.at(float(np.log2(size)))
@@ -124,7 +126,7 @@ class Estimate:
         return best, best - half, best + half
 
     def predict_if_flat(self) -> tuple[float, float, float]:
-        """(log2_lr, lo, hi) of the optimum that one more seed would have at another size, if nothing moves that of the base.
+        """Predict (log2_lr, lo, hi) of one more seed's optimum at another size, if nothing moves that of the base.
 
         The scatter is that about the line: about a mean, a drift would count as noise and none could contradict it.
         """
@@ -168,7 +170,7 @@ def estimate(curves: Mapping[int, LossCurve], base: int, alpha: float = 0.05) ->
 
 
 def _line(optima: Mapping[int, Optimum], shapes: Shapes) -> Line:
-    """The line through the optima of the sizes that have a bowl."""
+    """Fit the line through the optima of the sizes that have a bowl."""
     of_size = [optima[size] for size in shapes.sizes]
     n = [len(o.seeds) for o in of_size]
     errors = [abs(b.by_curvature_K[0]) * (b.ln_a_K[0] * shapes.variance) ** 0.5 for b in shapes.chosen]
@@ -182,7 +184,7 @@ def _line(optima: Mapping[int, Optimum], shapes: Shapes) -> Line:
 def _regret(
     base: Optimum | None, far: Optimum | None, line: Line, shapes: Shapes, sizes: tuple[int, int], alpha: float
 ) -> dict[str, Any]:
-    """The fields of Estimate on regret; `sizes`: of base and far."""
+    """Return the fields of Estimate on regret; `sizes`: of base and far."""
     if base is None or far is None or len(base.open_sides) == 2 or len(far.open_sides) == 2:
         return {}
     (regret, at_least), distance = far.regret_at(base.log2_lr), base.log2_lr - far.log2_lr

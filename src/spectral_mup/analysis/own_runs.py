@@ -34,7 +34,13 @@ class TableError(ConfigError):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Judged(Mapping[str, Verdict]):
-    """The Verdict of every rule, by name; prints as a table, also in a notebook."""
+    """The Verdict of every rule, by name; prints as a table, also in a notebook.
+
+    Attributes:
+        points: One row per run: rule, the size, log2_lr (log2 of what was tuned), seed, status, loss.
+        verdicts: One per rule.
+        loss: What the losses are called in figures.
+    """
 
     points: pd.DataFrame  # one row a run: rule, the size, log2_lr (log2 of what was tuned), seed, status, loss
     verdicts: list[Verdict]
@@ -58,19 +64,26 @@ class Judged(Mapping[str, Verdict]):
         return html_table(table_of(self.verdicts), notes_on(self.verdicts))
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a rule: verdict, slope and regret with the bounds of their intervals, runs by status, what would decide it."""
+        """Return one row per rule: verdict, slope and regret with their intervals, runs by status, what would decide it."""
         return verdict_table(self.verdicts)
 
     @property
     def optima(self) -> pd.DataFrame:
-        """A row a rule and size: the best log2 value with its interval, the loss there, each seed's own best."""
+        """One row per rule and size: the best log2 value with its interval, the loss there, each seed's own best."""
         return optima_table(self.verdicts)
 
     def plot(self, ax: Axes | None = None, *, rule: str | None = None) -> Axes:
-        """Draw into `ax` (by default axes of a new figure) and return it.
+        """Draw what was judged, as `plot_lr_transfer` does.
 
-        Under one rule, named or the only one, losses against what was tuned, one line per size; of several rules the optimum
-        against the size, one line per rule. Raises TableError for a rule that there is not.
+        Args:
+            ax: Axes to draw into; default: those of a new figure.
+            rule: Whose losses are drawn; default: the only one, and of several their optima.
+
+        Returns:
+            The axes.
+
+        Raises:
+            TableError: No rule has this name.
         """
         from spectral_mup.analysis.figures.lr_transfer import draw_losses, draw_optima
         from spectral_mup.analysis.figures.style import new_axes
@@ -90,21 +103,29 @@ def judge(
     base: int | None = None, rule: str | None = None, tolerance: float = 0.25, alpha: float = 0.05,
     *, regret_limit: float = 0.005,
 ) -> Judged:  # fmt: skip
-    """Does the best learning rate stay as the model grows? Judge a table with one row per run, as `analyze` does a sweep.
-
-    size          column of what grows: width, depth, steps, …; whole numbers
-    value         column of log2 of what was tuned, a learning rate or another positive number
-    loss          column of the final losses, above 0; one that is not finite is a run that diverged
-    seed          column that distinguishes the runs of one size and value
-    base          the size that was tuned, by default the smallest
-    rule          column by whose values runs are judged apart; None: all together
-    tolerance     slopes d log2 η* / d log2 size up to this are none, and costs up to `regret_limit`, a fraction of the loss
-    alpha         intervals are at level 1 - alpha; `analyze` takes 0.0158 where a search has looked at them several times
+    """Judge a table with one row per run, as `analyze.py` judges a sweep: does the best learning rate stay as the model grows?
 
     'drifts': the slope's interval lies outside ±tolerance. 'costs': it does not, but what the base's optimum costs at the
     largest size surely exceeds the limit. 'transfers': the slope's interval lies within, and the cost too. Else 'undecided',
-    and what would decide it. Columns `status` ('done', 'diverged', 'missing') and `tuned` of a curves.csv are heeded. Raises
-    TableError, a ValueError, where a column is missing or holds what cannot be judged; it names the column and the fix.
+    and what would decide it. Columns `status` ('done', 'diverged', 'missing') and `tuned` of a curves.csv are heeded.
+
+    Args:
+        df: The table.
+        size: Column of what grows: width, depth, steps, …; whole numbers.
+        value: Column of log2 of what was tuned, a learning rate or another positive number.
+        loss: Column of the final losses, above 0; one that is not finite is a run that diverged.
+        seed: Column that distinguishes the runs of one size and value.
+        base: The size that was tuned, by default the smallest.
+        rule: Column by whose values runs are judged apart; None: all together.
+        tolerance: Slopes d log2 η* / d log2 size up to this are none.
+        alpha: Intervals are at level 1 - alpha; `analyze.py` takes 0.0158 where a search has looked at them several times.
+        regret_limit: Costs up to this fraction of the loss are none.
+
+    Returns:
+        The verdict of every rule.
+
+    Raises:
+        TableError: A column is missing or holds what cannot be judged; the message names it and the fix. A ValueError.
     """
     points, axis = _points(df, size, value, loss, seed, rule), str(size)
     sizes = [int(s) for s in np.unique(points[axis])]
@@ -122,10 +143,20 @@ def judge(
 
 
 def plot_lr_transfer(runs: Judged | Loaded | pd.DataFrame, ax: Axes | None = None, *, rule: str | None = None) -> Axes:
-    """Draw what `judge` or `load` returned, or a table that `judge` takes without further arguments, into `ax`, and return it.
+    """Draw losses against the learning rate, or of several rules the best learning rate against the size.
 
-    Under one rule, named or the only one, losses against the learning rate, one line per size; of several rules the best
-    learning rate against the size, one line per rule. Without `ax`, axes of a new figure. Raises TableError.
+    Under one rule, named or the only one, there is one line per size; of several, one line per rule.
+
+    Args:
+        runs: What `judge` or `load` returned, or a table that `judge` takes without further arguments.
+        ax: Axes to draw into; default: those of a new figure.
+        rule: Whose losses are drawn; default: the only one, and of several their optima.
+
+    Returns:
+        The axes.
+
+    Raises:
+        TableError: `runs` is none of these, or no rule has this name.
     """
     if isinstance(runs, pd.DataFrame):
         runs = judge(runs)
@@ -136,7 +167,7 @@ def plot_lr_transfer(runs: Judged | Loaded | pd.DataFrame, ax: Axes | None = Non
 
 
 def _points(df: pd.DataFrame, size: str, value: str, loss: str, seed: str, rule: str | None) -> pd.DataFrame:
-    """The table with the columns that are judged."""
+    """Return the table with the columns that are judged."""
     if not isinstance(df, pd.DataFrame):
         raise TableError(f"df: a {type(df).__name__}; give a pandas DataFrame with one row per run, as pd.DataFrame(runs)")
     names = {"size": size, "value": value, "loss": loss, "seed": seed, **({} if rule is None else {"rule": rule})}
@@ -192,7 +223,7 @@ def _column(df: pd.DataFrame, argument: str, name: str) -> pd.Series:
 
 
 def _numbers(column: pd.Series, argument: str, finite: bool = False) -> np.ndarray:
-    """A column as floats; what is missing is NaN, or refused if it must be `finite`."""
+    """Return a column as floats; what is missing is NaN, or refused if it must be `finite`."""
     given, as_floats = f"{argument}={column.name!r}", f"df[{column.name!r}].astype(float)"
     for row, x in zip(column.index, column, strict=True):
         absent = x is None or x is pd.NA or x is pd.NaT
@@ -212,7 +243,7 @@ def _sizes(column: pd.Series) -> np.ndarray:
 
 
 def _values(column: pd.Series) -> np.ndarray:
-    """The log2 values, with those that differ by rounding alone made one."""
+    """Return the log2 values, with those that differ by rounding alone made one."""
     values = _numbers(column, "value", finite=True)
     lo, hi = values.min(), values.max()
     if lo > 0 and (hi <= 1 or lo < 0.01):
@@ -224,20 +255,20 @@ def _values(column: pd.Series) -> np.ndarray:
 
 
 def _texts(column: pd.Series, argument: str) -> pd.Series:
-    """A column of names as text."""
+    """Return a column of names as text."""
     for row in column.index[column.isna().to_numpy()]:
         raise TableError(f"{argument}={column.name!r}: is missing in row {row}; fill it in, or drop the row")
     return column.astype(str)
 
 
 def _status(df: pd.DataFrame, losses: np.ndarray) -> np.ndarray:
-    """How each run ended: by its loss, and by `status` where that column is one of curves.csv."""
+    """Return how each run ended: by its loss, and by `status` where that column is one of curves.csv."""
     of_loss = np.where(np.isfinite(losses), "done", "diverged")
     given = df["status"].to_numpy() if list(df.columns).count("status") == 1 else of_loss
     return np.where(given == "done", of_loss, given) if set(map(str, given)) <= STATUS else of_loss
 
 
 def _tuned(df: pd.DataFrame, value: str) -> str:
-    """What the values are log2 of: as curves.csv says of its column `value`, else the name of the column."""
+    """Name what the values are log2 of: as curves.csv says of its column `value`, else the name of the column."""
     named = set(df["tuned"]) if value == "value" and "tuned" in df else set()
     return str(named.pop()) if len(named) == 1 else str(value).removeprefix("log2_")

@@ -26,7 +26,7 @@ class Published(NamedTuple):
 
 
 def read_published(folder: Path) -> list[Published]:
-    """The slopes in folder/published.csv; empty if the folder has no such file.
+    """Read the slopes in folder/published.csv; empty if the folder has no such file.
 
     Raises ResultsError on a missing or unknown column and on a cell that cannot be right; it names the column and the fix.
     """
@@ -57,7 +57,7 @@ def read_published(folder: Path) -> list[Published]:
 
 
 def _problems(cells: Mapping[str, str]) -> Iterator[str]:
-    """What is wrong with a line."""
+    """Yield what is wrong with a line."""
     for column in Published._fields[:-1]:
         if not cells[column]:
             yield f"column {column} is empty; fill it in, or delete the line"

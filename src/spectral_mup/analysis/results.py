@@ -59,12 +59,12 @@ class Results:
         return self.verdicts[0].axis
 
     def done(self, rule: str | None = None) -> pd.DataFrame:
-        """The runs that finished, each once: those of a rule, or all; runs of the base size belong to several rules."""
+        """Return the runs that finished, each once: those of a rule, or all; runs of the base size belong to several rules."""
         here = (self.points["status"] == "done") & ((self.points["rule"] == rule) | (rule is None))
         return rows(self.points, here).drop_duplicates("run_id")
 
     def seeds(self, v: Verdict) -> tuple[int, int]:
-        """Fewest and most seeds that finished at a size, under the rule of a verdict; zero where none did."""
+        """Count the fewest and most seeds that finished at a size, under the rule of a verdict; zero where none did."""
         done = self.done(v.rule)
         counts = [done.loc[done[v.axis] == size, "seed"].nunique() for size in v.optima]
         return min(counts, default=0), max(counts, default=0)
@@ -78,7 +78,7 @@ def labels(sweeps: Sequence[Results]) -> list[str]:
 
 
 def by_family_and_axis(sweeps: Sequence[Results]) -> dict[tuple[str, str], list[Results]]:
-    """The sweeps of every (family, axis), in their order: families as in PRINTED, then others; axes as in AXES."""
+    """Group the sweeps by (family, axis), in their order: families as in PRINTED, then others; axes as in AXES."""
     known = list(PRINTED)
     rank = {family: known.index(family) if family in known else len(known) for family in (r.family for r in sweeps)}
     keys = sorted({(r.family, r.axis) for r in sweeps}, key=lambda key: (rank[key[0]], key[0], AXES.index(key[1])))
@@ -86,7 +86,7 @@ def by_family_and_axis(sweeps: Sequence[Results]) -> dict[tuple[str, str], list[
 
 
 def printed_labels(sweeps: Sequence[Results], own: Mapping[str, str] | None = None) -> list[str]:
-    """`labels`, with optimizers as papers print them, or by `own` names."""
+    """Return `labels`, with optimizers as papers print them, or by `own` names."""
     named = zip(sweeps, labels(sweeps), strict=True)
     known = PRINTED | dict(own or {})
     return [known.get(r.optimizer, r.optimizer) + label.removeprefix(r.optimizer) for r, label in named]
@@ -105,12 +105,12 @@ def write_results(folder: Path, points: pd.DataFrame, verdicts: Sequence[Verdict
 
 
 def optima_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """A row a rule and size: OF_OPTIMUM, the best lr tested and its loss, seeds, and on which sides it is open."""
+    """Make one row per rule and size: OF_OPTIMUM, the best lr tested and its loss, seeds, and on which sides it is open."""
     return pd.DataFrame([_optimum_row(v, size, o) | {"tuned": v.tuned} for v in verdicts for size, o in v.optima.items()])
 
 
 def verdict_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
-    """A row a rule: the fields of its Verdict that are single numbers or words, and its runs by status."""
+    """Make one row per rule: the fields of its Verdict that are single numbers or words, and its runs by status."""
     nested = [name for fields in NESTED.values() for name in fields.values()]
     head = ["rule", "axis", "base", "verdict", *nested]
     fields = [*head, *(name for name in OF_VERDICT if name not in (*head, "counts", "reason"))]
@@ -129,7 +129,7 @@ class Written:
 
 
 def read_results(folder: Path) -> list[Results]:
-    """Read a folder's results: one Results an optimizer, in the order of the verdicts. Raises ResultsError."""
+    """Read a folder's results: one Results per optimizer, in the order of the verdicts. Raises ResultsError."""
     written = read_folder(folder)
     found: dict[str, tuple[list[pd.DataFrame], list[Verdict]]] = {}  # by optimizer
     for v, part in zip(written.verdicts, written.parts, strict=True):
@@ -193,7 +193,7 @@ def _verdict_row(v: Verdict) -> dict[str, Any]:
 
 
 def _strict(value: Any) -> Any:
-    """Plain types, and null for every number that JSON does not know (NaN, inf)."""
+    """Return plain types, and null for every number that JSON does not know (NaN, inf)."""
     if isinstance(value, dict):
         return {str(k): _strict(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -227,5 +227,5 @@ def _optimum(row: Mapping[str, Any], curve: LossCurve) -> Optimum | None:
 
 
 def _number(row: Mapping[str, Any], name: str) -> Any:
-    """What JSON has as null, again: no bound of an interval, or NaN."""
+    """Return what JSON has as null: no bound of an interval, or NaN; any other number unchanged."""
     return {"lo": -math.inf, "hi": math.inf}.get(name, NAN) if row[name] is None else row[name]

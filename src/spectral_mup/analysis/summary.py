@@ -18,17 +18,20 @@ from spectral_mup.analysis.verdict import Verdict, level_marks, percent
 def summarize(
     folder: Path | str, names: Sequence[str] = (), printing: Printing | None = None
 ) -> tuple[list[Results], list[str], int]:
-    """Read every sweep analysed below `folder`, write the summary into it, and return what was read, and what was not found.
+    """Read every sweep analysed below `folder`, and write the summary into it.
 
-    That is (sweeps, names without results, number of published slopes that belong to none of the sweeps).
+    Files:
+        summary.csv, summary.tex: One row per sweep and rule.
+        forest.pdf .svg .png: The slopes of all, beside those of published.csv if it exists; what is drawn: forest.csv.
+        summary.pdf .svg .png: One row of panels per sweep; what is drawn: summary_figure.csv.
+        summary_FAMILY_AXIS.*: In place of them where families or axes differ: one figure of each, and .csv of what is drawn.
+        transfer.pdf .svg .png: Loss against lr under the rule that is tested, a panel per sweep of the first family and axis.
+        transfer_FAMILY_AXIS.*: The same of the others; what is drawn: .csv.
 
-    summary.csv, summary.tex   one row per sweep and rule
-    forest.pdf .svg .png       the slopes of all, beside those of published.csv if it exists; what is drawn: forest.csv
-    summary.pdf .svg .png      one row of panels per sweep; what is drawn: summary_figure.csv
-    summary_FAMILY_AXIS.*      in place of them where families or axes differ: one figure of each, and .csv of what is drawn
-    transfer.pdf .svg .png     loss against lr under the rule that is tested, a panel per sweep of the first family and axis
-    transfer_FAMILY_AXIS.*     the same of the others; what is drawn: .csv
     The caption of each figure is in a .txt beside it. The same files give the same bytes. Raises ResultsError.
+
+    Returns:
+        (sweeps, names without results, number of published slopes that belong to none of the sweeps).
     """
     out = Path(folder)
     sweeps, absent = gather(out, names)
@@ -82,16 +85,20 @@ def gather(folder: Path, names: Sequence[str] = ()) -> tuple[list[Results], list
 
 
 def sizes_of(sweeps: Sequence[Results]) -> list[tuple[str, int]]:
-    """Every (axis, size) that was judged, widths first."""
+    """Return every (axis, size) that was judged, widths first."""
     return sorted({(v.axis, s) for r in sweeps for v in r.verdicts for s in v.optima}, key=lambda x: (x[0] != "width", *x))
 
 
 def summary_table(sweeps: Sequence[Results]) -> pd.DataFrame:
-    """One row per sweep and rule: verdict, slope with its interval of level 1 - alpha, regret (a fraction), and the evidence.
+    """Make one row per sweep and rule: verdict, slope with its interval of level 1 - alpha, regret (a fraction), evidence.
 
-    sizes, seeds  those judged; fewest-most seeds that finished at one of them
-    runs          that finished under the rule; sweep_runs: under all rules, those that several share counted once
-    train_hours   of all these, on the cores or the GPU that each run had
+    Columns:
+        sizes: Those judged.
+        seeds: Fewest-most seeds that finished at one of them.
+        runs: Those that finished under the rule.
+        sweep_runs: Those under all rules, those that several share counted once.
+        train_hours: Of all these, on the cores or the GPU that each run had.
+
     Then optimum and loss by size, runs by status, and the command and commit that judged the sweep.
     """
     table = []
@@ -110,14 +117,14 @@ def summary_table(sweeps: Sequence[Results]) -> pd.DataFrame:
 
 
 def features(v: Verdict) -> str:
-    """The feature check in a word or two."""
+    """Describe the feature check in a word or two."""
     if v.features is None or v.features.step is None:
         return "-"
     return {True: "passed", False: f"{len(v.features.failed)} failed", None: "undecided"}[v.features.passed]
 
 
 def format_summary(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str:
-    """The table for the screen, one line per sweep and rule, then what the numbers alone do not say."""
+    """Format the table for the screen, one line per sweep and rule, then what the numbers alone do not say."""
     sizes = sizes_of(sweeps)
     heads = [f"{what} {axis[0]}{size}" for what in ("lr*", "loss") for axis, size in sizes]
     levels = " or ".join(percent(alpha) for alpha in level_marks([v for r in sweeps for v in r.verdicts]))

@@ -82,7 +82,7 @@ class Verdict:
 
 
 def format_slope(slope: float, lo: float, hi: float, number: Callable[[float], str] = "{:+.2f}".format) -> str:
-    """A slope with its interval, or the one bound that is known; empty without any."""
+    """Format a slope with its interval, or the one bound that is known; empty without any."""
     bounds = [f"{sign} {number(x)}" for sign, x in (("<", hi), (">", lo)) if np.isfinite(x)]
     if len(bounds) == 2:
         return f"{number(slope)} [{number(lo)}, {number(hi)}]"
@@ -118,22 +118,22 @@ def what_was_run(points: pd.DataFrame) -> str:
 
 
 def of_text(points: pd.DataFrame) -> bool:
-    """Whether runs were trained on a text; those on batches of the user's own end without a number of tokens."""
+    """Return whether runs were trained on a text; those on batches of the user's own end without a number of tokens."""
     return bool(points["tokens"].notna().any()) or "done" not in set(points["status"])
 
 
 def loss_name(points: pd.DataFrame) -> str:
-    """What figures call the loss, with its unit where it has one."""
+    """Return what figures call the loss, with its unit where it has one."""
     return "validation loss (nats/token)" if of_text(points) else "validation loss"
 
 
 def is_control(rule: str) -> bool:
-    """Whether a rule, standard*, claims no transfer and serves as a comparison; an optimizer may be named before it."""
+    """Return whether a rule, standard*, claims no transfer and serves as a comparison; an optimizer may be named before it."""
     return rule.split()[-1].startswith("standard")
 
 
 def tabulate(points: pd.DataFrame) -> LossCurve:
-    """The curve of one size (columns log2_lr, seed, loss, status; missing runs are ignored).
+    """Return the curve of one size (columns log2_lr, seed, loss, status; missing runs are ignored).
 
     Raises ValueError on two runs in one cell.
     """
@@ -145,7 +145,7 @@ def tabulate(points: pd.DataFrame) -> LossCurve:
 
 
 def curves_of(points: pd.DataFrame, axis: str) -> dict[int, LossCurve]:
-    """The curve of every size under one rule."""
+    """Return the curve of every size under one rule."""
     return {s: tabulate(rows(points, points[axis] == s)) for s in sorted(int(s) for s in points[axis].unique())}
 
 
@@ -196,18 +196,18 @@ def judge_curves(
 
 
 def percent(alpha: float) -> str:
-    """The level of an interval: '95 %'."""
+    """Format the level of an interval: '95 %'."""
     return f"{100 * (1 - alpha):.3g} %"
 
 
 def level_marks(verdicts: Sequence[Verdict]) -> dict[float, str]:
-    """The alpha of every level of intervals, the commonest first, and what marks it: nothing, '†', '††'."""
+    """Return the alpha of every level of intervals, the commonest first, and what marks it: nothing, '†', '††'."""
     alphas = [v.alpha for v in verdicts]
     return {alpha: "†" * i for i, alpha in enumerate(sorted(set(alphas), key=lambda a: (-alphas.count(a), -a)))}
 
 
 def _missing(curves: Mapping[int, LossCurve], base: int, found: Estimate, axis: str) -> Remedy | None:
-    """Sizes that a verdict needs."""
+    """Return what adds the sizes that a verdict needs; None if it has them."""
     if base not in curves:
         return Remedy("size", (base,), None, f"no runs at the base {axis} {base}")
     if len(curves) < SIZES_FOR_A_SLOPE:
@@ -218,7 +218,7 @@ def _missing(curves: Mapping[int, LossCurve], base: int, found: Estimate, axis: 
 
 
 def _unseen(found: Estimate, axis: str) -> Remedy | None:
-    """Sizes whose optimum is not seen: nothing worse tested beyond it, too few points, or no minimum in them."""
+    """Return what would show an optimum that is not seen: nothing worse tested beyond it, too few points, or no minimum."""
     for side, sign in (("lower", -1), ("higher", 1)):
         if open_here := [size for size, o in found.optima.items() if side in o.open_sides]:
             o = found.optima[open_here[0]]
@@ -235,7 +235,10 @@ def _unseen(found: Estimate, axis: str) -> Remedy | None:
 
 
 def _too_wide(found: Estimate, tolerance: float, axis: str) -> Remedy | None:
-    """What would narrow the slope's interval, where it crosses the threshold: the largest part of its variance decides."""
+    """Return what would narrow the slope's interval, where it crosses the threshold.
+
+    The largest part of its variance decides.
+    """
     if max(found.slope_hi, -found.slope_lo) <= tolerance:
         return None
     line, sizes, half = found.line, list(found.optima), (found.slope_hi - found.slope_lo) / 2
@@ -261,7 +264,7 @@ def _too_wide(found: Estimate, tolerance: float, axis: str) -> Remedy | None:
 
 
 def _too_dear(found: Estimate, limit: float, axis: str) -> Remedy | None:
-    """What would decide on a cost that is above the limit, but not surely."""
+    """Return what would decide on a cost that is above the limit, but not surely."""
     if found.regret <= limit and not found.regret_at_least:
         return None
     far = max(found.optima) if found.base != max(found.optima) else min(found.optima)
@@ -275,7 +278,7 @@ def _too_dear(found: Estimate, limit: float, axis: str) -> Remedy | None:
 
 
 def _midpoint(o: Optimum) -> float:
-    """The lr half way from the best one to its neighbour: to the wall if one is, else to the further one."""
+    """Return the lr half way from the best one to its neighbour: to the wall if one is, else to the further one."""
     best = o.curve.log2_lrs[o.curve.best]
     to = max(o.curve.walled or o.curve.neighbours, key=lambda lr: abs(lr - best))
     return float((best + to) / 2)

@@ -20,11 +20,12 @@ OPTIMIZER = "torch.optim.optimizer.Optimizer"  # by its name, as a config import
 class Algorithm:
     """One torch optimizer, as conf/optimizer declares it.
 
-    target       its class or import path; None: only its scaling is known, not how to build it
-    update_norm  growth of ‖direction‖₂ as exponents; None: not measured yet
-    eps_law      growth of its ε as exponents
-    lr           its base lr in units of the lr that is tuned
-    lr_shape     exponents of the base tensor's fan_out and fan_in that its base lr is multiplied by
+    Attributes:
+        target: Its class or import path; None: only its scaling is known, not how to build it.
+        update_norm: Growth of ‖direction‖₂ as exponents; None: not measured yet.
+        eps_law: Growth of its ε as exponents.
+        lr: Its base lr in units of the lr that is tuned.
+        lr_shape: Exponents of the base tensor's fan_out and fan_in that its base lr is multiplied by.
     """
 
     name: str
@@ -42,8 +43,11 @@ class Algorithm:
         return UpdateScaling(self.name, self.update_norm or {}, self.eps_law)
 
     def load(self) -> Callable[..., Any]:
-        """What builds it from (groups, lr=…). Raises ConfigError where that is not known, where its import path leads nowhere,
-        and where it leads to something else than an optimizer, which is not called to find out."""
+        """Return what builds it from (groups, lr=…).
+
+        Raises ConfigError where that is not known, where its import path leads nowhere, and where it leads to something else
+        than an optimizer, which is not called to find out.
+        """
         if self.target is None:
             raise ConfigError(
                 f"optimizer {self.name}: only its scaling is known, not its class; build it from param_groups(model, scaling)"
@@ -61,7 +65,7 @@ class Algorithm:
         return found
 
     def attribute(self, name: str) -> Any:
-        """An attribute of its class; None where it has none, or the class cannot be imported."""
+        """Return an attribute of its class; None where it has none, or the class cannot be imported."""
         with contextlib.suppress(ConfigError):
             make = self.load()
             return getattr(getattr(make, "func", make), name, None)  # func: of functools.partial
@@ -88,13 +92,13 @@ class OptimizerSpec:
 
 
 def spec_of(config: OptimizerConfig) -> OptimizerSpec:
-    """The optimizer of a config."""
+    """Return the optimizer of a config."""
     algorithms = {name: Algorithm(name, **dict(a)) for name, a in config.algorithms.items()}
     return OptimizerSpec(config.name, {kind: algorithms[getattr(config, kind)] for kind in KINDS}, config.weight_decay)
 
 
 def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScaling] | OptimizerSpec) -> OptimizerSpec:
-    """From a name of conf/optimizer, one UpdateScaling, or {kind: UpdateScaling}; a spec stays unchanged.
+    """Resolve a name of conf/optimizer, one UpdateScaling, or {kind: UpdateScaling}; a spec stays unchanged.
 
     Raises ValueError on an unknown name, a kind without a scaling, and an optimizer whose size law was not measured.
     """
@@ -118,7 +122,7 @@ def resolve_optimizer(optimizer: str | UpdateScaling | Mapping[str, UpdateScalin
 
 
 def _no_optimizer(given: Any) -> str:
-    """What to give in place of an optimizer's class, or of the optimizer itself."""
+    """Say what to give in place of an optimizer's class, or of the optimizer itself."""
     known = options("optimizer")
     name = getattr(given, "__name__", type(given).__name__).lower()
     said = name if name in known else f"one of {', '.join(known)}"
@@ -128,12 +132,12 @@ def _no_optimizer(given: Any) -> str:
 
 
 def resolve_rule(rule: str | Rule) -> Rule:
-    """From a name of conf/rule; a Rule stays unchanged. Raises ValueError on an unknown name."""
+    """Resolve a name of conf/rule; a Rule stays unchanged. Raises ValueError on an unknown name."""
     if not isinstance(rule, Rule | str):
         raise ValueError(f"rule={rule!r}: give the name of one, as in rule='spectral', or a spectral_mup.theory.rules.Rule")
     return rule if isinstance(rule, Rule) else rule_of(rule, parse(RuleConfig, read_preset("rule", rule), f"rule.{rule}"))
 
 
 def rule_of(name: str, config: RuleConfig) -> Rule:
-    """A rule of a config."""
+    """Return a rule of a config."""
     return Rule(name, config.multipliers, config.scaling, config.source)

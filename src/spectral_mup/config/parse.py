@@ -37,7 +37,7 @@ MESSAGES = {  # by the beginning of pydantic's error types
 
 
 def typed(plain: Any) -> Config:
-    """A Config of plain dicts and lists, as schema.to_plain makes them. Raises ConfigError; checks single values only.
+    """Make a Config of plain dicts and lists, as schema.to_plain makes them. Raises ConfigError; checks single values only.
 
     Modules of the user's project folders can be imported from then on, as for `family: my_module.MyConfig`.
     """
@@ -52,7 +52,7 @@ def typed(plain: Any) -> Config:
 
 
 def _trusted(folder: Path) -> bool:
-    """Whether modules may be imported from there: under python -P, as in jobs, not where everybody may put them."""
+    """Return whether modules may be imported from there: under python -P, as in jobs, not where everybody may put them."""
     return not sys.flags.safe_path or folder.is_dir() and not folder.stat().st_mode & 0o002
 
 
@@ -64,12 +64,12 @@ def _family(name: Any) -> type[ModelConfig]:
 
 
 def variants(group: str) -> dict[str, type[BaseModel]]:
-    """The classes that a part of the config may have, by the value that chooses it: by model.family, by cluster.scheduler."""
+    """Return the classes that a part of the config may have, by the value that chooses it: model.family, cluster.scheduler."""
     return {"model": {name: _family(name) for name in FAMILIES}, "cluster": dict(SCHEDULERS)}.get(group, {})
 
 
 def parse(cls: type[M], node: Any, key: str) -> M:
-    """One part of the config, which lies at `key`. Raises ConfigError about its first mistake.
+    """Parse one part of the config, which lies at `key`. Raises ConfigError about its first mistake.
 
     What chooses the class comes first, then unknown keys: a misspelt one is missing as well.
     """
@@ -90,7 +90,7 @@ def refuse_missing(node: Any, key: str = "") -> None:
 
 
 def walk(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every dotted key of nested dicts with its value; entries of a list are under the key of the list."""
+    """Yield every dotted key of nested dicts with its value; entries of a list are under the key of the list."""
     if isinstance(node, dict | list):
         for name, value in node.items() if isinstance(node, dict) else (("", entry) for entry in node):
             inner = f"{key}.{name}".strip(".")
@@ -118,7 +118,7 @@ def _describe(error: dict[str, Any], prefix: str, cls: type[BaseModel]) -> str:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """What to say of a key that is not in the schema: the nearest one, and those beside it."""
+    """Return what to say of a key that is not in the schema: the nearest one, and those beside it."""
     known, (parent, _, last) = list(dict.fromkeys(known)), key.rpartition(".")
     beside = [k.rpartition(".")[2] for k in known if fnmatchcase(parent, k.rpartition(".")[0])]
     hint = did_you_mean(last, beside, f"{parent}." if parent else "")
@@ -126,7 +126,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def keys(cls: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Keys of a part of the config, dotted; * stands for the names in a table."""
+    """Yield the keys of a part of the config, dotted; * stands for the names in a table."""
     for name, field in cls.model_fields.items():
         key = f"{prefix}.{name}".lstrip(".")
         yield key

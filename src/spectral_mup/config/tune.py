@@ -21,13 +21,13 @@ SPREAD = 2.0  # octaves from a key's value to the other two that its search star
 
 
 def key_of(config: Config, name: str) -> str:
-    """The key that a name stands for."""
+    """Return the key that a name stands for."""
     short = name.removeprefix("optimizer.")
     return f"optimizer.algorithms.{short}" if short.partition(".")[0] in config.optimizer.algorithms else name
 
 
 def named(text: str, tuned: str) -> str:
-    """What is said of lr, said of the key that was tuned."""
+    """Rewrite what is said of lr for the key that was tuned."""
     return (
         re.sub(r"learning rate|\blrs?\b", lambda m: f"values of {tuned}" if m[0] == "lrs" else tuned, text)
         if tuned != LR
@@ -36,7 +36,7 @@ def named(text: str, tuned: str) -> str:
 
 
 def tunable(config: Config) -> dict[str, Any]:
-    """Values of the config that a run depends on, by key, whether numbers or not; sizes of a run apart, which have axes."""
+    """Return the values of the config that a run depends on, by key, whether numbers or not; without sizes, which have axes."""
     plain, o = to_plain(config), config.optimizer
     used = {getattr(o, kind) for kind in KINDS}
     plain["optimizer"]["algorithms"] = {name: a for name, a in plain["optimizer"]["algorithms"].items() if name in used}
@@ -48,14 +48,14 @@ def tunable(config: Config) -> dict[str, Any]:
 
 
 def names(config: Config) -> list[str]:
-    """What can be tuned, by its short name; exponents, which say how things grow, are left out."""
+    """List what can be tuned, by its short name; exponents, which say how things grow, are left out."""
     numbers = [key for key, value in tunable(config).items() if value is None or is_number(value)]
     short = [key.replace("optimizer.algorithms.", "optimizer.") for key in numbers]
     return [LR, *sorted(key for key in short if not {"update_norm", "eps_law", "lr_shape"} & {*key.split(".")})]
 
 
 def log2_now(config: Config, name: str) -> float | None:
-    """log2 of a key's value, rounded to a multiple of 1/4; None unless that is a positive number.
+    """Return log2 of a key's value, rounded to a multiple of 1/4; None unless that is a positive number.
 
     An init std of null is the default that it stands for in the base model.
     """
@@ -69,25 +69,25 @@ def log2_now(config: Config, name: str) -> float | None:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether log2 of a value could be swept, were it positive."""
+    """Return whether log2 of a value could be swept, were it positive."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def start_of(config: Config, name: str) -> list[float]:
-    """The log2 values that the search of a tuned key starts from; empty where they cannot be told."""
+    """Return the log2 values that the search of a tuned key starts from; empty where they cannot be told."""
     given = config.sweep.tune.get(name) or (config.sweep.lr if name == LR else [])
     now = None if given else log2_now(config, name)
     return sorted(given) if now is None else [now - SPREAD, now, now + SPREAD]
 
 
 def held_at(config: Config, name: str) -> float:
-    """The log2 value at which a key is held until it is tuned: its own, else the middle of its search's first ones."""
+    """Return the log2 value at which a key is held until it is tuned: its own, else the middle of its search's first ones."""
     now = None if name == LR else log2_now(config, name)
     return statistics.median_low(start_of(config, name)) if now is None else now
 
 
 def with_sizes(config: Config, steps: int | None, batch_size: int | None) -> Config:
-    """The config with runs of this length, of which warmup keeps its share, and this batch; None: unchanged."""
+    """Return the config with runs of this length, of which warmup keeps its share, and this batch; None: unchanged."""
     t = config.train
     sizes = {"steps": steps or t.steps, "batch_size": batch_size or t.batch_size}
     sizes["warmup"] = round(t.warmup * sizes["steps"] / t.steps)
@@ -95,7 +95,10 @@ def with_sizes(config: Config, steps: int | None, batch_size: int | None) -> Con
 
 
 def with_numbers(config: Config, log2: Mapping[str, float]) -> Config:
-    """The config with these keys at 2**log2, rounded where one holds a whole number. Raises ConfigError on their bounds."""
+    """Return the config with these keys at 2**log2, rounded where one holds a whole number.
+
+    Raises ConfigError on their bounds.
+    """
     plain = to_plain(config)
     for name, x in log2.items():
         *path, last = key_of(config, name).split(".")

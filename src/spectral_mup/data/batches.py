@@ -8,7 +8,7 @@ from spectral_mup.data.shards import DataError, Tokens, windows
 def batch_starts(
     tokens: Tokens, *, seed: int, step: int, batch_size: int, context: int, microbatch: int = 0, microbatches: int = 1
 ) -> np.ndarray:
-    """Where the sequences of `batch` with the same arguments start in the text: int64 (batch_size / microbatches,)."""
+    """Return where the sequences of `batch` with the same arguments start in the text: int64 (batch_size / microbatches,)."""
     if not (0 <= seed < 2**64 and 0 <= step < 2**64):
         raise ValueError(f"seed and step must be in [0, 2^64), not {seed} and {step}")
     if batch_size < 1 or microbatches < 1 or batch_size % microbatches or not 0 <= microbatch < microbatches:
@@ -24,13 +24,13 @@ def batch_starts(
 def batch(
     tokens: Tokens, *, seed: int, step: int, batch_size: int, context: int, microbatch: int = 0, microbatches: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The batch of one step: (x, y), int64 arrays (batch_size / microbatches, context), y the tokens after x.
+    """Return the batch of one step: (x, y), int64 arrays (batch_size / microbatches, context), y the tokens after x.
 
     Sequence i starts at r_i mod (len(tokens) - context), where r_i is the i-th 64-bit word of Philox keyed by (seed, step):
     uniform, with replacement, the same in every numpy version. So a batch does not depend on those drawn before it, and a
     smaller batch is the beginning of a larger one. `batch_size` is always that of the whole step: micro-batches 0 ... k - 1 of
-    k, one after another, are its sequences. DataError if the text is too short for the context; ValueError if the numbers make
-    no batch. Philox: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
+    k, one after another, are its sequences. Raises DataError if the text is too short for the context; ValueError if the
+    numbers make no batch. Philox: Salmon et al., Parallel random numbers: as easy as 1, 2, 3 (SC 2011).
     """
     where = {"seed": seed, "step": step, "batch_size": batch_size, "microbatch": microbatch, "microbatches": microbatches}
     return _shifted(tokens, batch_starts(tokens, context=context, **where), context)
@@ -39,7 +39,7 @@ def batch(
 def label_draws(
     *, seed: int, step: int, batch_size: int, context: int, microbatch: int = 0, microbatches: int = 1
 ) -> np.ndarray:
-    """Uniform draws in [0, 1) that choose sampled labels, one per token of `batch` with the same arguments.
+    """Draw uniformly in [0, 1) what chooses sampled labels, one per token of `batch` with the same arguments.
 
     Float32 (batch_size / microbatches, context), from 24 bits each of the Philox stream of (seed, step), far behind the
     words that `batch` takes: so the labels too depend on (seed, step) alone, and not on how the batch is cut.
@@ -50,7 +50,7 @@ def label_draws(
 
 
 def eval_batch(tokens: Tokens, *, count: int, context: int) -> tuple[np.ndarray, np.ndarray]:
-    """`count` evenly spaced sequences: (x, y), two int64 arrays (count, context), y the tokens after x.
+    """Return `count` evenly spaced sequences: (x, y), two int64 arrays (count, context), y the tokens after x.
 
     No random number: the same for every width, seed and step. Sequence i starts in the middle of the i-th of `count` equal
     parts; sequences overlap only if count * context exceeds the text.
@@ -69,12 +69,12 @@ probe_batch = eval_batch
 
 
 def epochs_seen(tokens: Tokens, steps: int, batch_size: int, context: int) -> float:
-    """How often `steps` batches read the text on average; beyond 1 or 2 the loss measures memory as well."""
+    """Return how often `steps` batches read the text on average; beyond 1 or 2 the loss measures memory as well."""
     return steps * batch_size * context / len(tokens)
 
 
 def _places(tokens: Tokens, context: int) -> int:
-    """The number of starts that leave room for a sequence and the one token after it."""
+    """Count the starts that leave room for a sequence and the one token after it."""
     if context < 1:
         raise ValueError(f"the context must be at least 1 token, not {context}")
     if len(tokens) <= context:

@@ -14,9 +14,10 @@ Splits = tuple[Sequence[Path], Sequence[Path]]  # the files for training and tho
 
 
 def hash_files(splits: Splits) -> str:
-    """The hash of files for training and files for validation, whatever they are called; above 64 MB it begins with `sampled:`.
+    """Hash the files for training and those for validation, whatever they are called; above 64 MB it begins with `sampled:`.
 
-    A file is read once in a process, and again when its size or modification time differs. DataError if one cannot be read.
+    A file is read once in a process, and again when its size or modification time differs. Raises DataError if one cannot be
+    read.
     """
     files = [(split, file, file.stat()) for split, files in enumerate(splits) for file in files]
     whole = sum(stat.st_size for _, _, stat in files) <= SMALL
@@ -28,7 +29,7 @@ def hash_files(splits: Splits) -> str:
 
 
 def largest_id(tokens: Tokens) -> int:
-    """The largest token id; of more than 64 MB, the largest in 16 blocks."""
+    """Return the largest token id; of more than 64 MB, the largest in 16 blocks."""
     count, block = len(tokens), MB // tokens.dtype.itemsize
     if count * tokens.dtype.itemsize <= SMALL:
         return int(tokens[:].max())
@@ -36,20 +37,20 @@ def largest_id(tokens: Tokens) -> int:
 
 
 def file_sha256(path: str | Path) -> str:
-    """What `sha256sum` prints."""
+    """Return what `sha256sum` prints."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def spread(total: int, count: int, block: int) -> list[int]:
-    """The starts of `count` blocks spread evenly over `total`, the first at its beginning and the last at its end."""
+    """Return the starts of `count` blocks spread evenly over `total`, the first at its beginning and the last at its end."""
     room = max(total - block, 0)
     return sorted({room * i // max(count - 1, 1) for i in range(count)})
 
 
 @lru_cache(maxsize=65536)
 def hash_blocks(file: Path, samples: int, size: int, mtime_ns: int) -> str:
-    """SHA-256 of a file, or with samples > 0 of its size and that many evenly spaced blocks of 1 MB. Cached."""
+    """Return the SHA-256 of a file, or with samples > 0 of its size and that many evenly spaced blocks of 1 MB. Cached."""
     try:
         if not samples:
             return file_sha256(file)

@@ -19,7 +19,7 @@ BATCHES = "batches"  # the source that is a function
 
 @dataclass(frozen=True)
 class Corpus:
-    """Tokens to train on and to validate on: 1-D sequences of uint8, uint16 or uint32: an array, a memmap, or `Shards`.
+    """Tokens to train on and to validate on, 1-D sequences of uint8, uint16 or uint32: an array, a memmap, or `Shards`.
 
     `sha256` is that of the content: for one text file, what `sha256sum` prints; for more than 64 MB it begins with `sampled:`
     and covers sizes and samples. `note` is what a caller should show the user, or empty.
@@ -45,7 +45,10 @@ class OwnBatches:
 
 
 def load_data(source: str, path: str | None, vocab_size: int | None, target: str | None) -> Corpus | OwnBatches:
-    """What a config's `data` names: a text, or of source `batches` the function at the import path `target`. Raises as load."""
+    """Load what a config's `data` names: a text, or of source `batches` the function at the import path `target`.
+
+    Raises what `load` raises.
+    """
     if source != BATCHES:
         return load(source, path, vocab_size)
     make, digest = _own_batches(target)
@@ -74,7 +77,7 @@ def load(source: str, path: str | None = None, vocab_size: int | None = None) ->
 
 
 def fingerprint(source: str, path: str | None, vocab_size: int | None, target: str | None = None) -> str:
-    """64 hex digits that change with the text, the split rule or the vocabulary, not with where files lie.
+    """Return 64 hex digits that change with the text, the split rule or the vocabulary, not with where files lie.
 
     Reads everything up to 64 MB, beyond that the sizes and evenly spaced blocks of 1 MB. Raises what `load` raises, except for
     what only the content of token files shows.
@@ -86,14 +89,17 @@ def fingerprint(source: str, path: str | None, vocab_size: int | None, target: s
 
 
 def vocabulary(source: str, path: str | None, vocab_size: int | None, target: str | None = None) -> int | None:
-    """The number of token ids, without reading the text; None: a user's own batches have none. Raises what `load` raises."""
+    """Return the number of token ids, without reading the text; None: a user's own batches need none.
+
+    Raises what `load` raises.
+    """
     if source == BATCHES:
         return vocab_size
     return lookup(SOURCES, source, "data.source")(source, path, vocab_size).vocab_size
 
 
 def _own_batches(target: str | None) -> tuple[Callable[..., Any], str]:
-    """The function that data.target names, and a digest of the code that defines it."""
+    """Return the function that data.target names, and a digest of the code that defines it."""
     if not target:
         raise DataError("data.target: data=batches needs it; give the import path of a function, as in my_module.batches")
     make, digest = lookup({}, target, "data.target"), code_digest(target)

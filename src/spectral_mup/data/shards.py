@@ -52,7 +52,7 @@ class Shards:
         return self._span(start, stop)
 
     def windows(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """The sequences [start, start + length) as the rows of an array (len(starts), length)."""
+        """Return the sequences [start, start + length) as the rows of an array (len(starts), length)."""
         out = np.empty((len(starts), length), self.dtype)
         first, last = (np.searchsorted(self.bounds, at, side="right") - 1 for at in (starts, starts + length - 1))
         inside = first == last
@@ -72,14 +72,14 @@ Tokens = np.ndarray | Shards
 
 
 def windows(tokens: Tokens, starts: np.ndarray, length: int) -> np.ndarray:
-    """The sequences [start, start + length) of `tokens` as the rows of an array (len(starts), length)."""
+    """Return the sequences [start, start + length) of `tokens` as the rows of an array (len(starts), length)."""
     if isinstance(tokens, Shards):
         return tokens.windows(starts, length)
     return np.asarray(tokens)[starts[:, None] + np.arange(length)]
 
 
 def read_shard(path: str | Path) -> np.ndarray:
-    """The ids of a shard with header, as a read-only 1-D memmap; DataError if header and file disagree."""
+    """Map the ids of a shard with header, as a read-only 1-D memmap. Raises DataError if header and file disagree."""
     path = Path(path)
     header, size = np.fromfile(path, "<i4", HEADER_INTS).tolist(), path.stat().st_size
     if (short := len(header) < HEADER_INTS) or header[0] not in FORMATS:
@@ -105,9 +105,9 @@ def read_shard(path: str | Path) -> np.ndarray:
 
 
 def read_headerless(path: str | Path) -> np.ndarray:
-    """The uint16 ids of a nanoGPT .bin file as a read-only 1-D memmap.
+    """Map the uint16 ids of a nanoGPT .bin file as a read-only 1-D memmap.
 
-    A file whose header and size fit llm.c's is read as `read_shard` does. DataError if empty or of odd size.
+    A file whose header and size fit llm.c's is read as `read_shard` does. Raises DataError if empty or of odd size.
     """
     path = Path(path)
     header, size = np.fromfile(path, "<i4", HEADER_INTS).tolist(), path.stat().st_size
@@ -122,7 +122,10 @@ def read_headerless(path: str | Path) -> np.ndarray:
 
 
 def write_shard(path: str | Path, tokens: Tokens, dtype: Any = np.uint16) -> None:
-    """Write a shard with header, atomically: version 1 for uint16, version 7 for uint32. ValueError if an id does not fit."""
+    """Write a shard with header, atomically: version 1 for uint16, version 7 for uint32.
+
+    Raises ValueError if an id does not fit.
+    """
     ids, wanted = np.asarray(tokens[:]), np.dtype(dtype)
     found = [(magic, version) for magic, (version, known) in FORMATS.items() if known == wanted]
     if not found:

@@ -44,15 +44,15 @@ class Source:
         self.vocab_size = self.resolve_vocab_size(vocab_size)
 
     def read(self) -> tuple[Tokens, Tokens]:
-        """Tokens for training and for validation."""
+        """Return tokens for training and for validation."""
         raise NotImplementedError
 
     def files(self) -> Splits:
-        """The files for training and those for validation."""
+        """Return the files for training and those for validation."""
         raise NotImplementedError
 
     def content_hash(self) -> str:
-        """The hash of the text, whatever its files are called."""
+        """Hash the text, whatever its files are called."""
         return hash_files(self.files())
 
     @property
@@ -64,7 +64,7 @@ class Source:
         return root
 
     def resolve_vocab_size(self, given: int | None) -> int:
-        """The size of the vocabulary, from data.vocab_size as given."""
+        """Return the size of the vocabulary, from data.vocab_size as given."""
         size = self.default_vocab_size if given is None else given
         if size is None:
             raise DataError(f"data.vocab_size: data={self.name} needs it; for GPT-2 tokens data.vocab_size=50257")
@@ -83,7 +83,10 @@ class Shakespeare(Source):
         return split_documents(plays().values())
 
     def content_hash(self) -> str:
-        """SHA-256 over lines of `<sha256 of play>  <its name in the archive>`, sorted by name. DataError if it is damaged."""
+        """Return the SHA-256 over lines of `<sha256 of play>  <its name in the archive>`, sorted by name.
+
+        Raises DataError if the archive is missing or damaged.
+        """
         if not PLAYS.is_file() or file_sha256(PLAYS) != PLAYS_SHA256:
             raise DataError(
                 f"data=shakespeare: {PLAYS} is missing or damaged; install spectral-mup again, or use data=text data.path=..."
@@ -176,10 +179,10 @@ class NanoGpt(TokenFiles):
 class Prepared(TokenFiles):
     """A folder of shards that action=prepare wrote, and a meta.json, which describes them and knows the vocabulary.
 
-    meta.json            tokenizer, vocab_size, dtype, eot, counts, split rule, sources, settings, and of every shard its sha256
-    train_000000.bin     llm.c shards, see shards.py
-    val_000000.bin
-    tokenizer.json       where a BPE was trained
+    Files:
+        meta.json: Tokenizer, vocab_size, dtype, eot, counts, split rule, sources, settings, and of every shard its sha256.
+        train_000000.bin, val_000000.bin: Shards of llm.c, see shards.py.
+        tokenizer.json: Where a BPE was trained.
     """
 
     @cached_property
@@ -201,14 +204,14 @@ class Prepared(TokenFiles):
         return meta
 
     def resolve_vocab_size(self, given: int | None) -> int:
-        """That of meta.json; a larger one pads it."""
+        """Return that of meta.json; a larger one pads it."""
         known = self.meta["vocab_size"]
         if given is not None and given < known:
             raise DataError(f"data.vocab_size: {self.root.name} has {known} token ids, so {given} is too small; leave it out")
         return given or known
 
     def files(self) -> Splits:
-        """DataError unless each exists with the size it was written with."""
+        """Return the files of meta.json. Raises DataError unless each exists with the size it was written with."""
         folder, splits = self.root, {"train": [], "val": []}
         for shard in self.meta["shards"]:
             file = folder / shard["file"]
@@ -234,6 +237,6 @@ SOURCES = {"shakespeare": Shakespeare, "text": Text, "prepared": Prepared, "nano
 
 @lru_cache(maxsize=1)
 def plays() -> dict[str, bytes]:
-    """The plays by their names in the archive, in its order. Unpacked once per process."""
+    """Return the plays by their names in the archive, in its order. Unpacked once per process."""
     with zipfile.ZipFile(PLAYS) as archive:
         return {name: archive.read(name) for name in archive.namelist() if name.endswith(".md")}

@@ -33,8 +33,12 @@ PASSED, CHECK_FAILED = 0, 5  # exit codes, as those of analyze.py --check
 class FeatureVerdict:
     """Slopes of every module's features against width under a rule and under a control that should fail. Prints as a table.
 
-    passed          all modules within their limit; neither undecided nor failed
-    control_failed  the control failed or diverged: without that the check was too weak to tell
+    Attributes:
+        rule: Name of the rule.
+        check: Slopes and verdicts under the rule.
+        control: Name of the control; None: without one.
+        control_check: Slopes and verdicts under the control.
+        control_failed: The control failed or diverged: without that the check was too weak to tell.
     """
 
     rule: str
@@ -55,7 +59,7 @@ class FeatureVerdict:
 
     @property
     def text(self) -> str:
-        """A line a module: slope of log2 RMS of its features' change on log2 width, its 95 % interval, verdict, control."""
+        """One line per module: slope of log2 RMS of its features' change on log2 width, its 95 % interval, verdict, control."""
         return "\n".join([*table(self._cells), *self._notes])
 
     def __str__(self) -> str:
@@ -67,7 +71,7 @@ class FeatureVerdict:
         return html_table(self._cells, self._notes)
 
     def to_frame(self) -> pd.DataFrame:
-        """A row a module: name, kind, slope, lo, hi, limit, verdict, and with a control its slope and verdict."""
+        """Return one row per module: name, kind, slope, lo, hi, limit, verdict, and with a control its slope and verdict."""
         columns = ["name", "kind", "slope", "lo", "hi", "limit", "verdict"]
         frame = pd.DataFrame(_judged(self.check), columns=columns)
         if self.control_check is None:
@@ -100,11 +104,19 @@ def _judged(check: FeatureCheck) -> list[dict[str, Any]]:
 
 
 def plot_features(check: FeatureVerdict | FeatureCheck, ax: Axes | None = None) -> Axes:
-    """Draw the change of features against width, one line per module, relative to the smallest width, into `ax`, and return it.
+    """Draw the change of features against width, one line per module, relative to the smallest width.
 
-    `check` is what `check_features` returned; of its control, `check.control_check`. The legend has the slopes; the band is
-    that of hidden modules that pass, dotted that of embedding and readout. Without `ax`, axes of a new figure. Raises
-    ValueError for anything else.
+    The legend has the slopes; the band is that of hidden modules that pass, dotted that of embedding and readout.
+
+    Args:
+        check: What `check_features` returned; of its control, `check.control_check`.
+        ax: Axes to draw into; default: those of a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: `check` is anything else.
     """
     from spectral_mup.analysis.figures.feature_norms import draw_features  # matplotlib: only where something is drawn
     from spectral_mup.analysis.figures.style import new_axes
@@ -137,21 +149,38 @@ def check_features(
 ) -> FeatureVerdict:
     """Train `build(width)` for some steps under the rule and the control, and fit each module's features against width.
 
-    build         a fresh model of a width; the first of `widths` is the base
-    lr            of the base, rather larger than one trains with: small steps show nothing
-    batch         (seed, step) to a dict or tuple for the model: training sees the steps from 0, the features are of `steps`
-    loss          (model, batch) to a scalar; default: what transformers' models put out
-    sampled_loss  for optimizers that use sampled labels (Sophia), see Trainer
-
     Features are measured as RMS of the change of a module's output since init (coordinate check, arXiv 2203.03466); limits
     and intervals as in analysis/feature_check.py. A passed check does not prove that the lr transfers.
+
+    Args:
+        build: Width to a fresh model.
+        widths: Two or more; the smallest is the base.
+        optimizer: As for `scale`.
+        lr: Of the base, rather larger than one trains with: small steps show nothing.
+        batch: (seed, step) to a dict or tuple for the model: training sees the steps from 0, the features are of `steps`.
+        loss: (model, batch) to a scalar; default: what transformers' models put out.
+        sampled_loss: For optimizers that use sampled labels (Sophia), see Trainer.
+        rule: As for `scale`, as are the next four.
+        residual_blocks: Prefixes of blocks.
+        embeddings: Bare parameters that are looked up or added.
+        linear_out_in: Bare parameters stored (out, in).
+        linear_in_out: Bare parameters stored (in, out).
+        steps: Length of every training.
+        seeds: One training per width and seed.
+        control: A rule that should fail; None: without one.
+
+    Returns:
+        The verdict on every module, under the rule and the control.
+
+    Raises:
+        ValueError: There are fewer than two widths; or as for `scale`.
     """
     if len(set(widths)) < 2:
         raise ValueError(f"widths={list(widths)}: a slope needs two widths or more, as in widths=[64, 128, 256]")
     spec, sizes = resolve_optimizer(optimizer), sorted(set(widths))
 
     def train(rule: Rule, width: int, seed: int) -> tuple[list[dict[str, Any]], bool]:
-        """Feature rows of one training, and whether its loss stopped being finite."""
+        """Return the feature rows of one training, and whether its loss stopped being finite."""
         torch.manual_seed(seed)
         model = build(width)
         scaling = scale(

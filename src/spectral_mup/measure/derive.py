@@ -55,17 +55,29 @@ def derive(
 ) -> Derived:
     """Measure how the spectral norm of an optimizer's direction grows with width, without knowing the optimizer.
 
-    optimizer     its class, or any function of (groups, lr=...), as functools.partial(torch.optim.SGD, momentum=0.9)
-    build         a fresh model of a width; the first of `widths` (three or more, better four) is the base
-    batch         (seed, step) to a dict or tuple for the model
-    sampled_loss  for optimizers that use sampled labels (Sophia), see Trainer
-    update        size of every step, as a share of the weight's norm in the base
-
     Every update is rescaled to what the spectral condition asks (arXiv 2310.17813, directions.py), so no lr need be known.
     Slopes are of the steps from 8 on. One run with a larger init separates laws that agree under the ladder's; where several
     fit all the same, all are named (`measured.also`). ε is not measured: give `eps` to param_groups where it is not tiny.
-    Raises DeriveError on a ladder from which nothing can be learned and on an optimizer whose step fails; ValueError where
-    sampled labels are needed and `sampled_loss` is missing.
+
+    Args:
+        optimizer: Its class, or any function of (groups, lr=...), as functools.partial(torch.optim.SGD, momentum=0.9).
+        build: Width to a fresh model.
+        widths: Three or more, better four; the smallest is the base.
+        batch: (seed, step) to a dict or tuple for the model.
+        loss: (model, batch) to a scalar; default: what transformers' models put out.
+        sampled_loss: For optimizers that use sampled labels (Sophia), see Trainer.
+        residual_blocks: As for `scale`.
+        embeddings: As for `scale`.
+        steps: Length of every training.
+        seeds: One training per width and seed.
+        update: Size of every step, as a share of the weight's norm in the base.
+
+    Returns:
+        The optimizer as `scale`, `make_optimizers` and `check_features` take it; printing it shows what was measured.
+
+    Raises:
+        DeriveError: `optimizer` cannot be called, its step fails, or nothing can be learned from the ladder.
+        ValueError: Sampled labels are needed and `sampled_loss` is missing; or as for `scale`.
     """
     if not callable(optimizer):
         given = repr(optimizer).replace("\n", " ")
@@ -110,7 +122,7 @@ def measure_family(
     update: float,
     on_run: Callable[[int, int, float], None] = lambda done, total, seconds: None,
 ) -> list[dict[str, Any]]:
-    """Rows of measure_directions for the optimizer of a run config, on its family and text at `widths`, the first the base.
+    """Return rows of measure_directions for the optimizer of a run config, on its family and text; the first width is the base.
 
     The hidden side of the MLP stays as wide as in the base model: so some hidden matrices grow in both dims, some in one.
     """
@@ -147,7 +159,7 @@ def measure_family(
 def _times(
     factor: float, loss: Callable[[Any, Any], Tensor], sampled_loss: SampledLoss | None
 ) -> tuple[Callable[[Any, Any], Tensor], SampledLoss | None]:
-    """Both losses times a factor."""
+    """Multiply both losses by a factor."""
 
     def scaled(model: Any, batch: Batch) -> tuple[Tensor, int]:
         assert sampled_loss is not None

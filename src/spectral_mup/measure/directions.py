@@ -35,7 +35,7 @@ class DeriveError(ValueError):
 class LadderModel:
     """One width of a ladder, its scaling but for the unknown size law, and how to train it.
 
-    trainer  (seed, loss_scale) to the Trainer of a freshly initialised model, weight decay 0, its loss times loss_scale
+    `trainer`: (seed, loss_scale) to the Trainer of a freshly initialised model, weight decay 0, its loss times loss_scale.
     """
 
     width: int
@@ -44,7 +44,10 @@ class LadderModel:
 
 
 def check_ladder(growths: Mapping[int, Mapping[str, Growth]]) -> None:
-    """Every dim that a kind says grows must have grown from each width to the next. Raises DeriveError naming the tensor."""
+    """Check that every dim that a kind says grows has grown from each width to the next.
+
+    Raises DeriveError naming the tensor.
+    """
     widths = sorted(growths)
     if len(widths) < 3 or len(set(widths)) < len(growths):
         raise DeriveError(f"widths {widths}: a slope needs three widths or more, as in [64, 128, 256]")
@@ -79,13 +82,16 @@ def measure_directions(
     update: float,
     on_run: Callable[[int, int, float], None] = lambda done, total, seconds: None,
 ) -> list[dict[str, Any]]:
-    """Rows {width, seed, loss_scale, init_scale, step, tensor, kind, label, algorithm, ratios, direction, lr}, one per step and
-    tensor.
+    """Train the ladder and return one row per step and tensor.
 
-    direction is ‖U‖₂, lr what makes the wanted update of it; label says how the tensor grows, as 'hidden (m, m)'; ratios are
-    the quantities that size laws are written in. Two more runs at the base width, one with its loss × 16 and one with all but
-    its vectors × 8, show whether U follows the size of the gradient and that of the weight: a ladder has one init, under which
-    laws can agree that differ under another. The last has no rows of what it did not scale, nor any where it is not finite.
+    Its columns are width, seed, loss_scale, init_scale, step, tensor, kind, label, algorithm, ratios, direction, lr. direction
+    is ‖U‖₂, lr what makes the wanted update of it; label says how the tensor grows, as 'hidden (m, m)'; ratios are the
+    quantities that size laws are written in.
+
+    Two more runs at the base width, one with its loss × 16 and one with all but its vectors × 8, show whether U follows the
+    size of the gradient and that of the weight: a ladder has one init, under which laws can agree that differ under another.
+    The last has no rows of what it did not scale, nor any where it is not finite.
+
     on_run sees (widths done, their sum, seconds so far). Raises DeriveError.
     """
     check_ladder({model.width: model.scaling.growths for model in ladder})
@@ -105,20 +111,20 @@ def measure_directions(
 
 
 def _label(growth: Growth) -> str:
-    """'readout (1, m)': kind, and which of (fan_out, fan_in) grow."""
+    """Return 'readout (1, m)': kind, and which of (fan_out, fan_in) grow."""
     return f"{growth.kind} ({', '.join('m' if m != 1 else '1' for m in (growth.m_out, growth.m_in))})"
 
 
 @torch.no_grad()
 def _weight_norms(model: nn.Module, growths: Mapping[str, Growth]) -> dict[str, float]:
-    """‖W‖₂ by name; a vector as if its entries were 1, a zero matrix as if they had std fan_in^-1/2."""
+    """Return ‖W‖₂ by name; a vector as if its entries were 1, a zero matrix as if it had norm 1."""
     found = named_parameters(model)
     norms = norms_by_name({name: p.detach() for name, p in found.items()}, growths)
     return {name: p.numel() ** 0.5 if p.ndim < 2 else norms[name] or 1.0 for name, p in found.items()}
 
 
 def _target(scaling: ModelScaling, name: str) -> float:
-    """Growth of ‖ΔW‖₂ that the spectral condition asks of the parameter: √(m_out/m_in)/c."""
+    """Return the growth of ‖ΔW‖₂ that the spectral condition asks of the parameter: √(m_out/m_in)/c."""
     growth = scaling.growths[name]
     return (growth.m_out / growth.m_in) ** 0.5 / scaling.multipliers.of(growth)
 
@@ -154,8 +160,10 @@ def _train(
 
 
 class RescaledUpdates(AbstractContextManager["RescaledUpdates"]):
-    """Surround the optimizers' part of a step: give every update its wanted norm, set the lrs to what would have done so, and
-    keep ‖U‖₂ by name in `directions`."""
+    """Context of the optimizers' part of a step that gives every update its wanted norm.
+
+    It sets the lrs to what would have done so, and keeps ‖U‖₂ by name in `directions`.
+    """
 
     def __init__(self, trainer: Trainer, wanted: Mapping[str, float], growths: Mapping[str, Growth]) -> None:
         self.trainer, self.wanted, self.growths = trainer, wanted, growths
@@ -197,14 +205,14 @@ class RescaledUpdates(AbstractContextManager["RescaledUpdates"]):
 
 
 def norms_by_name(tensors: Mapping[str, Tensor], growths: Mapping[str, Growth]) -> dict[str, float]:
-    """‖·‖₂ by name; of a stack of matrices (experts) the largest."""
+    """Return ‖·‖₂ by name; of a stack of matrices (experts) the largest."""
     matrices = {name: _matrices(t, growths[name]) for name, t in tensors.items()}
     norms = iter(spectral_norms([m for of_one in matrices.values() for m in of_one]))
     return {name: max(next(norms) for _ in of_one) for name, of_one in matrices.items()}
 
 
 def _matrices(t: Tensor, growth: Growth) -> Tensor:
-    """(matrices, out, in): one, (out, rest), unless the last two dimensions are the linear map."""
+    """Return (matrices, out, in): one, (out, rest), unless the last two dimensions are the linear map."""
     if t.ndim < 2:
         return t.reshape(1, -1, 1)
     stacked = t.ndim > 2 and sorted(t.shape[-2:]) == sorted(growth.shape)

@@ -47,7 +47,7 @@ class ClassSlope:
         return None if math.isnan(self.weight) or abs(self.gradient) > TOLERANCE else self.weight > FOLLOWS
 
     def misfit(self, law: str) -> tuple[bool, float, str]:
-        """Whether a named law is wrong for this class, by how much at most, and where: its growth, in the loss or the init."""
+        """Return whether a named law is wrong for this class, by how much at most, and where: growth, the loss or the init."""
         exponents = SIZE_LAWS[law]
         growth, loss = abs(self.slope - self.laws[law]), abs(self.gradient - exponents.get("a", 0.0))
         near = growth <= TOLERANCE or self.lo <= self.laws[law] <= self.hi
@@ -71,7 +71,7 @@ class SizeLaw:
     exponents: Mapping[str, Exponents]  # of the size law, by kind
 
     def predicted(self, c: ClassSlope) -> float:
-        """Slope that the law predicts for a class; NaN where no named one fits."""
+        """Return the slope that the law predicts for a class; NaN where no named one fits."""
         return c.laws[self.law] if self.law else NAN
 
 
@@ -88,7 +88,7 @@ def size_laws(measured: Sequence[Row]) -> list[SizeLaw]:
 
 
 def late(measured: pd.DataFrame) -> pd.DataFrame:
-    """The rows that slopes are fitted to: loss and init as they are, steps from 8 on."""
+    """Return the rows that slopes are fitted to: loss and init unscaled, steps from 8 on."""
     return rows(measured, (measured["loss_scale"] == 1) & (_init_scale(measured) == 1) & (measured["step"] >= FIRST_STEP))
 
 
@@ -112,7 +112,7 @@ def _judge(algorithm: str, measured: pd.DataFrame) -> SizeLaw:
 
 
 def _of_kind(law: str, kind: str) -> Mapping[str, float]:
-    """The exponents of a law for a kind of tensor, the same for laws that say the same of every such tensor."""
+    """Return the exponents of a law for a kind of tensor, the same for laws that say the same of every such tensor."""
     exponents = SIZE_LAWS[law]
     if kind not in ("embedding", "vector"):
         return exponents
@@ -122,7 +122,7 @@ def _of_kind(law: str, kind: str) -> Mapping[str, float]:
 
 
 def _class_slope(ladder: pd.DataFrame, scaled: Mapping[str, pd.DataFrame]) -> ClassSlope:
-    """`scaled`: rows of the runs with a larger loss, and with larger weights."""
+    """Fit the tensors of one growth; `scaled` are rows of the runs with a larger loss, and with larger weights."""
     label, kind = str(ladder["label"].iloc[0]), str(ladder["kind"].iloc[0])
     first, last = (_fit(rows(ladder, ladder["step"] == step))[0] for step in (ladder["step"].min(), ladder["step"].max()))
     predicted = {n: ladder.assign(direction=[monomial(law, x) for x in ladder["ratios"]]) for n, law in SIZE_LAWS.items()}
@@ -132,7 +132,7 @@ def _class_slope(ladder: pd.DataFrame, scaled: Mapping[str, pd.DataFrame]) -> Cl
 
 
 def _exponent(ladder: pd.DataFrame, scaled: pd.DataFrame, scale: str) -> float:
-    """Exponent of ‖U‖₂ in what one run at the base width has `scale` times as large; NaN where it was not run."""
+    """Return the exponent of ‖U‖₂ in what one run at the base width has `scale` times as large; NaN where it was not run."""
     if not len(scaled):
         return NAN
     both = scaled.merge(ladder, on=["width", "seed", "tensor", "step"], suffixes=("", "_plain"))
@@ -140,13 +140,13 @@ def _exponent(ladder: pd.DataFrame, scaled: pd.DataFrame, scale: str) -> float:
 
 
 def _slopes(ladder: pd.DataFrame) -> np.ndarray:
-    """Slope of log2 ‖U‖₂ on log2 width of each tensor."""
+    """Fit the slope of log2 ‖U‖₂ on log2 width of each tensor."""
     tensors = [np.log2(part[["width", "direction"]].to_numpy(float).T) for _, part in ladder.groupby("tensor", sort=False)]
     return np.array([fit_line(width, norm)[0] for width, norm in tensors])
 
 
 def _fit(ladder: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean slope of the tensors, and its 95 % interval."""
+    """Return the mean slope of the tensors, and its 95 % interval."""
     by_tensor = _slopes(ladder)
     slope = float(by_tensor.mean())
     table = ladder.assign(log2=np.log2(ladder["direction"]))
@@ -161,7 +161,7 @@ def _fit(ladder: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:
-    """A measured law of one kind as exponents of m_out and m_in, to two digits."""
+    """Write a measured law of one kind as exponents of m_out and m_in, to two digits."""
     of_kind = [c for c in judged if c.kind == kind]
     follows = bool(of_kind) and all(c.follows_weight for c in of_kind)
     slopes = {c.label: c.slope - (c.laws[LAMB] - c.laws[ADAM] if follows else 0.0) for c in of_kind}  # without that of s
@@ -176,7 +176,7 @@ def _exponents(judged: Sequence[ClassSlope], kind: str) -> Exponents:
 
 
 def _too_few(ladder: pd.DataFrame, judged: Sequence[ClassSlope], law: str | None, also: Sequence[str]) -> str:
-    """Why the law is undecided; empty if it is not."""
+    """Say why the law is undecided; empty if it is not."""
     if law and any(all(abs(c.laws[x] - c.laws[law]) < 0.02 for c in judged) for x in also):
         return "several laws say the same of these tensors: a model whose hidden matrices grow in one dim too would decide"
     vague = [c for c in judged if not (c.hi - c.lo) / 2 <= WIDE]
@@ -191,7 +191,7 @@ def _too_few(ladder: pd.DataFrame, judged: Sequence[ClassSlope], law: str | None
 
 
 def law_table(laws: Sequence[SizeLaw]) -> pd.DataFrame:
-    """One row per class: what was measured and what the law predicts."""
+    """Make one row per class: what was measured and what the law predicts."""
     table = [
         (law.algorithm, c.label, c.slope, c.lo, c.hi, c.first, c.last, law.law or "", law.predicted(c), c.judged, c.gradient,
          c.weight)
@@ -203,7 +203,7 @@ def law_table(laws: Sequence[SizeLaw]) -> pd.DataFrame:
 
 
 def first_log2_lr(measured: Sequence[Row]) -> float:
-    """log2 of the largest lr that makes no update of a hidden matrix in the base model larger than wanted."""
+    """Return log2 of the largest lr that makes no update of a hidden matrix in the base model larger than wanted."""
     base = min(r["width"] for r in measured)
     mine = [r for r in measured if r["width"] == base and r["kind"] == "hidden"]
     lrs = [r["lr"] for r in mine if r["loss_scale"] == 1 and r.get("init_scale", 1) == 1]

@@ -18,13 +18,16 @@ GROWTH |= {"hidden (1, m)": (0, 1), "readout (1, m)": (0, 1)}
 
 
 def lr_exponent(c: ClassSlope, slope: float) -> float:
-    """Exponent of m in the lr of a class whose direction grows as m^slope: √(m_out/m_in)/(c·size), c = 1/m on the readout."""
+    """Return the exponent of m in the lr of a class whose direction grows as m^slope.
+
+    The lr is √(m_out/m_in)/(c·size), c = 1/m on the readout.
+    """
     out, fan_in = GROWTH[c.label]
     return (out - fan_in) / 2 + (c.kind == "readout") - slope
 
 
 def format_size_laws(laws: Sequence[SizeLaw]) -> str:
-    """A paragraph per algorithm: its law, or that none fits; one line per class; what was rejected and why."""
+    """Format a paragraph per algorithm: its law, or that none fits; one line per class; what was rejected and why."""
     lines = [
         "slope: of log2 ‖direction‖₂ on log2 width; first, last: at the first and last step judged; in loss, in init: exponent",
         "in the size of the loss, 1 for the raw gradient, and in that of the weights, 1 for their norm, 0 for other scale-free",
@@ -48,7 +51,7 @@ def format_size_laws(laws: Sequence[SizeLaw]) -> str:
 
 
 def rule_yaml(laws: Sequence[SizeLaw], measured_on: str) -> str:
-    """Text of a rule file: rule `spectral` with the measured size laws in place of declared ones."""
+    """Write the text of a rule file: rule `spectral` with the measured size laws in place of declared ones."""
     lines = ["# `spectral` with size laws that action=derive measured, by kind of tensor."]
     for law in laws:
         slopes = ", ".join(f"{c.label} {c.slope:+.2f} ± {(c.hi - c.lo) / 2:.2f}" for c in law.classes)
@@ -65,7 +68,7 @@ def rule_yaml(laws: Sequence[SizeLaw], measured_on: str) -> str:
 def directions(
     measured: Sequence[Row], laws: Sequence[SizeLaw], note: str, printing: Printing | None = None
 ) -> tuple[Figure, pd.DataFrame]:
-    """‖U‖₂ against width, relative to the base: a panel per algorithm, a line per class, dashed what its law predicts."""
+    """Draw ‖U‖₂ against width, relative to the base: a panel per algorithm, a line per class, dashed what its law predicts."""
     printing = printing or Printing()
     with printing.context():
         return _directions(measured, laws, note, printing)

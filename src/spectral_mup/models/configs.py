@@ -26,7 +26,7 @@ class InitStd(Part):
 
 
 class PositionInitStd(InitStd):
-    """With that of a table of learned positions; None: that of the embedding."""
+    """InitStd with that of a table of learned positions; None: that of the embedding."""
 
     position: NotNegative | None = None
 
@@ -63,22 +63,22 @@ class ModelConfig(Part):
         return self.family
 
     def blocks(self, names: Iterable[str]) -> tuple[str, ...]:
-        """Prefixes of the parameter names of residual blocks, before the block's number; empty: found by their names."""
+        """Return the prefixes of the parameter names of residual blocks, before their number; empty: found by their names."""
         return ()
 
     def bare_parameters(self, names: Iterable[str]) -> dict[str, list[str]]:
-        """{embeddings, linear_out_in, linear_in_out: names}: what the bare parameters among these are, as `scale` takes it."""
+        """Return {embeddings, linear_out_in, linear_in_out: names} of the bare parameters among these, as `scale` takes it."""
         return {}
 
     def check_widths(self, widths: Sequence[int], key: str) -> None:
         """Check that a model of every width can be built. Raises ConfigError, which names `key`, where the widths are given."""
 
     def mlp_width(self, width: int) -> int:
-        """Hidden features of the MLP, for an estimate of the memory."""
+        """Return the number of hidden features of the MLP, for an estimate of the memory."""
         return 4 * width
 
     def init_stds(self, base_width: int) -> dict[str, float | None]:
-        """Init std of the base model by kind, or module; a tied table is initialised as the readout that it also is."""
+        """Return the init std of the base model by kind, or module; a tied table starts as the readout that it also is."""
         std = dict(self.init_std)
         if std["embedding"] is None:
             of_readout = base_width**-0.5 if std["readout"] is None else std["readout"]
@@ -86,30 +86,30 @@ class ModelConfig(Part):
         return std
 
     def flops_per_token(self, width: int, depth: int) -> float:
-        """Relative cost of a token, about the number of parameters: only ratios between runs have a meaning."""
+        """Return the relative cost of a token, about the number of parameters: only ratios between runs have a meaning."""
         return 12 * depth * width**2 + 2 * 256 * width + 20_000 * depth
 
     def check_sizes(self, vocab_size: int | None, width: int, depths: set[int]) -> None:
         """Check that what should grow with width and depth does. Raises ConfigError."""
 
     def build(self, vocab_size: int | None, width: int, depth: int) -> nn.Module:
-        """A model of this size: token ids (B, T) to logits (B, T, V); `ours` with targets to their mean cross entropy."""
+        """Build a model of this size: token ids (B, T) to logits (B, T, V); `ours` with targets to their mean cross entropy."""
         raise NotImplementedError(f"{type(self).__name__}.build")
 
 
 class FamilyConfig(ModelConfig):
     """Keys that the transformer families share.
 
-    For a family of your own, subclass this in a module of the working directory, add the keys
-    that it has beyond these, and name the class in conf/model/NAME.yaml, as in `family: my_module.MyConfig`. It must define
+    For a family of your own, subclass this in a module of the working directory, add the keys that it has beyond these, and
+    name the class in conf/model/NAME.yaml, as in `family: my_module.MyConfig`. It must define `model_class`, and
+    `residual_blocks` unless its blocks are `blocks.0` and so on; it may override `embedding_std`, at which tables of the base
+    model start, `build`, `check_widths`, `mlp_width` and `flops_per_token`.
 
-        model_class      import path of its models.layers.LanguageModel, built from (config, vocab_size, width, depth), weights
-                         as its modules draw them: attention scaled by 1/√head_dim, every other multiplier 1, each attention
-                         with `head_dim` (`head_dim(width)` of this class) and `scaling`
-        residual_blocks  prefixes of the parameter names of residual blocks, before the block's number
-
-    and may override `embedding_std`, at which tables of the base model start, `build`, `check_widths`, `mlp_width` and
-    `flops_per_token`.
+    Attributes:
+        model_class: Import path of its models.layers.LanguageModel, built from (config, vocab_size, width, depth), weights as
+            its modules draw them: attention scaled by 1/√head_dim, every other multiplier 1, each attention with `head_dim`
+            (`head_dim(width)` of this class) and `scaling`.
+        residual_blocks: Prefixes of the parameter names of residual blocks, before the block's number.
     """
 
     ours: ClassVar[bool] = True
@@ -140,22 +140,22 @@ class FamilyConfig(ModelConfig):
                 raise ConfigError(f"{key}: {width} is not a multiple of model.{name}={unit}; change one of them")
 
     def head_count(self, width: int) -> int:
-        """Number of query heads at this width, at least 1."""
+        """Return the number of query heads at this width, at least 1."""
         return self.heads if self.heads is not None else max(1, width // self.head_size)  # type: ignore[operator]
 
     def head_dim(self, width: int) -> float:
-        """Features per head at this width; a fraction where a base model is only a reference (base width 1)."""
+        """Return the features per head at this width; a fraction where a base model is only a reference (base width 1)."""
         return width / self.heads if self.heads is not None else float(self.head_size)  # type: ignore[arg-type]
 
     def mlp_width(self, width: int) -> int:
-        """Hidden features of the MLP: fixed, or mlp_ratio · width rounded up to a multiple of mlp_multiple."""
+        """Return the hidden features of the MLP: fixed, or mlp_ratio · width rounded up to a multiple of mlp_multiple."""
         if self.mlp_hidden is not None:
             return self.mlp_hidden
         multiple = self.mlp_multiple or 1
         return multiple * max(1, math.ceil(round(self.mlp_ratio * width) / multiple))  # type: ignore[operator]
 
     def build(self, vocab_size: int | None, width: int, depth: int) -> nn.Module:
-        """A model of this size, of the class that `model_class` names."""
+        """Build a model of this size, of the class that `model_class` names."""
         return pkgutil.resolve_name(self.model_class)(self, vocab_size, width, depth)
 
 
@@ -200,7 +200,7 @@ class GroupedHeadsConfig(FamilyConfig):
                 raise ConfigError(f"{key}: rotary embeddings need an even head size, but width {width} gives {width // heads}")
 
     def kv_head_count(self, width: int) -> int:
-        """Number of key and value heads at this width, at least 1."""
+        """Return the number of key and value heads at this width, at least 1."""
         return max(1, round(self._shared_heads(self.head_count(width))))
 
     def _shared_heads(self, heads: int) -> float:
@@ -218,9 +218,10 @@ class Llama2Config(GroupedHeadsConfig):
 class HuggingFaceConfig(GroupedHeadsConfig):
     """models.huggingface.build: a decoder of transformers, built from its config class.
 
-    type    as AutoConfig knows it: llama, qwen3, gpt2, …
-    config  keys of its config that are the same at every size
-    grows   keys of its config that grow with the width, as multiples of it, beside those that models/huggingface.py knows
+    Attributes:
+        type: As AutoConfig knows it: llama, qwen3, gpt2, …
+        config: Keys of its config that are the same at every size.
+        grows: Keys of its config that grow with the width, as multiples of it, beside those that models/huggingface.py knows.
     """
 
     ours: ClassVar[bool] = False
@@ -248,12 +249,15 @@ class HuggingFaceConfig(GroupedHeadsConfig):
 class FactoryConfig(ModelConfig):
     """models.factory.build: what a function of the user's own returns for a width.
 
-    target           its import path; it is called with width, and with depth, vocab_size and context if it takes them
-    args             further keyword arguments
-    code             digest of the file that defines it, filled in: runs of other code are other runs
-    embeddings       bare parameters that are looked up or added like embeddings
-    linear_out_in    bare parameters that are linear maps stored (out, in), or stacks of them; linear_in_out: stored (in, out)
-    residual_blocks  prefixes of the parameter names of residual blocks, before the block's number; empty: found by their names
+    Attributes:
+        target: Its import path; it is called with width, and with depth, vocab_size and context if it takes them.
+        args: Further keyword arguments.
+        embeddings: Bare parameters that are looked up or added like embeddings.
+        linear_out_in: Bare parameters that are linear maps stored (out, in), or stacks of them.
+        linear_in_out: Those stored (in, out).
+        residual_blocks: Prefixes of the parameter names of residual blocks, before the block's number; empty: found by their
+            names.
+        code: Digest of the file that defines it, filled in: runs of other code are other runs.
     """
 
     draws_weights: ClassVar[bool] = True

@@ -10,7 +10,7 @@ from spectral_mup.util.registry import lookup
 
 
 def build(config: FactoryConfig, vocab_size: int | None, width: int, depth: int) -> nn.Module:
-    """What model.target returns for this size. Raises ConfigError if it cannot be called so, or returns no module."""
+    """Build what model.target returns for this size. Raises ConfigError if it cannot be called so, or returns no module."""
     make, args = lookup({}, config.target, "model.target"), dict(config.args or {})
     signature = inspect.signature(make)
     offered = {"depth": depth, "vocab_size": vocab_size, "context": config.context}
@@ -29,7 +29,7 @@ def build(config: FactoryConfig, vocab_size: int | None, width: int, depth: int)
 
 
 def takes(signature: inspect.Signature, name: str) -> bool:
-    """Whether a function of this signature takes an argument of this name."""
+    """Return whether a function of this signature takes an argument of this name."""
     return name in signature.parameters or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
 
 

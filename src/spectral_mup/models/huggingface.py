@@ -29,7 +29,7 @@ SPECIAL_TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")  # a padding r
 
 
 def build(config: HuggingFaceConfig, vocab_size: int | None, width: int, depth: int) -> Any:
-    """The model of transformers at this size. Raises ConfigError on a type or key that it does not know."""
+    """Build the model of transformers at this size. Raises ConfigError on a type or key that it does not know."""
     theirs = their_config(config, vocab_size, width, depth)
     from transformers import AutoModelForCausalLM
 
@@ -41,7 +41,7 @@ def build(config: HuggingFaceConfig, vocab_size: int | None, width: int, depth: 
 
 
 def their_config(config: HuggingFaceConfig, vocab_size: int | None, width: int, depth: int) -> Any:
-    """The config of transformers for this size. Raises ConfigError on a type or key that it does not know."""
+    """Return the config of transformers for this size. Raises ConfigError on a type or key that it does not know."""
     cls = _config_class(config.type)
     known = _keys(cls)
     given, grows = dict(config.config or {}), dict(config.grows or {})
@@ -70,13 +70,13 @@ def their_config(config: HuggingFaceConfig, vocab_size: int | None, width: int, 
 
 
 def blocks(names: Iterable[str]) -> tuple[str, ...]:
-    """Prefixes of the decoder's blocks, before their number: what comes before the first number of a parameter's name."""
+    """Return the prefixes of the decoder's blocks: what comes before the first number of a parameter's name."""
     found = (re.match(r"(\D*\.)\d+\.", name) for name in names)
     return tuple(dict.fromkeys(match[1] for match in found if match))
 
 
 def bare_parameters(names: Iterable[str]) -> dict[str, list[str]]:
-    """What the bare parameters among these are, as arguments of `scale`."""
+    """Return what the bare parameters among these are, as arguments of `scale`."""
     known = list(names)
     return {key: [name for name in known if any(fnmatchcase(name, p) for p in patterns)] for key, patterns in BARE.items()}
 
@@ -116,6 +116,6 @@ def _config_class(name: str) -> Any:
 
 
 def _keys(cls: Any) -> set[str]:
-    """Keys that a config class takes, under its own names."""
+    """Return the keys that a config class takes, under its own names."""
     mapped = getattr(cls, "attribute_map", {})
     return (set(inspect.signature(cls).parameters) | set(cls().to_dict())) - set(mapped)

@@ -20,7 +20,7 @@ FLASH_HEAD_SIZE = 256  # up to which CUDA's flash attention takes a head
 
 
 def linear(fan_in: int, fan_out: int, bias: bool) -> nn.Linear:
-    """nn.Linear with its bias at zero; a rule initialises the weight."""
+    """Make an nn.Linear with its bias at zero; a rule initialises the weight."""
     layer = nn.Linear(fan_in, fan_out, bias=bias)
     if bias:
         nn.init.zeros_(layer.bias)
@@ -59,7 +59,7 @@ class CausalSelfAttention(nn.Module):
 
 
 def groups_heads(device_type: str, dtype: torch.dtype, head_size: int) -> bool:
-    """Whether attention can let query heads share keys and values without a T × T matrix in memory.
+    """Return whether attention can let query heads share keys and values without a T × T matrix in memory.
 
     On CUDA flash attention alone can, in half precision and to a head size of 256. Elsewhere there the memory-efficient kernel
     must do, which needs a copy of the keys and values for every query head.
@@ -68,7 +68,7 @@ def groups_heads(device_type: str, dtype: torch.dtype, head_size: int) -> bool:
 
 
 def rotation(time: int, head_size: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin (T, E) of rotary positions (arXiv 2104.09864): angle t · base^(−2i/E) for features i and i + E/2."""
+    """Return cos and sin (T, E) of rotary positions (arXiv 2104.09864): angle t · base^(−2i/E) for features i and i + E/2."""
     frequency_E = base ** (-torch.arange(0, head_size, 2, device=device, dtype=torch.float32) / head_size)
     angle_TE = torch.outer(torch.arange(time, device=device, dtype=torch.float32), frequency_E).repeat(1, 2)
     return angle_TE.cos(), angle_TE.sin()
@@ -123,7 +123,7 @@ class Block(nn.Module):
 
 
 def chunked_cross_entropy(logits: Callable[[Tensor], Tensor], h_ND: Tensor, y_N: Tensor, chunks: int) -> Tensor:
-    """Mean cross entropy over N tokens whose logits are in memory for a chunk of them at a time.
+    """Average the cross entropy over N tokens whose logits are in memory for a chunk of them at a time.
 
     The backward pass makes them again, which costs a third more in the readout. Without autocast's cache each chunk casts the
     readout's weight by itself, so that its gradient is summed over chunks in float32.
@@ -140,7 +140,7 @@ def chunked_cross_entropy(logits: Callable[[Tensor], Tensor], h_ND: Tensor, y_N:
 
 
 class LanguageModel(nn.Module):
-    """Token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
+    """Model of token ids (B, T) to logits (B, T, V), or with targets to the mean cross entropy in nats per token.
 
     The logits multiplier acts in `logits`, so training and inference cannot differ.
     """
@@ -165,11 +165,11 @@ class LanguageModel(nn.Module):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=random)
 
     def features(self, x_BT: Tensor) -> Tensor:
-        """Final hidden state (B, T, D), normalised."""
+        """Return the final hidden state (B, T, D), normalised."""
         raise NotImplementedError(f"{type(self).__name__}.features")
 
     def logits(self, h_BTD: Tensor) -> Tensor:
-        """Readout times its multiplier (B, T, V)."""
+        """Return the readout times its multiplier (B, T, V)."""
         return self.multipliers.logits * self.readout(h_BTD)
 
     def forward(self, x_BT: Tensor, y_BT: Tensor | None = None) -> Tensor:

@@ -13,7 +13,7 @@ NORM_EPS = 1e-5  # the published models'
 
 
 class Llama2(LanguageModel):
-    """`tied` shares the token table with the readout. A rule initialises the weights."""
+    """Llama2's decoder; `tied` shares the token table with the readout. A rule initialises the weights."""
 
     def __init__(self, config: Llama2Config, vocab_size: int, width: int, depth: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Llama2(LanguageModel):
             self.readout.weight = self.token.weight
 
     def features(self, x_BT: Tensor) -> Tensor:
-        """Final hidden state (B, T, D), normalised."""
+        """Return the final hidden state (B, T, D), normalised."""
         h_BTD = F.dropout(self.multipliers.embedding * self.token(x_BT), self.dropout, self.training)
         rotation_TE = rotation(x_BT.size(1), self.head_size, self.rope_base, x_BT.device)
         for block in self.blocks:

@@ -28,7 +28,7 @@ class NanoGPT(LanguageModel):
             self.readout.weight = self.token.weight
 
     def features(self, x_BT: Tensor) -> Tensor:
-        """Final hidden state (B, T, D), normalised."""
+        """Return the final hidden state (B, T, D), normalised."""
         positions = torch.arange(x_BT.size(1), device=x_BT.device)
         h_BTD = self.multipliers.embedding * (self.token(x_BT) + self.position(positions))
         h_BTD = F.dropout(h_BTD, self.dropout, self.training)

@@ -46,7 +46,7 @@ class LAMB(StackedOptimizer):
         return u.mul_(ratio)
 
     def diagnose(self, stack: Stack) -> dict[str, Tensor]:
-        """trust_ratio: ‖W‖_F/‖u‖_F as it was applied, of tensors that take it."""
+        """Return trust_ratio, ‖W‖_F/‖u‖_F as it was applied, of tensors that take it."""
         return {"trust_ratio": stack.state["trust_ratio"]} if "trust_ratio" in stack.state else {}
 
 

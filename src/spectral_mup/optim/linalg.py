@@ -12,7 +12,7 @@ CPU_EIGH_SIDE = 256
 
 
 def newton_schulz(matrix: Tensor, steps: int = 5, eps: float = 1e-7, dtype: torch.dtype | None = None) -> Tensor:
-    """Approximate polar factor of each matrix: X ← a·X + (b·A + c·A²)·X with A = X·Xᵀ, from X = M/(‖M‖_F + eps).
+    """Approximate the polar factor of each matrix: X ← a·X + (b·A + c·A²)·X with A = X·Xᵀ, from X = M/(‖M‖_F + eps).
 
     Shapes (..., out, in) to (..., out, in), computed and returned in `dtype` (default: that of the input).
     After five steps singular values lie in about 0.7 … 1.2 (github.com/KellerJordan/Muon).
@@ -33,7 +33,7 @@ def newton_schulz(matrix: Tensor, steps: int = 5, eps: float = 1e-7, dtype: torc
 
 
 def spectral_norm(matrix: Tensor, steps: int = 12) -> Tensor:
-    """‖M‖₂ of each matrix by power iteration on the smaller Gram side, shape (..., out, in) to (...).
+    """Estimate ‖M‖₂ of each matrix by power iteration on the smaller Gram side, shape (..., out, in) to (...).
 
     The start is the row of largest norm, never orthogonal to the top singular vector in practice. A vector is its own norm.
     The error is one-sided (never above the true norm) and mostly below 1 % for updates in training. Not always: in Adam's first
@@ -52,7 +52,7 @@ def spectral_norm(matrix: Tensor, steps: int = 12) -> Tensor:
 
 
 def spectral_norms(matrices: list[Tensor]) -> list[float]:
-    """‖M‖₂ of each of many matrices (fan_out, fan_in), those of equal shape in one power iteration."""
+    """Estimate ‖M‖₂ of each of many matrices (fan_out, fan_in), those of equal shape in one power iteration."""
     norms = [0.0] * len(matrices)
     for shape in {m.shape for m in matrices}:
         same_shape = [i for i, m in enumerate(matrices) if m.shape == shape]
@@ -62,14 +62,14 @@ def spectral_norms(matrices: list[Tensor]) -> list[float]:
 
 
 def eigh_device(side: int, device: torch.device) -> torch.device:
-    """Where the eigenvectors of matrices on `device` are computed: there, or on the CPU up to a side of CPU_EIGH_SIDE."""
+    """Choose where eigenvectors of matrices on `device` are computed: there, or on the CPU up to a side of CPU_EIGH_SIDE."""
     return torch.device("cpu") if side <= CPU_EIGH_SIDE else device
 
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (..., n), ascending, and eigenvectors (..., n, n) of symmetric matrices, in float64; NaN where not finite.
+    """Return eigenvalues (..., n), ascending, and eigenvectors (..., n, n) of symmetric matrices, in float64.
 
-    LAPACK raises on matrices that are not finite, but a diverged run is a result and no error.
+    Both are NaN for a matrix that is not finite: LAPACK raises on it, but a diverged run is a result and no error.
     """
     finite = matrix.isfinite().all(-1).all(-1)
     masked = torch.where(finite[..., None, None], matrix.double(), 0.0)
@@ -79,7 +79,7 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def damped_power(matrix: Tensor, exponent: float, damping: float) -> Tensor:
-    """(M + damping·λ_max·I)^exponent of symmetric positive semidefinite M (..., n, n), by eigh in float64; 0 for M = 0.
+    """Return (M + damping·λ_max·I)^exponent of symmetric positive semidefinite M (..., n, n), by eigh in float64; 0 for M = 0.
 
     Damping is relative to each matrix's largest eigenvalue: at 1e-10 the rounding of float32 statistics comes through, so 1e-6.
     """

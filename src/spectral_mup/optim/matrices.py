@@ -1,13 +1,12 @@
 """Parameters that are several matrices, or one of more than two dimensions: fused projections, heads, experts, convolutions.
 
-What a parameter is stands in its group:
-
-    stacked    of more than two dimensions. True: its last two are the matrix, those before count matrices, as experts
-               (E, out, in); False: one matrix (out, rest), as the weight of a convolution
-    split      number of equal parts, or their sizes, along the output dimension: consecutive rows that are a matrix of their
-               own, as query, key and value of one projection, or heads
-    split_dim  the output dimension of a matrix: -2, or -1 where it is stored (in, out)
-    split_lr   lr of every part in units of the group's, where they differ
+Keys of a group that say what its parameters are:
+    stacked: Of more than two dimensions. True: its last two are the matrix, those before count matrices, as experts (E, out,
+        in); False: one matrix (out, rest), as the weight of a convolution.
+    split: Number of equal parts, or their sizes, along the output dimension: consecutive rows that are a matrix of their own,
+        as query, key and value of one projection, or heads.
+    split_dim: The output dimension of a matrix: -2, or -1 where it is stored (in, out).
+    split_lr: Lr of every part in units of the group's, where they differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,9 @@ from torch import Tensor
 class MatrixView:
     """How parameters of one shape are read as matrices: `take` returns them, `put` is its inverse.
 
-    sizes  of the parts along `dim`; empty where it is not split
-    lrs    of the parts, by which `put` multiplies; empty: 1
+    Attributes:
+        sizes: Of the parts along `dim`; empty where it is not split.
+        lrs: Of the parts, by which `put` multiplies; empty: 1.
     """
 
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class MatrixView:
         return len(self.shape) == 2 and len(self.sizes) < 2
 
     def take(self, stack: Tensor) -> dict[str, Tensor]:
-        """{suffix of the state's names: matrices (N, out, in)} of a stack (n, *shape): one entry for each size of parts.
+        """Return {suffix of the state's names: matrices (N, out, in)} of a stack (n, *shape): one entry per size of parts.
 
         N = n · parts of this size · stacked matrices, in this order.
         """
@@ -54,7 +54,7 @@ class MatrixView:
         return {suffix(size): t.flatten(0, 2) for size, t in joined.items()}
 
     def put(self, matrices: Mapping[str, Tensor], n: int) -> Tensor:
-        """The stack (n, *shape) of matrices as `take` returns them, parts times their lr."""
+        """Return the stack (n, *shape) of matrices as `take` returns them, parts times their lr."""
         if self.plain:
             return matrices[""]
         sizes = self.sizes or (0,)
@@ -68,14 +68,14 @@ class MatrixView:
         return (parts[0] if len(parts) == 1 else torch.cat(parts, self.dim)).reshape(n, *self.shape)
 
     def _matrices(self, stack: Tensor) -> Tensor:
-        """(n, stacked matrices, out, in)."""
+        """Return the unsplit matrices (n, stacked matrices, out, in)."""
         if self.stacked:
             return stack.flatten(1, -3)
         return stack.flatten(2).unsqueeze(1)
 
 
 def matrix_view(shape: Sequence[int], group: Mapping[str, Any]) -> MatrixView:
-    """The view that a group wants. Raises ValueError, whose message says what to change, on a shape that has none."""
+    """Return the view that a group wants. Raises ValueError, whose message says what to change, on a shape that has none."""
     stacked, split, dim = group.get("stacked"), group.get("split"), group.get("split_dim", -2)
     if len(shape) < 2:
         raise ValueError("give vectors and other tensors to AdamW")
@@ -91,7 +91,7 @@ def matrix_view(shape: Sequence[int], group: Mapping[str, Any]) -> MatrixView:
 
 
 def _split(view: MatrixView, split: Any, lrs: Any) -> tuple[tuple[int, ...], int, tuple[float, ...]]:
-    """Sizes of the parts, their dimension and their lrs."""
+    """Return the sizes of the parts, their dimension and their lrs."""
     rows = view.shape[view.dim] if view.stacked or len(view.shape) == 2 else view.shape[0]
     if isinstance(split, int):
         sizes = (rows // split,) * split if split > 0 and rows % split == 0 else ()

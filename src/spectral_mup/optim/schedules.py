@@ -14,7 +14,7 @@ TOLERANCE = 0.01  # relative, of lr/base_lr between groups
 
 
 class ScheduleWatch:
-    """Call it before each step: warns once where lr/base_lr, base_lr being a group's peak, differs between groups.
+    """A hook before each step that warns once where lr/base_lr, base_lr being a group's peak, differs between groups.
 
     Groups without a base_lr, those whose lr is a tensor (to read it may wait for a GPU), and compiled steps are not looked at.
     """
@@ -37,7 +37,7 @@ class ScheduleWatch:
 
 
 def _share(group: dict[str, Any]) -> float | None:
-    """lr/base_lr; None where there is none, or lr is a tensor."""
+    """Return lr/base_lr; None where a group has no base_lr, or its lr is a tensor."""
     lr, peak = group["lr"], group.get("base_lr")
     if not peak or isinstance(lr, torch.Tensor):
         return None

@@ -10,14 +10,15 @@ from spectral_mup.optim.stacked import Group, Stack, StackedOptimizer, State, bi
 class Shampoo(StackedOptimizer):
     """U = L^(-1/4)·M·R^(-1/4), L and R the averages of G·Gᵀ and Gᵀ·G, M that of G. ‖U‖₂ is of order 1 for every shape.
 
-    accumulate  "ema": L ← β2·L + (1 − β2)·G·Gᵀ over 1 − β2^t; "sum": L ← L + G·Gᵀ, whose steps decay like t^(-1/2)
-    betas       β1 of M, over 1 − β1^t (0: M = G), and β2
-    eps         damping relative to the largest eigenvalue of L and of R
-    interval    steps between two computations of the roots, by eigh in float64. They are taken at every step as long as L
-                and R are younger than their window 1/(1 − β2): a gradient that brings directions which the first few had
-                not, met by their roots, makes ‖U‖₂ of order 100
-    grafting    "none", or "adam": U times ‖Adam's direction‖_F/‖U‖_F, of the same β1 and β2; its spectral norm then grows
-                with √(fan_out·fan_in) over the stable rank of U, so the size law is another
+    Args:
+        accumulate: "ema": L ← β2·L + (1 − β2)·G·Gᵀ over 1 − β2^t; "sum": L ← L + G·Gᵀ, whose steps decay like t^(-1/2).
+        betas: β1 of M, over 1 − β1^t (0: M = G), and β2.
+        eps: Damping relative to the largest eigenvalue of L and of R.
+        interval: Steps between two computations of the roots, by eigh in float64. They are taken at every step as long as L and
+            R are younger than their window 1/(1 − β2): a gradient that brings directions which the first few had not, met by
+            their roots, makes ‖U‖₂ of order 100.
+        grafting: "none", or "adam": U times ‖Adam's direction‖_F/‖U‖_F, of the same β1 and β2; its spectral norm then grows
+            with √(fan_out·fan_in) over the stable rank of U, so the size law is another.
     """
 
     capturable = True
@@ -45,7 +46,7 @@ class Shampoo(StackedOptimizer):
         return bias_corrections(group, step)
 
     def steady(self, group: Group, step: int) -> bool:
-        """Whether the roots stay as they are."""
+        """Return whether the roots stay unchanged."""
         return step * (1.0 - group["betas"][1]) > 1.0 and step % group["interval"] != 0
 
     def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor:
@@ -66,11 +67,13 @@ class Shampoo(StackedOptimizer):
         return u
 
     def diagnose(self, stack: Stack) -> dict[str, Tensor]:
-        """Of the eigenvalues λ of L ("left") and R ("right"), bias-corrected.
+        """Describe the eigenvalues λ of L ("left") and R ("right"), bias-corrected.
 
-        SIDE_largest, SIDE_median  λ_max; the median over λ_max
-        SIDE_rank                  effective rank Σλ/λ_max
-        SIDE_damped                share of the λ below the damping eps·λ_max
+        Returns:
+            SIDE_largest: λ_max.
+            SIDE_median: The median over λ_max.
+            SIDE_rank: Effective rank Σλ/λ_max.
+            SIDE_damped: Share of the λ below the damping eps·λ_max.
         """
         beta2, told = stack.group["betas"][1], {}
         scale = 1.0 - beta2**stack.step if stack.group["accumulate"] == "ema" else 1.0

@@ -35,7 +35,7 @@ class SOAP(StackedOptimizer):
         return bias_corrections(group, step - 1)  # the first call takes no step
 
     def steady(self, group: Group, step: int) -> bool:
-        """Whether the basis is kept."""
+        """Return whether the basis is kept."""
         return (step - 1) % group["interval"] != 0
 
     def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor | None:

@@ -65,7 +65,7 @@ class Sophia(StackedOptimizer):
 
     @torch.no_grad()
     def update_hessian(self, tokens: int) -> None:
-        """h ← β2·h + (1 − β2)·tokens·p.grad², p.grad being that of the mean loss over `tokens` sampled labels."""
+        """Set h ← β2·h + (1 − β2)·tokens·p.grad², p.grad being that of the mean loss over `tokens` sampled labels."""
         self._sampled = True
         for stack in self.stacks():
             beta2, g = stack.group["betas"][1], stack.gradient
@@ -80,12 +80,12 @@ class Sophia(StackedOptimizer):
         return torch.div(m, u, out=u).clamp_(-1.0, 1.0)
 
     def diagnose(self, stack: Stack) -> dict[str, Tensor]:
-        """clip_fraction: share of entries with |m| ≥ max(γ·h, ε), whose step is a sign."""
+        """Return clip_fraction, the share of entries with |m| ≥ max(γ·h, ε), whose step is a sign."""
         clipped = stack.state["exp_avg"].abs() >= _bound(stack.state, stack.group)
         return {"clip_fraction": clipped.reshape(len(clipped), -1).float().mean(1)}
 
 
 def _bound(state: State, group: Group) -> Tensor:
-    """max(γ·h, ε), with the group's γ."""
+    """Return max(γ·h, ε), with the group's γ."""
     gamma = group["gamma"] / (group.get("eps_scale", 1.0) if group["gamma_rule"] == "inverse_grad" else 1.0)
     return (gamma * state["hessian"]).clamp_min_(group["eps"])

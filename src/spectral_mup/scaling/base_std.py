@@ -23,7 +23,7 @@ DISTINCT = 256  # values of which half must differ in a sample, in any precision
 def measure_base_std(
     base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], blocks: Sequence[str], mates: Mapping[str, str]
 ) -> dict[str, float | None]:
-    """Init std of the base model's tensors: of its values, or on the meta device what its config or its fan_in says.
+    """Measure the init std of the base model's tensors: of their values, or on the meta device what config or fan_in says.
 
     None where a tensor stays as built: gains, constants, and values that are no independent sample of mean zero.
     """
@@ -46,7 +46,7 @@ def measure_base_std(
 
 
 def sample_std(p: Any) -> float | None:
-    """Std of values that look like an independent sample of mean zero, 0 where all are zero; None of any others.
+    """Return the std of values that look like an independent sample of mean zero, 0 where all are zero; None of any others.
 
     Within five standard errors: the mean, and the correlation of neighbours along each axis. Values that repeat, as in an
     identity or in equal rows, are not one either.
@@ -66,7 +66,7 @@ def sample_std(p: Any) -> float | None:
 
 
 def _drawn_bias_std(p: Any, module: Any) -> float | None:
-    """Std of a bias as torch's linear maps draw it, uniform within ±fan_in^-1/2; None of any other, or of one on meta."""
+    """Return the std of a bias that torch's linear maps drew, uniform within ±fan_in^-1/2; None of others, or on meta."""
     if p is not getattr(module, "bias", None) or not isinstance(module, nn.Linear | _ConvNd) or p.is_meta:
         return None
     bound = math.prod(module.weight.shape[1:]) ** -0.5
@@ -78,7 +78,7 @@ def _drawn_bias_std(p: Any, module: Any) -> float | None:
 
 
 def base_init_std(growth: Growth, stds: Mapping[str, float | None]) -> float | None:
-    """Init std in the base model by kind: stds[kind], or fan_in^-1/2 where that is None; None: it stays as built."""
+    """Return the init std in the base model by kind: stds[kind], or fan_in^-1/2 where that is None; None: it stays as built."""
     if growth.kind not in stds or growth.kind == "vector":
         return None
     fixed = stds[growth.kind]
@@ -86,7 +86,7 @@ def base_init_std(growth: Growth, stds: Mapping[str, float | None]) -> float | N
 
 
 def _pooled(stds: Mapping[str, float | None], growths: Mapping[str, Growth], blocks: Sequence[str]) -> dict[str, float | None]:
-    """Stds of one tensor over the blocks as one number, where they agree within the error of a sample."""
+    """Give the stds of one tensor over the blocks as one number, where they agree within the error of a sample."""
     same_draw: dict[str, list[str]] = {}
     for name, std in stds.items():
         if std is not None:

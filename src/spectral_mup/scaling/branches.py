@@ -22,7 +22,7 @@ class BranchError(ValueError):
 
 
 class NotRun(BranchError):
-    """The model cannot be run without knowing what it takes."""
+    """A model that cannot be run without knowing what it takes."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Branches:
 def branches_of(
     model: nn.Module, base: nn.Module, residual_blocks: Sequence[str], mates: Mapping[str, str]
 ) -> dict[str, Branches]:
-    """{prefix of blocks: their branches in the model}, by forward passes of the base, or by names where it cannot be run."""
+    """Return {prefix of blocks: their branches in the model}, by forward passes of the base, or by names if it cannot run."""
     names = list(named_modules(model))
     branches = {}
     for prefix in residual_blocks:
@@ -55,7 +55,7 @@ def branches_of(
 
 @torch.no_grad()
 def find_branches(base: nn.Module, residual_blocks: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """{block: modules in it, from the last, whose outputs are what its branches add to x}, of every block so named.
+    """Return {block: modules in it, from the last, whose outputs are what its branches add to x}, of every block so named.
 
     The base runs on the CPU with random weights, on token ids or features. From the last module of a block backwards, one is
     the end of a branch if the block's output is an affine function of a factor on its output, and not zero without it; it is
@@ -136,12 +136,12 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The tensor that a module puts out, or the first of several."""
+    """Return the tensor that a module puts out, or the first of several."""
     return output if isinstance(output, Tensor) else next(x for x in output if isinstance(x, Tensor))
 
 
 def scale_first(output: Any, factor: float) -> Any:
-    """The same with its tensor, or the first of several, multiplied."""
+    """Return a module's output with its tensor, or the first of several, multiplied."""
     if isinstance(output, Tensor):
         return output * factor
     at = next(i for i, x in enumerate(output) if isinstance(x, Tensor))
@@ -153,7 +153,7 @@ def _copy(x: Any) -> Any:
 
 
 def _random_twin(model: nn.Module) -> nn.Module:
-    """A copy on the CPU in float32: random weights, so that no branch starts at zero, and buffers as they are."""
+    """Copy the model to the CPU in float32, with random weights, so that no branch starts at zero, and buffers unchanged."""
     if (size := sum(p.numel() for p in model.parameters())) > LARGEST:
         raise NotRun(f"a base of {size:.2g} parameters is not run")
     memo: dict[int, Any] = {}
@@ -170,13 +170,13 @@ def _random_twin(model: nn.Module) -> nn.Module:
 
 
 def _placeholder(buffer: Tensor) -> Tensor:
-    """1 for what may be a factor or a frequency, 0 for what may be an index."""
+    """Return 1 for what may be a factor or a frequency, 0 for what may be an index."""
     make = torch.ones if buffer.is_floating_point() or buffer.dtype == torch.bool else torch.zeros
     return make(buffer.shape, dtype=buffer.dtype)
 
 
 def _calls(twin: nn.Module, blocks: Mapping[str, nn.Module]) -> dict[str, Call]:
-    """What each block is given in a forward pass of the model."""
+    """Record what each block is given in a forward pass of the model."""
     calls: dict[str, Call] = {}
     handles = [
         block.register_forward_pre_hook(
@@ -203,7 +203,7 @@ def _calls(twin: nn.Module, blocks: Mapping[str, nn.Module]) -> dict[str, Call]:
 
 
 def _real(inputs: Iterable[Tensor], model: nn.Module) -> Iterable[Tensor]:
-    """Values for tensors on the meta device: ids below the length of every table, or random features."""
+    """Yield values for tensors on the meta device: ids below the length of every table, or random features."""
     entries = min((int(m.weight.shape[0]) for m in model.modules() if is_table(m)), default=2)  # type: ignore[union-attr]
     for x in inputs:
         yield torch.randn(x.shape) if x.is_floating_point() else torch.randint(entries, x.shape)

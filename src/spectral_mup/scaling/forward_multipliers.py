@@ -29,8 +29,15 @@ TO_DO = "to do: "  # begins what set_multipliers_ has not set and the user must
 
 
 def multipliers(scaling: ModelScaling) -> Multipliers:
-    """The numbers to put into one's own forward pass: attention is the scale of q·k itself, 1/√head_dim of the base times its
-    multiplier; NaN if no module has a head_dim."""
+    """Return the numbers to put into your own forward pass.
+
+    Args:
+        scaling: What `scale` returned.
+
+    Returns:
+        The multipliers of the forward pass; attention is the scale of q·k itself, 1/√head_dim of the base times its multiplier,
+        NaN if no module has a head_dim.
+    """
     head_size = scaling.attention.head_size
     return replace(
         scaling.multipliers, attention=scaling.multipliers.attention / (head_size[1] if head_size else math.nan) ** 0.5
@@ -38,12 +45,22 @@ def multipliers(scaling: ModelScaling) -> Multipliers:
 
 
 def set_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
-    """Put the multipliers into the forward pass, by hooks and attributes; return what was set and what is left to do.
+    """Put the multipliers into the forward pass, by hooks and attributes.
 
     Attention: the `scaling` of modules that have a head_dim, as in transformers. Logits: the input of every output layer, in
     training and in generation. Branches: the modules whose outputs they add, as forward passes of the base showed. A model
     with a method set_multipliers takes them there. Idempotent. Call it before the first forward pass of a compiled model, and
-    again after loading a state_dict into a new model. Warns (UserWarning) of what is left to do.
+    again after loading a state_dict into a new model.
+
+    Args:
+        model: The module that was scaled.
+        scaling: What `scale` returned.
+
+    Returns:
+        What was set, and what is left to do.
+
+    Warns:
+        UserWarning: Something is left to do.
     """
     said = apply_multipliers_(model, scaling)
     for left in said:
@@ -53,7 +70,7 @@ def set_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
 
 
 def apply_multipliers_(model: nn.Module, scaling: ModelScaling) -> list[str]:
-    """The same without a warning, for callers that look at what is left."""
+    """Do the same as set_multipliers_ without a warning, for callers that look at what is left."""
     if hasattr(unwrap(model), "set_multipliers"):
         unwrap(model).set_multipliers(multipliers(scaling))
         return [f"set by {type(unwrap(model)).__name__}.set_multipliers"]
@@ -138,7 +155,7 @@ def _set_tables(modules: Mapping[str, nn.Module], factors: Mapping[str, float]) 
 
 
 def scale_input(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], *, factor: float) -> tuple[Any, Any]:
-    """Pre-hook: factor · x, so that a bias is unchanged; x may be given by its name."""
+    """Return factor · x, as a pre-hook, so that a bias is unchanged; x may be given by its name."""
     if inputs:
         return (inputs[0] * factor, *inputs[1:]), named
     first = next(iter(named))
@@ -146,7 +163,7 @@ def scale_input(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, An
 
 
 def scale_output(_module: nn.Module, _inputs: Any, output: Any, *, factor: float) -> Any:
-    """Hook: factor · (W·x + b), the first tensor of several."""
+    """Return factor · (W·x + b), as a hook; of several tensors the first is multiplied."""
     return scale_first(output, factor)
 
 

@@ -34,27 +34,36 @@ def param_groups(
     split: Mapping[str, Split] = MappingProxyType({}),
     heads: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Group]:
-    """Groups for one torch optimizer: the base model's lr, λ and ε times each tensor's multipliers.
-
-    lr            as tuned on the base; where an optimizer leaves some kinds to a partner (Muon to AdamW), in units of the
-                  first, the partner's share is declared in conf/optimizer
-    weight_decay  λ of the base, coupled to the lr as in torch; a number, which gains and biases do not get, or {kind: number}
-                  for every kind
-    eps           of the base; default: as conf/optimizer declares
-    independent   λ is the shrink per step at the peak of the schedule, whatever the lr (arXiv 1711.05101)
-    algorithm     which tensors, where the optimizer is several ("muon", "adamw"); `make_optimizers` does all at once
-    split         {name or pattern: parts} of weights that are several matrices along their output dimension, for Muon, Shampoo
-                  and SOAP: a number of equal parts, {"*.qkv.weight": 3}, or sizes, which grew as the whole did. Each trains as
-                  if it were a parameter of its own, decay apart, which is that of the first
-    heads         {name or pattern: features a head}: the same, of as many rows in the base; where heads grow, and not their
-                  number, give that as split=
+    """Return groups for one torch optimizer: the base model's lr, λ and ε times each tensor's multipliers.
 
     Muon, Shampoo and SOAP train a convolution as one matrix (out, rest), and bare experts (experts, out, in) one by one.
 
     A group keeps its peak lr in `base_lr`: a schedule must multiply it. OneCycleLR, CyclicLR and SWALR give all groups one lr
     unless they are given a list, as in max_lr=[g["lr"] for g in optimizer.param_groups], and those with an eta_min or min_lr
-    end at that (optim/schedules.py); optimizers that make_optimizers builds, and ours, warn of it. Frozen parameters are in no
-    group. Raises ValueError where groups of several algorithms would be one list, and on numbers that cannot be.
+    end at that (optim/schedules.py); optimizers that make_optimizers builds, and ours, warn of it.
+
+    Args:
+        model: The module that was scaled.
+        scaling: What `scale` returned.
+        lr: As tuned on the base; where an optimizer leaves some kinds to a partner (Muon to AdamW), in units of the first, the
+            partner's share is declared in conf/optimizer.
+        weight_decay: λ of the base, coupled to the lr as in torch; a number, which gains and biases do not get, or {kind:
+            number} for every kind.
+        eps: ε of the base; default: as conf/optimizer declares.
+        independent: Whether λ is the shrink per step at the peak of the schedule, whatever the lr (arXiv 1711.05101).
+        algorithm: Which tensors, where the optimizer is several ("muon", "adamw"); `make_optimizers` does all at once.
+        split: {name or pattern: parts} of weights that are several matrices along their output dimension, for Muon, Shampoo and
+            SOAP: a number of equal parts, {"*.qkv.weight": 3}, or sizes, which grew as the whole did. Each trains as if it were
+            a parameter of its own, decay apart, which is that of the first.
+        heads: {name or pattern: features per head}: the same, of as many rows in the base; where heads grow, and not their
+            number, give that as split=.
+
+    Returns:
+        Groups of parameters as torch's optimizers take them; frozen parameters are in none.
+
+    Raises:
+        ValueError: Groups of several algorithms would be one list, a number is negative or not finite, or weight_decay misses a
+            kind.
     """
     groups = _groups(model, scaling, base_values(scaling, lr, weight_decay, eps), independent, split, heads)
     if algorithm is not None and algorithm not in groups:
@@ -78,10 +87,26 @@ def make_optimizers(
     split: Mapping[str, Split] = MappingProxyType({}),
     heads: Mapping[str, int] = MappingProxyType({}),
 ) -> list[torch.optim.Optimizer]:
-    """One torch optimizer per algorithm, of the class and with the arguments that conf/optimizer declares; see param_groups.
+    """Build one torch optimizer per algorithm, of the class and with the arguments that conf/optimizer declares.
 
-    They warn where a schedule overwrites the ratios of their groups. Raises ValueError where only an algorithm's scaling is
-    known, not its class, and ConfigError where that builds no optimizer.
+    They warn where a schedule overwrites the ratios of their groups.
+
+    Args:
+        model: The module that was scaled.
+        scaling: What `scale` returned.
+        lr: As for `param_groups`, as are the following.
+        weight_decay: λ of the base.
+        eps: ε of the base.
+        independent: Whether λ is the shrink per step.
+        split: Weights that are several matrices.
+        heads: Weights that are one matrix per head.
+
+    Returns:
+        The optimizers, in the order in which conf/optimizer lists their algorithms.
+
+    Raises:
+        ConfigError: Of an algorithm only the scaling is known, not its class, or that builds no optimizer.
+        ValueError: As for `param_groups`.
     """
     optimizers = []
     groups = _groups(model, scaling, base_values(scaling, lr, weight_decay, eps), independent, split, heads)
@@ -113,7 +138,7 @@ def _build(algorithm: Algorithm, groups: list[Group]) -> torch.optim.Optimizer:
 
 
 def check_shapes(model: nn.Module, scaling: ModelScaling) -> dict[str, nn.Parameter]:
-    """Parameters by name. Raises ValueError unless they are those that `scale` saw."""
+    """Return the parameters by name. Raises ValueError unless they are those that `scale` saw."""
     _check_type("model", model, nn.Module, "give the module that was scaled")
     _check_type("scaling", scaling, ModelScaling, "give what scale(model, base) returns")
     parameters = named_parameters(model)
@@ -130,7 +155,7 @@ def check_shapes(model: nn.Module, scaling: ModelScaling) -> dict[str, nn.Parame
 def base_values(
     scaling: ModelScaling, lr: float, weight_decay: float | Mapping[str, float], eps: float | None
 ) -> dict[str, dict[str, Any]]:
-    """{parameter name: {lr, weight_decay, eps} in the base model}.
+    """Return {parameter name: {lr, weight_decay, spared, eps} in the base model}.
 
     A λ that is one number is for weights: vectors get 0, `spared` marks them, and are groups of their own whatever the number.
     Raises ValueError on a λ that misses a kind, and on a value that is not a number of at least 0.
@@ -175,7 +200,7 @@ def check_number(argument: str, value: Any) -> None:
 
 
 def _is_vector(growth: Growth, shape: tuple[int, ...]) -> bool:
-    """Gains and biases; a tensor that does not grow is one by its dimensions."""
+    """Return whether a tensor is a gain or bias; one that does not grow is by its dimensions."""
     return growth.kind == "vector" or (growth.kind == "fixed" and len(shape) < 2)
 
 
@@ -187,7 +212,7 @@ def _groups(
     split: Mapping[str, Split],
     heads: Mapping[str, int],
 ) -> dict[str, list[Group]]:
-    """{algorithm: groups}, one group per distinct (lr, weight decay, ε, matrices), in the order of the parameters.
+    """Return {algorithm: groups}, one group per distinct (lr, weight decay, ε, matrices), in the order of the parameters.
 
     `base_lr` is the peak lr, `eps_scale` the multiplier that the ε of the group carries.
     """
@@ -224,7 +249,7 @@ def _groups(
 def _of_parts(
     scaling: ModelScaling, name: str, algorithm: Algorithm, parts: Parts, options: dict[str, Any]
 ) -> tuple[Scaling, dict[str, Any]]:
-    """Scaling of the first of a tensor's parts, in units of the whole tensor's base lr, and the options of its group."""
+    """Return the scaling of the first of a tensor's parts, in units of the whole's base lr, and the options of its group."""
     whole = scaling.growths[name]
     s, of_whole = scaling[name], _scaling(scaling, whole, algorithm)
     of_parts = [_scaling(scaling, part, algorithm) for part in parts.growths]
@@ -246,10 +271,10 @@ def _of_parts(
 
 
 def _scaling(scaling: ModelScaling, growth: Growth, algorithm: Algorithm) -> Scaling:
-    """That of a tensor that grew so, but for the depth, which is the same for a tensor and its parts."""
+    """Return the scaling of a tensor that grew so, but for the depth, which is the same for a tensor and its parts."""
     return scaling.rule.scale(growth, algorithm.update, scaling.multipliers)
 
 
 def _lr_of_shape(algorithm: Algorithm, growth: Growth) -> float:
-    """What the base lr of a tensor of this shape in the base model is multiplied by."""
+    """Return what multiplies the base lr of a tensor of this shape in the base model."""
     return monomial(algorithm.lr_shape, {"fan_out": growth.base_shape[0], "fan_in": growth.base_shape[1]})

@@ -22,17 +22,23 @@ def init_(
     biases: bool = True,
     seed: int | None = None,
 ) -> None:
-    """Re-initialise every weight from a zero-mean normal with std base_std · Scaling.init_std. Idempotent for a given seed.
+    """Re-initialise every weight from a zero-mean normal with std base_std · Scaling.init_std.
 
-    std     of the base model's weights: a number, or {kind: number, or None for fan_in^-1/2}; by default as measured in
-            `base`, or on the meta device config.initializer_range, or fan_in^-1/2 (1 for embeddings)
-    biases  biases that torch drew at ±fan_in^-1/2 start at every width with the base's std (arXiv 2203.03466, Table 3); False:
-            as built
-    seed    default: that of torch.manual_seed
+    Idempotent for a given seed. Gains, constants, frozen parameters and what the base starts at values that are no independent
+    sample of mean zero stay as built; a padding_idx row is 0. A draw depends on the seed, the tensor's name and shape alone, so
+    it is the same on every device, in whatever order and however the tensor is sharded.
 
-    Gains, constants, frozen parameters and what the base starts at values that are no independent sample of mean zero stay as
-    built; a padding_idx row is 0. A draw depends on the seed, the tensor's name and shape alone, so it is the same on every
-    device, in whatever order and however the tensor is sharded. Raises ValueError on a model on the meta device.
+    Args:
+        model: The module that was scaled.
+        scaling: What `scale` returned.
+        std: Of the base model's weights: a number, or {kind: number, or None for fan_in^-1/2}; by default as measured in
+            `base`, or on the meta device config.initializer_range, or fan_in^-1/2 (1 for embeddings).
+        biases: Biases that torch drew at ±fan_in^-1/2 start at every width with the base's std (arXiv 2203.03466, Table 3);
+            False: as built.
+        seed: Default: that of torch.manual_seed.
+
+    Raises:
+        ValueError: The model is on the meta device, or not the one that was scaled.
     """
     parameters = check_shapes(model, scaling)
     if any(p.is_meta for p in parameters.values()):
@@ -51,7 +57,7 @@ def init_(
 
 
 def _base_std(scaling: ModelScaling, name: str, std: float | Mapping[str, float | None] | None) -> float | None:
-    """Init std of the tensor in the base model; None: it stays as built."""
+    """Return the init std of the tensor in the base model; None: it stays as built."""
     measured = scaling.base_std[name]
     if std is None or measured is None or len(scaling.shapes[name]) < 2:
         return measured

@@ -23,7 +23,7 @@ WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_mo
 
 
 def unwrap(model: Any) -> Any:
-    """The model inside torch.compile, DistributedDataParallel and their like."""
+    """Return the model inside torch.compile, DistributedDataParallel and their like."""
     while [name for name, _ in model.named_children()] in (["module"], ["_orig_mod"], ["_fsdp_wrapped_module"]):
         if next(model.parameters(recurse=False), None) is not None:
             break
@@ -32,17 +32,17 @@ def unwrap(model: Any) -> Any:
 
 
 def named_parameters(model: Any) -> dict[str, Any]:
-    """Parameters by name, tied ones once, whatever the model or a part of it is wrapped in."""
+    """Return parameters by name, tied ones once, whatever the model or a part of it is wrapped in."""
     return {WRAPPERS.sub("", name): p for name, p in unwrap(model).named_parameters()}
 
 
 def named_modules(model: Any) -> dict[str, Any]:
-    """Modules by name, named as the parameters are."""
+    """Return modules by name, named as the parameters are."""
     return {WRAPPERS.sub("", f"{name}.").rstrip("."): module for name, module in unwrap(model).named_modules()}
 
 
 def owners(model: Any) -> dict[int, list[Any]]:
-    """{id of a parameter: the modules that hold it}; more than one where it is tied."""
+    """Return {id of a parameter: the modules that hold it}; more than one where it is tied."""
     held: dict[int, list[Any]] = {}
     for module in model.modules():
         for p in module.parameters(recurse=False):
@@ -51,7 +51,7 @@ def owners(model: Any) -> dict[int, list[Any]]:
 
 
 def table_factors(model: Any) -> dict[str, float]:
-    """{embedding module with a forward pass of its own: the number by which it multiplies its rows}, where that can be seen."""
+    """Return {embedding module with a forward pass of its own: what it multiplies its rows by}, where that can be seen."""
     found = {}
     for name, module in named_modules(model).items():
         if is_table(module) and type(module).forward not in (torch.nn.Embedding.forward, torch.nn.EmbeddingBag.forward):
@@ -62,7 +62,7 @@ def table_factors(model: Any) -> dict[str, float]:
 
 @torch.no_grad()
 def _table_factor(module: Any) -> float | None:
-    """What it makes of rows of 1; where its buffers have no values, what Gemma's says it is."""
+    """Return what the module makes of rows of 1; where its buffers have no values, what Gemma's says it is."""
     memo: dict[int, Any] = {id(p): torch.nn.Parameter(torch.ones(()).expand(p.shape)) for p in module.parameters()}
     if any(buffer.is_meta for buffer in module.buffers()):
         return next(
@@ -86,14 +86,14 @@ class Layout:
     linear_in_out: Sequence[str] = ()
 
     def of(self, name: str) -> str | None:
-        """The argument that names the parameter, or None. Raises GrowthError if several do."""
+        """Return the argument that names the parameter, or None. Raises GrowthError if several do."""
         told = [f.name for f in fields(self) if any(fnmatchcase(name, pattern) for pattern in _names(getattr(self, f.name)))]
         if len(told) > 1:
             raise GrowthError(f"{name}: named in {told[0]}= and in {told[1]}=; leave it in one of them")
         return told[0] if told else None
 
     def check(self, names: Iterable[str]) -> None:
-        """Raises GrowthError on a name that matches none of these parameters."""
+        """Raise GrowthError on a name that matches none of these parameters."""
         known = list(names)
         for f in fields(self):
             for pattern in _names(getattr(self, f.name)):
@@ -106,7 +106,7 @@ def _names(given: Sequence[str]) -> tuple[str, ...]:
 
 
 def inspect_parameters(model: Any, layout: Layout = Layout()) -> dict[str, ParameterInfo]:
-    """{parameter name: ParameterInfo}, whatever device the model is on.
+    """Return {parameter name: ParameterInfo}, whatever device the model is on.
 
     Linear maps count as (fan_out, fan_in) however they are stored; a convolution's fan_in is in/groups · its kernel's size, a
     stack of matrices has the fans of one. A bare parameter is what `layout` says, else what its module does with it in a
@@ -135,7 +135,7 @@ def _info(shape: tuple[int, ...], role: str | None, modules: Sequence[Any], trai
 
 
 def _role_by_class(modules: Sequence[Any], p: Any) -> str | None:
-    """What the class of a module that holds a parameter says it is; None where none does."""
+    """Return what the class of a module that holds a parameter says it is; None where none does."""
     if any(is_table(module) for module in modules):
         return "table"
     module = modules[0]
@@ -154,7 +154,7 @@ def _role_by_class(modules: Sequence[Any], p: Any) -> str | None:
 
 
 def _roles_by_use(model: Any, holders: Mapping[str, Any]) -> dict[str, str | None]:
-    """{name of a bare parameter: its role by what a forward pass of its module does with it, or else one of the model}."""
+    """Return {bare parameter: its role by what a forward pass of its module does with it, or else one of the model}."""
     roles: dict[str, str | None] = {}
     of_model: dict[str, set[str]] | None = None
     for name, module in holders.items():
@@ -167,27 +167,27 @@ def _roles_by_use(model: Any, holders: Mapping[str, Any]) -> dict[str, str | Non
 
 
 def _fans_of_convolution(module: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Of (out, in/groups, *kernel), or transposed (in, out/groups, *kernel)."""
+    """Return the fans of a kernel (out, in/groups, *kernel), or transposed (in, out/groups, *kernel)."""
     return module.out_channels, module.in_channels // module.groups * math.prod(shape[2:])
 
 
 def is_table(module: Any) -> bool:
-    """Whether it is an embedding table."""
+    """Return whether the module is an embedding table."""
     return isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)
 
 
 def is_linear_map(module: Any) -> bool:
-    """Whether it is a linear map and nothing else, so that a factor on its input is one on the map's."""
+    """Return whether the module is a linear map and nothing else, so that a factor on its input is one on the map's."""
     return isinstance(module, torch.nn.Linear | _ConvNd) or is_conv1d(module)
 
 
 def is_conv1d(module: Any) -> bool:
-    """Whether it is the linear map of GPT-2 in transformers, whose weight is stored (in, out)."""
+    """Return whether the module is the linear map of GPT-2 in transformers, whose weight is stored (in, out)."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
 
 
 def tied_tables(model: Any) -> list[str]:
-    """Names of embedding tables that are the weight of another layer too."""
+    """Return the names of embedding tables that are the weight of another layer too."""
     held = owners(model)
     return [name for name, p in named_parameters(model).items() if len({is_table(m) for m in held[id(p)]}) > 1]
 
@@ -200,9 +200,9 @@ WIDTH = ("embed_dim", "n_embd", "hidden_size", "d_model", "dim")
 
 @dataclass(frozen=True)
 class Attention:
-    """Features a head, here and in the base (None if no module says), and the base's `scaling` by module name.
+    """Features per head, here and in the base (None if no module says), and the base's `scaling` by module name.
 
-    unknown  there seems to be attention, but no module says how large its heads are
+    `unknown`: there seems to be attention, but no module says how large its heads are.
     """
 
     head_size: tuple[float, float] | None = None
@@ -220,7 +220,7 @@ def read_attention_scaling(model: Any, base: Any) -> Attention:
 
 
 def _head_size(module: Any) -> float | None:
-    """Features a head, as the module says or as its width over its heads; None where it does not."""
+    """Return the features per head, as the module says or as its width over its heads; None where it does not."""
     said = next((float(getattr(module, key)) for key in HEAD_SIZE if _is_number(module, key)), None)
     if said is not None:
         return said
@@ -235,12 +235,12 @@ def _is_number(module: Any, attribute: str) -> bool:
 
 
 def scales_attention(module: Any) -> bool:
-    """Whether an attention module carries its scale of q·k as `scaling`, as those of transformers do."""
+    """Return whether an attention module carries its scale of q·k as `scaling`, as those of transformers do."""
     return _is_number(module, "head_dim") and _is_number(module, "scaling")
 
 
 def find_blocks(names: Iterable[str]) -> tuple[str, ...]:
-    """Prefixes of blocks whose branches have the names that GPT-2 or Llama gave them; none is guessed otherwise."""
+    """Return the prefixes of blocks whose branches have the names that GPT-2 or Llama gave them; none is guessed otherwise."""
     found = []
     for name in names:
         for blocks, branches in BRANCHES.items():
@@ -251,7 +251,7 @@ def find_blocks(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def branches_by_name(names: Iterable[str], prefix: str) -> list[str]:
-    """The last linear maps of the branches of such blocks, where they have these names."""
+    """Return the last linear maps of the branches of such blocks, where they have these names."""
     branches = next((last for blocks, last in BRANCHES.items() if f".{prefix}".endswith(f".{blocks}")), ())
     inside = [rf"{re.escape(prefix)}\d+\.{re.escape(branch)}" for branch in branches]
     return [name for name in names if any(re.fullmatch(pattern, name) for pattern in inside)]

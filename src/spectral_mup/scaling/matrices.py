@@ -16,12 +16,12 @@ Split = int | Sequence[int]
 
 
 def acts_on_matrices(algorithm: Algorithm) -> bool:
-    """Whether its class is one of ours that act on matrices, whatever parameters hold them (optim/matrices.py)."""
+    """Return whether its class is one of ours that act on matrices, whatever parameters hold them (optim/matrices.py)."""
     return bool(algorithm.attribute("matrices_only"))
 
 
 def stacked_parameters(model: nn.Module) -> dict[str, bool]:
-    """{name of a parameter of more than two dimensions that is matrices: whether these are stacked, in its last two}.
+    """Return {name of a parameter of more than two dimensions that is matrices: whether these are stacked, in its last two}.
 
     A convolution is one matrix (out, rest), and any other parameter a stack (experts, out, in). Transposed convolutions and
     those in groups are left out: no matrix (out, rest) is the map.
@@ -40,9 +40,10 @@ def stacked_parameters(model: nn.Module) -> dict[str, bool]:
 class Parts:
     """The matrices of one parameter along its output dimension.
 
-    split    number of parts or their sizes, as optimizers take it
-    dim      the output dimension of a matrix, -2 or -1
-    growths  of the parts, in their order
+    Attributes:
+        split: Number of parts or their sizes, as optimizers take it.
+        dim: The output dimension of a matrix, -2 or -1.
+        growths: Of the parts, in their order.
     """
 
     split: Split
@@ -57,7 +58,7 @@ def find_parts(
     split: Mapping[str, Split],
     heads: Mapping[str, int],
 ) -> dict[str, Parts]:
-    """{parameter name: Parts} of those among `trained`, the parameters of optimizers on matrices, that `split` or `heads` name.
+    """Return {parameter name: Parts} of those among `trained`, all of optimizers on matrices, that `split` or `heads` name.
 
     Raises GrowthError on a pattern that names none of them, and where parts do not fit.
     """
@@ -85,7 +86,7 @@ def find_parts(
 
 
 def _output_dim(shape: Sequence[int], growth: Growth, module: Any) -> int:
-    """Which of the last two dimensions of a parameter is fan_out."""
+    """Return which of the last two dimensions of a parameter is fan_out."""
     fan_out, fan_in = growth.shape
     if len(shape) > 2 and isinstance(module, _ConvNd):
         return -2

@@ -19,7 +19,7 @@ def rule_notes(
     growths: Mapping[str, Growth],
     spec: OptimizerSpec,
 ) -> Iterator[str]:
-    """What a rule asks of the forward pass, and what it does not scale."""
+    """Yield what a rule wants of the forward pass, and what it does not scale."""
     if not blocks:
         yield "no residual_blocks given: depth is not scaled, and hidden sides that do not grow count as inputs or outputs"
     if attention.unknown:
@@ -38,7 +38,7 @@ def rule_notes(
 def init_notes(
     base: nn.Module, growths: Mapping[str, Growth], base_std: Mapping[str, float | None], mates: Mapping[str, str]
 ) -> Iterator[str]:
-    """What init_ keeps, and which biases it draws."""
+    """Yield what init_ keeps as built, and whether it draws biases."""
     found = named_parameters(base)
     for name, growth in growths.items():
         values = found[counterpart(name, mates)]
@@ -51,7 +51,7 @@ def init_notes(
 def forward_notes(
     model: nn.Module, base: nn.Module, growths: Mapping[str, Growth], tied: Sequence[str], factors: Mapping[str, float]
 ) -> Iterator[str]:
-    """What the forward pass may do that a rule does not see."""
+    """Yield what the forward pass may do that a rule does not see."""
     kinds = {growth.kind for growth in growths.values()}
     if "embedding" in kinds and "readout" not in kinds and not tied:
         yield "no readout: if the output layer takes an embedding's weight, multiply the logits by base width over model width"

@@ -22,10 +22,12 @@ from spectral_mup.util.text import table, wrap
 class Group:
     """Tensors that train with the same numbers: one, or one of every block.
 
-    name          of the tensors, * for the number of a block; pattern: the same as a regex that matches them and no other
-    weight_decay  as torch takes it: a step shrinks the weight by lr · weight_decay
-    eps           None: the optimizer's own, or none
-    multiplier    of the tensors' output in the forward pass, that of the branch they lie in included
+    Attributes:
+        name: Of the tensors, * for the number of a block.
+        pattern: The same as a regex that matches them and no other.
+        weight_decay: As torch takes it: a step shrinks the weight by lr · weight_decay.
+        eps: None: the optimizer's own, or none.
+        multiplier: Of the tensors' output in the forward pass, that of the branch they lie in included.
     """
 
     name: str
@@ -45,9 +47,14 @@ class Group:
 class Recipe:
     """Numbers to train a model with.
 
-    lr          of the base, which the groups' lrs are multiples of
-    forward     the multipliers of the forward pass; attention is the scale of q·k itself, None if no module has a head_dim
-    optimizers  {name: class and arguments} of those that the groups name
+    Attributes:
+        rule: Its name.
+        source: Where the rule was published.
+        lr: Of the base, which the groups' lrs are multiples of.
+        forward: The multipliers of the forward pass; attention is the scale of q·k itself, None if no module has a head_dim.
+        optimizers: {name: class and arguments} of those that the groups name.
+        groups: Tensors that train with the same numbers, and these numbers.
+        notes: What is left to the user.
     """
 
     rule: str
@@ -59,11 +66,11 @@ class Recipe:
     notes: list[str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers."""
+        """Return plain dicts, lists and numbers."""
         return asdict(self)
 
     def to_json(self) -> str:
-        """The same as JSON."""
+        """Return the same as JSON."""
         return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
 
     def __str__(self) -> str:
@@ -102,8 +109,27 @@ def recipe(
 ) -> Recipe:
     """Return what to train `model` with, given what was tuned on `base`: per tensor, and the numbers of the forward pass.
 
-    model, base  modules, or functions that build them; a large model, built on the meta device, costs no memory
-    Other arguments as those of `scale` and `param_groups`; raises what they raise.
+    Args:
+        model: A module, or a function that builds it; a large model, built on the meta device, costs no memory.
+        base: A module, or a function that builds it.
+        lr: As tuned on the base, as for `param_groups`.
+        optimizer: As for `scale`.
+        rule: As for `scale`.
+        weight_decay: λ of the base, as for `param_groups`.
+        eps: ε of the base, as for `param_groups`.
+        independent: Whether λ is the shrink per step, as for `param_groups`.
+        residual_blocks: As for `scale`, as are the following.
+        embeddings: Bare parameters that are looked up or added.
+        linear_out_in: Bare parameters stored (out, in).
+        linear_in_out: Bare parameters stored (in, out).
+        wider: A third, wider instance.
+
+    Returns:
+        The recipe, which prints as a table; `to_dict` and `to_json` are for trainers elsewhere.
+
+    Raises:
+        TypeError: `model` or `base` is neither a module nor a function that builds one.
+        ValueError: As for `scale` and `param_groups`.
     """
     with torch.device("meta"):
         large = model if isinstance(model, nn.Module) else model()
@@ -132,7 +158,7 @@ def recipe_of(
     eps: float | None = None,
     independent: bool = False,
 ) -> Recipe:
-    """The recipe that a scaling amounts to; arguments as those of param_groups."""
+    """Return the recipe that a scaling amounts to; arguments as those of param_groups."""
     rows = tensor_rows(scaling, lr=lr, weight_decay=weight_decay, eps=eps, independent=independent)
     merged = merge([[row] for row in rows])
     groups = [_group(name, row, scaling, independent) for name, (row,) in merged.items()]
@@ -161,5 +187,5 @@ def _group(name: str, row: TensorRow, scaling: ModelScaling, independent: bool) 
 
 
 def import_path(target: Any) -> str | None:
-    """'torch.optim.AdamW' of the class or of its path."""
+    """Return 'torch.optim.AdamW' of the class or of its path."""
     return target if target is None or isinstance(target, str) else f"{target.__module__}.{target.__qualname__}"

@@ -20,7 +20,7 @@ REFERENCE_WIDTH_RATIO = 64  # width at which growing dims are told from fixed on
 
 
 def scale_run(run: RunConfig, model: nn.Module, vocab_size: int | None) -> ModelScaling:
-    """The scaling of the run's `model` against the sweep's base, with the init stds and multipliers that the config gives."""
+    """Scale the run's `model` against the sweep's base, with the init stds and multipliers that the config gives."""
     with torch.device("meta"):
         wider = run.model.build(vocab_size, REFERENCE_WIDTH_RATIO * run.base_width, run.base_depth)
         base = run.model.build(vocab_size, run.base_width, run.base_depth) if run.model.ours else None
@@ -52,14 +52,14 @@ def scale_run(run: RunConfig, model: nn.Module, vocab_size: int | None) -> Model
 
 
 def scale_on_meta(run: RunConfig, vocab_size: int | None) -> ModelScaling:
-    """The same without memory for the model."""
+    """Do the same as scale_run without memory for the model."""
     with torch.device("meta"):
         model = run.model.build(vocab_size, run.width, run.depth)
     return scale_run(run, model, vocab_size)
 
 
 def check_model(runs: Sequence[RunConfig], vocab_size: int | None) -> None:
-    """Check, without memory for them, that the models of these runs can be built and scaled as their rules ask.
+    """Check, without memory for them, that the models of these runs can be built and scaled as their rules want.
 
     Raises ConfigError on a multiplier of the forward pass that cannot be set, and what the model and `scale` raise.
     """
@@ -76,6 +76,6 @@ def check_model(runs: Sequence[RunConfig], vocab_size: int | None) -> None:
 
 
 def hyperparameters(run: RunConfig) -> dict[str, Any]:
-    """The base model's lr, λ by kind, and whether λ is independent of the lr, as make_optimizers and explain take them."""
+    """Return the base model's lr, λ by kind, and whether λ is independent, as make_optimizers and explain take them."""
     independent = run.train.weight_decay == "independent"
     return {"lr": 2.0**run.log2_lr, "weight_decay": run.optimizer.weight_decay, "independent": independent}

@@ -31,15 +31,25 @@ from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
 
 @dataclass(frozen=True, eq=False)
 class ModelScaling(Mapping[str, Scaling]):
-    """{parameter name: Scaling}, and what they were derived from. Wrappers' prefixes are not part of the names.
+    """{parameter name: Scaling}, and what they were derived from.
 
-    algorithm    which of the optimizer's algorithms trains each tensor
-    multipliers  numbers of the forward pass relative to the base, where each is 1 (`multipliers` gives the absolute ones)
-    mates        {block: the block of the base that it was compared with}
-    branches     {prefix of residual blocks: where their branches end}, where the rule has a multiplier for them
-    base_std     init std of the base model's tensor, measured; None stays as built (gains, structured values)
-    table_factors  {embedding module: what makes its own factor, as √width in Gemma, that of the base}
-    notes        what was not done, and what is left to the user
+    Wrappers' prefixes are not part of the names.
+
+    Attributes:
+        scalings: Multipliers of each tensor.
+        growths: How each tensor grew against the base.
+        shapes: Of each tensor.
+        algorithm: Which of the optimizer's algorithms trains each tensor.
+        optimizer: What the scaling is for.
+        rule: What decided it.
+        multipliers: Numbers of the forward pass relative to the base, where each is 1 (`multipliers` gives the absolute ones).
+        attention: Features per head, here and in the base.
+        residual_blocks: Prefixes of the blocks.
+        mates: {block: the block of the base that it was compared with}.
+        branches: {prefix of residual blocks: where their branches end}, where the rule has a multiplier for them.
+        base_std: Init std of the base model's tensor, measured; None stays as built (gains, structured values).
+        table_factors: {embedding module: what makes its own factor, as √width in Gemma, that of the base}.
+        notes: What was not done, and what is left to the user.
     """
 
     scalings: Mapping[str, Scaling]
@@ -79,25 +89,34 @@ def scale(
     linear_in_out: Sequence[str] = (),
     wider: nn.Module | None = None,
 ) -> ModelScaling:
-    """Scaling of every parameter of `model` against `base`, by a rule for an optimizer (arXiv 2310.17813, theory/rules.py).
+    """Return the scaling of every parameter of `model` against `base`, by a rule for an optimizer.
 
-    model, base      instances of one architecture, of any width and depth, on any device, the meta device too
-    optimizer        a name of conf/optimizer, an UpdateScaling, {kind: UpdateScaling}, or what `derive` returns
-    rule             a name of conf/rule, or a Rule. `auto` is `spectral_readout`, which needs no logits multiplier, or where
-                     the readout is tied to the embedding `spectral`, whose set_multipliers_ puts it on the logits
-    residual_blocks  prefixes of blocks whose outputs are added up, before their index, as in ("layers.",): for depth, and for
-                     hidden sides that do not grow. Found by itself where blocks are named as in GPT-2 or Llama
-    embeddings       bare parameters that are looked up or added like embeddings: positions, class tokens; here and below a name
-                     may be a pattern, as in "layers.*.experts.w1"
-    linear_out_in    bare parameters that are linear maps stored (out, in), or stacks of them (experts, out, in)
-    linear_in_out    those stored (in, out), as in x @ w. A bare parameter is asked about where no forward pass of its module
-                     on the meta device shows what it is
-    wider            any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ
+    The formula is that of arXiv 2310.17813 (theory/rules.py).
 
-    Raises GrowthError on a tensor that cannot be classified, RuleError where the rule does not cover the optimizer,
-    TypeError unless each is a module, and ValueError on an optimizer's class, a parameter without a shape (LazyLinear), tied
-    embeddings under a rule without a logits multiplier and a zero init that LAMB cannot leave. What it returns can be saved
-    with torch.save, and loaded with torch.load.
+    Args:
+        model: Instance of an architecture, of any width and depth, on any device, the meta device too.
+        base: Another, where lr, λ and ε were tuned.
+        optimizer: A name of conf/optimizer, an UpdateScaling, {kind: UpdateScaling}, or what `derive` returns.
+        rule: A name of conf/rule, or a Rule. `auto` is `spectral_readout`, which needs no logits multiplier, or where the
+            readout is tied to the embedding `spectral`, whose set_multipliers_ puts it on the logits.
+        residual_blocks: Prefixes of blocks whose outputs are added up, before their index, as in ("layers.",): for depth, and
+            for hidden sides that do not grow. Found by itself where blocks are named as in GPT-2 or Llama.
+        embeddings: Bare parameters that are looked up or added like embeddings: positions, class tokens; here and below a name
+            may be a pattern, as in "layers.*.experts.w1".
+        linear_out_in: Bare parameters that are linear maps stored (out, in), or stacks of them (experts, out, in).
+        linear_in_out: Those stored (in, out), as in x @ w. A bare parameter must be named where no forward pass of its module
+            on the meta device shows what it is.
+        wider: Any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ.
+
+    Returns:
+        The multipliers of each tensor and of the forward pass; torch.save saves it, torch.load loads it.
+
+    Raises:
+        GrowthError: A tensor cannot be classified.
+        RuleError: The rule does not cover the optimizer.
+        TypeError: `model`, `base` or `wider` is not a module.
+        ValueError: The optimizer is a class, a parameter has no shape yet (LazyLinear), embeddings are tied under a rule
+            without a logits multiplier, or a tensor of LAMB's starts at zero.
     """
     _check_arguments(model, base, wider)
     spec = resolve_optimizer(optimizer)
@@ -147,10 +166,10 @@ def scale(
 
 
 def choose_rule(rule: str | Rule, model: nn.Module, tied: Sequence[str] | None = None) -> Rule:
-    """The rule of this name, and for "auto" the form of `spectral` that the model can follow.
+    """Return the rule of this name, and for "auto" the form of `spectral` that the model can follow.
 
-    tied  tables that are the output layer's weight too; default: those that modules share
-    Raises ValueError where "auto" would need a multiplier on logits that no module puts out.
+    `tied` are tables that are the output layer's weight too, by default those that modules share. Raises ValueError where
+    "auto" would need a multiplier on logits that no module puts out.
     """
     if rule != "auto":
         return resolve_rule(rule)
@@ -165,7 +184,7 @@ def choose_rule(rule: str | Rule, model: nn.Module, tied: Sequence[str] | None =
 
 
 def _heads_without_module(base: nn.Module, growths: Mapping[str, Growth]) -> list[str]:
-    """Tables that a model without a readout multiplies by, as in F.linear(h, table.weight); none where it cannot be run."""
+    """List tables that a model without a readout multiplies by, as in F.linear(h, table.weight); none if it cannot be run."""
     if any(growth.kind == "readout" for growth in growths.values()):
         return []
     used = how_used(unwrap(base))
@@ -177,7 +196,7 @@ def _both(uses: set[str]) -> bool:
 
 
 def _check_arguments(model: Any, base: Any, wider: Any) -> None:
-    """Raises TypeError unless each is a module, ValueError if its parameters have no shape yet."""
+    """Raise TypeError unless each is a module, ValueError if its parameters have no shape yet."""
     for argument, given in {"model": model, "base": base, "wider": wider}.items():
         if not isinstance(given, nn.Module) and not (given is None and argument == "wider"):
             raise TypeError(f"{argument}: {given!r:.40} is not an nn.Module; build one, as in scale(build(512), build(64))")
@@ -214,7 +233,7 @@ def _check(
 
 
 def _growing_factors(model: nn.Module, base: nn.Module, rule: Rule) -> dict[str, float]:
-    """{embedding module: factor}, where the module multiplies by a number that grows; nothing under a rule without lrs."""
+    """Return {embedding module: factor} of those that multiply by a number that grows; nothing under a rule without lrs."""
     if not rule.derived and not rule.table.get("lr"):
         return {}
     there = table_factors(base)
@@ -223,14 +242,17 @@ def _growing_factors(model: nn.Module, base: nn.Module, rule: Rule) -> dict[str,
 
 
 def kinds_known(growths: Mapping[str, Growth]) -> bool:
-    """Whether any weight shows how it grows, or no weight exists."""
+    """Return whether any weight shows how it grows, or no weight exists."""
     weights = [growth for growth in growths.values() if growth.base_shape[1] > 1 or growth.kind == "embedding"]
     return not weights or any(growth.kind != "fixed" for growth in weights)
 
 
 def _trained_as(growth: Growth, matrix: bool, spec: OptimizerSpec) -> str:
-    """The kind whose algorithm trains a tensor. Hidden weights that are no matrix to their algorithm (scaling/matrices.py) take
-    that of vectors if hidden matrices have one of their own, such as Muon."""
+    """Return the kind whose algorithm trains a tensor.
+
+    Hidden weights that are no matrix to their algorithm (scaling/matrices.py) take that of vectors if hidden matrices have one
+    of their own, such as Muon.
+    """
     own = spec.by_kind["hidden"].name != spec.by_kind["vector"].name
     return "vector" if growth.trained_as == "hidden" and not matrix and own else growth.trained_as
 
@@ -250,7 +272,7 @@ def _m_depth(seen: Mapping[str, Any], base: Mapping[str, Any], blocks: Sequence[
 
 
 def _m_width(growths: Mapping[str, Growth], tied: Sequence[str]) -> float:
-    """Growth of what the output layer reads."""
+    """Return the growth of what the output layer reads."""
     read = [growth.m_in for growth in growths.values() if growth.kind == "readout"]
     read += [growths[name].m_out for name in tied]
     return max(read or [growth.m_out for growth in growths.values()], default=1.0)

@@ -18,9 +18,10 @@ QUANTITIES = {"init std": "init", "lr": "lr", "λ": "λ", "ε": "ε"}  # and the
 class TensorRow:
     """What one tensor is, how it grew, and the numbers it trains with: base[quantity] · times[quantity].
 
-    base        value in the base model of each of QUANTITIES; None where it has none
-    times       what the rule multiplies it by
-    multiplier  of the tensor's own output in the forward pass
+    Attributes:
+        base: Value in the base model of each of QUANTITIES; None where it has none.
+        times: What the rule multiplies it by.
+        multiplier: Of the tensor's own output in the forward pass.
     """
 
     tensor: str
@@ -34,12 +35,12 @@ class TensorRow:
     multiplier: float
 
     def value(self, quantity: str) -> float | None:
-        """What it trains with."""
+        """Return what the tensor trains with."""
         base = self.base[quantity]
         return None if base is None else base * self.times[quantity]
 
     def cells(self) -> dict[str, Any]:
-        """The row of `one_rule`."""
+        """Return its row of `one_rule`."""
         row: dict[str, Any] = {"tensor": self.tensor, "shape": self.shape, "kind": self.kind, "m_out": self.m_out}
         row |= {"m_in": self.m_in, "init std": self.value("init std"), "optimizer": self.optimizer}
         for quantity in ("lr", "λ", "ε"):
@@ -57,7 +58,18 @@ def explain(
 ) -> str:
     """Return a table: each tensor's kind, growth, init std, lr, λ, ε and multiplier, and the numbers of the forward pass.
 
-    Arguments as those of param_groups.
+    Args:
+        scaling: What `scale` returned.
+        lr: As for `param_groups`, as are the following.
+        weight_decay: λ of the base.
+        eps: ε of the base.
+        independent: Whether λ is the shrink per step.
+
+    Returns:
+        The table as text, and the scaling's notes below it.
+
+    Raises:
+        ValueError: A number is negative or not finite, or weight_decay misses a kind.
     """
     rows = tensor_rows(scaling, lr=lr, weight_decay=weight_decay, eps=eps, independent=independent)
     if not rows:
@@ -75,7 +87,7 @@ def tensor_rows(
     eps: float | None = None,
     independent: bool = False,
 ) -> list[TensorRow]:
-    """One row per tensor; with `independent` no rule acts on λ (see groups.param_groups)."""
+    """Make one row per tensor; with `independent` no rule acts on λ (see groups.param_groups)."""
     base, forward, rows = base_values(scaling, lr, weight_decay, eps), scaling.multipliers, []
     for name, s in scaling.items():
         growth, own = scaling.growths[name], base[name]
@@ -96,8 +108,11 @@ def tensor_rows(
 
 
 def merge(tensors: Sequence[Sequence[TensorRow]]) -> dict[str, Sequence[TensorRow]]:
-    """{label: rows of a tensor, one per rule}. Tensors that differ in a number of their name alone are one entry if all their
-    other values are equal: blocks.0.mlp.up.weight, … as blocks.*.mlp.up.weight."""
+    """Return {label: rows of a tensor, one per rule}.
+
+    Tensors that differ in a number of their name alone are one entry if all their other values are equal:
+    blocks.0.mlp.up.weight, … as blocks.*.mlp.up.weight.
+    """
     groups: dict[str, list[Sequence[TensorRow]]] = {}
     for tensor in tensors:
         label = ".".join("*" if part.isdigit() else part for part in tensor[0].tensor.split("."))
@@ -111,7 +126,7 @@ def merge(tensors: Sequence[Sequence[TensorRow]]) -> dict[str, Sequence[TensorRo
 
 
 def one_rule(name: str, source: str, rows: Sequence[TensorRow], forward: Mapping[str, float]) -> str:
-    """Every tensor with its shape, growth, values and multipliers."""
+    """Show every tensor with its shape, growth, values and multipliers."""
     cells = [row.cells() | {"tensor": label} for label, (row,) in merge([[row] for row in rows]).items()]
     numeric = [i for i, key in enumerate(cells[0]) if all(isinstance(row[key], float | int | None) for row in cells)]
     lines = table([list(cells[0])] + [[decimal(v, 4) for v in row.values()] for row in cells], right=numeric)
@@ -122,12 +137,14 @@ def one_rule(name: str, source: str, rows: Sequence[TensorRow], forward: Mapping
 def side_by_side(
     sources: Mapping[str, str], rows: Sequence[Sequence[TensorRow]], forward: Sequence[Mapping[str, float]]
 ) -> str:
-    """The base's values, what each rule multiplies them by, and ≠ where rules disagree; `fwd`: the tensor's own multiplier.
+    """Show the base's values, what each rule multiplies them by, and ≠ where rules disagree; `fwd`: the tensor's multiplier.
 
-    sources  {rule: where it was published}
-    rows     of each rule, the same tensors in the same order
-    forward  of each rule: {attention, branch, logits, embedding: number in the forward pass}
     Values that are absent or zero in the base are shown as – and never count as a disagreement.
+
+    Args:
+        sources: {rule: where it was published}.
+        rows: Of each rule, the same tensors in the same order.
+        forward: Of each rule: {attention, branch, logits, embedding: number in the forward pass}.
     """
     letters = string.ascii_lowercase[: len(sources)]
     times = [f"×{letter}" for letter in letters]
@@ -153,24 +170,24 @@ def side_by_side(
 
 
 def _times(line: Sequence[TensorRow], quantity: str) -> list[float | None]:
-    """Multipliers under each rule; None where the base has no value or 0, on which rules cannot disagree."""
+    """Return the multipliers under each rule; None where the base has no value or 0, on which rules cannot disagree."""
     return [row.times[quantity] if row.base[quantity] else None for row in line]
 
 
 def agree(values: Sequence[float | None]) -> bool:
-    """Whether all rules say the same; there is nothing to disagree on where the base has no value."""
+    """Return whether all rules say the same; there is nothing to disagree on where the base has no value."""
     known = [v for v in values if v is not None]
     return all(math.isclose(v, known[0], rel_tol=1e-9) for v in known)
 
 
 def marked(values: Sequence[float | None]) -> list[str]:
-    """A cell a rule, with ≠ after the last one if rules disagree."""
+    """Format one cell per rule, with ≠ after the last one if rules disagree."""
     cells = [short(v) for v in values]
     return cells if agree(values) else [*cells[:-1], f"{cells[-1]} ≠"]
 
 
 def short(value: float | None) -> str:
-    """Three significant digits, or a power of two where that is shorter and exact: 0.25, 2^-7, 2^-3.5."""
+    """Format a number to three significant digits, or as a power of two where that is shorter and exact: 0.25, 2^-7, 2^-3.5."""
     text = decimal(value, 3)
     if value and len(text) > 5 and math.isclose(exponent := round(math.log2(value) * 2) / 2, math.log2(value), abs_tol=1e-9):
         text = min(text, f"2^{exponent:g}", key=len)
@@ -178,7 +195,7 @@ def short(value: float | None) -> str:
 
 
 def decimal(value: Any, digits: int) -> str:
-    """A number to that many significant digits (integers to 9999 in full), – for nothing, text unchanged."""
+    """Format a number to that many significant digits (integers to 9999 in full), – for nothing, text unchanged."""
     if not isinstance(value, float | int):
         return "–" if value is None else str(value)
     return f"{value:.{max(digits, 4) if abs(value) >= 1000 else digits}g}"

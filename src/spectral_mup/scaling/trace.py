@@ -18,7 +18,7 @@ TRIES = 24  # inputs that a module of unknown inputs is run on
 
 
 def how_used(module: nn.Module) -> dict[str, set[str]]:
-    """{parameter name: what the forward pass does with it}, as the arguments of `scale` that would say so, or "other".
+    """Return {parameter name: what the forward pass does with it}, as `scale`'s arguments that would say so, or "other".
 
     Nothing is said of a parameter that is not reached: where the forward pass takes more than one tensor, or fails before.
     """
@@ -41,7 +41,7 @@ def how_used(module: nn.Module) -> dict[str, set[str]]:
 
 
 class Uses(TorchFunctionMode):
-    """Collect what is done with parameters while it is open."""
+    """Mode that collects what is done with parameters while it is open."""
 
     def __init__(self, named: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -79,12 +79,12 @@ class Uses(TorchFunctionMode):
 
 
 def _looks_up(table: Tensor, index: Any) -> bool:
-    """Whether rows are taken out of a table by their numbers."""
+    """Return whether rows are taken out of a table by their numbers."""
     return table.ndim == 2 and isinstance(index, Tensor) and index.ndim > 0
 
 
 def _without_memory(module: nn.Module) -> nn.Module:
-    """A copy on the meta device; no value is read."""
+    """Copy the module to the meta device; no value is read."""
     memo: dict[int, Any] = {}
     for t in (*module.parameters(), *module.buffers()):
         meta = torch.empty_like(t, device="meta")
@@ -93,7 +93,7 @@ def _without_memory(module: nn.Module) -> nn.Module:
 
 
 def likely_inputs(module: nn.Module) -> Iterator[Tensor]:
-    """Tensors that its forward pass may take: token ids, or features as many as a parameter has on a side."""
+    """Yield tensors that its forward pass may take: token ids, or features as many as a parameter has on a side."""
     ids = torch.zeros((2, 3), device="meta", dtype=torch.long)
     reads_ids = any(isinstance(part, nn.Embedding | nn.EmbeddingBag) for part in module.modules())
     sides = [n for p in module.parameters() if p.ndim > 1 for n in reversed(p.shape)]
@@ -104,7 +104,7 @@ def likely_inputs(module: nn.Module) -> Iterator[Tensor]:
 
 
 def _runs(module: nn.Module, x: Tensor, uses: Uses) -> bool:
-    """Whether the forward pass takes such a tensor; what was seen until it failed stays seen."""
+    """Return whether the forward pass takes such a tensor; what was seen until it failed stays seen."""
     try:
         with torch.device("meta"), uses:
             module(x)

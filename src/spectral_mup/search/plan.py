@@ -56,7 +56,7 @@ class Plan:
     endings: list[Ending] = field(default_factory=list)
 
     def judged(self, tuned: str) -> dict[Curve, list[RunConfig]]:
-        """The curves of a key from which verdicts are made."""
+        """Return the curves of a key from which verdicts are made."""
         return {c: runs for c, runs in self.curves.items() if c.tuned == tuned and c not in self.turns}
 
     @property
@@ -92,7 +92,7 @@ class Purse:
     runs: set[RunConfig] = field(default_factory=set)
 
     def take(self, runs: list[RunConfig]) -> bool:
-        """Whether these may be trained, all of them or none; what is done already costs no more hours."""
+        """Take these runs, all of them or none, and return whether they may be trained; what is done costs no more hours."""
         most, hours = self.sweep.budget
         new = self.runs.union(runs)
         unpaid = any(self.outcome(run) is None for run in runs) and sum(map(self.seconds, self.runs)) >= 3600 * hours
@@ -103,7 +103,7 @@ class Purse:
 
 
 def bracket_all(sweep: Sweep, chain: Chain, outcome: Outcome, plan: Plan, purse: Purse) -> bool:
-    """Plan the values of every curve of a chain, each around the best of the one before; whether none wants more."""
+    """Plan the values of every curve of a chain, each around the best of the one before; return whether none wants more."""
     lr, seeds = sweep.config.lr, sweep.config.sweep.seed
     best, at_base = None, None  # of the curve before, and of the base, which larger sizes run too, for the regret
     complete = True
@@ -145,7 +145,7 @@ def bracket_all(sweep: Sweep, chain: Chain, outcome: Outcome, plan: Plan, purse:
 
 
 def lines(sweep: Sweep, chain: Chain) -> dict[str, dict[int, Curve]]:
-    """The curves of a chain from which each axis is judged, by size: those at the base of the other axes."""
+    """Return the curves of a chain from which each axis is judged, by size: those at the base of the other axes."""
     base, found = sweep.base, {}
     for axis in sweep.axes:
         on_axis = {
@@ -159,7 +159,7 @@ def lines(sweep: Sweep, chain: Chain) -> dict[str, dict[int, Curve]]:
 
 
 def decide(sweep: Sweep, axis: str, curves: Mapping[int, Curve], outcome: Outcome, plan: Plan, purse: Purse) -> bool:
-    """Judge, and while undecided plan what would decide it, at most LOOKS times; whether nothing more is wanted."""
+    """Judge, and while undecided plan what would decide it, at most LOOKS times; return whether nothing more is wanted."""
     v, base = sweep.config.verdict, sweep.base[axis]
     for look in range(1, LOOKS + 1):
         tables = {size: loss_curve(plan.curves[curve], outcome) for size, curve in curves.items()}
@@ -191,7 +191,10 @@ def _end(judgement: Judgement, look: int, new: Mapping[int, list[RunConfig]], pu
 
 
 def wanted(sweep: Sweep, curve: Curve, remedy: Remedy, plan: Plan) -> list[RunConfig]:
-    """Runs that a remedy wants at one size: a value for all seeds, or a seed at the values within an octave of the best."""
+    """Return the runs that a remedy wants at one size.
+
+    A value for all seeds, or a seed at the values within an octave of the best.
+    """
     seeds = sorted({run.seed for run in plan.curves[curve]})
     if remedy.kind == "lr" and remedy.log2_lr is not None:
         value = round(4 * remedy.log2_lr) / 4
@@ -203,13 +206,13 @@ def wanted(sweep: Sweep, curve: Curve, remedy: Remedy, plan: Plan) -> list[RunCo
 
 
 def loss_curve(runs: Sequence[RunConfig], outcome: Outcome) -> LossCurve:
-    """The losses of one size as the estimator takes them: NaN where a run is not done, inf where it diverged."""
+    """Return the losses of one size as the estimator takes them: NaN where a run is not done, inf where it diverged."""
     losses = [math.nan if (loss := outcome(run)) is None else loss for run in runs]
     return LossCurve.of_runs([run.value for run in runs], [run.seed for run in runs], losses)
 
 
 def remaining_curves(sweep: Sweep, plan: Plan) -> int:
-    """Curves that the plan has not reached yet; of turns, which end when they do, only the one that comes next."""
+    """Count the curves that the plan has not reached yet; of turns, which end when they do, only the one that comes next."""
     chains = list(sweep.chains(plan.found))
     curves = [curve for chain in chains for curve in chain.curves]
     if all(chain.turn for chain in chains):
@@ -218,7 +221,7 @@ def remaining_curves(sweep: Sweep, plan: Plan) -> int:
 
 
 def outlook(sweep: Sweep, plan: Plan) -> tuple[list[tuple[RunConfig, int]], list[tuple[RunConfig, int]]]:
-    """The runs that a search takes in all, at least and at most: (a run, how many are like it).
+    """Return the runs that a search takes in all, at least and at most: (a run, how many are like it).
 
     At least: where every curve is a bowl with its optimum in the middle of the first values, the same at every size. At most:
     where each curve takes lr.budget values, and each verdict all looks, with a seed at every size.

@@ -22,11 +22,12 @@ class GrowthError(ValueError):
 class Growth:
     """Growth of one tensor: kind, (fan_out, fan_in) here and in the base model, inside a residual block or not.
 
-    embedding  one-hot (or other non-growing) input: only fan_out grows; tables of shape (entries, width) count as (width, 1)
-    hidden     both grow, or any growing matrix inside a residual block
-    readout    only fan_in grows
-    vector     bias or gain of length n, an (n, 1) matrix
-    fixed      nothing grows
+    Kinds:
+        embedding: One-hot (or other non-growing) input, so only fan_out grows; tables (entries, width) count as (width, 1).
+        hidden: Both grow, or any growing matrix inside a residual block.
+        readout: Only fan_in grows.
+        vector: Bias or gain of length n, an (n, 1) matrix.
+        fixed: Nothing grows.
     """
 
     kind: str
@@ -48,7 +49,7 @@ class Growth:
         return "vector" if self.kind == "fixed" else self.kind
 
     def ratios(self) -> dict[str, float]:
-        """The quantities a size law or a published table may take powers of (theory of the Muon scales: arXiv 2502.16982)."""
+        """Return the quantities that a size law or a table may take powers of (theory of the Muon scales: arXiv 2502.16982)."""
         (out, fan_in), (base_out, base_in) = self.shape, self.base_shape
         return {
             "m_out": self.m_out,
@@ -61,10 +62,11 @@ class Growth:
 class ParameterInfo(NamedTuple):
     """What growth needs of a tensor: its shape, what it is, and its (fan_out, fan_in).
 
-    map      a linear map, or a stack of them
-    table    rows that are looked up or added; shape is (entries, width), fans (width, 1)
-    vector   gains or biases, whatever their shape; fans (n, 1)
-    unknown  a tensor whose shape does not say, fans None: an error if a side of it grows
+    Roles:
+        map: A linear map, or a stack of them.
+        table: Rows that are looked up or added; shape is (entries, width), fans (width, 1).
+        vector: Gains or biases, whatever their shape; fans (n, 1).
+        unknown: A tensor whose shape does not say, fans None; an error if a side of it grows.
     """
 
     shape: tuple[int, ...]
@@ -81,14 +83,20 @@ def measure_growth(
     wider: Mapping[str, ParameterInfo],
     residual_blocks: Sequence[str] = (),
 ) -> dict[str, Growth]:
-    """{parameter name: Growth} of a model against its base, two instances of one architecture.
-
-    wider            an instance that shows which dimensions *can* grow; if it is the model, all is `fixed` at the base width
-    residual_blocks  name prefixes of the modules whose output is added to a residual stream; at another depth than the
-                     base's, a block is compared with one of its kind (match_blocks)
+    """Return {parameter name: Growth} of a model against its base, two instances of one architecture.
 
     A tied tensor appears once, under its first name; it is an embedding if any of its owners is one.
-    Raises GrowthError on a tensor that has no counterpart or whose way of growing no kind describes.
+
+    Args:
+        model: Its tensors by name.
+        base: Those of the base.
+        wider: Those of an instance that shows which dimensions *can* grow; if it is the model, all is `fixed` at the base
+            width.
+        residual_blocks: Name prefixes of the modules whose output is added to a residual stream; at another depth than the
+            base's, a block is compared with one of its kind (match_blocks).
+
+    Raises:
+        GrowthError: A tensor has no counterpart, or no kind describes how it grows.
     """
     in_base, in_wider = (match_blocks(model, other, residual_blocks) for other in (base, wider))
     growths = {}
@@ -106,7 +114,7 @@ def measure_growth(
 def match_blocks(
     model: Mapping[str, ParameterInfo], base: Mapping[str, ParameterInfo], residual_blocks: Sequence[str]
 ) -> dict[str, str]:
-    """{block of the model: a block of its kind in the base}, as in {"layers.3": "layers.1"}.
+    """Return {block of the model: a block of its kind in the base}, as in {"layers.3": "layers.1"}.
 
     At equal depth the block of the same number. Otherwise blocks are of one kind if their tensors have the same names and
     grew in the same way: each side as some side outside the blocks did, or not at all, by one ratio in all blocks, up to a
@@ -141,7 +149,7 @@ def match_blocks(
 def _grown(
     here: Mapping[str, Block], there: Mapping[str, Block], pairs: Mapping[str, Sequence[str]], ratios: Iterable[float]
 ) -> dict[str, list[float]]:
-    """{tensor of a block: octaves that each side grew}, those of `ratios` that fit the most blocks."""
+    """Return {tensor of a block: octaves that each side grew}, those of `ratios` that fit the most blocks."""
     seen: dict[str, list[list[list[float]]]] = {}  # per tensor, a list a block of octaves against each block that it may match
     for name, others in pairs.items():
         for tensor, info in here[name].items():
@@ -156,7 +164,7 @@ def _grown(
 
 
 def counterpart(name: str, mates: Mapping[str, str]) -> str:
-    """A tensor's or module's name in the base, by what match_blocks found."""
+    """Return a tensor's or module's name in the base, by what match_blocks found."""
     for block, mate in mates.items():
         if name.startswith(f"{block}."):
             return mate + name.removeprefix(block)
@@ -164,7 +172,7 @@ def counterpart(name: str, mates: Mapping[str, str]) -> str:
 
 
 def _blocks(names: Mapping[str, ParameterInfo], prefix: str) -> dict[str, Block]:
-    """{block: {the rest of a parameter's name: its info}}."""
+    """Group parameters into {block: {the rest of a parameter's name: its info}}."""
     blocks: dict[str, Block] = {}
     for name, info in names.items():
         if match := re.match(rf"({re.escape(prefix)}\d+)\.(.*)", name):
@@ -173,12 +181,12 @@ def _blocks(names: Mapping[str, ParameterInfo], prefix: str) -> dict[str, Block]
 
 
 def _octaves(info: ParameterInfo, base: ParameterInfo) -> list[float]:
-    """By how many octaves each side grew."""
+    """Return by how many octaves each side grew."""
     return [math.log2(n / m) for n, m in zip(info.shape, base.shape, strict=False) if n and m]
 
 
 def _apart(block: Block, other: Block, grown: Mapping[str, Sequence[float]] | None) -> tuple[float, str]:
-    """By how many octaves a side grew otherwise than `grown` says, at most, and the tensor whose side that is."""
+    """Return the most octaves by which a side grew otherwise than `grown` says, and the tensor whose side that is."""
     if grown is None:
         return 0.0, ""
     return max(
@@ -189,7 +197,7 @@ def _apart(block: Block, other: Block, grown: Mapping[str, Sequence[float]] | No
 
 
 def _unlike(block: Block, others: Mapping[str, Block]) -> str:
-    """A parameter of a block that the block most like it lacks, or that it lacks itself."""
+    """Name a parameter of a block that the block most like it lacks, or that it lacks itself."""
     best = min(others.values(), key=lambda other: len(block.keys() ^ other.keys()), default={})
     mine, theirs = sorted(block.keys() - best.keys()), sorted(best.keys() - block.keys())
     return mine[0] if mine else f"no {theirs[0]}"
@@ -200,13 +208,13 @@ def _no_such_block(name: str, kind: str) -> str:
 
 
 def count_blocks(names: Iterable[str], prefix: str) -> int:
-    """Number of blocks of a prefix, as in layers.0., layers.1.: distinct indices after it."""
+    """Count the blocks of a prefix, as in layers.0., layers.1.: distinct indices after it."""
     found = (re.match(re.escape(prefix) + r"(\d+)\.", name) for name in names)
     return len({match[1] for match in found if match})
 
 
 def in_first_block(name: str, residual_blocks: Sequence[str]) -> str:
-    """The same tensor's name in block 0; a name outside all blocks unchanged."""
+    """Return the same tensor's name in block 0; a name outside all blocks unchanged."""
     for prefix in residual_blocks:
         name = re.sub(f"^{re.escape(prefix)}" + r"\d+\.", f"{prefix}0.", name)
     return name
@@ -238,7 +246,7 @@ def _classify(name: str, info: ParameterInfo, base: ParameterInfo, wider: Parame
 
 
 def _ambiguous(name: str, shape: tuple[int, ...]) -> str:
-    """What to say of a bare tensor whose shape does not tell what it is."""
+    """Return what to say of a bare tensor whose shape leaves open what it is."""
     stack = "" if len(shape) == 2 else " in its last two dimensions, one matrix for each of the others"
     return (
         f"{name}: a bare parameter of shape {shape} that grows may be a table or a linear map; name it in "
@@ -248,7 +256,7 @@ def _ambiguous(name: str, shape: tuple[int, ...]) -> str:
 
 
 def monomial(exponents: Mapping[str, float], ratios: Mapping[str, float]) -> float:
-    """Product of ratios[name] ** exponent: the one form in which size laws, ε laws and published tables are written."""
+    """Return the product of ratios[name] ** exponent, the one form of size laws, ε laws and published tables."""
     value = 1.0
     for name, exponent in exponents.items():
         if name not in ratios:

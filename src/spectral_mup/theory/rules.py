@@ -40,10 +40,11 @@ class Scaling:
 class Multipliers:
     """The numbers in a forward pass.
 
-    attention  scale of q·k before the softmax: 1/√d_head at the base; in a ModelScaling relative to that, 1 at the base
-    branch     of every residual branch's output, 1 at the base
-    logits     of the readout's output, in training and in inference, 1 at the base
-    embedding  of the summed embeddings, 1 at the base
+    Attributes:
+        attention: Scale of q·k before the softmax: 1/√d_head at the base; in a ModelScaling relative to that, 1 at the base.
+        branch: Of every residual branch's output, 1 at the base.
+        logits: Of the readout's output, in training and in inference, 1 at the base.
+        embedding: Of the summed embeddings, 1 at the base.
     """
 
     attention: float
@@ -52,7 +53,7 @@ class Multipliers:
     embedding: float = 1.0
 
     def of(self, growth: Growth) -> float:
-        """What multiplies the output of this tensor's own layer (the branch it may lie in apart)."""
+        """Return what multiplies the output of this tensor's own layer (the branch it may lie in apart)."""
         return {"readout": self.logits, "embedding": self.embedding}.get(growth.kind, 1.0)
 
 
@@ -73,12 +74,13 @@ class UpdateScaling:
 class Rule:
     """Forward multipliers as exponents, and scalings: `derived` by the formula, or a published table.
 
-    multipliers  {attention: {d_head: -1}, branch: {m_depth: -1}, logits: {m_width: -1}}
-    scaling      "derived" with the size laws that the optimizers declare; or {update_norm: {optimizer: {kind: exponents}}},
-                 derived with these in their place; or a table {init_std: {kind: exponents}, lr: {optimizer: {kind: exponents}},
-                 weight_decay: …, eps: …}, exponents of m_out, m_in and, in residual blocks, m_depth; `block_KIND` goes before
-                 KIND in a residual block; the entry `any` stands for every other optimizer; what is not listed is × 1
-    source       where it was published
+    Attributes:
+        multipliers: {attention: {d_head: -1}, branch: {m_depth: -1}, logits: {m_width: -1}}.
+        scaling: "derived" with the size laws that the optimizers declare; or {update_norm: {optimizer: {kind: exponents}}},
+            derived with these in their place; or a table {init_std: {kind: exponents}, lr: {optimizer: {kind: exponents}},
+            weight_decay: …, eps: …}, exponents of m_out, m_in and, in residual blocks, m_depth; `block_KIND` goes before KIND
+            in a residual block; the entry `any` stands for every other optimizer; what is not listed is × 1.
+        source: Where it was published.
     """
 
     name: str
@@ -115,12 +117,12 @@ class Rule:
         return bool(self.multipliers.get("logits")) or not own
 
     def forward(self, m_width: float, m_depth: float, d_head: float) -> Multipliers:
-        """Multipliers relative to the base, of a model whose width, depth and head size are these ratios to the base's."""
+        """Return a model's multipliers relative to the base, given the ratios of its width, depth and head size to the base."""
         ratios = {"m_width": m_width, "m_depth": m_depth, "d_head": d_head}
         return Multipliers(**{"attention": 1.0} | {part: monomial(powers, ratios) for part, powers in self.multipliers.items()})
 
     def scale(self, growth: Growth, law: UpdateScaling, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
-        """Scaling of one tensor under the optimizer that `law` describes."""
+        """Return the scaling of one tensor under the optimizer that `law` describes."""
         if self.derived:
             return spectral_scaling(growth, self.law(growth.trained_as, law), forward, m_depth)
         ratios = growth.ratios() | {"m_depth": m_depth if growth.in_block else 1.0}
@@ -133,7 +135,7 @@ class Rule:
         return Scaling(power(self.table.get("init_std", {})), **by_optimizer)
 
     def law(self, kind: str, law: UpdateScaling) -> UpdateScaling:
-        """The law with the size that this rule says it has. Raises RuleError if the rule says none."""
+        """Return the law with the size that this rule says it has. Raises RuleError if the rule says none."""
         if "update_norm" not in self.table:
             return law
         sizes = self.table["update_norm"]
@@ -143,7 +145,7 @@ class Rule:
         return replace(law, update_norm=sizes[law.name][kind])
 
     def row(self, quantity: str, optimizer: str) -> Mapping[str, Exponents]:
-        """{kind: exponents} of lr, weight_decay or eps. Raises RuleError if the table does not cover the optimizer."""
+        """Return {kind: exponents} of lr, weight_decay or eps. Raises RuleError if the table does not cover the optimizer."""
         rows = self.table.get(quantity, {"any": {}})
         row = rows.get(optimizer, rows.get("any"))
         if row is None:
@@ -152,7 +154,7 @@ class Rule:
 
 
 def spectral_scaling(growth: Growth, law: UpdateScaling, forward: Multipliers, m_depth: float = 1.0) -> Scaling:
-    """The one formula (module docstring) for one tensor."""
+    """Apply the one formula (module docstring) to one tensor."""
     c = forward.of(growth)
     a, d = (forward.branch, 1.0 / m_depth) if growth.in_block else (1.0, 1.0)
     s = _init_std(growth) / c
@@ -163,7 +165,7 @@ def spectral_scaling(growth: Growth, law: UpdateScaling, forward: Multipliers, m
 
 
 def _init_std(growth: Growth) -> float:
-    """m_in^-1/2 · min(1, √(m_out/m_in)), the min read by class: 1 where fan_in does not grow, √(1/m_in) for a readout.
+    """Return m_in^-1/2 · min(1, √(m_out/m_in)), the min read by class: 1 where fan_in does not grow, √(1/m_in) for a readout.
 
     A logit counts by itself, not by its RMS over the vocabulary (arXiv 2203.03466). But inside a residual block a fan_out
     that does not grow (a fixed FFN) is compared in absolute size, min(1, √(fan_out/fan_in)) against its value in the base:

@@ -22,8 +22,10 @@ MAX_NUMBERS = 4096  # that change from step to step, over all groups and shapes
 
 
 def can_capture(optimizers: Sequence[torch.optim.Optimizer], device: torch.device) -> bool:
-    """Whether there is a GPU, and all that changes from step to step is known of these optimizers: ours that say so, and
-    torch's capturable ones."""
+    """Return whether there is a GPU, and all that changes from step to step is known of these optimizers.
+
+    It is known of ours that say so, and of torch's capturable ones.
+    """
     return has_graphs(device) and all(
         o.capturable if isinstance(o, StackedOptimizer) else "capturable" in o.defaults for o in optimizers
     )
@@ -55,12 +57,12 @@ def capture(step: Callable[[], None], device: torch.device) -> Callable[[], None
 
 @functools.cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one stream for captures and the steps before them: cuBLAS keeps a workspace for each stream that it has seen."""
+    """Return the one stream for captures and the steps before them: cuBLAS keeps a workspace for each stream it has seen."""
     return torch.cuda.Stream(device)
 
 
 class GraphedStep:
-    """Takes the steps of a trainer whose optimizers `can_capture`, in place of Trainer.step, with the micro-batches of `text`.
+    """The steps of a trainer whose optimizers `can_capture`, in place of Trainer.step, with the micro-batches of `text`.
 
     Build it when a checkpoint has been loaded. Raises RuntimeError, which names train.graph, where the capture fails.
     """
@@ -108,7 +110,7 @@ class GraphedStep:
         return [o for o in self.trainer.optimizers if not isinstance(o, StackedOptimizer)]
 
     def _beside(self) -> Tensor:
-        """A usual step on a stream of its own, as torch wants those before a capture."""
+        """Take a usual step on a stream of its own, as torch wants those before a capture."""
         if self.device.type != "cuda":
             return self.trainer.step()
         main, side = torch.cuda.current_stream(self.device), side_stream(self.device)
@@ -136,7 +138,7 @@ class GraphedStep:
             self.trainer.set_lr()
 
     def _feed(self, optimizer: StackedOptimizer) -> Callable[[Group, int], Group]:
-        """What gives a stack its numbers as tensors while the step is captured."""
+        """Return what gives a stack its numbers as tensors while the step is captured."""
         now = self.trainer.step_number
 
         def feed(group: Group, step: int) -> Group:
@@ -148,7 +150,7 @@ class GraphedStep:
         return feed
 
     def _number(self, source: Callable[[], Iterable[float]]) -> list[Tensor]:
-        """0-dim views of places that will hold what `source` returns before each step."""
+        """Return 0-dim views of places that will hold what `source` returns before each step."""
         first, count = self.used, len(list(source()))
         self.sources.append(source)
         self.used += count

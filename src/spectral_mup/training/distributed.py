@@ -34,7 +34,7 @@ class ProcessGroup:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
+        """Return whether the flag is set on any rank."""
         if self.size == 1:
             return flag
         set_on_any = torch.tensor(int(flag))  # in main memory, where it waits for no GPU
@@ -42,7 +42,7 @@ class ProcessGroup:
         return bool(set_on_any)
 
     def broadcast(self, value: Any) -> Any:
-        """The leader's value, which can be pickled; those of the others are dropped."""
+        """Return the leader's value, which can be pickled; those of the others are dropped."""
         if self.size == 1:
             return value
         said = [value]

@@ -4,9 +4,10 @@ import math
 
 
 def divergence(losses: list[float], factor: float, patience: int, since: int = 0) -> int | None:
-    """Step (from 1) at which a run diverged, or None: not finite, or above factor·losses[0] for `patience` steps in a row.
+    """Return the step (from 1) at which a run diverged, or None.
 
-    Steps up to `since` are known not to have been the one.
+    Diverged is not finite, or above factor·losses[0] for `patience` steps in a row. Steps up to `since` are known not to have
+    been the one.
     """
     high, first = 0, max(0, since - patience)
     for step, loss in enumerate(losses[first:], first + 1):

@@ -16,9 +16,10 @@ from spectral_mup.training.trainer import Batch, own_loss
 
 
 def own_task(run: RunConfig, own: data.OwnBatches, device: torch.device, processes: ProcessGroup) -> Task:
-    """Micro-batch k of step s is make(seed, s·n + k), n micro-batches a step; validation is make(None, i), i from 0.
+    """Make the task of a run from a function of the user's own.
 
-    The model returns its loss from a batch (see `own_loss`). Raises ConfigError on a batch that is neither a table nor a tuple.
+    Micro-batch k of step s is make(seed, s·n + k), n micro-batches a step; validation is make(None, i), i from 0. The model
+    returns its loss from a batch (see `own_loss`). Raises ConfigError on a batch that is neither a table nor a tuple.
     """
     t, n = run.train, processes.size * run.train.accumulate
     size = t.batch_size // n
@@ -47,7 +48,7 @@ def own_task(run: RunConfig, own: data.OwnBatches, device: torch.device, process
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    """Tensors of a batch on the device."""
+    """Move the tensors of a batch to the device."""
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, Mapping):

@@ -35,7 +35,7 @@ COMPILATION = {
 def resolve_auto(
     t: TrainConfig, width: int, cost: float, device_type: str, flags: frozenset[str] | None = None, capturable: bool = False
 ) -> dict[str, str]:
-    """{precision, compile, graph} of a run on a device ('cpu' or 'cuda').
+    """Return {precision, compile, graph} of a run on a device ('cpu' or 'cuda').
 
     `flags` are the CPU's features (default: this one's), `capturable` says whether a CUDA graph can replay the steps
     (cuda_graph.can_capture).
@@ -62,7 +62,7 @@ def resolve_auto(
 
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-    """Features of this CPU as Linux lists them; empty elsewhere."""
+    """List the features of this CPU as Linux names them; empty elsewhere."""
     try:
         with open("/proc/cpuinfo") as f:
             return next((frozenset(line.partition(":")[2].split()) for line in f if line.startswith("flags")), frozenset())

@@ -18,7 +18,7 @@ from spectral_mup.training.trainer import Trainer
 
 
 class Probe:
-    """Measures at chosen steps. Build it right after init: the features of step 0 are its reference.
+    """Measurement at chosen steps. Build it right after init: the features of step 0 are its reference.
 
     Feature rows: RMS of each module's output and of its change since step 0. Tensor rows: the quantities of each tensor, and
     what the optimizer reports of its own (StackedOptimizer.diagnostics).
@@ -38,11 +38,11 @@ class Probe:
         self.reference, self._inputs = self._forward()
 
     def feature_rows(self, step: int) -> list[dict[str, Any]]:
-        """The feature rows of a step just taken, alone."""
+        """Return the feature rows of a step just taken, alone."""
         return self._feature_rows(step, self._forward()[0])
 
     def first_rows(self) -> list[dict[str, Any]]:
-        """Rows of step 0: features and weights at init, no update yet."""
+        """Return the rows of step 0: features and weights at init, no update yet."""
         rows = self._feature_rows(0, self.reference)
         named = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         for names in _parts(named):
@@ -92,7 +92,7 @@ class Probe:
 
     @torch.no_grad()
     def _forward(self) -> tuple[dict[str, tuple[str, Tensor]], dict[str, Tensor]]:
-        """{module: (kind, output)} on the fixed batch, and {weight: input (tokens, fan_in)} of linear maps."""
+        """Return {module: (kind, output)} on the fixed batch, and {weight: input (tokens, fan_in)} of linear maps."""
         training = self.model.training
         self.model.eval()
         try:
@@ -104,7 +104,7 @@ class Probe:
 
 
 class FeatureHooks(AbstractContextManager["FeatureHooks"]):
-    """Keep what embeddings, linear maps, residual blocks and the model put out, and what linear maps read, while it is open."""
+    """Hooks that keep what embeddings, linear maps, residual blocks and the model put out, and what linear maps read."""
 
     def __init__(self, model: nn.Module, growths: Mapping[str, Growth]) -> None:
         self.outputs: dict[str, tuple[str, Tensor]] = {}
@@ -146,15 +146,17 @@ class FeatureHooks(AbstractContextManager["FeatureHooks"]):
 
 
 def _tensor(out: Any) -> Tensor | None:
-    """What a module put out: a tensor, the logits of transformers' outputs, or the first of several tensors."""
+    """Return what a module put out: a tensor, the logits of transformers' outputs, or the first of several tensors."""
     out = getattr(out, "logits", out)
     out = out[0] if isinstance(out, tuple | list) and out else out
     return out if isinstance(out, Tensor) else None
 
 
 def _parts(named: Mapping[str, Tensor]) -> list[list[str]]:
-    """The names all at once, so that equal shapes share their power iterations; one by one where tensors are sharded, as the
-    whole model may not fit a device."""
+    """Return the names all at once, so that equal shapes share their power iterations; one by one where tensors are sharded.
+
+    A sharded model may not fit a device as a whole.
+    """
     sharded = any(hasattr(t, "device_mesh") for t in named.values())
     return [[name] for name in named] if sharded else [list(named)]
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class TensorStep:
     """One tensor in a step, as matrices (fan_out, fan_in) in float32, with their spectral norms; at step 0 the weight alone.
 
-    inputs  what its linear map reads on the fixed batch (tokens, fan_in); None for other tensors
-    lr      that it trained with in the step
+    Attributes:
+        inputs: What its linear map reads on the fixed batch (tokens, fan_in); None for other tensors.
+        lr: What it trained with in the step.
     """
 
     weight: Tensor
@@ -35,14 +36,14 @@ class TensorStep:
 
 
 def stable_rank(matrix: Tensor | None, norm: float | None) -> float | None:
-    """‖M‖_F²/‖M‖₂², 0 for M = 0."""
+    """Return ‖M‖_F²/‖M‖₂², 0 for M = 0."""
     if matrix is None or norm is None:
         return None
     return float(matrix.square().sum()) / norm**2 if norm > 0 else 0.0
 
 
 def alignment(matrix: Tensor | None, norm: float | None, inputs: Tensor | None) -> float | None:
-    """‖M·x‖/(‖M‖₂·‖x‖) with norms over the whole fixed batch: 1 where the inputs lie along the top singular direction."""
+    """Return ‖M·x‖/(‖M‖₂·‖x‖), norms over the whole fixed batch: 1 where inputs lie along the top singular direction."""
     if matrix is None or inputs is None or norm is None or not norm > 0:
         return None
     return float((inputs @ matrix.mT).norm() / (norm * inputs.norm()))
@@ -62,7 +63,7 @@ QUANTITIES: dict[str, Quantity] = {
 
 
 def resolve_quantities(names: Sequence[str] | None) -> dict[str, Quantity]:
-    """{column: quantity} of names or import paths; all of QUANTITIES if None. Raises ConfigError."""
+    """Return {column: quantity} of names or import paths; all of QUANTITIES if None. Raises ConfigError."""
     if names is None:
         return QUANTITIES
     return {name.rpartition(".")[2]: lookup(QUANTITIES, name, "probe.quantities") for name in names}

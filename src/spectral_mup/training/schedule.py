@@ -4,7 +4,7 @@ import math
 
 
 def schedule_factor(step: int, *, steps: int, warmup: int, schedule: str, final_lr: float) -> float:
-    """lr of a step (from 0) as a fraction of the peak: linear warmup, then constant, or linear or cosine to `final_lr`."""
+    """Return a step's lr (from 0) as a fraction of the peak: linear warmup, then constant, linear or cosine to `final_lr`."""
     if step < warmup:
         return (step + 1) / warmup
     if schedule == "constant":

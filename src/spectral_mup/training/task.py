@@ -18,13 +18,14 @@ from spectral_mup.training.trainer import Batch, Loss, SampledLoss
 class Task:
     """The data and losses of one process of a run, each a pure function of the run's config.
 
-    batches       step (from 0) to the micro-batches that this process trains on
-    loss          (model, micro-batch) to its mean loss, a scalar
-    sampled_loss  the same on labels drawn from the model's softmax, and their number; None: there is none
-    validation    the fixed validation set: (batch, number of sequences) pairs
-    probe_batch   what the model is run on to measure its features, as Probe takes it
-    static_text   the batches at fixed addresses, for a captured step; None: they have none
-    about         number of steps to what the result says of the data: tokens, epochs, corpus
+    Attributes:
+        batches: Step (from 0) to the micro-batches that this process trains on.
+        loss: (model, micro-batch) to its mean loss, a scalar.
+        sampled_loss: The same on labels drawn from the model's softmax, and their number; None: there is none.
+        validation: The fixed validation set: (batch, number of sequences) pairs.
+        probe_batch: What the model is run on to measure its features, as Probe takes it.
+        static_text: The batches at fixed addresses, for a captured step; None: they have none.
+        about: Number of steps to what the result says of the data: tokens, epochs, corpus.
     """
 
     batches: Callable[[int], list[Batch]]
@@ -37,13 +38,13 @@ class Task:
 
 
 def text_task(run: RunConfig, corpus: data.Corpus, device: torch.device, processes: ProcessGroup) -> Task:
-    """Next-token prediction on a text: see data.batch."""
+    """Make the task of next-token prediction on a text: see data.batch."""
     t, context, of = run.train, run.model.context, processes.size * run.train.accumulate
     parts = range(processes.rank * t.accumulate, (processes.rank + 1) * t.accumulate)
     text = (corpus.train, run.seed, t.batch_size, context, parts, of, device)
 
     def validation() -> Iterator[tuple[TextBatch, int]]:
-        """Evenly spaced sequences of the validation text."""
+        """Yield evenly spaced sequences of the validation text."""
         x, y = (torch.from_numpy(a) for a in data.eval_batch(corpus.val, count=t.eval_sequences, context=context))
         for xs, ys in zip(x.split(t.batch_size // of), y.split(t.batch_size // of), strict=True):
             yield TextBatch(xs.to(device), ys.to(device), lambda: torch.empty(0)), len(xs)

@@ -25,17 +25,17 @@ class TextBatch:
 
 
 def text_loss(model: Any, batch: TextBatch) -> Tensor:
-    """Mean cross entropy in nats per token."""
+    """Return the mean cross entropy in nats per token."""
     return model(batch.x, batch.y)
 
 
 def sampled_text_loss(model: Any, batch: TextBatch) -> tuple[Tensor, int]:
-    """The same on labels drawn from the model's own softmax, and their number."""
+    """Return the loss on labels drawn from the model's own softmax, and their number."""
     return sampled_label_loss(_logits(model, batch.x), batch.draws()), batch.x.numel()
 
 
 def logits_loss(model: Any, batch: TextBatch) -> Tensor:
-    """The same of a model that returns logits, or an object that has them as `logits`."""
+    """Return the mean cross entropy of a model that returns logits, or an object that has them as `logits`."""
     return F.cross_entropy(_logits(model, batch.x).flatten(0, -2).float(), batch.y.flatten())
 
 
@@ -47,7 +47,7 @@ def _logits(model: Any, x: Tensor) -> Tensor:
 def text_batches(
     tokens: data.Tokens, seed: int, batch_size: int, context: int, parts: range, of: int, device: torch.device
 ) -> Callable[[int], list[TextBatch]]:
-    """Step to micro-batches `parts`, out of `of`, of its batch: a pure function of (seed, step)."""
+    """Return what maps a step to micro-batches `parts`, out of `of`, of its batch: a pure function of (seed, step)."""
 
     def batches(step: int) -> list[TextBatch]:
         found = []
@@ -62,7 +62,7 @@ def text_batches(
 
 
 def on_device(values: np.ndarray, device: torch.device) -> Tensor:
-    """Host values on a device; a GPU copies them while the host continues."""
+    """Copy host values to a device; a GPU copies them while the host continues."""
     return to_device(torch.from_numpy(values), device)
 
 
@@ -101,5 +101,5 @@ class StaticText:
         self.y.copy_(window[..., 1:])
 
     def batches(self) -> list[TextBatch]:
-        """Its micro-batches; sampled labels are drawn elsewhere, as they are not captured."""
+        """Return its micro-batches; sampled labels are drawn elsewhere, as they are not captured."""
         return [TextBatch(x, y, lambda: torch.empty(0)) for x, y in zip(self.x, self.y, strict=True)]

@@ -19,7 +19,7 @@ def _refuse_bool(value: Any) -> Any:
 
 
 def one_of(*known: str) -> AfterValidator:
-    """Like Literal, for names that the code knows as plain str."""
+    """Return a validator like Literal, for names that the code knows as plain str."""
 
     def check(name: str) -> str:
         if name not in known:

@@ -64,7 +64,10 @@ def check_writable(folder: Path) -> Path:
 
 
 def rename_to_free(prepared: Path, target: Path) -> bool:
-    """Rename a folder with content, or remove it. Whether the target was free: of two processes that try, one gets it."""
+    """Rename a folder with content if the target is free, else remove it; return whether the target was free.
+
+    Of two processes that try, one gets it.
+    """
     try:
         os.rename(prepared, target)
         return True
@@ -76,19 +79,20 @@ def rename_to_free(prepared: Path, target: Path) -> bool:
 
 
 def numbered(folder: Path) -> list[int]:
-    """The numbers among the names in a folder, ascending; none without the folder."""
+    """List the numbers among the names in a folder, ascending; none without the folder."""
     return sorted(int(path.name) for path in folder.iterdir() if DIGITS.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def json_bytes(value: Any) -> bytes:
-    """Readable JSON with sorted keys. Raises ValueError on numbers that are not finite."""
+    """Encode readable JSON with sorted keys. Raises ValueError on numbers that are not finite."""
     return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path, kind: Any = None, fix: str = "restore it, or move it away") -> Any | None:
-    """Content of a file, None if it does not exist; `kind` is a pydantic TypeAdapter of what it must be, any JSON without.
+    """Read the content of a file, None if it does not exist.
 
-    Raises RecordError, which names the file and the `fix`, on anything else that lies there.
+    `kind` is a pydantic TypeAdapter of what it must be, any JSON without. Raises RecordError, which names the file and the
+    `fix`, on anything else that lies there.
     """
     try:
         content = json.loads(read_regular(path), parse_constant=_refuse_constant)
@@ -109,7 +113,10 @@ def read_json(path: Path, kind: Any = None, fix: str = "restore it, or move it a
 
 
 def read_regular(path: Path) -> bytes:
-    """Content of a file. Raises RecordError where a folder, a device or a pipe lies, which may never answer, or too much."""
+    """Read the content of a file.
+
+    Raises RecordError where a folder, a device or a pipe lies, which may never answer, or a file that is too large.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
@@ -124,7 +131,7 @@ def _refuse_constant(name: str) -> Any:
 
 
 def _mistake(error: ValueError) -> str:
-    """What is wrong with the content of a file: the first thing that pydantic found, or no JSON at all."""
+    """Say what is wrong with the content of a file: the first thing that pydantic found, or no JSON at all."""
     if not hasattr(error, "errors"):
         return "not JSON"
     first = error.errors(include_url=False)[0]  # type: ignore[attr-defined]
@@ -133,7 +140,10 @@ def _mistake(error: ValueError) -> str:
 
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a .jsonl file, each of a `step`, without a last line that a kill cut off. Raises RecordError on other lines."""
+    """Yield the rows of a .jsonl file, each with a `step`, without a last line that a kill cut off.
+
+    Raises RecordError on other lines.
+    """
     with path.open("rb") as f:
         for number, line in enumerate(f, 1):
             if not line.endswith(b"\n"):
@@ -155,7 +165,7 @@ def write_cache(path: Path, value: Any) -> None:
 
 
 def read_cache(path: Path) -> Any | None:
-    """What `write_cache` kept there, None if it is missing or damaged."""
+    """Read what `write_cache` kept there, None if it is missing or damaged."""
     try:
         digest, _, text = path.read_bytes().partition(b"\n")
     except OSError:

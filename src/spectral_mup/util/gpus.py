@@ -12,7 +12,7 @@ QUERY = ("nvidia-smi", "--query-gpu=index,uuid,memory.free,name", "--format=csv,
 
 @dataclass(frozen=True)
 class Gpu:
-    """`id` is what CUDA_VISIBLE_DEVICES may call it; `free` bytes of its memory, 0 if unknown."""
+    """A GPU: its `id` is what CUDA_VISIBLE_DEVICES may call it, `free` the bytes of its memory, 0 if unknown."""
 
     id: str
     free: float
@@ -20,7 +20,10 @@ class Gpu:
 
 
 def ask_nvidia_smi() -> str:
-    """What nvidia-smi answers to QUERY; nothing without it, no GPUs without a driver. Raises Unanswered if it does not end."""
+    """Return what nvidia-smi answers to QUERY: nothing where it is missing, no GPUs without a driver.
+
+    Raises Unanswered if it does not end.
+    """
     try:
         done = subprocess.run(QUERY, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
     except OSError:  # there is none, or not for this user: a folder of the PATH may be another's
@@ -31,7 +34,7 @@ def ask_nvidia_smi() -> str:
 
 
 def visible_gpus() -> list[Gpu]:
-    """Those that CUDA_VISIBLE_DEVICES leaves, in its order and by the names that it has for them; without it all, by UUID.
+    """List those that CUDA_VISIBLE_DEVICES leaves, in its order and by its names for them; without it all, by UUID.
 
     As for CUDA, an entry that is no GPU ends the list. Indices are taken as nvidia-smi counts.
     """

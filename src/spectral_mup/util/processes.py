@@ -10,7 +10,10 @@ UNSEEN = "alive"  # start of a process of which no more is shown: there is no /p
 
 
 def process_start(pid: int) -> str | None:
-    """Start time of a process in clock ticks since boot with the boot's id, so that a reused pid is not taken for it."""
+    """Return a process's start time in clock ticks since boot with the boot's id, so that a reused pid is not taken for it.
+
+    None if it does not run, or is a zombie; UNSEEN if no more is shown of it.
+    """
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         if after_name[0] == "Z":
@@ -28,12 +31,12 @@ def process_start(pid: int) -> str | None:
 
 
 def this_process() -> dict[str, Any]:
-    """What `lives_here` must know of this process."""
+    """Return what `lives_here` must know of this process."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "start": process_start(os.getpid()), "pids": _namespace()}
 
 
 def _namespace() -> str | None:
-    """Which processes this one's ids are about: a container has its own."""
+    """Return which processes this one's ids are about: a container has its own."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -41,8 +44,10 @@ def _namespace() -> str | None:
 
 
 def lives_here(owner: Mapping[str, Any]) -> bool | None:
-    """Whether the process that wrote this owner.json still runs; None where the process table here cannot show it, being of
-    another machine, though of the same name, or of another boot or container, or hides the process."""
+    """Return whether the process that wrote this owner.json still runs; None where the process table here cannot show it.
+
+    That is where the process is of another machine, though of the same name, of another boot or container, or hidden.
+    """
     me, start = this_process(), str(owner["start"])
     boot = str(me["start"]).partition(":")[0]
     if (owner["host"], start.partition(":")[0], owner.get("pids", me["pids"])) != (me["host"], boot, me["pids"]):
@@ -52,5 +57,5 @@ def lives_here(owner: Mapping[str, Any]) -> bool | None:
 
 
 def is_alive(owner: Mapping[str, Any]) -> bool:
-    """Whether the writer of an owner.json may still run: where nobody can tell, it does."""
+    """Return whether the writer of an owner.json may still run: where nobody can tell, it does."""
     return lives_here(owner) is not False

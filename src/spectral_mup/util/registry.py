@@ -15,7 +15,7 @@ GIVEN: dict[str, Any] = {}
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """The question that a misspelt name calls for, with a space after it; empty if nothing known resembles it."""
+    """Return the question that a misspelt name calls for, with a space after it; empty if nothing known resembles it."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {prefix}{near[0]}? " if near else ""
 
@@ -41,9 +41,9 @@ def lookup(registry: Mapping[str, Any], name: str, key: str) -> Any:
 
 
 def code_digest(name: str) -> str | None:
-    """SHA-256 of the file in which the function at an import path is defined, or of the source of a GIVEN one; None: not found.
+    """Return the SHA-256 of the file that defines the function at an import path, or of the source of a GIVEN one.
 
-    What the file imports is not part of it. Imports the packages around the module, but not itself.
+    None if it is not found. What the file imports is not part of it. Imports the packages around the module, but not itself.
     """
     if name in GIVEN:
         return source_digest(GIVEN[name])
@@ -60,7 +60,7 @@ def code_digest(name: str) -> str | None:
 
 
 def source_digest(function: Callable[..., Any]) -> str:
-    """SHA-256 of the source of a function or class; where there is none, as in an interactive session, of its bytecode."""
+    """Return the SHA-256 of the source of a function or class, or of its bytecode where there is none, as when typed in."""
     try:
         source = inspect.getsource(function)
     except (OSError, TypeError):
@@ -70,7 +70,7 @@ def source_digest(function: Callable[..., Any]) -> str:
 
 
 def import_path(function: Callable[..., Any]) -> str | None:
-    """The import path under which every process finds the function; None where there is none: lambdas, those of a notebook."""
+    """Return the import path by which every process finds the function; None if there is none: lambdas, those of a notebook."""
     module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
     if module in (None, "__main__") or not name.isidentifier():
         return None

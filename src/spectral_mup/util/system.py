@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def machine() -> str:
-    """Processor and number of cores."""
+    """Return the processor and the number of cores."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -16,11 +16,11 @@ def machine() -> str:
 
 
 def own_cores() -> int:
-    """Number of cores that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
 
 
 def package_root() -> Path:
-    """Folder of the package's own conf/ and sweeps/: beside its modules when installed, else the root of the source tree."""
+    """Return the folder of the package's own conf/ and sweeps/: beside its modules when installed, else the source tree."""
     package = Path(__file__).resolve().parents[1]
     return package if (package / "conf").is_dir() else package.parents[1]

@@ -11,29 +11,28 @@ COLUMNS = 80  # of what is to be read on any terminal
 
 
 def pluralize(n: int, noun: str) -> str:
-    """'1 run', '2 runs'."""
+    """Return '1 run', '2 runs'."""
     return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in the unit a person would use."""
+    """Format seconds in the unit a person would use."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def wrap(text: str, indent: int = 0) -> list[str]:
-    """Lines of at most COLUMNS characters, those after the first indented by two more."""
+    """Wrap text to lines of at most COLUMNS characters, those after the first indented by two more."""
     return textwrap.wrap(text, COLUMNS, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2))
 
 
 def table(
     rows: Sequence[Sequence[str]], *, header: Sequence[str] | None = None, right: Collection[int] = (), indent: int = 0, gap=2
 ) -> list[str]:
-    """Lines of a table: cells padded to columns of equal width with `gap` spaces between, never wrapped or cut.
+    """Lay out a table in lines: cells padded to columns of equal width with `gap` spaces between, never wrapped or cut.
 
-    right   indices of the columns that are aligned to the right
-    Plain text, but for a bold header where stdout is a terminal.
+    Columns whose index is in `right` are aligned to the right. Plain text, but for a bold header where stdout is a terminal.
     """
     from rich.console import Console
     from rich.table import Table
@@ -52,7 +51,7 @@ def table(
 
 
 def html_table(rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
-    """A table in HTML, the head first, and lines of text below it."""
+    """Lay out a table in HTML, the head first, and lines of text below it."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"

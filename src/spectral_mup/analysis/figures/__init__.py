@@ -45,7 +45,7 @@ class SweepData:
     printing: Printing = Printing()
 
     def named(self, text: str) -> str:
-        """What is said of lr, said of the key that was tuned."""
+        """Rewrite what is said of lr for the key that was tuned."""
         return named(text, self.verdicts[0].tuned) if self.verdicts else text
 
     @property
@@ -64,7 +64,7 @@ class SweepData:
         return {rule: check.step for rule, check in self.checks.items() if check.step is not None}
 
     def has(self, need: str) -> bool:
-        """Whether a column of `norms` was recorded; of 'norms', whether some rule's feature check found a common lr."""
+        """Return whether a column of `norms` was recorded; of 'norms', whether some rule's feature check found a common lr."""
         if need == "norms":
             return bool(self.judged_steps)
         return need in self.norms and bool(self.norms[need].notna().any())
@@ -89,7 +89,7 @@ class FigureSpec:
 
 
 def choose_figures(names: Sequence[str] | None) -> dict[str, FigureSpec]:
-    """Figures by name of file: all of FIGURES (None), or those named, by name or import path. Raises ConfigError."""
+    """Choose figures by name of file: all of FIGURES (None), or those named, by name or import path. Raises ConfigError."""
     chosen = {}
     for name in FIGURES if names is None else names:
         figure = lookup(FIGURES, name, "figures")
@@ -135,7 +135,7 @@ def _draw_inherited(name: str) -> None:
 
 
 def figure_help() -> str:
-    """One line per figure: name, and what it shows."""
+    """Return one line per figure: name, and what it shows."""
     return "\n".join(f"{name:16} {figure.help}" for name, figure in FIGURES.items())
 
 

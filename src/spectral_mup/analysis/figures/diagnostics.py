@@ -43,7 +43,7 @@ class SlopePage:
         self.names = [name for name in steepest if name in recorded]
 
     def strip(self, quantity: str, label: str, steps: dict[str, int], dotted: Slopes, expected: Slopes, judged_by="") -> Strip:
-        """A quantity of every rule against the size at the rule's step, and in the table its slopes.
+        """Make the strip of a quantity of every rule against the size at the rule's step, and in the table its slopes.
 
         A slope is bold if all the interval of `judged_by` is further from the `expected` one (default 0) than the kind's limit.
         """
@@ -72,7 +72,10 @@ class SlopePage:
 
 
 def spectral_norms(data: SweepData) -> Drawing:
-    """Spectral norms of weights and updates, times multiplier/√(fan_out/fan_in): flat in width under the spectral condition."""
+    """Draw spectral norms of weights and updates, times multiplier/√(fan_out/fan_in).
+
+    They are flat in width under the spectral condition.
+    """
     tensors = tensor_rows(data, ["weight_norm", "update_norm"])
     natural = tensors["multiplier"] * np.sqrt(tensors["fan_in"] / tensors["fan_out"])
     tensors = tensors.assign(**{"W": natural * tensors["weight_norm"], "ΔW": natural * tensors["update_norm"]})
@@ -98,7 +101,7 @@ def spectral_norms(data: SweepData) -> Drawing:
 
 
 def trust_ratios(data: SweepData) -> Drawing:
-    """LAMB's ‖W‖_F/‖u‖_F of every tensor against width, and over the steps how far its slope is from that of the init std.
+    """Draw LAMB's ‖W‖_F/‖u‖_F of every tensor against width, and over the steps how far its slope is from the init std's.
 
     The std is measured at step 0: the RMS of an embedding's output; else ‖W‖₂/(√fan_out + √fan_in), that of a Gaussian matrix.
     """
@@ -142,14 +145,20 @@ def trust_ratios(data: SweepData) -> Drawing:
 
 
 def stable_rank(data: SweepData) -> Drawing:
-    """‖·‖_F²/‖·‖₂² of updates and gradients over the steps: where it grows with width, an entrywise size law asks too much."""
+    """Draw ‖·‖_F²/‖·‖₂² of updates and gradients over the steps.
+
+    Where it grows with width, an entrywise size law asks too much.
+    """
     quantities = {"update_stable_rank": "ΔW", "grad_stable_rank": "G"}
     note = "G: the gradient. Stable rank: squared Frobenius norm over squared spectral norm."
     return _by_group(data, quantities, "stable rank", note, "log")
 
 
 def clip_fraction(data: SweepData) -> Drawing:
-    """Share of entries that Sophia clips, over the steps, a panel per rule: where it falls, directions are no longer signs."""
+    """Draw the share of entries that Sophia clips, over the steps, a panel per rule.
+
+    Where it falls, directions are no longer signs.
+    """
     values = long(tensor_rows(data, ["clip_fraction"]), ["clip_fraction"]).assign(group=ALL)
     cells = [
         Cell(rule, ALL, ("clip_fraction",), data.printing.name(rule), "share clipped", "share") for rule in rules_of(values)
@@ -159,7 +168,7 @@ def clip_fraction(data: SweepData) -> Drawing:
 
 
 def alignment(data: SweepData) -> Drawing:
-    """‖W·x‖/(‖W‖₂·‖x‖) and the same of ΔW over the steps: 1 where the inputs lie along the top singular direction."""
+    """Draw ‖W·x‖/(‖W‖₂·‖x‖) and the same of ΔW over the steps: 1 where the inputs lie along the top singular direction."""
     quantities = {"weight_alignment": "W", "update_alignment": "ΔW"}
     note = "Alignment: ‖Wx‖/(‖W‖₂‖x‖), the same for ΔW, with the layer's inputs x on the probe batch. Dotted: a Gaussian W "
     note += "that knows nothing of x, √fan_out/(√fan_out + √fan_in)."
@@ -167,7 +176,7 @@ def alignment(data: SweepData) -> Drawing:
 
 
 def shampoo_spectra(data: SweepData) -> Drawing:
-    """Eigenvalues of Shampoo's L (left) and R (right) over the steps: largest, median, effective rank, share that is damped."""
+    """Draw eigenvalues of Shampoo's L (left) and R (right) over the steps: largest, median, effective rank, share damped."""
     quantities = {f"{side}_{what}": letter for what in SIDES for side, letter in (("left", "L"), ("right", "R"))}
     values = long(tensor_rows(data, list(quantities)), list(quantities))
     linear = values["quantity"].str.endswith("_damped").to_numpy(bool)
@@ -183,7 +192,7 @@ def shampoo_spectra(data: SweepData) -> Drawing:
 
 
 def quantities(data: SweepData) -> Drawing:
-    """Every recorded quantity that no other figure draws: a row of panels per rule and quantity, a column per group."""
+    """Draw every recorded quantity that no other figure draws: a row of panels per rule and quantity, a column per group."""
     known = {*CONTEXT, *(need for figure in FIGURES.values() for need in figure.needs)}
     names = {str(q): str(q) for q in data.norms.columns if q not in known and data.has(str(q))}
     values = long(tensor_rows(data, list(names), what=("tensor", "feature")), list(names))
@@ -204,12 +213,12 @@ def _kind(value: np.ndarray) -> str:
 
 
 def _row(data: SweepData, rule: str, label: str) -> str:
-    """Label of a row of panels."""
+    """Return the label of a row of panels."""
     return f"{textwrap.fill(data.printing.name(rule), 22)}\n{textwrap.fill(label, 22)}"
 
 
 def rules_of(values: pd.DataFrame) -> list[str]:
-    """The rules of a table, in order."""
+    """Return the rules of a table, in order."""
     return list(dict.fromkeys(values["rule"]))
 
 
@@ -229,7 +238,7 @@ def _by_group(data: SweepData, quantities: Mapping[str, str], label: str, note: 
 
 
 def tensor_rows(data: SweepData, columns: list[str], what: Sequence[str] = ("tensor",)) -> pd.DataFrame:
-    """Rows at each rule's lr of the feature check, with rule, size, group, and `columns` (NaN where absent).
+    """Return rows at each rule's lr of the feature check, with rule, size, group, and `columns` (NaN where absent).
 
     group: the module of a block that holds the tensor ('attention', 'mlp'), or its kind outside blocks. `what`: 'tensor' rows,
     'feature' rows of modules, or both.
@@ -249,7 +258,7 @@ def tensor_rows(data: SweepData, columns: list[str], what: Sequence[str] = ("ten
 
 
 def long(tensors: pd.DataFrame, quantities: list[str], positive: bool = False) -> pd.DataFrame:
-    """One row per quantity, tensor, step and run: finite, and above zero if `positive` (for log axes)."""
+    """Make one row per quantity, tensor, step and run: finite, and above zero if `positive` (for log axes)."""
     keep = ["rule", "name", "group", "kind", "step", "size", "seed", "fan_in", "fan_out"]
     table = tensors.melt(keep, quantities, "quantity", "value")
     value = table["value"].to_numpy(float)
@@ -257,7 +266,7 @@ def long(tensors: pd.DataFrame, quantities: list[str], positive: bool = False) -
 
 
 def init_std(tensors: pd.DataFrame, norms: pd.DataFrame) -> np.ndarray:
-    """Init std of each row's tensor in its run, NaN where step 0 was not probed."""
+    """Return the init std of each row's tensor in its run, NaN where step 0 was not probed."""
     zero = rows(norms, (norms["step"] == 0) & (norms["what"] == "feature")).reindex(columns=["run_id", "name", "rms"])
     rms = zero.set_index(["run_id", "name"])["rms"].to_dict()
     first = rows(tensors, tensors["step"] == 0).set_index(["run_id", "name"])

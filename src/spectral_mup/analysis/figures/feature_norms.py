@@ -45,12 +45,12 @@ LAYER_COLUMNS = ["rule", "module", "depth", "block", "position", "seed", "value"
 
 
 def feature_norms(data: SweepData) -> Drawing:
-    """Feature and update norms of classes of modules against size at the judged step, relative to the smallest size."""
+    """Draw feature and update norms of classes of modules against size at the judged step, relative to the smallest size."""
     return _against_size(data, by_class)
 
 
 def feature_modules(data: SweepData) -> Drawing:
-    """The same of single modules and tensors: those outside blocks and of the last block."""
+    """Draw the same of single modules and tensors: those outside blocks and of the last block."""
     return _against_size(data, lambda check: check)
 
 
@@ -99,7 +99,7 @@ def draw_features(ax: Axes, check: FeatureCheck, axis: str = "width") -> None:
 
 
 def feature_steps(data: SweepData) -> Drawing:
-    """Slopes of the feature and update norms against size, over the probed steps."""
+    """Draw slopes of the feature and update norms against size, over the probed steps."""
     note = "Slope of log2 norm against log2 {axis} at each probed step; log2 {key} {lr}. Dashed: judged step {step}."
 
     def over_steps(ax: Axes, check: FeatureCheck, quantity: str, look: Looks, inches: float) -> tuple[list[tuple], Numbers]:
@@ -152,10 +152,10 @@ COORD_COLUMNS = ["rule", "class", "step", "size", "seed", "value"]
 
 
 def coord_check(data: SweepData) -> Drawing | None:
-    """The coordinate check of mup's users: RMS of features against size, a panel per class of modules, one line per step.
+    """Draw the coordinate check of mup's users: RMS of features against size, a panel per class of modules, one line per step.
 
-    A row per rule; step 0 is init. Geometric mean over the modules of a class and over seeds. Flat lines: the features neither
-    vanish nor explode; lines that part at large sizes: an update does.
+    One row per rule; step 0 is init. Geometric mean over the modules of a class and over seeds. Flat lines: the features
+    neither vanish nor explode; lines that part at large sizes: an update does.
     """
     values = tensor_rows(data, ["rms"], ["feature"])
     values = rows(values, (values["rms"] > 0) & (values["group"] != "block")).assign(value=lambda t: np.log2(t["rms"]))
@@ -206,11 +206,11 @@ def _limits(ax: Axes, x: np.ndarray, unit: np.ndarray) -> None:
 
 
 def layers(data: SweepData) -> Drawing | None:
-    """RMS of the change of each block's and branch's output against its place (i+1)/L among L blocks.
+    """Draw the RMS of the change of each block's and branch's output against its place (i+1)/L among L blocks.
 
     Rows: the residual stream after a block, and the output of the last linear map of each branch, before the branch multiplier;
     all at the step and lr of the feature check. Under a rule that transfers over depth the lines of all depths coincide, the
-    stream growing from block to block and no branch standing still (2505.01618). None where no block was recorded.
+    stream growing from block to block and no branch standing still (arXiv 2505.01618). None where no block was recorded.
     """
     values = layer_values(data)
     if values.empty:
@@ -249,7 +249,7 @@ def layers(data: SweepData) -> Drawing | None:
 
 
 def layer_values(data: SweepData) -> pd.DataFrame:
-    """LAYER_COLUMNS of every module inside blocks, at the step and lr of each rule's feature check."""
+    """Return LAYER_COLUMNS of every module inside blocks, at the step and lr of each rule's feature check."""
     features, steps = tensor_rows(data, ["delta_rms"], ["feature"]), data.judged_steps
     features = rows(features, [steps.get(r) == s for r, s in zip(features["rule"], features["step"], strict=True)])
     features = rows(features, [BLOCK.match(name) is not None for name in features["name"]])
@@ -263,12 +263,12 @@ def layer_values(data: SweepData) -> pd.DataFrame:
 
 
 def _inside(module: str) -> str:
-    """Name inside the block, of the block itself '': 'blocks.*.mlp.up' → 'mlp.up'."""
+    """Return the name inside the block, of the block itself '': 'blocks.*.mlp.up' → 'mlp.up'."""
     return module.partition("*")[2].removeprefix(".")
 
 
 def _shown(modules: Sequence[str]) -> list[str]:
-    """The blocks themselves, then the last module of each branch, as 'blocks.*.mlp.down' of its 'mlp'."""
+    """Name the blocks themselves, then the last module of each branch, as 'blocks.*.mlp.down' of its 'mlp'."""
     names = list(dict.fromkeys(modules))
     last = {name.partition("*")[0] + _inside(name).partition(".")[0]: name for name in names if _inside(name)}
     return [*(name for name in names if not _inside(name)), *list(last.values())[:BRANCHES]]

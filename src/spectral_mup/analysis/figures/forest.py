@@ -58,7 +58,7 @@ class Line(NamedTuple):
 def forest_figure(
     sweeps: Sequence[Results], published: Sequence[Published] = (), printing: Printing | None = None
 ) -> tuple[Figure, pd.DataFrame]:
-    """A line per sweep and rule: slope d log2 η* / d log2 size, interval, verdict, regret; published slopes as grey marks."""
+    """Draw a line per sweep and rule: slope d log2 η* / d log2 size, interval, verdict, regret; published slopes in grey."""
     printing = printing or Printing()
     with printing.context():
         return _forest(sweeps, published, printing)
@@ -105,7 +105,7 @@ def _forest(sweeps: Sequence[Results], published: Sequence[Published], printing:
 
 
 def _lay_out(sweeps: Sequence[Results], printing: Printing) -> tuple[list[Line], list[tuple[float, str]], float]:
-    """Every line, the heading of every group and its y, and the height; controls stand below the rules that are tested."""
+    """Lay out every line, the heading of every group and its y, and the height; controls stand below the rules tested."""
     lines: list[Line] = []
     headings, y = [], 1.0
     for (family, axis), group in by_family_and_axis(sweeps).items():
@@ -121,14 +121,14 @@ def _lay_out(sweeps: Sequence[Results], printing: Printing) -> tuple[list[Line],
 
 
 def _line_of(one: Published, lines: Sequence[Line]) -> Line | None:
-    """The line, in a sweep of the lr, of a published slope's rule, else the first that is a control as well; or none."""
+    """Find the line, in a sweep of the lr, of a published slope's rule, else the first that is a control as well; or none."""
     own = [line for line in lines if (line.r.optimizer, line.r.family, line.r.axis, line.v.tuned) == (*one[:3], LR)]
     candidates = [line for line in own if line.v.is_control == is_control(one.rule)]
     return min(candidates, key=lambda line: line.v.rule != one.rule, default=None)
 
 
 def _view(lines: Sequence[Line], published: Sequence[Published]) -> tuple[float, float]:
-    """The slopes in view: all that are known, by quarters, within MOST."""
+    """Return the slopes in view: all that are known, by quarters, within MOST."""
     known = [x for line in lines for x in (line.v.slope, line.v.slope_lo, line.v.slope_hi) if np.isfinite(x)]
     known += [one.slope for one in published] + [sign * 2 * line.v.tolerance for line in lines for sign in (-1, 1)]
     lo, hi = np.floor(4 * min(known) - 0.2) / 4, np.ceil(4 * max(known) + 0.2) / 4
@@ -139,7 +139,7 @@ def _heads(
     names: Axes, texts: Axes, rule_at: float, headings: Sequence[tuple[float, str]], marks: Mapping[float, str],
     places: Mapping[str, float],
 ) -> None:  # fmt: skip
-    """The names of the columns, and those of the groups."""
+    """Write the names of the columns, and those of the groups."""
     level = ", ".join(f"{dagger}{percent(alpha)}" for alpha, dagger in marks.items())
     head: dict[str, Any] = {"va": "center", "color": GREY}
     names.text(0, 0.5, "optimizer", **head)
@@ -172,12 +172,12 @@ def _texts(ax: Axes, line: Line, dagger: str, places: Mapping[str, float]) -> No
 
 
 def _look(v: Verdict) -> dict[str, Any]:
-    """The mark of a verdict, open where the rule is a control."""
+    """Return the mark of a verdict, open where the rule is a control."""
     return {"ms": 4.2, "mew": 0.9, "ls": ""} | VERDICTS[v.verdict] | ({"mfc": "w"} if v.is_control else {})
 
 
 def _row(line: Line, what: str) -> dict[str, Any]:
-    """What the table of what is drawn says of a line."""
+    """Return what the table of what is drawn says of a line."""
     of = {"line": line.number, "family": line.r.family, "axis": line.r.axis, "optimizer": line.r.optimizer}
     return of | {"sweep": line.r.name, "what": what}
 
@@ -208,7 +208,7 @@ def _draw_published(ax: Axes, line: Line, one: Published, marker: str, lo: float
 
 
 def _marks(verdicts: Sequence[Verdict], beyond: bool) -> list[Line2D]:
-    """Legend of our own marks, of those that occur."""
+    """Return the legend of our own marks, of those that occur."""
     seen, tolerance = {v.verdict for v in verdicts}, slashed(f"{v.tolerance:g}" for v in verdicts)
     return [
         *(mark(verdict, ls="-", ms=4.2, **look) for verdict, look in VERDICTS.items() if verdict in seen),
@@ -219,7 +219,7 @@ def _marks(verdicts: Sequence[Verdict], beyond: bool) -> list[Line2D]:
 
 
 def _source_marks(sources: Mapping[str, str], controls: bool) -> list[Line2D]:
-    """Legend of the sources of published slopes."""
+    """Return the legend of the sources of published slopes."""
     own = [mark(source, marker=marker, ms=3.2, mew=0.6) for source, marker in sources.items()]
     own += [mark("control (open)", marker=next(iter(sources.values())), ms=3.2, mfc="w", mew=0.6)] * controls
     return [mark("published in arXiv:"), *own]

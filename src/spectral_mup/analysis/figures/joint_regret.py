@@ -29,7 +29,7 @@ LOW, HIGH = 0.1, 100.0  # percent: ends of the colours, the same in all sweeps
 
 
 def joint_figure(data: SweepData) -> tuple[Figure, pd.DataFrame]:
-    """A heat map per rule of `joint_regret`: width to the right, depth upwards; in every cell the excess loss in percent.
+    """Draw a heat map per rule of `joint_regret`: width to the right, depth upwards; in every cell the excess loss in percent.
 
     Below it the octaves by which the cell's own best lr lies from the base's. Numbers have two digits, white on dark.
     """

@@ -32,17 +32,18 @@ class Printing:
 
     @classmethod
     def of(cls, figures: FiguresConfig) -> "Printing":
-        """What the config says."""
+        """Return what the config says."""
         return cls(**figures.model_dump(exclude={"only", "labels"}), labels=figures.labels or {})
 
     def name(self, name: str) -> str:
-        """What a rule, optimizer or family is called."""
+        """Return what a rule, optimizer or family is called."""
         return printed(name, self.labels)
 
     def context(self) -> AbstractContextManager[None]:
-        """matplotlib's settings while a figure is drawn and saved; width and size are rcParams there, which a style may change.
+        """Return matplotlib's settings while a figure is drawn and saved.
 
-        Raises ConfigError for a font or a style that matplotlib does not find.
+        Width and size are rcParams there, which a style may change. Raises ConfigError for a font or a style that matplotlib
+        does not find.
         """
         import matplotlib.style
 

@@ -63,28 +63,28 @@ LIGHT, DARK = 0.82, 0.0  # ends of viridis for the smallest and the largest size
 
 
 def page_width() -> float:
-    """Inches of the page."""
+    """Return the width of the page in inches."""
     return float(matplotlib.rcParams["figure.figsize"][0])
 
 
 def line_height() -> float:
-    """Inches that a line of text takes."""
+    """Return the inches that a line of text takes."""
     return 0.0195 * float(matplotlib.rcParams["font.size"])
 
 
 def letter_width() -> float:
-    """Inches that a letter takes."""
+    """Return the inches that a letter takes."""
     return 0.0081 * float(matplotlib.rcParams["font.size"])
 
 
 def size_looks(sizes: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Colour and marker of every size, dark for large."""
+    """Return a colour and marker for every size, dark for large."""
     colours = matplotlib.colormaps["viridis"](np.linspace(LIGHT, DARK, len(sizes)))
     return {size: {"color": c, "marker": m} for size, c, m in zip(sizes, colours, cycle(MARKERS))}
 
 
 def rule_looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of every rule: those of RULES, of others what is left in order of appearance."""
+    """Return a colour and marker for every rule: those of RULES, for others what is left in order of appearance."""
     kinds = [rule.split()[-1] for rule in rules]  # of 'muon spectral' the rule
     spare = ({"color": color, "marker": marker} for color, marker in zip(cycle(MODULES[4:]), cycle("X*<>vPD^")))
     known = {rule: RULES.get(kind) if kinds.count(kind) == 1 else None for rule, kind in zip(rules, kinds, strict=True)}
@@ -92,17 +92,20 @@ def rule_looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def module_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour and marker of every module or tensor, of as many as there are colours."""
+    """Return a colour and marker for every module or tensor, for as many as there are colours."""
     return {n: {"color": c, "marker": m, "ms": 3.2} for n, c, m in zip(names, MODULES, MARKERS, strict=False)}
 
 
 def ink(color: Any) -> tuple[float, ...]:
-    """A colour dark enough for text."""
+    """Darken a colour enough for text."""
     return tuple(0.72 * x for x in matplotlib.colors.to_rgb(color))
 
 
 def per_row(panels: int, least: float = 1.85) -> int:
-    """Panels side by side, at least that many inches wide: three at most, in rows as even as can be (four as two and two)."""
+    """Return the number of panels side by side, at least that many inches wide.
+
+    Three at most, in rows as even as can be (four as two and two).
+    """
     most = max(1, min(3, int(page_width() / least)))
     return math.ceil(panels / math.ceil(panels / most)) if panels else 1
 
@@ -136,7 +139,7 @@ def _shrink(png: Path) -> None:
 
 
 def page(heights: Sequence[float], widths: Sequence[float]) -> tuple[Figure, GridSpec]:
-    """A figure and its grid of panels (heights in inches, widths relative); `finish` puts legends below them."""
+    """Make a figure and its grid of panels (heights in inches, widths relative); `finish` puts legends below them."""
     fig = Figure(figsize=(page_width(), sum(heights)))
     fig.set_layout_engine(ConstrainedLayoutEngine(rect=(0.004, 0, 0.992, 1), w_pad=0.03))
     return fig, fig.add_gridspec(len(heights), len(widths), height_ratios=heights, width_ratios=widths)
@@ -161,7 +164,7 @@ def finish(fig: Figure, caption: str, *legends: Sequence[Line2D], note: bool = F
 
 
 def _wrapped(handles: Sequence[Line2D]) -> list[list[Line2D]]:
-    """Entries of a legend in lines that fit the page."""
+    """Wrap the entries of a legend to lines that fit the page."""
     lines: list[list[Line2D]] = [[]]
     used = 0.0
     for handle in handles:
@@ -184,13 +187,13 @@ def panel(fig: Figure, at: SubplotSpec, i: int, title: str, label: str | None, s
 
 
 def _subtitle(text: str, inches: float) -> list[str]:
-    """Lines of a text over a panel that is so wide."""
+    """Wrap a text to lines over a panel that is so wide."""
     letters = int(inches / letter_width() * 1.08)
     return textwrap.wrap(text, max(12, letters), break_long_words=False, break_on_hyphens=False)
 
 
 def subtitle_inches(texts: Sequence[str], inches: float) -> float:
-    """The height of the longest of the texts over the panels of a row."""
+    """Return the height of the longest of the texts over the panels of a row."""
     return 1.28 * float(matplotlib.rcParams["font.size"]) / 72 * max(len(_subtitle(text, inches)) for text in texts)
 
 
@@ -206,26 +209,29 @@ def subtitles(found: Mapping[Axes, tuple[str, Any]], inches: float) -> None:
 
 
 def keep_in_view(ax: Axes, lo: float, hi: float) -> None:
-    """Have values from lo to hi in view, whatever else panels that share the vertical axis show."""
+    """Keep values from lo to hi in view, whatever else panels that share the vertical axis show."""
     ax.update_datalim([(0, lo), (0, hi)], updatex=False)
     ax.autoscale_view(scalex=False)
 
 
 def occurring(fig: Figure, marks: Mapping[str, Mapping[str, Any]]) -> list[Line2D]:
-    """Legend of those marks that some panel shows: what is drawn has its meaning as label, after an underscore."""
+    """Return the legend of those marks that some panel shows.
+
+    What is drawn has its meaning as label, after an underscore.
+    """
     labels = {artist.get_label() for ax in fig.axes for artist in (*ax.lines, *ax.texts, *ax.patches, *ax.collections)}
     return [mark(meaning, **look) for meaning, look in marks.items() if f"_{meaning}" in labels]
 
 
 def new_axes() -> Axes:
-    """Axes of a new figure, which a notebook shows."""
+    """Make axes of a new figure, which a notebook shows."""
     from matplotlib import pyplot
 
     return pyplot.figure().add_subplot()
 
 
 def inches_of(ax: Axes) -> tuple[float, float]:
-    """Width and height of axes."""
+    """Return the width and height of axes."""
     return ax.bbox.width / ax.figure.dpi, ax.bbox.height / ax.figure.dpi
 
 
@@ -253,28 +259,28 @@ def steps_on_x(ax: Axes, steps: Sequence[int], inches: float, label: bool = True
 
 
 def step_at(steps: Any) -> np.ndarray:
-    """Position of a step on the axis: log2, and init 1.3 octaves before step 1."""
+    """Return the position of a step on the axis: log2, and init 1.3 octaves before step 1."""
     steps = np.asarray(steps, float)
     return np.where(steps > 0, np.log2(np.maximum(steps, 1)), -1.3)
 
 
 def letter_of(i: int) -> str:
-    """Letter of the i-th panel: a to z, then aa, ab."""
+    """Return the letter of the i-th panel: a to z, then aa, ab."""
     return ("" if i < 26 else chr(96 + i // 26)) + chr(97 + i % 26)
 
 
 def slashed(values: Iterable[Any]) -> str:
-    """Different values in one word: '20', or '5/20' where rules differ."""
+    """Join different values in one word: '20', or '5/20' where rules differ."""
     return "/".join(dict.fromkeys(map(str, values)))
 
 
 def signed(x: float) -> str:
-    """Number with its sign and two decimals, as it stands in a figure."""
+    """Format a number with its sign and two decimals, as it stands in a figure."""
     return f"{round(x, 2) + 0.0:+.2f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(x) else "–"
 
 
 def mark(label: str, **look: Any) -> Line2D:
-    """Entry of a legend; without further looks a grey text."""
+    """Make an entry of a legend; without further looks a grey text."""
     return Line2D([], [], label=label, **{"color": GREY, "ls": "", **look})
 
 

@@ -38,7 +38,7 @@ TEXT = 24  # letters of the text beside a row, where the page has room for it
 
 
 def summary_figure(sweeps: Sequence[Results], printing: Printing | None = None) -> tuple[Figure, pd.DataFrame]:
-    """A row per sweep: loss against log2 lr (panel per rule, line per size), optimum against size, verdict."""
+    """Draw a row per sweep: loss against log2 lr (panel per rule, line per size), optimum against size, verdict."""
     printing = printing or Printing()
     with printing.context():
         return _draw(sweeps, printing)
@@ -89,7 +89,7 @@ def _draw(sweeps: Sequence[Results], printing: Printing) -> tuple[Figure, pd.Dat
 
 
 def _shown(verdicts: Sequence[Verdict], most: int) -> list[Verdict]:
-    """The rules whose losses have a panel: of more than `most` those that are tested, controls at their left."""
+    """Choose the rules whose losses have a panel: of more than `most` those that are tested, controls at their left."""
     chosen = sorted(verdicts, key=lambda v: v.is_control)[:most]
     return sorted(chosen, key=lambda v: not v.is_control)
 
@@ -110,12 +110,12 @@ def _loss_panels(
 
 
 def _blocks(verdicts: Sequence[Verdict], printing: Printing) -> dict[Verdict, list[str]]:
-    """Of every rule, controls first, the lines beside a row: its name, verdict, slope and regret."""
+    """Return of every rule, controls first, the lines beside a row: its name, verdict, slope and regret."""
     return {v: [printing.name(v.rule), *lr.verdict_lines(v)] for v in sorted(verdicts, key=lambda v: not v.is_control)}
 
 
 def _height(blocks: Mapping[Verdict, Sequence[str]]) -> float:
-    """Inches that the lines take."""
+    """Return the inches that the lines take."""
     return line_height() * (sum(map(len, blocks.values())) + 0.6 * (len(blocks) - 1))
 
 

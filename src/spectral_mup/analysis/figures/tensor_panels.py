@@ -192,12 +192,12 @@ def against_steps(
 
 
 def _own_scales(cells: Sequence[Sequence[Cell]]) -> bool:
-    """Whether each column has its own scale, with its own ticks."""
+    """Return whether each column has its own scale, with its own ticks."""
     return len({cell.scale for cell in cells[0]}) > 1
 
 
 def _even(row: Sequence[Cell], most: int) -> list[Sequence[Cell]]:
-    """A row of cells, broken into as few rows as hold at most that many each, of about equal length."""
+    """Break a row of cells into as few rows as hold at most that many each, of about equal length."""
     length = -(-len(row) // -(-len(row) // most))
     return [row[i : i + length] for i in range(0, len(row), length)]
 
@@ -229,7 +229,7 @@ def _of(values: pd.DataFrame, cell: Cell, quantities: Sequence[str]) -> Any:
 
 
 def _means_and_slopes(values: pd.DataFrame, cell: Cell) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Means over the tensors of the cell's group by quantity, step, size and seed; their slopes where all sizes are."""
+    """Return means over the tensors of the cell's group by quantity, step, size and seed, and slopes where all sizes are."""
     part, log = rows(values, _of(values, cell, cell.quantities)), cell.kind == "log"
     part["value"] = np.log2(part["value"]) if log else part["value"]
     mean = pd.DataFrame(part.groupby(["quantity", "step", "size", "seed"], as_index=False)["value"].mean())
@@ -239,7 +239,7 @@ def _means_and_slopes(values: pd.DataFrame, cell: Cell) -> tuple[pd.DataFrame, p
 
 
 def _slopes_text(fitted: pd.DataFrame, labels: Mapping[str, str], inches: float) -> str:
-    """The slopes of a cell at its last step, without the word where it does not fit."""
+    """Format the slopes of a cell at its last step, without the word where it does not fit."""
     slopes = dict(rows(fitted, fitted["step"] == fitted["step"].max())[["quantity", "slope"]].to_numpy())
     texts = {label: signed(slopes[q]) for q, label in labels.items() if q in slopes}
     if not texts:
@@ -249,16 +249,16 @@ def _slopes_text(fitted: pd.DataFrame, labels: Mapping[str, str], inches: float)
 
 
 def sweep_note(data: SweepData) -> str:
-    """The beginning of a footnote: what was run, and at which lrs the norms are drawn."""
+    """Return the beginning of a footnote: what was run, and at which lrs the norms are drawn."""
     return f"{what_was_run(data.points)}. Log2 {data.named('lr')} {norm_lrs(data)}, the common one nearest the base's optimum."
 
 
 def norm_lrs(data: SweepData) -> str:
-    """The log2 lrs whose norms are drawn."""
+    """Format the log2 lrs whose norms are drawn."""
     return slashed(f"{check.log2_lr:g}" for check in data.checks.values() if check.log2_lr is not None)
 
 
 def left_out(data: SweepData, rules: Any, sizes: str = "sizes") -> str:
-    """The end of a footnote: rules that are not drawn."""
+    """Return the end of a footnote: rules that are not drawn."""
     absent = [v.rule for v in data.verdicts if v.rule not in set(rules)]
     return f" Not measured at all {sizes} of one {data.named('lr')}: {', '.join(absent)}." if absent else ""

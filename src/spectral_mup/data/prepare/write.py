@@ -35,7 +35,7 @@ def prepare(settings: PrepareConfig, show: Show) -> tuple[dict[str, Any], bool]:
     """Write the folder `settings.out`; return its meta.json and whether it existed already.
 
     Every document is preceded by the end-of-text id, as in llm.c's shards, unless there is one document alone. The same text
-    and settings give the same bytes. DataError, and nothing written, for whatever is wrong.
+    and settings give the same bytes. Raises DataError, with nothing written, for whatever is wrong.
     """
     out = Path(settings.out or "").expanduser().absolute()
     identity = _identity(settings)
@@ -64,7 +64,7 @@ def prepare(settings: PrepareConfig, show: Show) -> tuple[dict[str, Any], bool]:
 
 
 def _identity(p: PrepareConfig) -> dict[str, Any]:
-    """The settings that decide the tokens, apart from the text."""
+    """Return the settings that decide the tokens, apart from the text."""
     return {
         "input": p.input if (p.input or "").startswith(HUB) else None,  # a file is known by its content
         "tokenizer": p.tokenizer,
@@ -76,7 +76,10 @@ def _identity(p: PrepareConfig) -> dict[str, Any]:
 
 
 def _existing(out: Path) -> dict[str, Any] | None:
-    """The meta.json of a folder that exists; None if nothing does. DataError if something else is in its place."""
+    """Return the meta.json of a folder that exists; None if nothing does.
+
+    Raises DataError if something else is in its place.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not (out / META).is_file():
@@ -88,7 +91,7 @@ def _existing(out: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def _temporary_folder(out: Path) -> Iterator[Path]:
-    """A folder of this process beside `out`, deleted in the end unless it was renamed; leftovers of dead processes go first.
+    """Make a folder of this process beside `out`, deleted in the end unless it was renamed; leftovers of dead ones go first.
 
     The lock is a file beside the folder (a folder itself cannot be locked over NFS), and is held before the folder exists.
     """
@@ -126,7 +129,7 @@ class ShardWriter:
         self._parts, self._buffered = [eot[:0]], 0
 
     def add(self, ids: np.ndarray, part_bytes: int) -> None:
-        """The ids of a text that begins a document's part of that many bytes, or with 0 of one that continues it."""
+        """Add the ids of a text that begins a document's part of that many bytes, or with 0 of one that continues it."""
         if part_bytes:
             self.documents += 1
             self.n_bytes += part_bytes
@@ -188,7 +191,10 @@ def _write(folder: Path, p: PrepareConfig, identity: dict[str, Any], documents: 
 
 
 def _tokenize(documents: Documents, rule: str, tokenizer: Tokenizer, splits: Sequence[ShardWriter], show: Show) -> bool | None:
-    """Write the shards of both splits; whether the first texts come back from their tokens. DataError if a split is empty."""
+    """Write the shards of both splits; return whether the first texts come back from their tokens.
+
+    Raises DataError if a split is empty.
+    """
     lossless = None
     for pieces, read in batches(documents, rule, tokenizer):
         encoded = list(zip(pieces, tokenizer.encode([piece.text for piece in pieces]), strict=True))
