@@ -5,9 +5,10 @@
         attempts/<n>/      who trained it: owner.json, claimed by one atomic rename; the highest n has the run; its
                            heartbeat and, once another attempt follows, its error.txt
         provenance.json    code, packages, machine of the last attempt
-        status.json        step and losses while it runs
+        status.json        step, loss and speed while it runs
         timing.json        seconds, steps and peak GPU memory of the attempt that ended it
-        metrics.jsonl      one line per step
+        timing.jsonl       tokens/s, memory and MFU (on GPUs that are known), one line per write of metrics
+        metrics.jsonl      one line per step: loss, lr of the base, at every tenth grad_norm, before any clipping; val_loss
         norms.jsonl        one line per probed step and module or tensor
         ckpt/              last checkpoints
         error.txt          traceback of the last failure
@@ -193,6 +194,19 @@ class RunFolder:
         if path.exists():
             rows = [row for row in read_rows(path) if row["step"] <= last_step]
             write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def append_timing(self, row: Mapping[str, Any]) -> None:
+        """Append a row to timing.jsonl, which nothing rests on: neither on disk at once nor worth failing a run for."""
+        with suppress(OSError), (self.path / "timing.jsonl").open("a") as f:
+            f.write(json.dumps(_finite(dict(row))) + "\n")
+
+    def truncate_timing(self, last_step: int) -> None:
+        """Drop its rows after `last_step`; all of them where they cannot be read."""
+        with suppress(OSError):
+            try:
+                self.truncate_after("timing.jsonl", last_step)
+            except RecordError:
+                (self.path / "timing.jsonl").unlink()
 
     # --- status and result ----------------------------------------------------------------------------------------
 
