@@ -122,8 +122,9 @@ class DataConfig(Part):
         return self.source, self.path, self.vocab_size, self.target
 
 
-# Of TrainConfig: by whom, how fast and in how much memory a run is trained; they change its numbers by rounding alone.
-PROCESS_KEYS = ("devices", "shard", "graph", "checkpoint_activations")
+# Of TrainConfig: by whom, how fast and in how much memory a run is trained, and what is kept of it; they change its numbers by
+# rounding alone.
+PROCESS_KEYS = ("devices", "shard", "graph", "checkpoint_activations", "keep")
 
 
 def _warmup_steps(value: Any, info: ValidationInfo) -> int:
@@ -156,6 +157,7 @@ class TrainConfig(Part):
     checkpoint_activations: bool
     devices: AtLeastOne
     shard: bool
+    keep: Literal["last"] | None = None
 
 
 class ProbeConfig(Part):

@@ -11,6 +11,7 @@
         metrics.jsonl      one line per step: loss, lr of the base, at every tenth grad_norm, before any clipping; val_loss
         norms.jsonl        one line per probed step and module or tensor
         ckpt/              last checkpoints
+        weights.pt         the final state_dict, with train.keep=last; of a model of transformers model/ in its place
         error.txt          traceback of the last failure
         wandb.json         the last step that was pushed to Weights & Biases, and where
         result.json        written LAST; its presence alone proves that the run has ended
@@ -40,6 +41,7 @@ from spectral_mup.util.files import json_bytes, numbered, read_json, read_rows, 
 from spectral_mup.util.processes import is_alive, this_process
 
 CHECKPOINT = re.compile(r"[0-9]{9}\.pt")
+WEIGHTS, MODEL = "weights.pt", "model"
 PREPARED = "new."  # how the names of attempts begin that are not claimed yet
 
 
@@ -66,6 +68,10 @@ class RunFolder:
     def newest_checkpoint(self) -> int:
         """Step of the newest checkpoint, 0 if there is none."""
         return max((int(path.stem) for path in self.checkpoint_files()), default=0)
+
+    def has_weights(self) -> bool:
+        """Whether the weights of its end were kept."""
+        return (self.path / WEIGHTS).exists() or (self.path / MODEL).exists()
 
     # --- config ---------------------------------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ from spectral_mup.training.schedule import schedule_factor
 from spectral_mup.training.stopwatch import Stopwatch
 from spectral_mup.training.task import Task, text_task
 from spectral_mup.training.trainer import Trainer
+from spectral_mup.training.weights import keep_weights
 from spectral_mup.util.files import read_rows, write_atomic
 
 TRAIN_LOSS_STEPS = 20  # steps whose mean is the result's train_loss
@@ -267,6 +268,9 @@ class RunLog:
                 for name in LOGS:
                     self.folder.truncate_after(name, diverged)
                 self.folder.truncate_timing(diverged)
+        if diverged is None and self.run.train.keep:
+            keep_weights(self.folder, self.trainer)
+        if self.processes.is_main:
             self.folder.finish(result)
             for old in self.folder.checkpoint_files():
                 old.unlink()

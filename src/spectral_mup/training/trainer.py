@@ -171,6 +171,12 @@ class Trainer:
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
 
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state_dict in main memory; a collective, as `state_dict`. Names that share a tensor still do."""
+        state = _gathered(self.model.state_dict(), self.processes.is_main)
+        on_host = {id(w): w.cpu() for w in state.values() if w is not None}
+        return {name: on_host[id(w)] for name, w in state.items() if w is not None}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state_dict, whatever number of processes saved it; torch's generators only where one trains alone."""
         like = self.model.state_dict()
