@@ -159,8 +159,8 @@ def judged(tmp_path: Path) -> Path:
 
 def test_the_verdict_is_a_run_with_table_figures_and_numbers_sent_once(server, tmp_path):
     folder, memory = judged(tmp_path), tmp_path / "memory"
-    assert push_verdict(tmp_path / "none", "tiny", "p", "online", memory) is NOT_JUDGED and not server.rows
-    assert push_verdict(folder, "tiny", "p", "online", memory) is SENT
+    assert push_verdict(tmp_path / "none", [], "tiny", "p", "online", memory) is NOT_JUDGED and not server.rows
+    assert push_verdict(folder, ["depth"], "tiny", "p", "online", memory) is SENT
     (run_id,) = server.rows
     assert server.about[run_id] | {"tags": None} == {
         "name": "tiny/verdict",
@@ -172,9 +172,13 @@ def test_the_verdict_is_a_run_with_table_figures_and_numbers_sent_once(server, t
     assert sent.keys() == {"verdicts", "lr_transfer"} and isinstance(sent["lr_transfer"], wandb.Image)
     assert [row[:2] for row in sent["verdicts"].data] == [["spectral", "transfers"], ["standard", "drifts"]]
     assert server.summary[run_id]["standard/verdict"] == "drifts" and server.summary[run_id]["spectral/slope"] < 0.25
-    assert push_verdict(folder, "tiny", "p", "online", memory) is UNCHANGED and len(server.sent) == 1
+    assert push_verdict(folder, ["depth"], "tiny", "p", "online", memory) is UNCHANGED and len(server.sent) == 1
     (folder / "lr_transfer.png").write_bytes((folder / "lr_transfer.png").read_bytes() + b"\0")  # drawn anew
-    assert push_verdict(folder, "tiny", "p", "online", memory) is SENT and list(server.rows) == [run_id]
+    assert push_verdict(folder, ["depth"], "tiny", "p", "online", memory) is SENT and list(server.rows) == [run_id]
+    shutil.copytree(ROOT / "sweeps" / "results" / "grid" / "depth" / "muon", folder / "depth")
+    assert push_verdict(folder, ["depth"], "tiny", "p", "online", memory) is SENT
+    assert {"verdicts", "depth/verdicts", "depth/lr_transfer"} <= server.rows[run_id][-1][1].keys()
+    assert "depth/spectral/verdict" in server.summary[run_id]
 
 
 def test_a_run_that_grew_sends_only_what_is_new(server, runs, tmp_path):

@@ -1,6 +1,8 @@
 """The verdict of a sweep as a W&B run of its own, NAME/verdict: its table, its figures, and its numbers as the summary."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +15,44 @@ from spectral_mup.util.files import read_cache, write_cache
 SENT, UNCHANGED, NOT_JUDGED = "pushed, with its table and figures", "nothing new", "not judged yet; first: {analyze}"
 
 
-def push_verdict(folder: Path, sweep: str, project: str, mode: str, memory: Path) -> str:
+def push_verdict(folder: Path, parts: Sequence[str], sweep: str, project: str, mode: str, memory: Path) -> str:
     """Send what analyze wrote into a folder, unless `memory` says that W&B has it; return which of the three it was.
 
-    Raises PushError.
+    `parts` are the folders below it of further axes and keys. Raises PushError.
     """
-    try:
-        written = read_folder(folder)
-    except ResultsError:
+    found = {}
+    for part in ("", *parts):
+        with suppress(ResultsError):
+            found[f"{part}/" * bool(part)] = read_folder(folder / part)
+    if not found:
         return NOT_JUDGED
-    figures = sorted(folder.glob("*.png"))
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in (folder / "verdicts.json", *figures))).hexdigest()
-    sent = target_of(project, mode) | {"digest": digest}
+    figures = {f"{part}{path.stem}": path for part in found for path in sorted((folder / part).glob("*.png"))}
+    files = [*(folder / part / "verdicts.json" for part in found), *figures.values()]
+    sent = target_of(project, mode) | {"digest": hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()}
     if read_cache(memory) == sent:
         return UNCHANGED
     try:
-        _send(written, figures, sweep, project, mode)
+        _send(found, figures, sweep, project, mode)
     except Exception as error:  # whatever W&B or the network raises
         raise PushError(refusal(error, 0)) from error
     write_cache(memory, sent)
     return SENT
 
 
-def _send(written: Written, figures: list[Path], sweep: str, project: str, mode: str) -> None:
+def _send(found: Mapping[str, Written], figures: Mapping[str, Path], sweep: str, project: str, mode: str) -> None:
     wandb = import_wandb(mode)
-    about = {"name": f"{sweep}/verdict", "group": sweep, "job_type": "verdict", "config": {"sweep": sweep, **written.about}}
+    config = {"sweep": sweep, **next(iter(found.values())).about}
+    about = {"name": f"{sweep}/verdict", "group": sweep, "job_type": "verdict", "config": config}
     target = open_run(f"verdict-{hashlib.sha256(sweep.encode()).hexdigest()[:16]}", about, mode, project, **SETTINGS)
-    head, *rows = table_of(written.verdicts)
-    target.log({"verdicts": wandb.Table(columns=head, data=rows), **{path.stem: wandb.Image(str(path)) for path in figures}})
-    finish_sent(target, numbers(written))
+    logged = {name: wandb.Image(str(path)) for name, path in figures.items()}
+    for part, written in found.items():
+        head, *rows = table_of(written.verdicts)
+        logged[f"{part}verdicts"] = wandb.Table(columns=head, data=rows)
+    target.log(logged)
+    finish_sent(target, {name: x for part, written in found.items() for name, x in _numbers(part, written).items()})
 
 
-def numbers(written: Written) -> dict[str, Any]:
+def _numbers(part: str, written: Written) -> dict[str, Any]:
     """{RULE/verdict, RULE/slope, RULE/regret: value}, the last in fractions of the loss."""
     said = {(v.rule, name): getattr(v, name) for v in written.verdicts for name in ("verdict", "slope", "regret")}
-    return {f"{rule}/{name}": value for (rule, name), value in said.items()}
+    return {f"{part}{rule}/{name}": value for (rule, name), value in said.items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.cli import call, planned
-from support.runs import TINY
+from support.runs import TINY, bury
 
 import spectral_mup.cli
 from spectral_mup.cli import actions
@@ -109,9 +109,10 @@ def test_status_and_why_say_how_far_a_run_came_how_fast_and_in_how_much_memory(t
         folder.claim()
         now = {"step": 3, "steps": 12, "loss": 5.0, "began": 0, "started": 1000.0, "time": 1060.0}
         folder.write_status(now | speed)
+    bury(folder)
     folder.write_error("Traceback (most recent call last):\nMemoryError")
     reached = "step 3/12, 18,400 tokens/s, 1.2 GB"
-    assert f"seed 0, {reached}, about 3 min left\n" in call("launch", *argv, "action=status")[1]
+    assert f"seed 0, {reached}, about 3 min left" in call("launch", *argv, "action=status")[1]
     assert f"seed 0, out of memory, MemoryError, reached {reached}\n" in call("launch", *argv, "action=why")[1]
 
 

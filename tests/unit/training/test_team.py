@@ -52,6 +52,10 @@ class Trained:
         """What each rank saw of a case."""
         return [json.loads((self.folder / f"{case}.{rank}.json").read_text()) for rank in (0, 1)]
 
+    def weights(self, case: str) -> dict[str, torch.Tensor]:
+        (path,) = (self.folder / case).glob("*/weights.pt")
+        return torch.load(path, weights_only=True)
+
     def gradients(self, case: str) -> list[float]:
         """The gradient's norm, at the steps that have one."""
         return [row["grad_norm"] for row in self.rows(case) if "grad_norm" in row]
@@ -78,6 +82,14 @@ def test_two_processes_train_as_one(trained, case):
     norms, theirs = (trained.rows(c, "norms.jsonl") for c in (case, alone))
     assert len(norms) == len(theirs) > 100 and all(close(a, b) for a, b in zip(norms, theirs, strict=True))
     assert trained.result(case)["val_loss"] == pytest.approx(trained.result(alone)["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_what_several_keep_are_the_whole_weights_of_one(trained, way):
+    alone, ours = trained.weights("muon alone"), trained.weights(f"muon {way}")
+    assert ours.keys() == alone.keys() and all(type(w) is torch.Tensor for w in ours.values())
+    for name, w in ours.items():
+        torch.testing.assert_close(w, alone[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_wrong_split_is_seen(trained):

@@ -24,7 +24,8 @@ def wandb_push(context: Context) -> int:
             counts = push(
                 context.runs, runs, name, project, mode, lambda: show("pushing", n := next(ended), total, f"{n}/{total}")
             )
-            judged = push_verdict(results / name, name, project, mode, context.cache / "wandb")
+            parts = [*context.sweep.axes[1:], *[*config.sweep.tune][1:]]
+            judged = push_verdict(results / name, parts, name, project, mode, context.cache / "wandb")
     finally:
         end_service()
     rest = f"{counts.unchanged} had nothing new, {counts.not_begun} have no row yet"
