@@ -107,11 +107,13 @@ def finish_sent(target: Any, result: Mapping[str, Any] | None) -> None:
             raise PushError(json.loads(line)["msg"])
 
 
-def refusal(error: Exception | str, pushed: int) -> str:
+def refusal(error: Exception | str, pushed: int | None = None) -> str:
+    """One line about what W&B refused, after the runs that were pushed before; the key is never repeated."""
     message = " ".join(str(error).split()) or type(error).__name__
     if key := os.environ.get("WANDB_API_KEY"):
         message = message.replace(key, "…")
+    before = "" if pushed is None else f"{pluralize(pushed, 'run')} pushed before; "
     return (
         f"W&B: {message}; `wandb login` or WANDB_API_KEY gives it a key, wandb.mode=offline needs neither key nor network; "
-        f"{pluralize(pushed, 'run')} pushed before; run the same command again"
+        f"{before}run the same command again"
     )

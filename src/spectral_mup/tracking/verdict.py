@@ -34,7 +34,7 @@ def push_verdict(folder: Path, parts: Sequence[str], sweep: str, project: str, m
     try:
         _send(found, figures, sweep, project, mode)
     except Exception as error:  # whatever W&B or the network raises
-        raise PushError(refusal(error, 0)) from error
+        raise PushError(refusal(error)) from error
     write_cache(memory, sent)
     return SENT
 
