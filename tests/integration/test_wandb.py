@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,17 +15,19 @@ from typing import Any
 
 import pytest
 import wandb
+from support import ROOT
 from support.cli import RESULT as ENDED
 from support.launches import PATIENCE, Launch, OnTerminal, environment, snapshot
 from support.runs import TINY
 
 from spectral_mup.config.compose import load_config
-from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.search.plan import make_plan
 from spectral_mup.tracking.live import WandbLogger
 from spectral_mup.tracking.push import Counts, PushError, push
+from spectral_mup.tracking.verdict import NOT_JUDGED, SENT, UNCHANGED, push_verdict
 
 CANARY = "c0ffee" * 6 + "abcd"
 SHORT = [*TINY, "rule=[spectral]", "sweep.width=[32]", "sweep.lr=[-8,-6]", "lr.adaptive=false"]  # two runs
@@ -37,15 +40,17 @@ class Server:
     def __init__(self, log: Path) -> None:
         self.rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
         self.config: dict[str, Any] = {}
+        self.about: dict[str, dict[str, Any]] = {}
         self.summary: dict[str, dict[str, Any]] = {}
         self.sent: list[tuple[str, int]] = []
         self.fails: dict[tuple[str, int], BaseException] = {}
         self._log = log
 
-    def init(self, *, id: str, resume: str, config: dict[str, Any], **_: Any) -> Any:
+    def init(self, *, id: str, resume: str, config: dict[str, Any], **about: Any) -> Any:
         assert resume == "allow"
         rows = self.rows.setdefault(id, [])
         self.config[id] = config
+        self.about[id] = {key: about.get(key) for key in ("name", "group", "job_type", "tags")}
 
         def log(data: dict[str, Any], step: int | None = None) -> None:
             last = rows[-1][0] if rows else 0
@@ -97,7 +102,7 @@ def write(runs_dir: Path, run: RunConfig, first: int, last: int, result: dict[st
 
 
 def send(tmp_path: Path, runs: list[RunConfig], project: str = "p", mode: str = "online") -> Counts:
-    return push(tmp_path, runs, project, mode, lambda: None)
+    return push(tmp_path, runs, "tiny", project, mode, lambda: None)
 
 
 # --- replay -----------------------------------------------------------------------------------------------------------
@@ -107,7 +112,7 @@ def test_a_run_arrives_whole_once_and_then_nothing_is_sent(server, runs, tmp_pat
     write(tmp_path, runs[0], 1, 12, RESULT)
     assert send(tmp_path, runs) == Counts(pushed=1, rows=12, unchanged=0, not_begun=1)
     run_id = runs[0].run_id
-    assert list(server.rows) == [run_id] and server.config[run_id] == runs[0].to_json()
+    assert list(server.rows) == [run_id] and server.config[run_id]["run"] == runs[0].to_json()
     assert server.rows[run_id] == [
         (r["step"], {"train_step": r["step"]} | {k: v for k, v in r.items() if k == "loss" and v is not None})
         for r in rows(1, 12)
@@ -117,6 +122,63 @@ def test_a_run_arrives_whole_once_and_then_nothing_is_sent(server, runs, tmp_pat
     server.init = None  # nothing to begin
     assert send(tmp_path, runs) == Counts(pushed=0, rows=0, unchanged=1, not_begun=1)
     assert snapshot(tmp_path) == before and len(server.sent) == 12
+
+
+def test_a_run_is_named_grouped_and_filtered_by_what_it_is(server, tmp_path):
+    wide = open_sweep(load_config([*SHORT, "optimizer=muon"])).run(Curve("spectral", 256, 4), -6.5, 3)
+    write(tmp_path, wide, 1, 2)
+    send(tmp_path, [wide])
+    assert server.about[wide.run_id] == {
+        "name": "spectral w256 d4 lr2^-6.5 s3", "group": "tiny", "job_type": "spectral", "tags": ["muon", "nanogpt"],
+    }  # fmt: skip
+    config = {key: value for key, value in server.config[wide.run_id].items() if key != "run"}
+    assert config == {
+        "sweep": "tiny", "optimizer": "muon", "rule": "spectral", "width": 256, "depth": 4, "lr": 2**-6.5, "seed": 3,
+    }  # fmt: skip
+
+
+def test_norms_and_speed_are_sent_with_the_row_of_their_step(server, runs, tmp_path):
+    folder = write(tmp_path, runs[0], 1, 4)
+    norms = [
+        {"step": step, "name": "readout.weight", "what": "tensor", "fan_in": 32, "update_norm": step / 4} for step in (0, 2)
+    ]
+    folder.append("norms.jsonl", norms)
+    folder.append_timing({"step": 4, "tokens_per_second": 1000.0, "memory": 10**9})
+    send(tmp_path, runs[:1])
+    more = {1: {}, 2: {"update_norm/readout.weight": 0.5}, 3: {}, 4: {"tokens_per_second": 1000.0, "memory": 10**9}}
+    sent = dict(server.rows[runs[0].run_id])
+    assert {step: {k: v for k, v in row.items() if k not in ("train_step", "loss")} for step, row in sent.items()} == more
+
+
+def judged(tmp_path: Path) -> Path:
+    """Results as analyze leaves them, with one figure."""
+    folder = tmp_path / "results" / "tiny"
+    shutil.copytree(ROOT / "sweeps" / "results" / "default", folder, ignore=shutil.ignore_patterns("feature*.png"))
+    return folder
+
+
+def test_the_verdict_is_a_run_with_table_figures_and_numbers_sent_once(server, tmp_path):
+    folder, memory = judged(tmp_path), tmp_path / "memory"
+    assert push_verdict(tmp_path / "none", [], "tiny", "p", "online", memory) is NOT_JUDGED and not server.rows
+    assert push_verdict(folder, ["depth"], "tiny", "p", "online", memory) is SENT
+    (run_id,) = server.rows
+    assert server.about[run_id] | {"tags": None} == {
+        "name": "tiny/verdict",
+        "group": "tiny",
+        "job_type": "verdict",
+        "tags": None,
+    }
+    ((_, sent),) = server.rows[run_id]
+    assert sent.keys() == {"verdicts", "lr_transfer"} and isinstance(sent["lr_transfer"], wandb.Image)
+    assert [row[:2] for row in sent["verdicts"].data] == [["spectral", "transfers"], ["standard", "drifts"]]
+    assert server.summary[run_id]["standard/verdict"] == "drifts" and server.summary[run_id]["spectral/slope"] < 0.25
+    assert push_verdict(folder, ["depth"], "tiny", "p", "online", memory) is UNCHANGED and len(server.sent) == 1
+    (folder / "lr_transfer.png").write_bytes((folder / "lr_transfer.png").read_bytes() + b"\0")  # drawn anew
+    assert push_verdict(folder, ["depth"], "tiny", "p", "online", memory) is SENT and list(server.rows) == [run_id]
+    shutil.copytree(ROOT / "sweeps" / "results" / "grid" / "depth" / "muon", folder / "depth")
+    assert push_verdict(folder, ["depth"], "tiny", "p", "online", memory) is SENT
+    assert {"verdicts", "depth/verdicts", "depth/lr_transfer"} <= server.rows[run_id][-1][1].keys()
+    assert "depth/spectral/verdict" in server.summary[run_id]
 
 
 def test_a_run_that_grew_sends_only_what_is_new(server, runs, tmp_path):
@@ -188,7 +250,7 @@ def mirrored(run_id: str, *segments: list[dict[str, Any]]) -> None:
     """A run trained with a live mirror, in a process a segment."""
     for number, segment in enumerate(segments, 1):
         mirror = WandbLogger("online", "p")
-        mirror.start(run_id, {})
+        mirror.start(run_id, {"config": {}})
         mirror.log(segment)
         if number == len(segments):
             mirror.finish(RESULT)
@@ -338,13 +400,17 @@ def test_rows_that_a_server_refuses_are_not_taken_for_pushed(service, runs, tmp_
     assert len(service.answers.history[runs[0].run_id]) == 8
 
 
-def test_offline_leaves_a_folder_a_run_for_sync(runs, tmp_path):
+def test_offline_leaves_a_folder_a_run_for_sync_and_one_of_the_verdict(runs, tmp_path):
+    judged(tmp_path)
     for run in runs:
         write(tmp_path / "runs", run, 1, 12, RESULT)
     launch = pushed(tmp_path, "wandb.mode=offline", WANDB_API_KEY="")
     assert launch.process.returncode == 0 and launch.err == ""
-    folders = [p.name for p in (tmp_path / "wandb").glob("offline-run-*")]
-    assert sorted(name.rpartition("-")[2] for name in folders) == sorted(p.run_id for p in runs)
+    folders = {p.name.partition("_")[2].partition("-")[2]: p for p in (tmp_path / "wandb").glob("offline-run-*")}
+    (verdict,) = folders.keys() - {p.run_id for p in runs}
+    assert verdict.startswith("verdict-") and len(folders) == 3 and "tiny/verdict: pushed" in launch.out
+    media = [p.suffix for p in folders[verdict].rglob("*") if p.parent.name in ("images", "table")]
+    assert sorted(media) == [".json", ".png"]
     assert f"Next: wandb sync {tmp_path}/wandb/offline-run-*" in launch.out
 
 

@@ -16,6 +16,7 @@ import torch
 import spectral_mup.runs.run_folder
 import spectral_mup.training.checkpoint
 import spectral_mup.training.run
+import spectral_mup.training.weights
 from spectral_mup import data
 from spectral_mup.config.compose import load_config
 from spectral_mup.models import layers
@@ -31,7 +32,7 @@ corpus = data.load("pydoc", None, None)
 
 OPTIONS = {
     "adamw": ["train.accumulate=2", "train.clip=0.5", "train.eval_every=5"],
-    "muon": ["optimizer=muon"],
+    "muon": ["optimizer=muon", "train.keep=last"],
     "shampoo": ["optimizer=shampoo", "optimizer.algorithms.shampoo.args.interval=4"],
     "sophia": ["optimizer=sophia", "optimizer.algorithms.sophia.args.hessian_interval=4"],
     "lamb": ["optimizer=lamb", "train.clip=0.5"],
@@ -48,7 +49,8 @@ def refuse(path: Path, content: bytes) -> None:
 
 
 if rank == 1:
-    for module in (spectral_mup.runs.run_folder, spectral_mup.training.run, spectral_mup.training.checkpoint):
+    modules = (spectral_mup.runs.run_folder, spectral_mup.training.run, spectral_mup.training.checkpoint)
+    for module in (*modules, spectral_mup.training.weights):
         setattr(module, "write_atomic", refuse)  # noqa: B010
 
 

@@ -62,7 +62,7 @@ def sweep(
         widths: the smallest is the base. So of depths, in blocks.
         log2_lrs: coarse grid of log2 of the base's learning rate, extended and refined where the search needs it.
         seeds: to begin with; the search adds more where the verdict needs them.
-        steps: optimizer steps a run, of which a tenth is warmup.
+        steps: optimizer steps a run, of which a tenth is warmup unless overrides say otherwise.
         batch_size: sequences, or examples, a step.
         optimizer: name of a preset, as in "muon".
         rules: names of rules; with the default a control is judged beside spectral.
@@ -90,7 +90,7 @@ def sweep(
         keys |= {"sweep.name": name, "sweep.width": _list(widths), "sweep.base_width": min(widths, default=None)}
         keys |= {"sweep.depth": _list(depths), "sweep.base_depth": depths and min(depths)}
         keys |= {"sweep.lr": _list(log2_lrs), "sweep.seed": _list(seeds), "optimizer": optimizer, "rule": _list(rules)}
-        keys |= {"train.steps": steps, "train.warmup": steps and max(1, steps // 10), "train.batch_size": batch_size}
+        keys |= {"train.steps": steps, "train.batch_size": batch_size}
         keys |= {f"paths.{kind}": Path(folder, kind) for kind in ("runs", "results")} | {"cluster.workers": workers or None}
         argv = [*(f"{key}={value}" for key, value in keys.items() if value is not None), *overrides]
         call = f"the same call, sweep(…, name={name!r})"

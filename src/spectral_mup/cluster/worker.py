@@ -29,7 +29,7 @@ from spectral_mup.config.schema import Config
 from spectral_mup.runs.provenance import provenance
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
-from spectral_mup.tracking.live import WandbLogger
+from spectral_mup.tracking.live import WandbLogger, describe
 from spectral_mup.util.log import configure_logging
 
 Send = Callable[[Event], None]
@@ -164,7 +164,7 @@ class Worker:
             send(Event("step", run, {"step": rows[-1]["step"], "steps": run.train.steps, "loss": rows[-1]["loss"]}))
 
         if processes.is_main:
-            self.tracker.start(run.run_id, run.to_json())
+            self.tracker.start(run.run_id, describe(run, self.config.sweep.name))
         cluster = self.config.cluster
         started = time.monotonic()
         with heartbeat(folder) if processes.is_main else nullcontext():

@@ -4,9 +4,20 @@ Defaults live in conf/, whose YAML gives every value with its meaning.
 """
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, SerializeAsAny, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializeAsAny,
+    Tag,
+    ValidationInfo,
+)
 from typing_extensions import TypedDict
 
 from spectral_mup.config.slurm_options import Minutes, Options, Text
@@ -111,15 +122,27 @@ class DataConfig(Part):
         return self.source, self.path, self.vocab_size, self.target
 
 
-# Of TrainConfig: by whom, how fast and in how much memory a run is trained; they change its numbers by rounding alone.
-PROCESS_KEYS = ("devices", "shard", "graph", "checkpoint_activations")
+# Of TrainConfig: by whom, how fast and in how much memory a run is trained, and what is kept of it; they change its numbers by
+# rounding alone.
+PROCESS_KEYS = ("devices", "shard", "graph", "checkpoint_activations", "keep")
+
+
+def _warmup_steps(value: Any, info: ValidationInfo) -> int:
+    """Whole steps of warmup; a number below 1 is a fraction f of the n steps: ⌊f·n⌋, at least 1 but below n."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+    if number and value % 1 == 0:
+        return int(value)
+    if not number or not value < 1:
+        raise ValueError("must be a fraction of train.steps below 1, as in 0.1, or a whole number of steps, as in 40")
+    steps = info.data.get("steps", 1)  # without them that is the mistake which is told
+    return min(max(1, int(Decimal(str(value)) * steps)), steps - 1)
 
 
 class TrainConfig(Part):
     steps: AtLeastOne
     batch_size: AtLeastOne
     accumulate: AtLeastOne
-    warmup: AtLeastZero
+    warmup: Annotated[int, BeforeValidator(_warmup_steps)]
     schedule: Literal["linear", "cosine", "constant"]
     final_lr: NotNegative
     clip: Positive | None
@@ -134,6 +157,7 @@ class TrainConfig(Part):
     checkpoint_activations: bool
     devices: AtLeastOne
     shard: bool
+    keep: Literal["last"] | None = None
 
 
 class ProbeConfig(Part):

@@ -134,7 +134,7 @@ def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
     if t.batch_size % t.accumulate:
         yield f"train.accumulate={t.accumulate}: train.batch_size={t.batch_size} is not a multiple of it"
     if t.warmup >= t.steps:
-        yield f"train.warmup={t.warmup}: not below train.steps={t.steps}; shorten it or train longer"
+        yield f"train.warmup={t.warmup}: not below train.steps={t.steps}; shorten it, as in train.warmup=0.1, or train longer"
     if t.batch_size % (t.accumulate * t.devices):
         times = f"times train.accumulate={t.accumulate}; change one"
         yield f"train.devices={t.devices}: train.batch_size={t.batch_size} is not a multiple of it {times}"

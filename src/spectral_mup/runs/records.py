@@ -23,7 +23,16 @@ KINDS: dict[str, Any] = {
     "wandb.json": dict[str, Any],
     "owner.json": record(host=str, pid=int, start=str | None, nonce=str, slurm=NotRequired[dict[str, Any]]),
     "heartbeat.json": record(time=float),
-    "status.json": record(step=int, steps=int, loss=float | None, time=float),
+    "status.json": record(
+        step=int,
+        steps=int,
+        loss=float | None,
+        time=float,
+        tokens_per_second=NotRequired[float],
+        examples_per_second=NotRequired[float],
+        memory=NotRequired[int],
+        mfu=NotRequired[float],
+    ),
     "timing.json": record(
         seconds=float, steps=int, device=str, devices=NotRequired[int], memory=NotRequired[record(reserved=float) | None]
     ),

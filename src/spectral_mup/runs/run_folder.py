@@ -5,11 +5,13 @@
         attempts/<n>/      who trained it: owner.json, claimed by one atomic rename; the highest n has the run; its
                            heartbeat and, once another attempt follows, its error.txt
         provenance.json    code, packages, machine of the last attempt
-        status.json        step and losses while it runs
+        status.json        step, loss and speed while it runs
         timing.json        seconds, steps and peak GPU memory of the attempt that ended it
-        metrics.jsonl      one line per step
+        timing.jsonl       tokens/s, memory and MFU (on GPUs that are known), one line per write of metrics
+        metrics.jsonl      one line per step: loss, lr of the base, at every tenth grad_norm, before any clipping; val_loss
         norms.jsonl        one line per probed step and module or tensor
         ckpt/              last checkpoints
+        weights.pt         the final state_dict, with train.keep=last; of a model of transformers model/ in its place
         error.txt          traceback of the last failure
         wandb.json         the last step that was pushed to Weights & Biases, and where
         result.json        written LAST; its presence alone proves that the run has ended
@@ -39,6 +41,7 @@ from spectral_mup.util.files import json_bytes, numbered, read_json, read_rows, 
 from spectral_mup.util.processes import is_alive, this_process
 
 CHECKPOINT = re.compile(r"[0-9]{9}\.pt")
+WEIGHTS, MODEL = "weights.pt", "model"
 PREPARED = "new."  # how the names of attempts begin that are not claimed yet
 
 
@@ -65,6 +68,10 @@ class RunFolder:
     def newest_checkpoint(self) -> int:
         """Step of the newest checkpoint, 0 if there is none."""
         return max((int(path.stem) for path in self.checkpoint_files()), default=0)
+
+    def has_weights(self) -> bool:
+        """Whether the weights of its end were kept."""
+        return (self.path / WEIGHTS).exists() or (self.path / MODEL).exists()
 
     # --- config ---------------------------------------------------------------------------------------------------
 
@@ -193,6 +200,19 @@ class RunFolder:
         if path.exists():
             rows = [row for row in read_rows(path) if row["step"] <= last_step]
             write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def append_timing(self, row: Mapping[str, Any]) -> None:
+        """Append a row to timing.jsonl, which nothing rests on: neither on disk at once nor worth failing a run for."""
+        with suppress(OSError), (self.path / "timing.jsonl").open("a") as f:
+            f.write(json.dumps(_finite(dict(row))) + "\n")
+
+    def truncate_timing(self, last_step: int) -> None:
+        """Drop its rows after `last_step`; all of them where they cannot be read."""
+        with suppress(OSError):
+            try:
+                self.truncate_after("timing.jsonl", last_step)
+            except RecordError:
+                (self.path / "timing.jsonl").unlink()
 
     # --- status and result ----------------------------------------------------------------------------------------
 

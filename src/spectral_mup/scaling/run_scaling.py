@@ -10,6 +10,7 @@ from torch import nn
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.scaling.base_std import base_init_std
+from spectral_mup.scaling.fold import folded
 from spectral_mup.scaling.forward_multipliers import TO_DO, apply_multipliers_
 from spectral_mup.scaling.inspect import named_parameters
 from spectral_mup.scaling.scale import ModelScaling, scale
@@ -61,7 +62,8 @@ def scale_on_meta(run: RunConfig, vocab_size: int | None) -> ModelScaling:
 def check_model(runs: Sequence[RunConfig], vocab_size: int | None) -> None:
     """Check, without memory for them, that the models of these runs can be built and scaled as their rules want.
 
-    Raises ConfigError on a multiplier of the forward pass that cannot be set, and what the model and `scale` raise.
+    Raises ConfigError on a multiplier of the forward pass that cannot be set, or with train.keep not be kept, and what the
+    model and `scale` raise.
     """
     runs[0].model.check_sizes(vocab_size, runs[0].base_width, {run.depth for run in runs})
     for run in {(run.rule.name, run.width, run.depth): run for run in runs}.values():
@@ -73,6 +75,8 @@ def check_model(runs: Sequence[RunConfig], vocab_size: int | None) -> None:
                 f"model: rule={run.rule.name} asks of the forward pass what cannot be set from outside ({left[0]}); give the "
                 "model a method set_multipliers(multipliers), or choose a rule without it"
             )
+        if run.train.keep and hasattr(model, "save_pretrained"):
+            folded(model, {})
 
 
 def hyperparameters(run: RunConfig) -> dict[str, Any]:

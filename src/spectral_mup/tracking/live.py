@@ -6,6 +6,7 @@ action=wandb_push replays it later. So it does for a run resumed offline: in a s
 
 import os
 import queue
+import re
 import signal
 import sys
 import threading
@@ -14,10 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.util.log import log
 
 INIT_SECONDS = 20
 CLOSE_SECONDS = 10
+LONGEST_TAG = 64  # that W&B accepts
+SHORT = {"width": "w", "depth": "d", "lr": "lr", "seed": "s"}
 
 
 def import_wandb(mode: str) -> Any:
@@ -29,11 +33,27 @@ def import_wandb(mode: str) -> Any:
     return wandb
 
 
-def open_run(run_id: str, config: Mapping[str, Any], mode: str, project: str, **settings: Any) -> Any:
+def describe(run: RunConfig, sweep: str) -> dict[str, Any]:
+    """How W&B lists a run of a sweep, as arguments of wandb.init: 'spectral w256 d2 lr2^-6 s0', grouped by sweep.
+
+    In its config the few keys that one sorts and filters by lie beside the whole RunConfig, under `run`.
+    """
+    about = {"sweep": sweep, "optimizer": run.optimizer.name, "rule": run.rule.name, "width": run.width, "depth": run.depth}
+    about |= {"lr": 2.0**run.log2_lr, "seed": run.seed, "run": run.to_json()}
+    return {
+        "name": re.sub(rf"\b({'|'.join(SHORT)}) ", lambda found: SHORT[found[1]], str(run)),
+        "group": sweep,
+        "job_type": run.rule.name,
+        "tags": [tag[:LONGEST_TAG] for tag in (run.optimizer.name, run.model.label)],
+        "config": about,
+    }
+
+
+def open_run(run_id: str, about: Mapping[str, Any], mode: str, project: str, **settings: Any) -> Any:
     """Begin or resume the W&B run of this id, with the training step as axis. Raises whatever W&B raises."""
     wandb = import_wandb(mode)
     run = wandb.init(
-        project=project, id=run_id, name=run_id, config=dict(config), mode=mode, resume="allow", reinit="finish_previous",
+        project=project, id=run_id, mode=mode, resume="allow", reinit="finish_previous", **about,
         settings=wandb.Settings(init_timeout=INIT_SECONDS, silent=True, console="off", **settings),
     )  # fmt: skip
     run.define_metric("train_step")
@@ -42,7 +62,7 @@ def open_run(run_id: str, config: Mapping[str, Any], mode: str, project: str, **
 
 
 def log_row(run: Any, row: Mapping[str, Any]) -> None:
-    """Log a row of metrics.jsonl at its own step, so that W&B drops a step that it has: a resumed run repeats some."""
+    """Log a row (see runs.metrics) at its own step, so that W&B drops a step that it has: a resumed run repeats some."""
     values = {name: value for name, value in row.items() if name != "step" and value is not None}
     run.log({"train_step": row["step"]} | values, step=row["step"])
 
@@ -88,8 +108,9 @@ class WandbLogger:
         if mode != "disabled":
             self._thread.start()
 
-    def start(self, run_id: str, config: dict[str, Any]) -> None:
-        self._put("start", (run_id, config))
+    def start(self, run_id: str, about: dict[str, Any]) -> None:
+        """Begin the run of this id, described as by `describe`."""
+        self._put("start", (run_id, about))
 
     def log(self, rows: list[dict[str, Any]]) -> None:
         self._put("log", rows)
@@ -113,8 +134,8 @@ class WandbLogger:
         try:
             for verb, value in iter(self._queue.get, ("close", None)):
                 if verb == "start":
-                    run_id, config = value
-                    run = open_run(run_id, config, self.mode, self.project)
+                    run_id, about = value
+                    run = open_run(run_id, about, self.mode, self.project)
                 elif verb == "log":
                     for row in value:
                         log_row(run, row)

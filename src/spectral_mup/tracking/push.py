@@ -6,16 +6,16 @@ what was sent where, written after W&B took it: after a kill the next push sends
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spectral_mup.errors import RecordError, Unanswered
+from spectral_mup.runs.metrics import read_metrics
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
-from spectral_mup.tracking.live import finish_run, import_wandb, log_row, open_run
-from spectral_mup.util.files import read_rows
+from spectral_mup.tracking.live import describe, finish_run, import_wandb, log_row, open_run
 from spectral_mup.util.log import log
 from spectral_mup.util.text import pluralize
 
@@ -39,23 +39,22 @@ class Counts:
     damaged: int = 0
 
 
-def push(runs_dir: Path, runs: Sequence[RunConfig], project: str, mode: str, on_run: Callable[[], None]) -> Counts:
-    """Send the rows and results of these runs that W&B does not have; call `on_run` after each run.
+def push(runs_dir: Path, runs: Sequence[RunConfig], sweep: str, project: str, mode: str, on_run: Callable[[], None]) -> Counts:
+    """Send the rows and results of these runs of a sweep that W&B does not have; call `on_run` after each run.
 
     `mode` is 'online', or 'offline' for folders that `wandb sync` takes later: then a run that grew is written whole again, as
     of two folders a sync keeps the later. Raises PushError at the first refusal; what was pushed until then is recorded.
     """
     counts = Counts()
-    target = _target(project, mode)
+    target = target_of(project, mode)
     for run in runs:
         folder = RunFolder(runs_dir, run.run_id)
         before = folder.peek("wandb.json") or {}
         if not target.items() <= before.items():
             before = {}
         result = folder.result()  # before the rows, which are complete if there is one
-        metrics = folder.path / "metrics.jsonl"
         try:
-            rows = list(read_rows(metrics)) if metrics.exists() and not before.get("finished") else []
+            rows = [] if before.get("finished") else read_metrics(folder)
         except RecordError as error:
             log.warning("%s; its rows are not sent", error, extra={"run": run.run_id})
             counts.damaged += 1
@@ -69,31 +68,38 @@ def push(runs_dir: Path, runs: Sequence[RunConfig], project: str, mode: str, on_
         else:
             sent = rows if mode == "offline" else new
             try:
-                _send(run, sent, result, mode, project)
+                _send(run, sweep, sent, result, mode, project)
             except Exception as error:  # whatever W&B or the network raises
-                raise PushError(_refusal(error, counts.pushed)) from error
+                raise PushError(refusal(error, counts.pushed)) from error
             folder.write("wandb.json", target | {"step": max(last, rows[-1]["step"]), "finished": result is not None})
             counts.pushed, counts.rows = counts.pushed + 1, counts.rows + len(sent)
         on_run()
     return counts
 
 
-def _target(project: str, mode: str) -> dict[str, Any]:
+def target_of(project: str, mode: str) -> dict[str, Any]:
     """Server, entity (null: the key's own) and project. Raises PushError if no key is known, never prompts for one."""
     wandb = import_wandb(mode)
     try:
         settings = wandb.setup(wandb.Settings(silent=True, mode=mode)).settings
         if mode == "online" and not wandb.login(prompt=False, verify=False):
-            raise PushError(_refusal("no key is known", 0))
+            raise PushError(refusal("no key is known", 0))
     except wandb.Error as error:
-        raise PushError(_refusal(error, 0)) from error
+        raise PushError(refusal(error, 0)) from error
     return {"mode": mode, "base_url": str(settings.base_url), "entity": settings.entity, "project": project}
 
 
-def _send(run: RunConfig, rows: list[dict[str, Any]], result: dict[str, Any] | None, mode: str, project: str) -> None:
-    target = open_run(run.run_id, run.to_json(), mode, project, **SETTINGS)
+def _send(
+    run: RunConfig, sweep: str, rows: list[dict[str, Any]], result: dict[str, Any] | None, mode: str, project: str
+) -> None:
+    target = open_run(run.run_id, describe(run, sweep), mode, project, **SETTINGS)
     for row in rows:
         log_row(target, row)
+    finish_sent(target, result)
+
+
+def finish_sent(target: Any, result: Mapping[str, Any] | None) -> None:
+    """As finish_run, but raises PushError also where the client gave up."""
     client_log = Path(target.settings.log_internal)
     finish_run(target, result)
     for line in client_log.read_text("utf-8").splitlines() if client_log.exists() else ():
@@ -101,11 +107,13 @@ def _send(run: RunConfig, rows: list[dict[str, Any]], result: dict[str, Any] | N
             raise PushError(json.loads(line)["msg"])
 
 
-def _refusal(error: Exception | str, pushed: int) -> str:
+def refusal(error: Exception | str, pushed: int | None = None) -> str:
+    """One line about what W&B refused, after the runs that were pushed before; the key is never repeated."""
     message = " ".join(str(error).split()) or type(error).__name__
     if key := os.environ.get("WANDB_API_KEY"):
         message = message.replace(key, "…")
+    before = "" if pushed is None else f"{pluralize(pushed, 'run')} pushed before; "
     return (
         f"W&B: {message}; `wandb login` or WANDB_API_KEY gives it a key, wandb.mode=offline needs neither key nor network; "
-        f"{pluralize(pushed, 'run')} pushed before; run the same command again"
+        f"{before}run the same command again"
     )

@@ -78,7 +78,7 @@ class GraphedStep:
         )
         self.sources: list[Callable[[], Iterable[float]]] = []  # of the numbers, in their order
         self.used = 0
-        self.loss = torch.zeros((), device=self.device)
+        self.loss, self.norm = torch.zeros(2, device=self.device).unbind()
         for optimizer in self._others():
             for state in optimizer.state.values():
                 state["step"] = state["step"].to(self.device)
@@ -101,6 +101,8 @@ class GraphedStep:
         for optimizer in self._stacked():
             optimizer.count_step()
         trainer.step_number += 1
+        if trainer.norm_due(trainer.step_number):
+            trainer.gradient_norm = self.norm.clone()
         return self.loss.clone()
 
     def _stacked(self) -> list[StackedOptimizer]:
@@ -127,8 +129,13 @@ class GraphedStep:
         for optimizer in self._stacked():
             optimizer.feed = self._feed(optimizer)
         batches = self.text.batches()
+
+        def step() -> None:
+            self.loss.copy_(self.trainer.descend(batches, measure_norm=True))
+            self.norm.copy_(self.trainer.gradient_norm)  # type: ignore[arg-type]
+
         try:
-            return capture(lambda: self.loss.copy_(self.trainer.descend(batches)), self.device)  # type: ignore[arg-type,return-value]
+            return capture(step, self.device)
         except RuntimeError as error:
             why = error.__context__ or error  # ending the capture fails too, and says less
             raise RuntimeError(f"the step cannot be captured as a CUDA graph, set train.graph=false: {why}") from error

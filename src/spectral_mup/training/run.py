@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spectral_mup import data
+from spectral_mup.runs.metrics import join
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.scaling.forward_multipliers import set_multipliers_
@@ -30,12 +31,15 @@ from spectral_mup.training.precision import resolve_auto
 from spectral_mup.training.probe import Probe
 from spectral_mup.training.quantities import resolve_quantities
 from spectral_mup.training.schedule import schedule_factor
+from spectral_mup.training.stopwatch import Stopwatch
 from spectral_mup.training.task import Task, text_task
 from spectral_mup.training.trainer import Trainer
+from spectral_mup.training.weights import keep_weights
 from spectral_mup.util.files import read_rows, write_atomic
 
 TRAIN_LOSS_STEPS = 20  # steps whose mean is the result's train_loss
 GPU_WRITE_SECONDS = 0.5  # at least, between two writes of losses: each waits for the GPU
+NORM_STEPS = 10  # between two measurements of the gradient's norm, whatever cluster.log_every: metrics follow from the config
 LOGS = ("metrics.jsonl", "norms.jsonl")
 
 
@@ -54,8 +58,9 @@ def train_run(
 ) -> dict[str, Any] | None:
     """Train a run into its claimed folder and return its result; None if stopped before the end.
 
-    Resumes from the newest checkpoint that is whole. `should_stop` is asked before every step; `on_rows` sees the metrics
-    rows as they are written. Raises ClaimedError if the folder was taken over, OSError if it cannot be written.
+    Resumes from the newest checkpoint that is whole. `should_stop` is asked before every step; `on_rows` sees the rows of
+    metrics.jsonl as they are written, each with what norms.jsonl and timing.jsonl have of its step. Raises ClaimedError if the
+    folder was taken over, OSError if it cannot be written.
 
     All `processes` of a group call it with the same run, each with its device: a step's batch is cut over them by
     micro-batches, with `shard` the parameters too. One asked to stop stops all; files and `on_rows` are the main one's alone.
@@ -64,7 +69,8 @@ def train_run(
     t = run.train
     task = make_task(run, corpus, device, processes)
     trainer, take_step, probe, auto = build_trainer(run, folder, task, corpus.vocab_size, device, processes, shard)
-    log = RunLog(run, folder, processes, on_rows)
+    watch = Stopwatch(run, trainer.model, task.about(1)["tokens"], auto["precision"], device, processes.size)
+    log = RunLog(run, folder, trainer, watch, on_rows)
     log.resume(trainer.step_number, probe)
     saved_at = written_at = time.monotonic()
     pause = GPU_WRITE_SECONDS if device.type == "cuda" and processes.size == 1 else 0.0  # processes would disagree
@@ -75,7 +81,7 @@ def train_run(
                 save_checkpoint(folder, trainer, auto)
             return None
         rows: list[dict[str, Any]] = []
-        log.losses_pending.append(take_step(probe.measure(trainer, rows) if step in probe.steps else None))
+        log.take(step, take_step(probe.measure(trainer, rows) if step in probe.steps else None))
         if rows:
             log.write_norms(rows)
         if t.eval_every and step % t.eval_every == 0 and step < t.steps:
@@ -83,13 +89,18 @@ def train_run(
         if step == t.steps or step % log_every == 0 and time.monotonic() - written_at >= pause:
             diverged, written_at = log.write(), time.monotonic()
             if diverged is not None:
-                return log.finish(trainer, task, auto, diverged, math.nan)
+                return log.finish(task, auto, diverged, math.nan)
             due = processes.is_main and time.monotonic() - saved_at > checkpoint_seconds
             if step < t.steps and processes.any(due):
                 save_checkpoint(folder, trainer, auto)
                 saved_at = time.monotonic()
     val_loss = trainer.evaluate(task.validation())
-    return log.finish(trainer, task, auto, None if math.isfinite(val_loss) else t.steps, val_loss)
+    return log.finish(task, auto, None if math.isfinite(val_loss) else t.steps, val_loss)
+
+
+def norm_due(step: int) -> bool:
+    """Whether the gradient's norm is measured at a step: at the first and every tenth."""
+    return step == 1 or step % NORM_STEPS == 0
 
 
 def checkpoint_blocks(model: Any, random: bool) -> None:
@@ -142,6 +153,7 @@ def build_trainer(
     trainer = Trainer(
         model, optimizers, task.batches, task.loss, schedule=schedule, clip=t.clip,
         sampled_loss=task.sampled_loss, forward=wrapped, processes=processes,
+        norm_due=norm_due,
     )  # fmt: skip
     redraws = t.checkpoint_activations and run.model.dropout > 0  # a generator that is set back cannot be captured
     capturable = task.static_text is not None and processes.size == 1 and not redraws and can_capture(optimizers, device)
@@ -166,17 +178,26 @@ class RunLog:
     """The losses of a run: those written, those still on the device, and what becomes of them in the end."""
 
     def __init__(
-        self, run: RunConfig, folder: RunFolder, processes: ProcessGroup, on_rows: Callable[[list[dict[str, Any]]], None]
+        self,
+        run: RunConfig,
+        folder: RunFolder,
+        trainer: Trainer,
+        watch: Stopwatch,
+        on_rows: Callable[[list[dict[str, Any]]], None],
     ) -> None:
-        self.run, self.folder, self.processes, self.on_rows = run, folder, processes, on_rows
+        self.run, self.folder, self.trainer, self.watch, self.on_rows = run, folder, trainer, watch, on_rows
+        self.processes = trainer.processes
         self.losses: list[float] = []
         self.losses_pending: list[Tensor] = []
+        self.gradients_pending: dict[int, Tensor] = {}  # norms, by step
+        self.norms_pending: list[dict[str, Any]] = []  # rows that on_rows has not seen
         self.evaluations: dict[int, float] = {}
         self.since: dict[str, float] = {}
 
     def resume(self, step: int, probe: Probe) -> None:
         """Drop what the files have beyond a checkpoint's step; at step 0 begin them with the probe's first rows."""
         self.since = {"began": step, "started": time.time()}
+        self.watch.begin(step)
         first = probe.first_rows() if step == 0 else []
         if self.processes.is_main and step:
             for name in LOGS:
@@ -187,7 +208,15 @@ class RunLog:
             for name in LOGS:
                 write_atomic(self.folder.path / name, b"")
             self.write_norms(first)
+        if self.processes.is_main:
+            self.folder.truncate_timing(step)
         self.losses = self.processes.broadcast(self.losses)
+
+    def take(self, step: int, loss: Tensor) -> None:
+        """Take the loss of a step just taken, and the gradient's norm where it was measured; neither waits for the device."""
+        self.losses_pending.append(loss)
+        if self.trainer.norm_due(step) and self.trainer.gradient_norm is not None:
+            self.gradients_pending[step] = self.trainer.gradient_norm
 
     def write(self) -> int | None:
         """Write what is pending; return the step at which the run diverged, if it has."""
@@ -195,29 +224,31 @@ class RunLog:
         if self.losses_pending:
             self.losses += self.processes.mean(torch.stack(self.losses_pending)).tolist()
             if self.processes.is_main:
-                rows = self._rows(known)
+                rows, timing = self._rows(known), self.watch.row(len(self.losses))
                 self.folder.append(LOGS[0], rows)
-                self.on_rows(rows)
+                self.folder.append_timing(timing)
+                self.on_rows(join(rows, [timing], self.norms_pending))
                 last = {"step": len(self.losses), "steps": t.steps, "loss": self.losses[-1], "time": time.time()}
-                self.folder.write_status(last | self.since)
-            self.losses_pending, self.evaluations = [], {}
+                self.folder.write_status(timing | last | self.since)
+            self.losses_pending, self.gradients_pending, self.norms_pending, self.evaluations = [], {}, [], {}
         return divergence(self.losses, t.diverge_factor, t.diverge_patience, known)
 
     def write_norms(self, rows: list[dict[str, Any]]) -> None:
+        self.norms_pending += rows
         if self.processes.is_main:
             self.folder.append(LOGS[1], rows)
 
     def _rows(self, known: int) -> list[dict[str, Any]]:
-        rows = []
+        """Rows of metrics.jsonl: the loss of every step, the lr of the base, and at some the gradient's norm, a val_loss."""
+        gradients = torch.stack([*self.gradients_pending.values()]).tolist() if self.gradients_pending else []
+        norms, rows = dict(zip(self.gradients_pending, gradients, strict=True)), []
         for step, loss in enumerate(self.losses[known:], known + 1):
-            rows.append(
-                {"step": step, "loss": loss} | ({"val_loss": x} if (x := self.evaluations.get(step)) is not None else {})
-            )
+            row = {"step": step, "loss": loss, "lr": 2.0**self.run.log2_lr * self.trainer.schedule(step - 1)}
+            more = {"grad_norm": norms.get(step), "val_loss": self.evaluations.get(step)}
+            rows.append(row | {name: value for name, value in more.items() if value is not None})
         return rows
 
-    def finish(
-        self, trainer: Trainer, task: Task, auto: Mapping[str, str], diverged: int | None, val_loss: float
-    ) -> dict[str, Any]:
+    def finish(self, task: Task, auto: Mapping[str, str], diverged: int | None, val_loss: float) -> dict[str, Any]:
         """Write and return the result."""
         losses = self.losses[:diverged]  # what came after depends on when the loop noticed
         tail = losses[-TRAIN_LOSS_STEPS:]
@@ -227,7 +258,7 @@ class RunLog:
             "steps": len(losses),
             "val_loss": val_loss if diverged is None else None,
             "train_loss": sum(tail) / len(tail) if diverged is None else None,
-            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "parameters": sum(p.numel() for p in self.trainer.model.parameters()),
             "precision": auto["precision"],
             "compile": auto["compile"],
             "graph": auto["graph"],
@@ -236,6 +267,10 @@ class RunLog:
             if diverged is not None:
                 for name in LOGS:
                     self.folder.truncate_after(name, diverged)
+                self.folder.truncate_timing(diverged)
+        if diverged is None and self.run.train.keep:
+            keep_weights(self.folder, self.trainer)
+        if self.processes.is_main:
             self.folder.finish(result)
             for old in self.folder.checkpoint_files():
                 old.unlink()

@@ -59,6 +59,7 @@ class Trainer:
     forward       what `loss` calls as the model: its compiled, DDP-wrapped or FSDP2-sharded self
     bfloat16      compute losses under torch.autocast
     processes     those that train together, each on its own micro-batches
+    norm_due      whether `gradient_norm` is measured at a step (from 1)
 
     Raises ValueError where an optimizer uses sampled labels and `sampled_loss` is missing.
     """
@@ -76,12 +77,14 @@ class Trainer:
         forward: Any = None,
         bfloat16: bool = False,
         processes: ProcessGroup = SINGLE_PROCESS,
+        norm_due: Callable[[int], bool] = lambda step: False,
     ) -> None:
         self.model, self.optimizers, self.batches, self.loss = model, list(optimizers), batches, loss
         self.schedule, self.clip, self.sampled_loss, self.processes = schedule, clip, sampled_loss, processes
         self.forward = model if forward is None else forward
         self.device = next(model.parameters()).device
-        self.bfloat16 = bfloat16
+        self.bfloat16, self.norm_due = bfloat16, norm_due
+        self.gradient_norm: Tensor | None = None  # of the whole gradient, before any clipping, when it was last due
         self.step_number = 0
         self.names: dict[Tensor, str] = {p: name for name, p in model.named_parameters()}
         self._curved = [o for o in self.optimizers if isinstance(o, UsesSampledLabels)]
@@ -99,7 +102,7 @@ class Trainer:
         `around` is entered when the gradients are there and left when the optimizers have stepped.
         """
         self.begin_step()
-        loss = self.descend(self.batches(self.step_number), around)
+        loss = self.descend(self.batches(self.step_number), around, self.norm_due(self.step_number + 1))
         self.step_number += 1
         return loss
 
@@ -117,11 +120,17 @@ class Trainer:
         for group in self._groups():
             group["lr"] = group["base_lr"] * self.schedule(self.step_number)
 
-    def descend(self, batches: Sequence[Batch], around: AbstractContextManager[Any] | None = None) -> Tensor:
-        """Gradients of the mean loss over these micro-batches, clip, step; return that loss."""
+    def descend(
+        self, batches: Sequence[Batch], around: AbstractContextManager[Any] | None = None, measure_norm: bool = False
+    ) -> Tensor:
+        """Gradients of the mean loss over these micro-batches, their norm, clip, step; return that loss."""
         loss = self._backward(lambda batch: self.loss(self.forward, batch), batches)
-        if self.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        if self.clip is not None or measure_norm:
+            norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+            if self.clip is not None:
+                nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip, norm)
+            if measure_norm:
+                self.gradient_norm = whole(norm)
         with around or nullcontext():
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -161,6 +170,12 @@ class Trainer:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state_dict in main memory; a collective, as `state_dict`. Names that share a tensor still do."""
+        state = _gathered(self.model.state_dict(), self.processes.is_main)
+        on_host = {id(w): w.cpu() for w in state.values() if w is not None}
+        return {name: on_host[id(w)] for name, w in state.items() if w is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from a state_dict, whatever number of processes saved it; torch's generators only where one trains alone."""

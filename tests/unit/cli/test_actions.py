@@ -10,13 +10,14 @@ import typing
 from pathlib import Path
 
 import pytest
-from support.cli import call
-from support.runs import TINY
+from support.cli import call, planned
+from support.runs import TINY, bury
 
 import spectral_mup.cli
 from spectral_mup.cli import actions
 from spectral_mup.cli.actions import ACTIONS, Action, train
 from spectral_mup.cli.context import Context
+from spectral_mup.runs.run_folder import RunFolder
 
 FOLDER = Path(spectral_mup.cli.__file__).parent
 
@@ -98,6 +99,21 @@ def test_a_context_plans_anew_only_when_refreshed(tiny):
     assert context.plan is plan and context.report is report
     context.refresh()
     assert context.plan is not plan and context.report is not report and context.plan.runs == plan.runs
+
+
+def test_status_and_why_say_how_far_a_run_came_how_fast_and_in_how_much_memory(tmp_path):
+    argv, (running, failed, *_) = [*TINY, f"paths.runs={tmp_path}"], planned(TINY)
+    speed = {"tokens_per_second": 18400.4, "memory": 1_240_000_000}
+    for run in (running, failed):
+        folder = RunFolder(tmp_path, run.run_id)
+        folder.claim()
+        now = {"step": 3, "steps": 12, "loss": 5.0, "began": 0, "started": 1000.0, "time": 1060.0}
+        folder.write_status(now | speed)
+    bury(folder)
+    folder.write_error("Traceback (most recent call last):\nMemoryError")
+    reached = "step 3/12, 18,400 tokens/s, 1.2 GB"
+    assert f"seed 0, {reached}, about 3 min left" in call("launch", *argv, "action=status")[1]
+    assert f"seed 0, out of memory, MemoryError, reached {reached}\n" in call("launch", *argv, "action=why")[1]
 
 
 TWICE = [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)]

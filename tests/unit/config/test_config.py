@@ -53,6 +53,10 @@ BAD = {
     ("train.devices=3",): "train.devices=3: train.batch_size=.* is not a multiple",
     ("train.shard=true",): "train.shard=true: needs more than one device, as in train.devices=2",
     ("train.warmup=5000",): "train.warmup=5000: not below train.steps",
+    **dict.fromkeys(
+        (("train.warmup=1.5",), ("train.warmup=-1",), ("train.warmup=-0.1",), ("train.warmup=true",), ("train.warmup=long",)),
+        "train.warmup=.*: must be a fraction of train.steps below 1, as in 0.1, or a whole number of steps",
+    ),
     ("train.schedule=step",): "train.schedule=step: must be one of linear, cosine, constant",
     ("train.precision=fp16",): "train.precision=fp16: must be one of",
     ("optimizer.hidden=lion",): "optimizer.hidden=lion: no such algorithm",

@@ -1,11 +1,16 @@
 """Laws of what can be tuned: names, the values that a search starts from, and a line about each mistake."""
 
+import json
+
 import pytest
+from support import ROOT
 from support.runs import composed
 
 from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.config.tune import held_at, named, start_of
 from spectral_mup.config.validate import varied
+from spectral_mup.runs.run_config import Curve
+from spectral_mup.runs.sweep import open_sweep
 
 HELD = "sweep.lr=[-7]"
 BAD = {
@@ -86,7 +91,28 @@ def test_a_key_at_its_own_value_leaves_the_config_as_it_is():
     assert varied(config, {"optimizer.adamw.lr": -1}) != config
 
 
+@pytest.mark.parametrize(
+    "warmup, steps, resolved",
+    [
+        (None, 400, 40), (None, 30, 3), (None, 29, 2), (None, 5, 1), (None, 1, 0), (0.29, 100, 29), ("0.05", 1026, 51),
+        (0, 30, 0), ("0.0", 30, 0), (1, 30, 1), (7, 30, 7), ("7.0", 30, 7),
+    ],
+)  # fmt: skip
+def test_a_warmup_below_one_is_a_fraction_of_the_steps(warmup, steps, resolved):
+    """None: the default, a tenth. What a run is made of has whole steps, so that its id does not tell how they were given."""
+    given = composed(f"train.steps={steps}", *([] if warmup is None else [f"train.warmup={warmup}"]))
+    assert type(given.train.warmup) is int and given.train.warmup == resolved
+    assert given.train == composed(f"train.steps={steps}", f"train.warmup={resolved}").train
+
+
+def test_the_default_warmup_is_that_of_the_runs_on_record():
+    sweep, known = open_sweep(composed()), json.loads((ROOT / "sweeps/results/default/verdicts.json").read_text())["run_ids"]
+    first = sweep.run(Curve("spectral", 64, 2), -7, 0)
+    assert first.train.warmup == 40 and first.run_id in known
+
+
 def test_warmup_keeps_its_share_of_the_steps():
+    assert [varied(composed(), {}, steps=n).train.warmup for n in (20, 800)] == [2, 80]  # of a fraction, too
     config = composed("train.steps=400", "train.warmup=40")
     assert [varied(config, {}, steps=n).train.warmup for n in (100, 400, 845)] == [10, 40, 84]
     t = varied(config, {"train.warmup": 6}, steps=800, batch_size=32).train

@@ -52,6 +52,14 @@ class Trained:
         """What each rank saw of a case."""
         return [json.loads((self.folder / f"{case}.{rank}.json").read_text()) for rank in (0, 1)]
 
+    def weights(self, case: str) -> dict[str, torch.Tensor]:
+        (path,) = (self.folder / case).glob("*/weights.pt")
+        return torch.load(path, weights_only=True)
+
+    def gradients(self, case: str) -> list[float]:
+        """The gradient's norm, at the steps that have one."""
+        return [row["grad_norm"] for row in self.rows(case) if "grad_norm" in row]
+
 
 def close(a: dict, b: dict) -> bool:
     """Two rows of norms.jsonl tell the same: numbers to a thousandth."""
@@ -70,15 +78,25 @@ def test_two_processes_train_as_one(trained, case):
     alone = f"{case.split()[0]} alone"
     assert len(trained.losses(case)) == STEPS
     assert trained.losses(case) == pytest.approx(trained.losses(alone), rel=1e-5)
+    assert trained.gradients(case) == pytest.approx(trained.gradients(alone), rel=1e-3) and len(trained.gradients(case)) == 3
     norms, theirs = (trained.rows(c, "norms.jsonl") for c in (case, alone))
     assert len(norms) == len(theirs) > 100 and all(close(a, b) for a, b in zip(norms, theirs, strict=True))
     assert trained.result(case)["val_loss"] == pytest.approx(trained.result(alone)["val_loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp2"])
+def test_what_several_keep_are_the_whole_weights_of_one(trained, way):
+    alone, ours = trained.weights("muon alone"), trained.weights(f"muon {way}")
+    assert ours.keys() == alone.keys() and all(type(w) is torch.Tensor for w in ours.values())
+    for name, w in ours.items():
+        torch.testing.assert_close(w, alone[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_wrong_split_is_seen(trained):
     """The control: both ranks train on the same half of the batch."""
     wrong, alone = "adamw same half", "adamw alone"
     assert trained.losses(wrong) != pytest.approx(trained.losses(alone), rel=1e-3)
+    assert trained.gradients(wrong) != pytest.approx(trained.gradients(alone), rel=1e-2)
     norms, theirs = (trained.rows(c, "norms.jsonl") for c in (wrong, alone))
     assert not all(close(a, b) for a, b in zip(norms, theirs, strict=True))
 

@@ -14,9 +14,11 @@ from support.runs import build_run, bury, first_point, optimizers_of, run_point
 from spectral_mup import data
 from spectral_mup.errors import RecordError
 from spectral_mup.optim.sophia import Sophia
+from spectral_mup.runs.metrics import read_metrics
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.training.divergence import divergence
 from spectral_mup.training.schedule import schedule_factor
+from spectral_mup.training.stopwatch import flops_per_token, peak_flops
 from spectral_mup.training.trainer import sampled_label_loss
 from spectral_mup.util.files import read_rows, write_atomic
 
@@ -105,7 +107,7 @@ def test_nan_from_the_first_step_is_a_result(tiny, corpus, tmp_path):
     folder, result = run_point(first_point(config), tmp_path, corpus)
     assert (result["status"], result["diverged_step"]) == ("diverged", 1)
     rows = list(read_rows(folder.path / "metrics.jsonl"))
-    assert rows[0] == {"step": 1, "loss": None}
+    assert rows[0] == {"step": 1, "loss": None, "lr": 2**-6 / 2, "grad_norm": None}
     json.loads((folder.path / "result.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
 
 
@@ -150,6 +152,49 @@ def test_schedule_keeps_the_ratios_of_groups(tiny):
     groups = [g for o in optimizers_of(model, p, run) for g in o.param_groups]
     assert len({g["base_lr"] for g in groups}) > 2 and all(g["base_lr"] == g["lr"] for g in groups)
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
+
+
+def test_metrics_have_the_lr_of_the_schedule_and_the_norm_of_the_whole_gradient(tiny, corpus, tmp_path):
+    """The lr of every step; at the first and every tenth the root of the tensors' squared norms, before it is clipped."""
+    norms = {}
+    for clip in ("null", "0.1"):
+        run = first_point(tiny("probe.steps=[1,10]", "train.schedule=cosine", f"train.clip={clip}"))
+        folder, _ = run_point(run, tmp_path, corpus)
+        rows, tensors = (list(read_rows(folder.path / f"{name}.jsonl")) for name in ("metrics", "norms"))
+        tensors = [row for row in tensors if "grad_norm" in row]
+        factors = [schedule_factor(s, steps=12, warmup=2, schedule="cosine", final_lr=0.0) for s in range(12)]
+        assert [row["lr"] for row in rows] == [2**-6 * x for x in factors]
+        assert all(row["lr"] == rows[row["step"] - 1]["lr"] for row in tensors)  # at the base AdamW's is the lr that is tuned
+        norms[clip] = {row["step"]: row["grad_norm"] for row in rows if "grad_norm" in row}
+        used = {step: math.hypot(*(row["grad_norm"] for row in tensors if row["step"] == step)) for step in (1, 10)}
+        assert used == pytest.approx(norms[clip] if clip == "null" else {1: 0.1, 10: 0.1}, rel=1e-5)
+    assert norms["0.1"][1] == norms["null"][1] > 0.2 and norms["0.1"].keys() == {1, 10}
+
+
+def test_speed_and_memory_have_a_file_of_their_own_that_nothing_rests_on(tiny, corpus, tmp_path):
+    run = first_point(tiny("train.eval_every=5"))
+    told: list = []
+    folder, _ = run_point(run, tmp_path / "whole", corpus, on_rows=told.extend)
+    timing = list(read_rows(folder.path / "timing.jsonl"))
+    assert [row["step"] for row in timing] == [4, 8, 12]
+    assert all(row["tokens_per_second"] > 0 and row["memory"] > 1e6 and "mfu" not in row for row in timing)
+    assert told == read_metrics(folder) and [row["step"] for row in told] == list(range(1, 13))
+    assert {"loss", "lr", "grad_norm", "rms/token", "update_norm/token.weight"} <= told[0].keys()
+    assert told[3].keys() >= {"tokens_per_second", "memory"} and "val_loss" in told[4]
+    broken = RunFolder(tmp_path / "broken", run.run_id)
+    broken.write_config(run.to_json())
+    (broken.path / "timing.jsonl").write_text("damaged\n{}\n")
+    (tmp_path / "no" / run.run_id / "timing.jsonl").mkdir(parents=True)  # it cannot even be written
+    for runs in ("broken", "no"):
+        assert contents(run_point(run, tmp_path / runs, corpus)[0]) == contents(folder)
+    assert [row["step"] for row in read_rows(broken.path / "timing.jsonl")] == [4, 8, 12]
+
+
+def test_flops_are_those_of_the_formula(tiny):
+    """6·N + 12·depth·context·width: with a readout of 256 × 64 and blocks of 12·64², two deep."""
+    model, _ = build_run(first_point(tiny(), width=64))
+    assert flops_per_token(model, depth=2, width=64, context=16) == 6 * (256 * 64 + 2 * 12 * 64**2) + 12 * 2 * 16 * 64
+    assert peak_flops(torch.device("cpu"), "bfloat16") is None
 
 
 def test_independent_weight_decay_shrinks_by_lambda_whatever_the_lr(tiny):

@@ -29,7 +29,9 @@ ACTIONS: dict[str, Action] = {
     "extend": Action(train.extend, "submit what the results so far call for; tasks that end do so too", "slurm"),
     "cancel": Action(states.cancel, "show the recorded jobs, ask, cancel them [run=ID] [yes]", "sweep"),
     "doctor": Action(states.doctor, "show what this machine and its SLURM offer and what to fix", "config"),
-    "wandb_push": Action(wandb_push.wandb_push, "copy the runs to Weights & Biases, each row once", "sweep"),
+    "wandb_push": Action(
+        wandb_push.wandb_push, "copy the runs, and the verdict once analysed, to Weights & Biases, each row once", "sweep"
+    ),
     "derive": Action(rules.derive, "measure how an optimizer's updates grow, write the rule that follows", "config"),
     "prepare": Action(prepare.prepare, "tokenize a text, to train on it with data=prepared", "config"),
 }

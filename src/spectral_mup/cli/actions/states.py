@@ -103,12 +103,21 @@ def _run_line(state: State) -> str:
 
 
 def _progress(status: dict | None) -> str:
-    """'step 120/400, about 3 min left'."""
+    """'step 120/400, 18,400 tokens/s, 1.2 GB, about 3 min left'."""
     if not status:
         return "starting"
-    s, text = status, f"step {status['step']}/{status['steps']}"
+    s = status
     speed = (s["step"] - s.get("began", 0)) / max(1e-3, s["time"] - s["started"]) if "started" in s else 0
-    return text + (f", about {format_duration((s['steps'] - s['step']) / speed)} left" if speed > 0 else "")
+    left = f"about {format_duration((s['steps'] - s['step']) / speed)} left" if speed > 0 else ""
+    return ", ".join(filter(None, [_reached(s), left]))
+
+
+def _reached(status: dict) -> str:
+    """How far a run came, how fast and in how much memory: 'step 120/400, 18,400 tokens/s, 1.2 GB'."""
+    said = {"tokens_per_second": "{:,.0f} tokens/s", "examples_per_second": "{:,.0f} examples/s", "mfu": "MFU {:.0%}"}
+    parts = [f"step {status['step']}/{status['steps']}"]
+    parts += [text.format(status[name]) for name, text in said.items() if name in status]
+    return ", ".join([*parts, *([f"{status['memory'] / 1e9:.1f} GB"] if "memory" in status else [])])
 
 
 def why(context: Context) -> int:
@@ -136,7 +145,9 @@ def _explain(context: Context, group: list[State]) -> list[str]:
     again = "restarted by the next launch" if cause.retryable else "not retried automatically"
     again = "resumes automatically" if first.live and cause.retryable else again
     lines = [f"{cause.name} ({pluralize(len(group), 'run')}, {again}): {cause.advice}"]
-    lines += [f"  {_run_line(state)}" for state in group[:SHOWN]]
+    for state in group[:SHOWN]:
+        status = None if state.name == "running" else RunFolder(context.runs, state.run.run_id).status()
+        lines.append(f"  {_run_line(state)}{f', reached {_reached(status)}' if status else ''}")
     if len(group) > SHOWN:
         lines.append(f"  … and {len(group) - SHOWN} more")
     return lines + [f"    {line}" for line in _last_lines(context, first)]

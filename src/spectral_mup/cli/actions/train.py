@@ -1,5 +1,6 @@
 """The actions that decide what is trained, here or on SLURM: run, plan, retry, extend."""
 
+import math
 import multiprocessing
 import re
 import signal
@@ -103,7 +104,20 @@ def _format_plan(context: Context) -> str:
         missing, seeds = len(todo.intersection(runs)), pluralize(len({run.seed for run in runs}), "seed")
         mark = ", not bracketed within lr.budget" if curve in plan.unbracketed else ""
         lines.append(f"  {curve}: {curve.tuned} 2^[{values}] × {seeds}, {len(runs) - missing} done, {missing} to do{mark}")
-    return "\n".join([*lines, *(f"note: {line}" for line in context.sweep.warnings())])
+    return "\n".join([*lines, *(f"note: {line}" for line in [*context.sweep.warnings(), *_without_weights(context)])])
+
+
+def _without_weights(context: Context) -> list[str]:
+    """With train.keep a line about the runs that were trained without it."""
+    runs = context.plan.runs if context.config.train.keep else []
+    ended = [run.run_id for run in runs if math.isfinite(context.outcome(run) or math.inf)]
+    bare = [run_id for run_id in ended if not RunFolder(context.runs, run_id).has_weights()]
+    if not bare:
+        return []
+    return [
+        f"{pluralize(len(bare), 'run')} ended without train.keep=last and left no weights, as {context.runs}/{bare[0]}; to get "
+        "them, move such folders away and launch again, which trains the same runs to the same numbers"
+    ]
 
 
 def _format_outlook(context: Context, workers: int, device: str) -> str:
