@@ -17,6 +17,7 @@ import spectral_mup.cli
 from spectral_mup.cli import actions
 from spectral_mup.cli.actions import ACTIONS, Action, train
 from spectral_mup.cli.context import Context
+from spectral_mup.cluster.worker import WORKER
 
 FOLDER = Path(spectral_mup.cli.__file__).parent
 
@@ -106,8 +107,10 @@ TWICE = [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT), (signa
 @pytest.mark.parametrize("signals", TWICE)
 def test_a_second_stop_kills_workers_that_do_not_end(signals):
     """The first one leaves them time to save. This worker heeds no signal that can be ignored."""
-    worker = multiprocessing.get_context("fork").Process(target=wait_for_ever, daemon=True)
+    fork = multiprocessing.get_context("fork").Process
+    worker, own = (fork(target=wait_for_ever, name=name, daemon=True) for name in (WORKER, None))
     worker.start()
+    own.start()
     with train._stop_requests() as stopping:
         os.kill(os.getpid(), signals[0])
         assert stopping() and worker.is_alive()
@@ -116,6 +119,9 @@ def test_a_second_stop_kills_workers_that_do_not_end(signals):
         assert worker.exitcode == -signal.SIGKILL
         with pytest.raises(KeyboardInterrupt):  # of what is done in this process, with no worker to kill
             os.kill(os.getpid(), signals[1])
+    assert own.is_alive(), "a process of the user's, as one that loads data"
+    own.kill()
+    own.join()
     worker.close()
 
 
