@@ -56,9 +56,10 @@ def push(runs_dir: Path, runs: Sequence[RunConfig], project: str, mode: str, on_
         metrics = folder.path / "metrics.jsonl"
         try:
             rows = list(read_rows(metrics)) if metrics.exists() and not before.get("finished") else []
-        except RecordError as error:
+        except (RecordError, OSError) as error:
             log.warning("%s; its rows are not sent", error, extra={"run": run.run_id})
             counts.damaged += 1
+            on_run()
             continue
         last = before.get("step", 0)
         new = [row for row in rows if row["step"] > last]
