@@ -113,7 +113,7 @@ class Submission:
     @cached_property
     def cancelled(self) -> set[str]:
         """Run ids that were cancelled here."""
-        return set(self._peek("cancelled.json") or [])
+        return self.read_cancelled()
 
     @cached_property
     def index_of(self) -> dict[str, int]:
@@ -142,12 +142,11 @@ class Submission:
 
     def cancel(self, run_ids: Iterable[str]) -> None:
         """Record that these runs are cancelled, before scancel is called."""
-        known = set(self._peek("cancelled.json") or [])
-        write_atomic(self.path / "cancelled.json", json_bytes(sorted(known | set(run_ids))))
+        write_atomic(self.path / "cancelled.json", json_bytes(sorted(self.read_cancelled() | set(run_ids))))
 
-    def is_cancelled(self, run_id: str) -> bool:
-        """As recorded on the disk now."""
-        return run_id in (self._peek("cancelled.json") or [])
+    def read_cancelled(self) -> set[str]:
+        """Run ids that were cancelled, as recorded on the disk now."""
+        return set(self._peek("cancelled.json") or [])
 
     def task(self, index: int) -> dict[str, Any]:
         """What array task `index` last wrote of itself."""
