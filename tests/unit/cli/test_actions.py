@@ -8,6 +8,7 @@ import pkgutil
 import signal
 import typing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.cli import call
@@ -15,9 +16,10 @@ from support.runs import TINY
 
 import spectral_mup.cli
 from spectral_mup.cli import actions
-from spectral_mup.cli.actions import ACTIONS, Action, train
+from spectral_mup.cli.actions import ACTIONS, Action, states, train
 from spectral_mup.cli.context import Context
 from spectral_mup.cluster.worker import WORKER
+from spectral_mup.errors import ConfigError
 
 FOLDER = Path(spectral_mup.cli.__file__).parent
 
@@ -99,6 +101,21 @@ def test_a_context_plans_anew_only_when_refreshed(tiny):
     assert context.plan is plan and context.report is report
     context.refresh()
     assert context.plan is not plan and context.report is not report and context.plan.runs == plan.runs
+
+
+def test_status_is_shown_though_the_code_here_could_not_be_launched_now(monkeypatch):
+    def refuse():
+        raise ConfigError("x.py is a link")
+
+    monkeypatch.setattr(states, "code_now", refuse)
+    run = SimpleNamespace(live=True, submission=SimpleNamespace(code="abc.2"))
+    report = SimpleNamespace(counts=dict, states={"r": run})
+    context = SimpleNamespace(report=report, plan=SimpleNamespace(todo=[1]), later_curves=0)
+    assert states._next(context) == ["code≠: x.py is a link"]
+    monkeypatch.setattr(states, "code_now", lambda: ("abc", {}))
+    assert states._next(context) == []
+    monkeypatch.setattr(states, "code_now", lambda: ("abd", {}))
+    assert states._next(context) == ["code≠: 1 unfinished run on a snapshot that differs from the current code"]
 
 
 TWICE = [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)]
