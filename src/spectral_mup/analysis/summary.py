@@ -128,6 +128,7 @@ def format_summary(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str
     levels = " or ".join(percent(alpha) for alpha in level_marks([v for r in sweeps for v in r.verdicts]))
     cells, notes = [["optimizer", "rule", "verdict", "over", f"slope [{levels}]", "regret", "features", *heads]], []
     for r, label in zip(sweeps, labels(sweeps), strict=True):
+        notes += [f"{label}: its runs were trained by {len(r.codes)} codes, which analyze.py names"] * (len(r.codes) > 1)
         for v in r.verdicts:
             own = [(v.optima.get(size), axis == v.axis and size in v.optima) for axis, size in sizes]
             lrs, losses = ([cell(o) if tried else "-" for o, tried in own] for cell in (best_lr, best_loss))
