@@ -255,3 +255,15 @@ def test_command_line(written, tmp_path, capsys):
         assert analyze.main(["--summary", *wrong]) == 2
     with pytest.raises(ResultsError, match="shampoo.*adamw"):
         gather(tmp_path, ["shampoo"])
+
+
+def test_runs_of_two_codes_are_said_and_pass_no_check(written, tmp_path, capsys, monkeypatch):
+    (one,) = read_results(written[0] / "adamw")
+    assert one.codes == [], "results of before, of which it is not known"
+    monkeypatch.setattr("spectral_mup.cli.analyze.as_claimed", lambda verdicts: True)
+    whole = [replace(v, counts=v.counts | {"missing": 0}) for v in one.verdicts]
+    for codes, code in (([], 0), (["a"], 0), (["a", "b"], 5)):
+        sweeps = [replace(one, codes=codes, verdicts=whole)]
+        monkeypatch.setattr("spectral_mup.analysis.summary.summarize", lambda *_, found=sweeps: (found, [], 0))
+        assert analyze.main(["--summary", str(tmp_path), "--check"]) == code
+        assert ("adamw: its runs were trained by 2 codes" in capsys.readouterr().out) == (code == 5)

@@ -261,7 +261,7 @@ def _refuse_what_sbatch_would(context: Context, ordered: SubmissionPlan) -> None
     """Raises ConfigError about the keys that sbatch's words are about, with their values."""
     try:
         if note := check_script(context.config, ordered.packs[: ordered.array_size], context.sweep.fingerprint):
-            print(f"note: {note}; the jobs will wait")
+            print(f"note: {note}; unless they lack something else, the jobs will wait for them")
     except slurm.Refused as error:
         keys = next((keys for words, keys in KEYS_BY_SBATCH_ERROR.items() if re.search(words, str(error), re.I)), [])
         values = {key: getattr(context.config.cluster, key) for key in keys}
