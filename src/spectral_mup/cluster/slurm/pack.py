@@ -161,7 +161,8 @@ def finish(pack: Pack, task: JobStart, failed: Mapping[str, str], stopping: Stop
         log.error("paused: the sweep's first runs all failed in the same way: %s", pack.paused)
         return PAUSED
     pack.write_task(state="ended", cause=None, detail=pack.paused or "")
-    errors = {run: error for run in pack.runs if (error := pack.folder(run).error()) is not None}
+    lacking = [run for run in pack.runs if pack.folder(run).result() is None]
+    errors = {run: error for run in lacking if (error := pack.folder(run).error()) is not None}
     for run in errors:
         log.error("%s: failed, see %s/error.txt", run, pack.folder(run).path, extra={"run": run.run_id})
     if any(causes.classify_traceback(error).retryable for error in errors.values()):
