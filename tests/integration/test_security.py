@@ -118,10 +118,11 @@ def test_a_preset_lies_in_its_folder(override):
 # --- keys -------------------------------------------------------------------------------------------------------------
 
 
-def test_what_holds_the_lines_of_a_preamble_is_for_its_owner_alone(tmp_path, monkeypatch):
+def test_a_batch_script_is_for_its_owner_alone(tmp_path, monkeypatch):
+    """It has what cluster.extra says; the lines of a preamble are in a file of their own (unit/cluster/test_script.py)."""
     config = composed(*ON_SLURM, f"paths.jobs={tmp_path}")
     prepared = prepare(tmp_path, snapshot_config(config), [[first_point(config)]], "x", "code")
-    taken = take(prepared, 1, lambda submission: f"export WANDB_API_KEY={CANARY}")
+    taken = take(prepared, 1, lambda submission: f"#SBATCH --comment={CANARY}")
     assert stat.S_IMODE(taken.script.stat().st_mode) == 0o600
     seen = []
     monkeypatch.setattr(submit, "render", lambda *_: CANARY)

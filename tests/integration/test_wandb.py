@@ -25,6 +25,7 @@ from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.search.plan import make_plan
+from spectral_mup.tracking import live
 from spectral_mup.tracking.live import WandbLogger
 from spectral_mup.tracking.push import Counts, PushError, push
 from spectral_mup.tracking.verdict import NOT_JUDGED, SENT, UNCHANGED, push_verdict
@@ -211,6 +212,20 @@ def test_offline_a_run_that_grew_is_written_whole(server, runs, tmp_path):
     write(tmp_path, runs[0], 6, 12, RESULT)
     assert send(tmp_path, runs[:1], mode="offline").rows == 12
     assert send(tmp_path, runs[:1], mode="offline") == Counts(0, 0, 1, 0)
+
+
+@pytest.mark.parametrize("damage", ["a row that is none", "a folder"])
+def test_rows_that_cannot_be_read_keep_no_other_run_from_being_sent(server, runs, tmp_path, damage):
+    folder = write(tmp_path, runs[0], 1, 5)
+    if damage == "a folder":
+        (folder.path / "metrics.jsonl").unlink()
+        (folder.path / "metrics.jsonl").mkdir()
+    else:
+        (folder.path / "metrics.jsonl").write_text("x\n")
+    write(tmp_path, runs[1], 1, 5, RESULT)
+    ended = []
+    counts = push(tmp_path, runs, "p", "online", lambda: ended.append(1))
+    assert counts == Counts(pushed=1, rows=5, damaged=1) and len(ended) == len(runs) == 2
 
 
 def test_another_project_gets_all_of_it(server, runs, tmp_path):
@@ -457,3 +472,19 @@ def test_a_process_ends_though_wandb_does_not(tmp_path, last):
     env = environment(tmp_path, WANDB_DIR=str(tmp_path), WANDB_SILENT="true")
     done = subprocess.run([sys.executable, "-c", STOPPED, last], env=env, cwd=tmp_path, capture_output=True, timeout=PATIENCE)
     assert done.returncode == 7, done.stderr
+
+
+def test_of_the_processes_that_this_one_has_started_those_are_wandb_s_whose_program_is(tmp_path):
+    """Not every one that runs from a folder of that name, as a Python of wandb-env/ does."""
+    started = {}
+    for name in ("wandb-core", "wandb-env/python"):
+        program = tmp_path / name
+        program.parent.mkdir(exist_ok=True)
+        program.symlink_to(shutil.which("sleep"))
+        started[name] = subprocess.Popen([program, "60"])
+    try:
+        assert live._services() == [started["wandb-core"].pid]
+    finally:
+        for process in started.values():
+            process.kill()
+            process.wait()

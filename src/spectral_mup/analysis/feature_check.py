@@ -84,7 +84,8 @@ def sign_descent(norms: pd.DataFrame, log2_lr: float, axis: str) -> str:
     """Say of an optimizer that clips, as Sophia, where it clips nearly all entries at every size; else nothing."""
     if "clip_fraction" not in norms:
         return ""
-    of_sizes = rows(norms, norms["log2_lr"] == log2_lr).groupby(axis)["clip_fraction"]
+    said = (norms["log2_lr"] == log2_lr) & norms["clip_fraction"].notna()  # features have none, nor have tensors before a step
+    of_sizes = rows(norms, said).groupby(axis)["clip_fraction"]
     least = min((float(part.to_numpy(float).mean()) for _, part in of_sizes), default=0.0)
     return f"share clipped {least:.2f} or more at every {axis}: a step is that of sign descent" if least >= SIGN else ""
 

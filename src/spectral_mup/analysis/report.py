@@ -32,7 +32,8 @@ ORDER = ["family", "optimizer", "rule", *AXES, "log2_lr", "seed"]
 def report(
     points: pd.DataFrame, norms: pd.DataFrame, *, name: str, out_dir: Path | str, axis: str = "width",
     base: Mapping[str, int] | None = None, command: str = "", commit: str = "", train_hours: float | None = None,
-    figures: Sequence[str] | None = None, printing: Printing | None = None, processes: int = 1, **judging: Any,
+    codes: Sequence[str] = (), figures: Sequence[str] | None = None, printing: Printing | None = None, processes: int = 1,
+    **judging: Any,
 ) -> list[Verdict]:  # fmt: skip
     """Judge a sweep over one axis, write everything that can be said about it into out_dir, and return the verdicts.
 
@@ -40,8 +41,9 @@ def report(
     features.csv    slopes of all modules and steps  verdicts.json the rest, strict JSON (undefined numbers: null)
     FIGURE          .pdf .svg .png, .txt its caption, and .csv of what is drawn, of each of `figures` (names of
                     figures.FIGURES or import paths; None: all of FIGURES) for which the runs recorded what it needs
-    `base`: {axis: size that was tuned}, by default the smallest; `judging`: options of `judge`. The same points and norms give
-    the same bytes, in however many `processes` the figures are drawn.
+    `base`: {axis: size that was tuned}, by default the smallest; `judging`: options of `judge`; `name` to `codes`: what
+    verdicts.json says of where the points come from. The same points and norms give the same bytes, in however many
+    `processes` the figures are drawn.
     """
     if points.empty:
         raise ValueError(f"sweep {name} has no points: nothing to report")
@@ -53,7 +55,7 @@ def report(
     judged = as_judged(points)
     verdicts = judge_all(judged, norms, axis, base.get(axis), **judging)
     about = {"name": name, "axis": axis, "command": command, "commit": commit, "train_hours": train_hours}
-    about |= {"run_ids": sorted(points["run_id"])}
+    about |= {"codes": codes, "run_ids": sorted(points["run_id"])}
     write_results(out, points, verdicts, about)
     draw_figures(SweepData(judged, norms, verdicts, base, axis, printing or Printing()), out, chosen, processes)
     return verdicts

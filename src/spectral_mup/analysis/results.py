@@ -24,7 +24,7 @@ OF_VERDICT = "rule axis base verdict reason tolerance regret_limit alpha basis l
 OF_OPTIMUM = "log2_lr lo hi loss curvature skew".split()
 FEATURES = "quantity name kind step slope lo hi limit verdict n_sizes n_seeds judged rule".split()  # of features.csv
 OF_FEATURES = "passed summary failed failed_updates indicative log2_lr step".split()
-ABOUT = "name command commit train_hours".split()  # of those on top
+ABOUT = "name command commit train_hours codes".split()  # of those on top
 NESTED = {  # its entries that hold several fields of Verdict
     "slope": {"estimate": "slope", "lo": "slope_lo", "hi": "slope_hi"},
     "regret": {"estimate": "regret", "lo": "regret_lo", "hi": "regret_hi", "at_least": "regret_at_least"},
@@ -45,6 +45,7 @@ class Results:
     command: str  # that judged it
     commit: str
     train_hours: float | None  # of all its runs together; None where they are not known
+    codes: Sequence[str]  # that trained its runs, as far as they are known
     points: pd.DataFrame
     verdicts: list[Verdict]
 
@@ -161,7 +162,7 @@ def read_folder(folder: Path) -> Written:
             raise ResultsError(f"{folder}: curves.csv has no rule '{absent[0]}' of verdicts.json; {again}")
         parts = [of_rule[row["rule"]] for row in content["verdicts"]]
         verdicts = [_verdict(row, part) for row, part in zip(content["verdicts"], parts, strict=True)]
-        about = {"train_hours": None} | content
+        about = {"train_hours": None, "codes": []} | content
         return Written({name: about[name] for name in ABOUT}, runs, features, verdicts, parts)
     except FileNotFoundError:
         raise ResultsError(f"{path}: does not exist; {again}") from None

@@ -1,5 +1,6 @@
 """Several analysed sweeps side by side, as tables and figures, from their result files alone."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from spectral_mup.analysis.report import aligned, best_loss, best_lr, verdict_ce
 from spectral_mup.analysis.results import Results, ResultsError, by_family_and_axis, labels, read_results
 from spectral_mup.analysis.stats import write_csv
 from spectral_mup.analysis.verdict import Verdict, level_marks, percent
+from spectral_mup.runs.run_config import AXES
+
+# Names of what `summarize` writes by group; what else lies there is the user's.
+WRITTEN = re.compile(rf"(summary|transfer)(_.+_({'|'.join(AXES)}))?\.(pdf|svg|png|txt|csv)|summary_figure\.csv")
 
 
 def summarize(
@@ -36,6 +41,9 @@ def summarize(
     out = Path(folder)
     sweeps, absent = gather(out, names)
     published = read_published(out)
+    for path in out.iterdir():  # of other groups than today's
+        if WRITTEN.fullmatch(path.name):
+            path.unlink()
     write_csv(summary_table(sweeps), out / "summary.csv")
     (out / "summary.tex").write_text(summary_tex(sweeps), "utf-8")
 
@@ -44,9 +52,6 @@ def summarize(
     from spectral_mup.analysis.figures.summary import summary_figure
     from spectral_mup.analysis.figures.transfer import transfer_figure
 
-    for path in (*out.glob("summary*.*"), *out.glob("transfer*.*")):  # of other groups than today's
-        if path.suffix in (".pdf", ".svg", ".png", ".txt") or path.name == "summary_figure.csv":
-            path.unlink()
     drawing, data = forest_figure(sweeps, published, printing)
     save(drawing, out / "forest", data, printing)
     left = len(published) - list(data["what"]).count("published")
@@ -130,6 +135,7 @@ def format_summary(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str
     levels = " or ".join(percent(alpha) for alpha in level_marks([v for r in sweeps for v in r.verdicts]))
     cells, notes = [["optimizer", "rule", "verdict", "over", f"slope [{levels}]", "regret", "features", *heads]], []
     for r, label in zip(sweeps, labels(sweeps), strict=True):
+        notes += [f"{label}: its runs were trained by {len(r.codes)} codes, which analyze.py names"] * (len(r.codes) > 1)
         for v in r.verdicts:
             own = [(v.optima.get(size), axis == v.axis and size in v.optima) for axis, size in sizes]
             lrs, losses = ([cell(o) if tried else "-" for o, tried in own] for cell in (best_lr, best_loss))

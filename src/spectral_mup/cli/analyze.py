@@ -63,29 +63,34 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
     The first key that is tuned is judged into the sweep's folder, a second one into a folder of its name below it.
     """
     s, results, plan = context.config.sweep, Path(context.config.paths.results), context.plan
-    verdicts, lines, folders = [], [], []
+    verdicts, lines, folders, codes = [], [], [], trained_by(context)
     for tuned in s.tune:
         if len(s.tune) > 1:
             lines.append(_format_turns(plan, tuned))
         if curves := plan.judged(tuned):
-            found, said, written = judge_tuned(context, curves, s.name if tuned == [*s.tune][0] else f"{s.name}/{tuned}")
+            found, said, written = judge_tuned(context, curves, s.name if tuned == [*s.tune][0] else f"{s.name}/{tuned}", codes)
             verdicts += found
             lines += said
             folders += written
     if not folders:
         raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
     states = {str(path): file_state(path) for name in folders for path in (results / name).glob("*.*")}
-    lines += (several := format_codes(context))
+    lines += (several := format_codes(codes))
     return {"screen": "\n".join(lines), "as_claimed": as_claimed(verdicts) and not several, "files": states}
 
 
-def format_codes(context: Context) -> list[str]:
+def trained_by(context: Context) -> dict[str, str]:
+    """The code that trained each run that has ended, by the run's id, where it is known."""
+    ended = [run.run_id for run in context.plan.runs if context.results.of(run)]
+    codes = {run_id: code_of(RunFolder(context.runs, run_id).peek("provenance.json")) for run_id in ended}
+    return {run_id: code for run_id, code in codes.items() if code}
+
+
+def format_codes(codes: Mapping[str, str]) -> list[str]:
     """What to say where runs that are judged together were not trained by one code."""
     by_code: dict[str, list[str]] = {}
-    for run in context.plan.runs:
-        found = RunFolder(context.runs, run.run_id).peek("provenance.json") if context.results.of(run) else None
-        if code := code_of(found):
-            by_code.setdefault(code, []).append(run.run_id)
+    for run_id, code in codes.items():
+        by_code.setdefault(code, []).append(run_id)
     if len(by_code) < 2:
         return []
     lines = [f"  {pluralize(len(ids), 'run')}, as {ids[0]}: {code}" for code, ids in by_code.items()]
@@ -100,7 +105,7 @@ def _format_turns(plan: Plan, tuned: str) -> str:
 
 
 def judge_tuned(
-    context: Context, curves: Mapping[Curve, Sequence[RunConfig]], name: str
+    context: Context, curves: Mapping[Curve, Sequence[RunConfig]], name: str, codes: Mapping[str, str]
 ) -> tuple[list[Any], list[str], list[str]]:
     """Judge one key over every axis; return the verdicts, lines for the screen, and the folders written, below paths.results.
 
@@ -134,7 +139,8 @@ def judge_tuned(
             hours = round(sum(seconds) / 3600, 4) if all(seconds) else None
             found = report(
                 on_axis, norms, name=folders[-1], out_dir=results / folders[-1], base=base, axis=axis,
-                command=context.analyze_command(), commit=commit(), train_hours=hours, **drawing, **judging,
+                command=context.analyze_command(), commit=commit(), train_hours=hours,
+                codes=sorted({codes[run_id] for run_id in ended if run_id in codes}), **drawing, **judging,
             )  # fmt: skip
             lines.append(format_verdicts(found) + "\n" * (len(axes) > 1))
             verdicts += found
@@ -166,5 +172,6 @@ def summarize(argv: list[str], check: bool) -> int:
     if left:
         print(f"Not in the forest plot: {pluralize(left, 'published slope')} of sweeps that are not here")
     print(f"Figures and tables: {Path(argv[0])}/forest.*, transfer*.* and summary*.*")
-    held = not absent and all(as_claimed(r.verdicts) and not sum(v.counts["missing"] for v in r.verdicts) for r in sweeps)
+    whole = (len(r.codes) < 2 and not sum(v.counts["missing"] for v in r.verdicts) for r in sweeps)
+    held = not absent and all(as_claimed(r.verdicts) for r in sweeps) and all(whole)
     return OK if held or not check else CHECK_FAILED

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from spectral_mup.cluster.slurm_commands import ArrayTask
 
-
-def _errors(*names: str) -> str:
-    """Pattern of an OSError with one of these numbers."""
-    return rf"^\w*Error: \[Errno ({'|'.join(str(getattr(errno, name)) for name in names)})\]"
+# Errors of a disk; macOS has not all of them.
+DISK_ERRORS = "EIO ESTALE ETIMEDOUT EAGAIN EBUSY ENOTCONN ESHUTDOWN EHOSTDOWN EHOSTUNREACH EREMOTEIO ENOLCK".split()
+NUMBERS = "|".join(str(getattr(errno, name)) for name in DISK_ERRORS if hasattr(errno, name))
 
 
 @dataclass(frozen=True)
@@ -31,95 +30,65 @@ class Cause:
     told: str = ""
 
 
-PREEMPTED = Cause("preempted", "site", True, "preempted by a higher-priority job; resumes from its checkpoint", ("PREEMPTED",))
-NODE = Cause(
-    "node failure",
-    "node",
-    True,
-    "its node was lost; if the same node keeps failing, add it to cluster.exclude",
-    ("NODE_FAIL", "BOOT_FAIL"),
-)
-LAUNCH = Cause(
-    "launch failure",
-    "node",
-    True,
-    "the task could not begin on its node; one that fails twice while others train is excluded; "
-    "if all do, check that they see the log folder, Python and its packages",
-)
-KILLED = Cause("killed", "site", True, "its process was killed from outside; resumes from its checkpoint")
-DEVICE_MEMORY = Cause(
-    "GPU out of memory",
-    "run",
-    False,
-    "raise train.accumulate, train.devices with train.shard=true, or lower cluster.per_gpu",
-    raised=r"CUDA out of memory|CUDA error: out of memory|Triton Error \[CUDA\]: out of memory"
-    r"|CU(BLAS|SOLVER|DNN)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)",
-)
-HOST_MEMORY = Cause(
-    "out of memory",
-    "run",
-    False,
-    "raise cluster.memory, or lower cluster.workers or train.batch_size / accumulate",
-    raised=r"^MemoryError|^WorkerDied: .*exit code -9|can't allocate memory|not enough memory|^OSError: \[Errno 12\]",
-)
-DISK_FULL = Cause(
-    "disk full",
-    "user",
-    True,
-    "free space or raise the quota where paths.runs lies; resumes from its checkpoint",
-    told=r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed|file write failed",
-)
-DISK = Cause(
-    "disk",
-    "site",
-    True,
-    "the shared disk reported an error",
-    raised=_errors(
-        "EIO",
-        "ESTALE",
-        "ETIMEDOUT",
-        "EAGAIN",
-        "EBUSY",
-        "ENOTCONN",
-        "ESHUTDOWN",
-        "EHOSTDOWN",
-        "EHOSTUNREACH",
-        "EREMOTEIO",
-        "ENOLCK",
-    ),
-)
-DEVICE = Cause(
-    "GPU error",
-    "node",
-    True,
-    "its GPU reported a fault; tell your site, or add the node to cluster.exclude",
-    told=r"(?i)uncorrectable ECC|ECC error|GPU is lost|fallen off the bus|no CUDA-capable device|hardware stack error"
-    r"|CUDA error: (initialization error|system not yet initialized|unknown error)|NVLink error",
-)
-PEER = Cause(
-    "peer lost",
-    "site",
-    True,
-    "one of the processes that train it together was lost; the logs of the others show which",
-    told=r"closed by peer|Connection reset|DistBackendError|DistNetworkError|peer (process|rank)|ncclRemoteError"
-    r"|Broken pipe.*gloo|gloo.*(timed out|Timed out)|wait timeout",
-)
-NO_RESULT = Cause("no result", "site", True, "the task exited cleanly but left no result", ("COMPLETED",))
-LOST = Cause("lost", "site", True, "neither squeue nor sacct knows the job, and its heartbeat has stopped")
-TIME = Cause("time limit", "user", True, "raise cluster.time, or lower cluster.checkpoint_seconds", ("TIMEOUT", "DEADLINE"))
-STUCK = Cause(
-    "no progress",
-    "user",
-    False,
-    "each start must fit a step and a checkpoint: raise cluster.time or lower cluster.checkpoint_seconds",
-)
-EXCEPTION = Cause("exception", "run", False, "fix the cause, then action=retry")
-CANCELLED = Cause("cancelled", "user", False, "the next launch, or action=retry, submits it again", ("CANCELLED", "REVOKED"))
-PAUSED = Cause(
-    "paused", "run", False, "the sweep's first runs all failed in the same way; fix the cause, then action=retry"
-)  # fmt: skip
+CAUSES = {  # by name, in the order in which a traceback is compared with them
+    cause.name: cause
+    for cause in (
+        Cause("preempted", "site", True,
+            "preempted by a higher-priority job; resumes from its checkpoint",
+            states=("PREEMPTED",)),
+        Cause("node failure", "node", True,
+            "its node was lost; if the same node keeps failing, add it to cluster.exclude",
+            states=("NODE_FAIL", "BOOT_FAIL")),
+        Cause("launch failure", "node", True,
+            "the task could not begin on its node; one that fails twice while others train is excluded; "
+            "if all do, check that they see the log folder, Python and its packages"),
+        Cause("killed", "site", True,
+            "its process was killed from outside; resumes from its checkpoint"),
+        Cause("GPU out of memory", "run", False,
+            "raise train.accumulate, train.devices with train.shard=true, or lower cluster.per_gpu",
+            raised=r"CUDA out of memory|CUDA error: out of memory|Triton Error \[CUDA\]: out of memory"
+            r"|CU(BLAS|SOLVER|DNN)_STATUS_(ALLOC_FAILED|NOT_INITIALIZED)"),
+        Cause("out of memory", "run", False,
+            "raise cluster.memory, or lower cluster.workers or train.batch_size / accumulate",
+            raised=r"^MemoryError|^WorkerDied: .*exit code -9|can't allocate memory|not enough memory|^OSError: \[Errno 12\]"),
+        Cause("disk full", "user", True,
+            "free space or raise the quota where paths.runs lies; resumes from its checkpoint",
+            told=r"No space left on device|Disk quota exceeded|PytorchStreamWriter failed|file write failed"),
+        Cause("disk", "site", True,
+            "the shared disk reported an error",
+            raised=rf"^\w*Error: \[Errno ({NUMBERS})\]"),
+        Cause("GPU error", "node", True,
+            "its GPU reported a fault; tell your site, or add the node to cluster.exclude",
+            told=r"(?i)uncorrectable ECC|ECC error|GPU is lost|fallen off the bus|no CUDA-capable device|hardware stack error"
+            r"|CUDA error: (initialization error|system not yet initialized|unknown error)|NVLink error"),
+        Cause("peer lost", "site", True,
+            "one of the processes that train it together was lost; the logs of the others show which",
+            told=r"closed by peer|Connection reset|DistBackendError|DistNetworkError|peer (process|rank)|ncclRemoteError"
+            r"|Broken pipe.*gloo|gloo.*(timed out|Timed out)|wait timeout"),
+        Cause("no result", "site", True,
+            "the task exited cleanly but left no result",
+            states=("COMPLETED",)),
+        Cause("lost", "site", True,
+            "neither squeue nor sacct knows the job, and its heartbeat has stopped"),
+        Cause("time limit", "user", True,
+            "raise cluster.time, or lower cluster.checkpoint_seconds",
+            states=("TIMEOUT", "DEADLINE")),
+        Cause("no progress", "user", False,
+            "each start must fit a step and a checkpoint: raise cluster.time or lower cluster.checkpoint_seconds"),
+        Cause("exception", "run", False,
+            "fix the cause, then action=retry"),
+        Cause("cancelled", "user", False,
+            "the next launch, or action=retry, submits it again",
+            states=("CANCELLED", "REVOKED")),
+        Cause("paused", "run", False,
+            "the sweep's first runs all failed in the same way; fix the cause, then action=retry"),
+    )
+}  # fmt: skip
+PREEMPTED, NODE, LAUNCH, KILLED = (CAUSES[name] for name in ("preempted", "node failure", "launch failure", "killed"))
+DEVICE_MEMORY, HOST_MEMORY, PEER = (CAUSES[name] for name in ("GPU out of memory", "out of memory", "peer lost"))
+LOST, TIME, STUCK = (CAUSES[name] for name in ("lost", "time limit", "no progress"))
+EXCEPTION, CANCELLED, PAUSED = (CAUSES[name] for name in ("exception", "cancelled", "paused"))
 
-CAUSES = {cause.name: cause for cause in list(globals().values()) if isinstance(cause, Cause)}
 BY_STATE = {state: cause for cause in CAUSES.values() for state in cause.states}
 OUT_OF_MEMORY = re.compile(r"oom[-_ ]?kill|Out Of Memory|exceeded (step |job )?memory limit|being killed\. *Exceeded", re.I)
 

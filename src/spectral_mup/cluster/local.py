@@ -27,7 +27,7 @@ from spectral_mup.cluster.failure_causes import DEVICE_MEMORY, classify_tracebac
 from spectral_mup.cluster.placement import Machine, Placement
 from spectral_mup.cluster.progress import ENDS, Event
 from spectral_mup.cluster.team import Unfit
-from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, Worker, work
+from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, WORKER, Worker, work
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
@@ -237,7 +237,8 @@ class _WorkerProcess:
             pipe, worker_end = context.Pipe()
             ends = [team[rank - 1][0]] if rank else [sender for _, sender in team]
             self.pipes.append(pipe)
-            self.processes.append(context.Process(target=work, args=(worker_end, config, os.getpid(), rank, ends), daemon=True))
+            args = (worker_end, config, os.getpid(), rank, ends)
+            self.processes.append(context.Process(target=work, args=args, name=WORKER, daemon=True))
             with _start_conditions(gpu):
                 self.processes[-1].start()
             worker_end.close()

@@ -77,9 +77,10 @@ def environment() -> dict[str, str]:
 def call(*command: str, seconds: float = SECONDS) -> subprocess.CompletedProcess[str]:
     """Run a SLURM command. Raises NoAnswer if it is not installed or does not end in time."""
     try:
-        return subprocess.run(
-            command, env=environment(), capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL
-        )
+        return subprocess.run(  # the name of a job may be any bytes
+            command, env=environment(), capture_output=True, text=True, errors="replace", timeout=seconds,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
     except FileNotFoundError:
         raise NoAnswer(f"{command[0]} is not installed here") from None
     except subprocess.TimeoutExpired:

@@ -35,6 +35,7 @@ from spectral_mup.util.log import configure_logging
 Send = Callable[[Event], None]
 HEARTBEAT_SECONDS = 30.0
 BROKEN_DEVICE = re.compile(r"CUDA error(?!: out of memory)|cannot be captured as a CUDA graph")  # no later run can use it
+WORKER = "spectral_mup worker"  # name of its process: other children of a launch are the user's
 LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 

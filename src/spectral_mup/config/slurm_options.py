@@ -42,7 +42,7 @@ def _check_options(options: dict[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         option = name.strip("-").replace("_", "-")
         ours = next((own for own in OURS if own == option or len(option) > 1 and own.startswith(option)), None)
-        if ours is not None and option not in ("export", "hold"):
+        if ours is not None:
             instead = f"give cluster.{OURS[ours]}" if OURS[ours] else "it is ours"
             raise ValueError(f"{name}: may not be set here, {instead}")
         if option == "export" and "=" in str(value):

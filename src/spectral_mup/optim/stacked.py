@@ -10,20 +10,27 @@ direction and keeps the whole state.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from spectral_mup.optim.matrices import MatrixView, matrix_view
 from spectral_mup.optim.schedules import ScheduleWatch
+from spectral_mup.optim.stacks import (
+    Group,
+    Stack,
+    State,
+    by_parameter,
+    named,
+    same_kind,
+    shard_like,
+    show,
+    stack_dtype,
+    stack_of,
+)
 
-Group = dict[str, Any]  # one of torch's param_groups
 Number = float | Tensor  # a 0-dim tensor where a step is captured as a CUDA graph
-State = dict[str, Tensor]  # of a stack, every tensor with the leading axis n
-
-# On a CPU, a parameter with that many entries stands alone: to copy it costs more than the calls that a stack saves.
-LARGE = 2**16
 
 
 @runtime_checkable
@@ -39,33 +46,6 @@ class UsesSampledLabels(Protocol):
     def hessian_interval(self) -> int: ...
 
     def update_hessian(self, tokens: int) -> None: ...
-
-
-class Stack(NamedTuple):
-    """Parameters of one group, shape, dtype, device and age, all with gradients; tensors have the leading axis n = len(params).
-
-    Weight, gradient and state of 16-bit parameters are float32: an average that moves by 1 − β a step stands still in theirs.
-    Weight and gradient may lie in the parameters' own memory: read them only.
-    """
-
-    group: Group
-    params: list[Tensor]
-    weight: Tensor
-    gradient: Tensor
-    state: State
-    step: int  # steps that these parameters took so far
-    view: MatrixView | None = None  # None: their matrices are read as they are
-
-    def parts(self) -> "Iterator[tuple[str, Stack]]":
-        """Its matrices, one stack for each size of them, and the suffix of their state's names; itself if they are plain."""
-        if self.view is None:
-            yield "", self
-            return
-        gradients = self.view.take(self.gradient)
-        for suffix, weight in self.view.take(self.weight).items():
-            names = [name for name in self.state if name.endswith(suffix)]
-            state = {name.removesuffix(suffix): self.state[name] for name in names}
-            yield suffix, Stack(self.group, self.params, weight, gradients[suffix], state, self.step)
 
 
 class StackedOptimizer(torch.optim.Optimizer):
@@ -170,7 +150,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         told: dict[Tensor, dict[str, float]] = {}
         for stack in self.stacks():
             of_parts = [self.diagnose(part) for _, part in stack.parts()]
-            quantities = {name: _by_parameter([q[name] for q in of_parts], len(stack.params)) for name in of_parts[0]}
+            quantities = {name: by_parameter([q[name] for q in of_parts], len(stack.params)) for name in of_parts[0]}
             told |= {p: {name: values[i] for name, values in quantities.items()} for i, p in enumerate(stack.params)}
         return told
 
@@ -254,18 +234,8 @@ class StackedOptimizer(torch.optim.Optimizer):
         """Parameters that have gradients, by group, shape, dtype, device and steps taken so far."""
         self._check_gradients()
         for group in self.param_groups:
-            same_kind: dict[tuple[Any, ...], list[Tensor]] = {}
-            for p in group["params"]:
-                if p.grad is not None:
-                    alone = id(p) if p.device.type == "cpu" and p.numel() >= LARGE else 0
-                    sharded = (p.device_mesh, p.placements) if hasattr(p, "device_mesh") else None
-                    age = self.state[p].get("step", 0)
-                    same_kind.setdefault((age, p.shape, p.dtype, p.device, sharded, alone), []).append(p)
-            for (step, *_), params in same_kind.items():
-                dtype = stack_dtype(params[0])
-                weight = _stack([whole(p.detach()).to(dtype) for p in params])
-                gradient = _stack([whole(p.grad).to(dtype) for p in params])  # type: ignore[arg-type]
-                stack = Stack(group, params, weight, gradient, {}, step, self._view(params[0], group))
+            for step, params in same_kind(group, self.state):
+                stack = stack_of(group, params, step, self._view(params[0], group))
                 yield stack._replace(state=self._stacked_state(stack))
 
     def _check_gradients(self) -> None:
@@ -278,7 +248,7 @@ class StackedOptimizer(torch.optim.Optimizer):
                     )
 
     def _stacked_state(self, stack: Stack) -> State:
-        params, ids = stack.params, tuple(map(id, stack.params))
+        ids = tuple(map(id, stack.params))
         if ids not in self._stacks:
             parts = {"": stack.weight} if stack.view is None else stack.view.take(stack.weight)
             fresh = {
@@ -286,57 +256,14 @@ class StackedOptimizer(torch.optim.Optimizer):
                 for suffix, weight in parts.items()
                 for name, tensor in self.init_state(weight, stack.group).items()
             }
-            for name, tensor in fresh.items():
-                of_params = tensor if stack.view is None else tensor.unflatten(0, (len(params), -1))
-                for p, own in zip(params, of_params.unbind(0), strict=True):
-                    if name in self.state[p]:
-                        own.copy_(self.state[p][name])
-                    self.state[p][name] = own
+            show(fresh, stack, self.state)
             # A stack that held one of these before is no longer what its parameters see.
             self._stacks = {old: state for old, state in self._stacks.items() if not set(old) & set(ids)}
             self._stacks[ids] = fresh
         return self._stacks[ids]
 
 
-def named(group: Group) -> Iterator[tuple[str, Tensor]]:
-    """Parameters of a group, by name where it has names (ours, or torch's of named_parameters)."""
-    names = group.get("names") or group.get("param_names") or []
-    for i, p in enumerate(group["params"]):
-        yield names[i] if i < len(names) else f"parameter {i} of its group", p
-
-
-def stack_dtype(p: Tensor) -> torch.dtype:
-    """The dtype in which a parameter's state is kept and its direction computed: its own, but at least float32."""
-    return torch.float32 if p.dtype.itemsize < 4 else p.dtype
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    """(n, *shape), no copy if n is 1."""
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
-
-
-def _by_parameter(values: list[Tensor], n: int) -> list[float]:
-    """Means over the matrices of each of n parameters, of values (n · matrices,) by size of them."""
-    return torch.cat([x.unflatten(0, (n, -1)) for x in values], 1).double().mean(1).tolist()
-
-
 def bias_corrections(group: Group, step: int) -> dict[str, float]:
     """1 − β^step of the first and the second moment."""
     beta1, beta2 = group["betas"]
     return {"correction1": 1.0 - beta1**step, "correction2": 1.0 - beta2**step}
-
-
-def whole(t: Tensor) -> Tensor:
-    """A tensor itself, or all shards of a DTensor."""
-    return t.full_tensor() if hasattr(t, "full_tensor") else t  # type: ignore[attr-defined]
-
-
-def shard_like(full: Tensor, like: Tensor) -> Tensor:
-    """A tensor itself, or cut as the DTensor `like` is; every process has it in full, so nothing is sent."""
-    if not hasattr(like, "device_mesh"):
-        return full
-    from torch.distributed.tensor import DTensor, Replicate
-
-    mesh = like.device_mesh  # type: ignore[attr-defined]
-    copies = DTensor.from_local(full, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return copies.redistribute(mesh, like.placements)  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ KINDS: dict[str, Any] = {
     "config.json": dict[str, Any],
     "provenance.json": dict[str, Any],
     "wandb.json": dict[str, Any],
-    "owner.json": record(host=str, pid=int, start=str | None, nonce=str, slurm=NotRequired[dict[str, Any]]),
+    "owner.json": record(host=str, pid=int, start=str | None, nonce=str, slurm=NotRequired[record(job=str, restart=int)]),
     "heartbeat.json": record(time=float),
     "status.json": record(
         step=int,

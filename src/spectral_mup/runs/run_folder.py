@@ -76,11 +76,15 @@ class RunFolder:
     # --- config ---------------------------------------------------------------------------------------------------
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write the config once; an existing folder must hold the same one. Raises RecordError."""
+        """Write the config once; an existing folder must hold the same one. Raises RecordError, or ClaimedError where another
+        process, which has claimed the run meanwhile, swept it up."""
         if damage := self.damage():
             raise damage
         if not self.check_config():
-            self.write("config.json", config)
+            try:
+                self.write("config.json", config)
+            except FileNotFoundError:
+                raise self._too_late() from None
 
     def check_config(self, expected: dict[str, Any] | None = None) -> bool:
         """Whether the folder has a config. Raises RecordError unless it is as `expected`, or hashes to the folder's name."""
@@ -133,6 +137,7 @@ class RunFolder:
             by = f"process {owner['pid']} on {owner['host']}"
             if owner.get("slurm"):
                 by = f"SLURM job {owner['slurm']['job']} on {owner['host']}"
+                by += f"; if that has ended and no SLURM answers here, move {self.path}/attempts away"
             elif owner["host"] != socket.gethostname():
                 by += "; if that has ended, the run is free minutes after its last heartbeat"
             raise ClaimedError(f"{self.run_id} is claimed by {by}")
@@ -149,10 +154,13 @@ class RunFolder:
             shutil.rmtree(prepared, ignore_errors=True)
             raise
         if not free:
-            raise ClaimedError(f"{self.run_id} was claimed by another process just now")
+            raise self._too_late()
         self.nonce = nonce
         self._archive_error(before)
         self._sweep_up()
+
+    def _too_late(self) -> ClaimedError:
+        return ClaimedError(f"{self.run_id} was claimed by another process just now")
 
     def _check_owner(self, made: Path) -> None:
         """Raise RecordError unless its folders are of the owner of one just made there: a disk may have its own idea."""
@@ -240,6 +248,12 @@ class RunFolder:
     def damage(self) -> RecordError | OSError | None:
         """Why nobody may write here: its result or its owner cannot be read, or a folder is a link; None if all is well."""
         try:
+            self.path.lstat()
+        except FileNotFoundError:  # most runs of a new sweep: one look at a network disk is enough
+            return None
+        except OSError:
+            pass  # reading it says why
+        try:
             for folder in (self.path, self.path / "attempts", self.checkpoints):
                 if folder.is_symlink():
                     return RecordError(f"{folder}: a link, through which nothing is written; put the folder itself there")
@@ -271,13 +285,14 @@ class RunFolder:
 
     def archive_error(self) -> None:
         """Move the last failure to its attempt's folder, and rename records that are damaged, so that the run counts as not yet
-        trained."""
-        self._archive_error(self._latest_attempt())
-        for name in self._resting():
-            try:
-                self.read(name)
-            except RecordError:
-                os.replace(self.path / name, self.path / f"{name}.damaged")
+        trained. What cannot be moved stays: then the run alone fails again, and says why."""
+        with suppress(OSError):
+            self._archive_error(self._latest_attempt())
+            for name in self._resting():
+                try:
+                    self.read(name)
+                except RecordError:
+                    os.replace(self.path / name, self.path / f"{name}.damaged")
 
     def _archive_error(self, attempt: Path | None) -> None:
         with suppress(FileNotFoundError):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from spectral_mup.optim.stacked import whole
+from spectral_mup.optim.stacks import whole
 from spectral_mup.scaling.inspect import named_parameters, owners
 from spectral_mup.theory.growth import Growth, counterpart, in_first_block
 

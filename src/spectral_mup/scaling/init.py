@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from spectral_mup.optim.stacked import shard_like
+from spectral_mup.optim.stacks import shard_like
 from spectral_mup.scaling.base_std import base_init_std
 from spectral_mup.scaling.groups import check_shapes
 from spectral_mup.scaling.inspect import owners

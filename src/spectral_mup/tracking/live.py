@@ -82,17 +82,19 @@ def end_service(seconds: float = CLOSE_SECONDS) -> None:
     ending.start()
     ending.join(seconds)
     for pid in _services() if ending.is_alive() else ():
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended just now
+            os.kill(pid, signal.SIGKILL)
     ending.join(seconds)
 
 
 def _services() -> list[int]:
-    """Ids of W&B's processes that this one has started, by /proc; none where /proc does not exist."""
+    """Ids of W&B's processes that this one has started, by /proc and the name of their program; none without /proc."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parent = (folder / "stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == os.getpid() and b"wandb" in (folder / "cmdline").read_bytes():
+            program = Path(os.fsdecode((folder / "cmdline").read_bytes().partition(b"\0")[0]))
+            if int(parent) == os.getpid() and program.name.startswith("wandb"):
                 found.append(int(folder.name))
     return found
 

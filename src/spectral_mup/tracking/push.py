@@ -55,9 +55,10 @@ def push(runs_dir: Path, runs: Sequence[RunConfig], sweep: str, project: str, mo
         result = folder.result()  # before the rows, which are complete if there is one
         try:
             rows = [] if before.get("finished") else read_metrics(folder)
-        except RecordError as error:
+        except (RecordError, OSError) as error:
             log.warning("%s; its rows are not sent", error, extra={"run": run.run_id})
             counts.damaged += 1
+            on_run()
             continue
         last = before.get("step", 0)
         new = [row for row in rows if row["step"] > last]

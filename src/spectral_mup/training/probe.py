@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from spectral_mup.optim.linalg import spectral_norms
-from spectral_mup.optim.stacked import whole
+from spectral_mup.optim.stacks import whole
 from spectral_mup.scaling.inspect import is_conv1d, named_modules, named_parameters, owners
 from spectral_mup.scaling.scale import ModelScaling
 from spectral_mup.theory.growth import Growth

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spectral_mup.optim.stacked import StackedOptimizer, UsesSampledLabels, shard_like, whole
+from spectral_mup.optim.stacked import StackedOptimizer, UsesSampledLabels
+from spectral_mup.optim.stacks import shard_like, whole
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 Batch = Any

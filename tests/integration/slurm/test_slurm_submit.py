@@ -451,7 +451,7 @@ def test_while_all_nodes_are_down_what_they_could_run_is_submitted_and_what_they
     never = site.call([*PAIR, HELD, "cluster.gpus=9"])
     assert never.code == 2 and "cluster.gpus=9" in never.err and nothing_submitted(site)
     waits = site.call([*PAIR, HELD])
-    assert waits.code == 0 and "2 nodes that could are down; the jobs will wait" in waits.out, waits.err
+    assert waits.code == 0 and "down: 2 nodes with its cores and GPUs; unless they lack something else" in waits.out, waits.err
     given_once(site, PAIR)
 
 

@@ -169,10 +169,13 @@ def test_the_coordinate_check_shows_the_rms_itself():
 
 
 def test_sophia_that_clips_everywhere_is_called_sign_descent():
-    norms = norm_rows().assign(clip_fraction=0.97)
+    norms = norm_rows()
+    of_tensors = (norms["what"] == "tensor") & (norms["step"] > 0)  # as a run records it
+    norms = norms.assign(clip_fraction=np.where(of_tensors, 0.97, np.nan))
     assert "at every width: a step is that of sign descent" in sign_descent(norms, -8.0, "width")
     assert check_features(norms, -8.0).remark == sign_descent(norms, -8.0, "width")
     assert not sign_descent(norms.assign(clip_fraction=np.where(norms["width"] > 256, 0.5, 0.97)), -8.0, "width")
+    assert not sign_descent(norms.assign(clip_fraction=np.nan), -8.0, "width")
     assert not sign_descent(norm_rows(), -8.0, "width")
 
 

@@ -141,6 +141,17 @@ def test_several_families_or_axes_have_a_figure_each(tmp_path, monkeypatch, fami
     assert len(saved["forest"]) == len(groups)
 
 
+def test_of_earlier_groups_nothing_is_left_and_the_user_s_files_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("spectral_mup.analysis.summary.gather", lambda *_: ([sweep("adamw", "nanogpt", "width")], []))
+    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda *_: None)
+    stale = ["summary_llama2_depth.pdf", "summary_llama2_depth.csv", "transfer_my_net_batch_size.png", "summary_figure.csv"]
+    own = ["summary_for_my_boss.txt", "transfer-talk.pdf", "transferable.png", "forest.txt", "published_notes.csv"]
+    for name in (*stale, *own):
+        (tmp_path / name).touch()
+    summarize(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*own, "summary.csv", "summary.tex"])
+
+
 def test_published_slopes_are_drawn_and_a_malformed_file_is_an_error(written, tmp_path, capsys):
     shutil.copytree(written[0] / "adamw", tmp_path / "adamw")
     head = "optimizer,family,axis,rule,slope,source,note\n"
@@ -244,3 +255,15 @@ def test_command_line(written, tmp_path, capsys):
         assert analyze.main(["--summary", *wrong]) == 2
     with pytest.raises(ResultsError, match="shampoo.*adamw"):
         gather(tmp_path, ["shampoo"])
+
+
+def test_runs_of_two_codes_are_said_and_pass_no_check(written, tmp_path, capsys, monkeypatch):
+    (one,) = read_results(written[0] / "adamw")
+    assert one.codes == [], "results of before, of which it is not known"
+    monkeypatch.setattr("spectral_mup.cli.analyze.as_claimed", lambda verdicts: True)
+    whole = [replace(v, counts=v.counts | {"missing": 0}) for v in one.verdicts]
+    for codes, code in (([], 0), (["a"], 0), (["a", "b"], 5)):
+        sweeps = [replace(one, codes=codes, verdicts=whole)]
+        monkeypatch.setattr("spectral_mup.analysis.summary.summarize", lambda *_, found=sweeps: (found, [], 0))
+        assert analyze.main(["--summary", str(tmp_path), "--check"]) == code
+        assert ("adamw: its runs were trained by 2 codes" in capsys.readouterr().out) == (code == 5)

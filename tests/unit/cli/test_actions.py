@@ -8,6 +8,7 @@ import pkgutil
 import signal
 import typing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.cli import call, planned
@@ -15,8 +16,10 @@ from support.runs import TINY, bury
 
 import spectral_mup.cli
 from spectral_mup.cli import actions
-from spectral_mup.cli.actions import ACTIONS, Action, train
+from spectral_mup.cli.actions import ACTIONS, Action, states, train
 from spectral_mup.cli.context import Context
+from spectral_mup.cluster.worker import WORKER
+from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_folder import RunFolder
 
 FOLDER = Path(spectral_mup.cli.__file__).parent
@@ -116,14 +119,31 @@ def test_status_and_why_say_how_far_a_run_came_how_fast_and_in_how_much_memory(t
     assert f"seed 0, out of memory, MemoryError, reached {reached}\n" in call("launch", *argv, "action=why")[1]
 
 
+def test_status_is_shown_though_the_code_here_could_not_be_launched_now(monkeypatch):
+    def refuse():
+        raise ConfigError("x.py is a link")
+
+    monkeypatch.setattr(states, "code_now", refuse)
+    run = SimpleNamespace(live=True, submission=SimpleNamespace(code="abc.2"))
+    report = SimpleNamespace(counts=dict, states={"r": run})
+    context = SimpleNamespace(report=report, plan=SimpleNamespace(todo=[1]), later_curves=0)
+    assert states._next(context) == ["code≠: x.py is a link"]
+    monkeypatch.setattr(states, "code_now", lambda: ("abc", {}))
+    assert states._next(context) == []
+    monkeypatch.setattr(states, "code_now", lambda: ("abd", {}))
+    assert states._next(context) == ["code≠: 1 unfinished run on a snapshot that differs from the current code"]
+
+
 TWICE = [(signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT), (signal.SIGINT, signal.SIGTERM)]
 
 
 @pytest.mark.parametrize("signals", TWICE)
 def test_a_second_stop_kills_workers_that_do_not_end(signals):
     """The first one leaves them time to save. This worker heeds no signal that can be ignored."""
-    worker = multiprocessing.get_context("fork").Process(target=wait_for_ever, daemon=True)
+    fork = multiprocessing.get_context("fork").Process
+    worker, own = (fork(target=wait_for_ever, name=name, daemon=True) for name in (WORKER, None))
     worker.start()
+    own.start()
     with train._stop_requests() as stopping:
         os.kill(os.getpid(), signals[0])
         assert stopping() and worker.is_alive()
@@ -132,6 +152,9 @@ def test_a_second_stop_kills_workers_that_do_not_end(signals):
         assert worker.exitcode == -signal.SIGKILL
         with pytest.raises(KeyboardInterrupt):  # of what is done in this process, with no worker to kill
             os.kill(os.getpid(), signals[1])
+    assert own.is_alive(), "a process of the user's, as one that loads data"
+    own.kill()
+    own.join()
     worker.close()
 
 

@@ -200,6 +200,7 @@ def test_runs_of_two_codes_are_said_and_not_as_claimed(argv, change, monkeypatch
     screen, _ = afresh(argv)
     assert "were not trained by one code" in screen and f"  1 run, as {runs[1].name}: code " in screen
     assert call("analyze", *argv, "--check")[0] == 5 and call("analyze", *argv)[0] == 0
+    assert len(json.loads((results_of(argv) / "tiny/verdicts.json").read_text())["codes"]) == 2
     (runs[1] / "provenance.json").write_text("[")  # nor does one that is damaged stop anything
     assert "by one code" not in afresh(argv)[0]
 

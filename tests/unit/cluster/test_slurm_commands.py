@@ -106,3 +106,10 @@ def test_that_no_job_of_an_id_is_known_is_an_answer_and_silence_is_none(says):
     says("", 1, "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     with pytest.raises(slurm.NoAnswer):
         slurm.squeue(["7"])
+
+
+def test_what_is_no_text_in_a_job_s_name_stops_nothing(tmp_path, monkeypatch):
+    (tmp_path / "squeue").write_bytes(b"#!/bin/sh\necho '8|f\xfcr|RUNNING|None|0|0|n1|'\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert [task.state for task in slurm.squeue().values()] == ["RUNNING"]

@@ -177,13 +177,18 @@ def spoil_writable(copy: Path) -> None:
     (copy / "user").chmod(0o777)
 
 
+def spoil_bytecode(copy: Path) -> None:
+    """Which Python runs in place of a module, whatever the module says by then."""
+    (copy / "src/spectral_mup/__pycache__").chmod(0o775)
+
+
 def spoil_owner(copy: Path) -> None:
     if os.getuid():
         pytest.skip("needs root to make a folder of another user")
     os.chown(copy, 65534, -1)
 
 
-SPOILT = [spoil_missing, spoil_content, spoil_more, spoil_mode, spoil_link, spoil_writable, spoil_owner]
+SPOILT = [spoil_missing, spoil_content, spoil_more, spoil_mode, spoil_link, spoil_writable, spoil_bytecode, spoil_owner]
 
 
 @pytest.mark.parametrize("spoil", SPOILT)
@@ -246,6 +251,15 @@ def test_a_job_imports_what_was_launched_whatever_has_changed_since(entered, use
         done = enter(entered, user, **env)
         said = f"launched {entered}/src/spectral_mup/__init__.py True x y\n"
         assert (done.returncode, done.stdout) == (7, said), done.stderr
+
+
+def test_a_job_leaves_a_copy_that_nobody_else_can_write_to(entered, user):
+    before = os.umask(0)
+    try:
+        assert enter(entered, user, PYTHONDONTWRITEBYTECODE="").returncode == 7
+    finally:
+        os.umask(before)
+    assert list(entered.rglob("*.pyc")) and is_intact(entered)
 
 
 @pytest.mark.parametrize("spoil", [spoil_missing, spoil_content, spoil_more, spoil_link])

@@ -125,9 +125,52 @@ def test_a_claim_that_was_swept_up_is_a_claim_lost(tmp_path, monkeypatch):
     first.finish(RESULT)
 
 
+def test_a_config_that_was_swept_up_is_a_claim_lost(tmp_path, monkeypatch):
+    """Who claims a run removes what other processes have not put in place yet."""
+    first, second = RunFolder(tmp_path, "r"), RunFolder(tmp_path, "r")
+    real = os.fsync
+
+    def overtaken(descriptor):
+        monkeypatch.setattr(os, "fsync", real)
+        first.write_config({})
+        first.claim()
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", overtaken)
+    with pytest.raises(ClaimedError, match="claimed by another process just now"):
+        second.write_config({})
+    first.finish(RESULT)
+
+
+def test_of_a_run_that_has_no_folder_nothing_is_read(tmp_path, monkeypatch):
+    """Hundreds of a new sweep, on a network disk, asked for by each of its tasks."""
+    monkeypatch.setattr(RunFolder, "read", lambda *_: pytest.fail("read"))
+    folder = RunFolder(tmp_path, "r")
+    assert folder.damage() is None and folder.error() is None
+    folder.path.mkdir()
+    with pytest.raises(pytest.fail.Exception):  # the control
+        folder.error()
+
+
+def test_what_cannot_be_moved_aside_stays_that_run_s_error(no_root):
+    """As in a folder of another user: the others that are to be tried again are."""
+    folder = RunFolder(no_root, "r")
+    folder.claim()
+    folder.write_error("ValueError: x")
+    folder.path.chmod(0o500)
+    folder.archive_error()
+    assert folder.error() == "ValueError: x"
+    folder.path.chmod(0o700)
+    folder.archive_error()
+    assert folder.error() is None  # the control
+
+
 def test_an_owner_that_cannot_be_read_is_nobody_else_and_not_us(tmp_path):
     folder = RunFolder(tmp_path, "r")
     folder.claim()
+    owner = json.loads((folder.path / "attempts/1/owner.json").read_text())
+    put(folder.path / "attempts/1/owner.json", json.dumps(owner | {"slurm": {"job": "7_0"}}))
+    assert "owner.json: slurm.restart: field required" in (folder.error() or "")
     put(folder.path / "attempts/1/owner.json", '{"host": "here"}')
     with pytest.raises(ClaimedError, match="nobody can tell"):
         folder.finish(RESULT)

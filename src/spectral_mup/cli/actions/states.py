@@ -80,9 +80,12 @@ def _next(context: Context) -> list[str]:
     """The commands that make sense now."""
     counts, lines = context.report.counts(), []
     jobs = [s.submission.code.partition(".")[0] for s in context.report.states.values() if s.live and s.submission]
-    current = code_now()[0] if jobs else None
-    if other := sum(code != current for code in jobs):
-        lines.append(f"code≠: {pluralize(other, 'unfinished run')} on a snapshot that differs from the current code")
+    try:
+        current = code_now()[0] if jobs else None
+        if other := sum(code != current for code in jobs):
+            lines.append(f"code≠: {pluralize(other, 'unfinished run')} on a snapshot that differs from the current code")
+    except ConfigError as error:
+        lines.append(f"code≠: {error}")
     if any(counts.get(name) for name in ("failed", "lost", "paused")):
         lines.append(f"To see why: {context.launch_command('why')}")
         lines.append(f"To run them again: {context.launch_command('retry')}")

@@ -19,6 +19,7 @@ from spectral_mup.cluster.slurm.run_states import Report, State
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission
 from spectral_mup.cluster.slurm.submit import SubmissionPlan, check_script, describe, plan_submission, states_or_refuse, submit
+from spectral_mup.cluster.worker import WORKER
 from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_config import AXES, RunConfig
@@ -222,13 +223,13 @@ def _check_folders(config: Config, *keys: str) -> None:
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
     """While inside, SIGINT and SIGTERM make the function given return True, and no more; from the second on they kill the
-    workers, or without any interrupt what is done here."""
+    workers, or, where there are none, interrupt what is done here."""
     asked: list[int] = []
 
     def ask(number: int, _frame: Any) -> None:
         asked.append(number)
         if len(asked) > 1:
-            for worker in (workers := multiprocessing.active_children()):
+            for worker in (workers := [child for child in multiprocessing.active_children() if child.name == WORKER]):
                 worker.kill()
             if not workers:
                 raise KeyboardInterrupt
@@ -274,7 +275,7 @@ def _refuse_what_sbatch_would(context: Context, ordered: SubmissionPlan) -> None
     """Raises ConfigError about the keys that sbatch's words are about, with their values."""
     try:
         if note := check_script(context.config, ordered.packs[: ordered.array_size], context.sweep.fingerprint):
-            print(f"note: {note}; the jobs will wait")
+            print(f"note: {note}; unless they lack something else, the jobs will wait for them")
     except slurm.Refused as error:
         keys = next((keys for words, keys in KEYS_BY_SBATCH_ERROR.items() if re.search(words, str(error), re.I)), [])
         values = {key: getattr(context.config.cluster, key) for key in keys}

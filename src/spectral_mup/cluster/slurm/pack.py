@@ -65,6 +65,7 @@ class Pack:
         self.runs_dir = Path(self.config.paths.runs)
         self.runs = submission.runs(index)
         self._claimed_since: dict[str, float] = {}
+        self._ended: set[str] = set()  # runs with a result, which stays: not to be read every two seconds
         self._trains = False
         of_sweep = [s for s in submissions(submission.path.parent) if s.sweep == submission.sweep]
         self._sweep = {run_id for s in of_sweep if s.declared == submission.declared for run_id in s.index_of}
@@ -88,12 +89,16 @@ class Pack:
 
     def unfinished(self) -> list[RunConfig]:
         """Runs that have neither ended, nor failed for good, nor been cancelled."""
-        return [run for run in self.runs if self._is_unfinished(run) and not self.submission.is_cancelled(run.run_id)]
+        cancelled = self.submission.read_cancelled()
+        return [run for run in self.runs if run.run_id not in cancelled and self._is_unfinished(run)]
 
     def _is_unfinished(self, run: RunConfig) -> bool:
         folder = self.folder(run)
+        if run.run_id in self._ended or folder.result() is not None:
+            self._ended.add(run.run_id)
+            return False
         error = folder.error()
-        return folder.result() is None and (error is None or causes.classify_traceback(error).retryable)
+        return error is None or causes.classify_traceback(error).retryable
 
     def plan(self) -> Plan:
         """The pack as a Plan, for the view of progress."""
@@ -156,7 +161,8 @@ def finish(pack: Pack, task: JobStart, failed: Mapping[str, str], stopping: Stop
         log.error("paused: the sweep's first runs all failed in the same way: %s", pack.paused)
         return PAUSED
     pack.write_task(state="ended", cause=None, detail=pack.paused or "")
-    errors = {run: error for run in pack.runs if (error := pack.folder(run).error()) is not None}
+    lacking = [run for run in pack.runs if pack.folder(run).result() is None]
+    errors = {run: error for run in lacking if (error := pack.folder(run).error()) is not None}
     for run in errors:
         log.error("%s: failed, see %s/error.txt", run, pack.folder(run).path, extra={"run": run.run_id})
     if any(causes.classify_traceback(error).retryable for error in errors.values()):

@@ -49,8 +49,8 @@ def main(path: str, exit_code: str) -> int:
     if bad:
         log.warning("excluded: %s, where tasks cannot train", ", ".join(bad))
     slurm.requeue(task.job)
-    for job in (task.job, pack.submission.job) if bad else ():
-        slurm.exclude(str(job), [*filter(None, [pack.cluster.exclude]), *bad])
+    for job in filter(None, (task.job, pack.submission.job)) if bad else ():
+        slurm.exclude(job, [*filter(None, [pack.cluster.exclude]), *bad])
     return 0
 
 

@@ -70,7 +70,7 @@ class Report:
 
 
 def reconcile(runs_dir: Path, jobs_dir: Path, runs: Iterable[RunConfig]) -> Report:
-    """The state of every run now. Raises RecordError on files that contradict themselves."""
+    """The state of every run now; what cannot be read is an error of that run or submission alone."""
     every = submissions(jobs_dir)
     tasks_of: dict[str, list[tuple[Submission, int]]] = defaultdict(list)
     for submission in every:

@@ -81,6 +81,8 @@ def snapshot_code(jobs_dir: Path) -> str:
         _copy(path, target)
     (prepared / COMMIT).write_text(f"{commit()}\n")
     (prepared / COMMIT).chmod(0o644)
+    for folder in {path.parent for path in prepared.rglob("*.py")}:
+        (folder / "__pycache__").mkdir()  # which the first job would make with its umask, so maybe for a group to write to
     for folder in (prepared, *(path for path in prepared.rglob("*") if path.is_dir())):
         folder.chmod(_mode(folder))
     code = _hash(_copied(prepared))  # of a file that was edited meanwhile, as it was copied
@@ -102,11 +104,10 @@ def find_intact(jobs_dir: Path, code: str) -> str | None:
 
 
 def is_intact(copy: Path) -> bool:
-    """Whether a copy is what its name says, and nobody but us can have changed that, or can."""
-    found = [path.lstat() for path in (copy, *copy.rglob("*")) if "__pycache__" not in path.parts]
-    return all(f.st_uid == os.getuid() and not f.st_mode & 0o022 for f in found if not stat.S_ISLNK(f.st_mode)) and matches(
-        copy
-    )
+    """Whether a copy is what its name says, and nobody but us can write into it, its bytecode included, or could."""
+    found = [path.lstat() for path in (copy, *copy.rglob("*"))]
+    ours = all(f.st_uid == os.getuid() and not f.st_mode & 0o022 for f in found if not stat.S_ISLNK(f.st_mode))
+    return ours and matches(copy)
 
 
 def matches(copy: Path) -> bool:

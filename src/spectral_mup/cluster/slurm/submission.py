@@ -12,31 +12,55 @@
     jobs/code/<hash>/      the code that they run
 
 A folder is prepared under another name and renamed to the next number, so of two launches that try one gets ENOTEMPTY, looks
-again, and submits only what is still left. A numbered folder is never deleted. Imports no torch.
+again, and submits only what is still left. A numbered folder is never deleted. One that cannot be read costs its own runs
+their place in it, and others nothing. Imports no torch.
 """
 
-import os
 import re
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter
 
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.liveness import lives, silence
 from spectral_mup.config.parse import typed
 from spectral_mup.config.schema import Config
+from spectral_mup.errors import RecordError
+from spectral_mup.runs.records import record
 from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.sweep import Sweep
 from spectral_mup.util.files import json_bytes, numbered, read_json, rename_to_free, write_atomic
+from spectral_mup.util.log import warn_once
 from spectral_mup.util.processes import this_process
 
 UNFIT = 2  # failures by a node's fault, after which it is excluded
 LAUNCH_SECONDS = 600.0  # a launcher that cannot be seen and has recorded no job for this long is assumed dead
+
+ENTRY = record(run_id=str, curve=dict[str, Any], value=float, seed=int)
+TASK = dict.fromkeys(("job", "state", "detail", "trained_on"), NotRequired[str])
+TASK |= dict.fromkeys(("restart", "progress", "starts_without_progress", "kills"), NotRequired[int])
+KINDS: dict[str, tuple[Any, str]] = {  # what the files must hold that others rest on, and what to do about one that does not
+    "submission.json": (
+        record(
+            sweep=str, name=str, packs=list[list[ENTRY]], fingerprint=str, code=str, created=float,
+            launcher=record(host=str, pid=int, start=str | None), max_parallel=NotRequired[int | None],
+            after_job=NotRequired[str | None],
+        ),
+        "restore it, or cancel its job and move the folder away; until then its runs count as not submitted",
+    ),
+    "config.json": (dict[str, Any], "restore it, or cancel the job"),
+    "job.json": (record(id=str) | record(refused=str), "it is written again if SLURM still knows the job"),
+    "cancelled.json": (list[str], "give action=cancel again"),
+    "tasks": (record(**TASK, cause=NotRequired[str | None], failed_on=NotRequired[list[str]]), "what it said is not known"),
+}  # fmt: skip
+READERS = {name: (TypeAdapter(kind), fix) for name, (kind, fix) in KINDS.items()}
 
 
 class Taken(RuntimeError):
@@ -74,12 +98,12 @@ class Submission:
     @cached_property
     def job(self) -> str | None:
         """SLURM's id of the array, once it is recorded."""
-        return (read_json(self.path / "job.json") or {}).get("id")
+        return (self._peek("job.json") or {}).get("id")
 
     @cached_property
     def refusal(self) -> str | None:
         """What sbatch printed when it rejected the script."""
-        return (read_json(self.path / "job.json") or {}).get("refused")
+        return (self._peek("job.json") or {}).get("refused")
 
     @cached_property
     def user(self) -> int:
@@ -89,7 +113,7 @@ class Submission:
     @cached_property
     def cancelled(self) -> set[str]:
         """Run ids that were cancelled here."""
-        return set(read_json(self.path / "cancelled.json") or [])
+        return self.read_cancelled()
 
     @cached_property
     def index_of(self) -> dict[str, int]:
@@ -102,6 +126,13 @@ class Submission:
         record = self.path / "submission.json"
         return lives(self.launcher, lambda: silence(record), patience=LAUNCH_SECONDS) is False
 
+    def _peek(self, name: str) -> Any | None:
+        """Content of one of its files; None, which is logged once, where that cannot be read."""
+        try:
+            return _read(self.path, name)
+        except (RecordError, OSError) as error:
+            warn_once(str(error))
+
     def record_job(self, job: str) -> None:
         write_atomic(self.path / "job.json", json_bytes({"id": job, "time": time.time()}))
         self.__dict__.pop("job", None)  # was cached as unknown
@@ -111,16 +142,15 @@ class Submission:
 
     def cancel(self, run_ids: Iterable[str]) -> None:
         """Record that these runs are cancelled, before scancel is called."""
-        known = set(read_json(self.path / "cancelled.json") or [])
-        write_atomic(self.path / "cancelled.json", json_bytes(sorted(known | set(run_ids))))
+        write_atomic(self.path / "cancelled.json", json_bytes(sorted(self.read_cancelled() | set(run_ids))))
 
-    def is_cancelled(self, run_id: str) -> bool:
-        """As recorded on the disk now."""
-        return run_id in (read_json(self.path / "cancelled.json") or [])
+    def read_cancelled(self) -> set[str]:
+        """Run ids that were cancelled, as recorded on the disk now."""
+        return set(self._peek("cancelled.json") or [])
 
     def task(self, index: int) -> dict[str, Any]:
         """What array task `index` last wrote of itself."""
-        return read_json(self.path / "tasks" / f"{index}.json") or {}
+        return self._peek(f"tasks/{index}.json") or {}
 
     def bad_nodes(self) -> list[str]:
         """Nodes where tasks failed UNFIT times by the node's fault; at most one, the worst, before any task has trained on
@@ -140,12 +170,12 @@ class Submission:
 
     def config(self) -> Config:
         """The config of the launch."""
-        return typed(read_json(self.path / "config.json"))
+        return typed(_read(self.path, "config.json"))
 
     @cached_property
     def declared(self) -> dict[str, Any]:
         """The sweep's part of the launch's config, without where and how it is run."""
-        config = read_json(self.path / "config.json") or {}
+        config = self._peek("config.json") or {}
         return {key: config.get(key) for key in ("model", "optimizer", "rule", "data", "train", "probe", "lr", "sweep")}
 
     def runs(self, index: int) -> list[RunConfig]:
@@ -160,15 +190,27 @@ class Submission:
         return runs
 
 
+def _read(folder: Path, name: str) -> Any | None:
+    """Content of a file of a submission, None without one. Raises RecordError unless it is as KINDS has it."""
+    return read_json(folder / name, *READERS[name.partition("/")[0]])
+
+
 def open_submission(path: Path) -> Submission | None:
-    """None where a network disk does not show the content yet."""
-    content = read_json(path / "submission.json")
-    return None if content is None else Submission(path=path, **content)
+    """None where a network disk does not show the content yet. Raises RecordError or OSError where that cannot be read."""
+    content = _read(path, "submission.json")
+    known = {field.name for field in fields(Submission)}  # a later version may write more
+    return None if content is None else Submission(path=path, **{k: v for k, v in content.items() if k in known})
 
 
 def submissions(jobs_dir: Path) -> list[Submission]:
-    """All of them, oldest first."""
-    return [s for number in numbered(jobs_dir) if (s := open_submission(jobs_dir / str(number)))]
+    """All that can be read, oldest first; of others a line is logged, once."""
+    found = []
+    for number in numbered(jobs_dir):
+        try:
+            found.append(open_submission(jobs_dir / str(number)))
+        except (RecordError, OSError) as error:
+            warn_once(str(error))
+    return [submission for submission in found if submission]
 
 
 def prepare(
@@ -192,8 +234,8 @@ def prepare(
     for folder in ("log", "tasks"):
         (path / folder).mkdir(parents=True)
     if site := config["cluster"].get("preamble"):  # it may have secrets: never in the script, and as hidden as it was
-        with open(os.open(prepared.preamble, os.O_CREAT | os.O_WRONLY, Path(site).stat().st_mode & 0o755), "w") as f:
-            f.writelines(f"{line}\n" for line in Path(site).read_text().splitlines())
+        lines = Path(site).read_bytes().replace(b"\r\n", b"\n")  # as written on Windows
+        write_atomic(prepared.preamble, lines, Path(site).stat().st_mode & 0o755)
     write_atomic(path / "config.json", json_bytes(config))
     write_atomic(path / "submission.json", json_bytes({k: v for k, v in asdict(prepared).items() if k != "path"}))
     return prepared
@@ -205,5 +247,5 @@ def take(prepared: Submission, number: int, render: Callable[[Submission], str])
     if not rename_to_free(prepared.path, path):
         raise Taken(f"{path} was taken by another launch")
     taken = replace(prepared, path=path)
-    write_atomic(taken.script, render(taken).encode(), 0o600)  # it has the lines of the site's preamble
+    write_atomic(taken.script, render(taken).encode(), 0o600)  # it has what cluster.extra says
     return taken

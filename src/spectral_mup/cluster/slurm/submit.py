@@ -135,14 +135,15 @@ def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerpri
     except slurm.Refused as error:
         if not (NO_NODE.search(str(error)) and (down := _down(config))):
             raise
-        return f"no node that is up can run this now; {pluralize(down, 'node')} that could {'is' if down == 1 else 'are'} down"
+        return f"no node that is up can run this now; down: {pluralize(down, 'node')} with its cores and GPUs"
     finally:
         shutil.rmtree(trial.path, ignore_errors=True)
     return None
 
 
 def _down(config: Config) -> int:
-    """How many nodes that are down could run a task: of these --test-only says that they do not exist, sbatch that it waits."""
+    """How many nodes that are down have the cores and GPUs of a task. Of these --test-only says that they do not exist, sbatch
+    that it waits, unless they lack something else: memory, a feature."""
     c = slurm_of(config)
     cpus = c.cpus * max(1, config.train.devices // c.nodes)
     return sum(not n.up and n.cpus >= cpus and n.gpus >= c.gpus for n in slurm.nodes(c.partition).values())

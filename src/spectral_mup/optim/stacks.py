@@ -1,0 +1,114 @@
+"""Stacks of parameters, and how their state lies in memory: stacked for the optimizer, shown per parameter as views.
+
+Sharded parameters (DTensors) are whole in a stack.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from spectral_mup.optim.matrices import MatrixView
+
+Group = dict[str, Any]  # one of torch's param_groups
+State = dict[str, Tensor]  # of a stack, every tensor with the leading axis n
+
+# On a CPU, a parameter with that many entries stands alone: to copy it costs more than the calls that a stack saves.
+LARGE = 2**16
+
+
+class Stack(NamedTuple):
+    """Parameters of one group, shape, dtype, device and age, all with gradients; tensors have the leading axis n = len(params).
+
+    Weight, gradient and state of 16-bit parameters are float32: an average that moves by 1 − β a step stands still in theirs.
+    Weight and gradient may lie in the parameters' own memory: read them only.
+    """
+
+    group: Group
+    params: list[Tensor]
+    weight: Tensor
+    gradient: Tensor
+    state: State
+    step: int  # steps that these parameters took so far
+    view: MatrixView | None = None  # None: their matrices are read as they are
+
+    def parts(self) -> "Iterator[tuple[str, Stack]]":
+        """Its matrices, one stack for each size of them, and the suffix of their state's names; itself if they are plain."""
+        if self.view is None:
+            yield "", self
+            return
+        gradients = self.view.take(self.gradient)
+        for suffix, weight in self.view.take(self.weight).items():
+            names = [name for name in self.state if name.endswith(suffix)]
+            state = {name.removesuffix(suffix): self.state[name] for name in names}
+            yield suffix, Stack(self.group, self.params, weight, gradients[suffix], state, self.step)
+
+
+def same_kind(group: Group, state: Mapping[Tensor, Mapping[str, Any]]) -> Iterator[tuple[int, list[Tensor]]]:
+    """The parameters of a group that have gradients, as they can be stacked, with the steps that they took so far."""
+    kinds: dict[tuple[Any, ...], list[Tensor]] = {}
+    for p in group["params"]:
+        if p.grad is not None:
+            alone = id(p) if p.device.type == "cpu" and p.numel() >= LARGE else 0
+            sharded = (p.device_mesh, p.placements) if hasattr(p, "device_mesh") else None
+            age = state[p].get("step", 0)
+            kinds.setdefault((age, p.shape, p.dtype, p.device, sharded, alone), []).append(p)
+    for (age, *_), params in kinds.items():
+        yield age, params
+
+
+def stack_of(group: Group, params: list[Tensor], step: int, view: MatrixView | None) -> Stack:
+    """The stack of parameters of one kind, without its state."""
+    dtype = stack_dtype(params[0])
+    weight = _stack([whole(p.detach()).to(dtype) for p in params])
+    gradient = _stack([whole(p.grad).to(dtype) for p in params])  # type: ignore[arg-type]
+    return Stack(group, params, weight, gradient, {}, step, view)
+
+
+def show(fresh: State, stack: Stack, state: Mapping[Tensor, dict[str, Any]]) -> None:
+    """Show a stack's fresh state per parameter, in `state`, as views; what a parameter had there of the same name is kept."""
+    for name, tensor in fresh.items():
+        of_params = tensor if stack.view is None else tensor.unflatten(0, (len(stack.params), -1))
+        for p, own in zip(stack.params, of_params.unbind(0), strict=True):
+            if name in state[p]:
+                own.copy_(state[p][name])
+            state[p][name] = own
+
+
+def by_parameter(values: list[Tensor], n: int) -> list[float]:
+    """Means over the matrices of each of n parameters, of values (n · matrices,) by size of them."""
+    return torch.cat([x.unflatten(0, (n, -1)) for x in values], 1).double().mean(1).tolist()
+
+
+def named(group: Group) -> Iterator[tuple[str, Tensor]]:
+    """Parameters of a group, by name where it has names (ours, or torch's of named_parameters)."""
+    names = group.get("names") or group.get("param_names") or []
+    for i, p in enumerate(group["params"]):
+        yield names[i] if i < len(names) else f"parameter {i} of its group", p
+
+
+def stack_dtype(p: Tensor) -> torch.dtype:
+    """The dtype in which a parameter's state is kept and its direction computed: its own, but at least float32."""
+    return torch.float32 if p.dtype.itemsize < 4 else p.dtype
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    """(n, *shape), no copy if n is 1."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+
+
+def whole(t: Tensor) -> Tensor:
+    """A tensor itself, or all shards of a DTensor."""
+    return t.full_tensor() if hasattr(t, "full_tensor") else t  # type: ignore[attr-defined]
+
+
+def shard_like(full: Tensor, like: Tensor) -> Tensor:
+    """A tensor itself, or cut as the DTensor `like` is; every process has it in full, so nothing is sent."""
+    if not hasattr(like, "device_mesh"):
+        return full
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = like.device_mesh  # type: ignore[attr-defined]
+    copies = DTensor.from_local(full, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return copies.redistribute(mesh, like.placements)  # type: ignore[attr-defined]

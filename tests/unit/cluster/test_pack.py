@@ -1,0 +1,53 @@
+"""The runs of an array task, on a network disk that many tasks read."""
+
+import pytest
+from support.cli import finish
+from support.runs import TINY, composed
+from support.slurm_sweeps import ON_SLURM
+
+from spectral_mup.cluster.slurm import pack as slurm_pack
+from spectral_mup.cluster.slurm.pack import Pack
+from spectral_mup.cluster.slurm.snapshot import snapshot_config
+from spectral_mup.cluster.slurm.submission import prepare, take
+from spectral_mup.cluster.slurm_commands import JobStart
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.runs.sweep import open_sweep
+from spectral_mup.search.plan import make_plan
+
+
+@pytest.fixture
+def pack(tmp_path):
+    """A pack of four runs under tmp_path/runs, none of them trained."""
+    config = composed(
+        *TINY, *ON_SLURM, "lr.adaptive=false", f"paths.runs={tmp_path / 'runs'}", f"paths.jobs={tmp_path / 'jobs'}"
+    )
+    sweep = open_sweep(config)
+    runs = make_plan(sweep, lambda run: None).runs[:4]
+    submission = prepare(tmp_path / "jobs", snapshot_config(config), [runs], sweep.fingerprint, "code")
+    return Pack(take(submission, 1, lambda _: ""), 0)
+
+
+def test_a_run_that_has_ended_is_looked_at_once(pack, monkeypatch):
+    """A task lists its runs every two seconds while it trains."""
+    runs = pack.runs
+    finish(runs[0], pack.runs_dir)
+    assert pack.todo() == runs[1:]
+    looked: list[str] = []
+    for name in ("result", "error"):
+        real = getattr(RunFolder, name)
+        monkeypatch.setattr(RunFolder, name, lambda folder, real=real: [looked.append(folder.run_id), real(folder)][1])
+    assert pack.todo() == runs[1:] and set(looked) == {run.run_id for run in runs[1:]}
+
+
+def test_a_run_with_a_result_has_not_failed_whatever_has_become_of_its_folder(pack, tmp_path, monkeypatch):
+    """Moved to an archive, with a link in its place, through which nothing would be written."""
+    monkeypatch.setattr(slurm_pack, "extend", lambda pack: None)
+    for run in pack.runs:
+        finish(run, pack.runs_dir)
+    moved = pack.folder(pack.runs[0]).path
+    moved.rename(tmp_path / "archive")
+    moved.symlink_to(tmp_path / "archive")
+    assert pack.folder(pack.runs[0]).error() is not None
+    assert slurm_pack.finish(pack, JobStart("7_0", 0), {}, lambda: False) == slurm_pack.OK
+    (moved / "result.json").unlink()
+    assert slurm_pack.finish(pack, JobStart("7_0", 0), {}, lambda: False) == slurm_pack.FAILED  # the control
