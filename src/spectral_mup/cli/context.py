@@ -16,6 +16,7 @@ from spectral_mup.runs.results import Results
 from spectral_mup.runs.sweep import Outcome, Sweep, open_sweep
 from spectral_mup.search.plan import Plan, make_plan, remaining_curves
 from spectral_mup.training.quantities import resolve_quantities
+from spectral_mup.util.files import check_writable
 from spectral_mup.util.text import pluralize
 
 # exit codes of every command; `--help` lists them
@@ -155,3 +156,19 @@ def format_counts(report: Report) -> str:
 def print_notes(report: Report) -> None:
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def nothing_to_do(context: Context) -> int:
+    print("Nothing to do.", *context.plan.endings, *context.next_lines(), sep="\n")
+    return OK
+
+
+def check_folders(config: Config, *keys: str) -> None:
+    """Raises ConfigError about the first of these paths that cannot be written."""
+    for key in keys:
+        path = Path(getattr(config.paths, key)).absolute()
+        try:
+            check_writable(path)
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror or error}: {error.filename or path})"
+            raise ConfigError(f"paths.{key}={path}: {reason}; free it, or give another folder") from None

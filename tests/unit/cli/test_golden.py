@@ -48,7 +48,7 @@ def test_plan_on_slurm(argv, tmp_path, monkeypatch):
 
 def test_submission_is_refused_without_a_terminal(argv, tmp_path, monkeypatch):
     monkeypatch.setattr("spectral_mup.cluster.slurm_commands.max_array_size", lambda: 4)
-    monkeypatch.setattr("spectral_mup.cli.actions.train.check_script", lambda *_: None)
+    monkeypatch.setattr("spectral_mup.cli.slurm_launch.check_script", lambda *_: None)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     check_golden("run_slurm", transcript("launch", *argv, "cluster=slurm"), tmp_path)
 
