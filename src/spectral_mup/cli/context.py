@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from spectral_mup.cli.screen import show
 from spectral_mup.cluster.slurm.run_states import Report, State, reconcile
 from spectral_mup.config.optimizer_spec import spec_of
 from spectral_mup.config.schema import Config
@@ -159,8 +160,15 @@ def print_notes(report: Report) -> None:
 
 
 def nothing_to_do(context: Context) -> int:
-    print("Nothing to do.", *context.plan.endings, *context.next_lines(), sep="\n")
+    print("Nothing to do.")
+    show_endings(context)
     return OK
+
+
+def show_endings(context: Context) -> None:
+    """How the search for each verdict ended, and what to do next."""
+    for line in (*map(str, context.plan.endings), *context.next_lines()):
+        show(line)
 
 
 def check_folders(config: Config, *keys: str) -> None:

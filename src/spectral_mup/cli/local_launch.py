@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from spectral_mup.cli.context import FAILED, INTERRUPTED, OK, Context, check_folders
+from spectral_mup.cli.context import FAILED, INTERRUPTED, OK, Context, check_folders, show_endings
 from spectral_mup.cli.outlook import format_outlook
 from spectral_mup.cluster.placement import Machine, Placement
 from spectral_mup.runs.run_config import RunConfig
@@ -69,7 +69,8 @@ def train_here(context: Context, forgiven: Collection[str] = (), in_this_process
         print(f"{len(failed)} of {pluralize(total, 'run')} failed:", *lines, sep="\n", file=sys.stderr)
         print(f"Once the cause is removed, resume with: {context.launch_command()}", file=sys.stderr)
         return FAILED
-    print(f"All {done} done.", *context.plan.endings, *context.next_lines(), sep="\n")
+    print(f"All {done} done.")
+    show_endings(context)
     return OK
 
 

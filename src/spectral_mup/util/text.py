@@ -22,9 +22,10 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def wrap(text: str, indent: int = 0) -> list[str]:
-    """Lines of at most COLUMNS characters, those after the first indented by two more."""
-    return textwrap.wrap(text, COLUMNS, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2))
+def wrap(text: str, indent: int = 0, columns: int = COLUMNS) -> list[str]:
+    """Lines of at most so many characters, those after the first indented by two more; no word is broken."""
+    indents = {"initial_indent": " " * indent, "subsequent_indent": " " * (indent + 2)}
+    return textwrap.wrap(text, columns, **indents, break_long_words=False, break_on_hyphens=False)
 
 
 def table(
