@@ -33,7 +33,7 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
     """
     context = Context(load_config(argv), argv, program)
     plan, memory, inputs = context.plan, context.cache / "report", inputs_of(context)
-    found = read_cache(memory) or {}
+    found: dict[str, Any] = read_cache(memory) or {}
     if inputs is None or found.get("inputs") != inputs or any(file_state(f) != state for f, state in found["files"].items()):
         found = judge_and_draw(context) | {"inputs": inputs}
         context.results.save()

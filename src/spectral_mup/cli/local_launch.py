@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from spectral_mup.cli.context import FAILED, INTERRUPTED, OK, Context, check_folders, show_endings
-from spectral_mup.cli.outlook import format_outlook
+from spectral_mup.cli.outlook import format_time, still_to_train
+from spectral_mup.cluster.durations import Durations, measured_durations
 from spectral_mup.cluster.placement import Machine, Placement
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.search.curve_state import curve_states
 from spectral_mup.util.text import pluralize
 
 
@@ -23,10 +25,14 @@ def machine_of(context: Context) -> Machine:
     return machine
 
 
-def print_workers(context: Context, placement: Placement) -> None:
+def durations_on(context: Context, placement: Placement) -> Durations:
+    """How long the sweep's runs take on such workers, by those that are done."""
+    return measured_durations(context.runs, context.plan.runs, "cuda" if placement.gpus else "cpu")
+
+
+def print_workers(context: Context, placement: Placement, durations: Durations) -> None:
     print(f"To train them: {placement}")
-    if context.config.lr.adaptive:
-        print(format_outlook(context, placement.workers, "cuda" if placement.gpus else "cpu"))
+    print(format_time(context, durations, placement.workers))
 
 
 def train_here(context: Context, forgiven: Collection[str] = (), in_this_process: bool = False) -> int:
@@ -42,20 +48,25 @@ def train_here(context: Context, forgiven: Collection[str] = (), in_this_process
 
     placement = place(context.plan.todo)
     check_folders(config, "runs", "results")
-    print_workers(context, placement)
+    print_workers(context, placement, durations := durations_on(context, placement))
     for run_id in forgiven:
         RunFolder(context.runs, run_id).archive_error()
     if note := context.load_corpus().note:
         print(f"note: {note}")
-    progress = Progress(context.plan, placement.workers, context.later_curves, lambda line, _run: print(line, flush=True))
+    progress = Progress(lambda line, _run: print(line, flush=True), durations)
+    seen: list[int] = []
 
-    def todo() -> list[Any]:
+    def todo() -> list[RunConfig]:
         context.refresh()
-        progress.plan, progress.later_curves = context.plan, context.later_curves
-        if runs := context.plan.todo:
-            progress.workers = place(runs).workers
+        runs = context.plan.todo
+        if (news := [len(context.plan.runs), len(runs)]) != seen:  # it is asked every two seconds
+            seen[:] = news
+            workers = place(runs).workers if runs else placement.workers
+            states = curve_states(context.plan, context.outcome)
+            progress.look(context.plan, workers, still_to_train(context, durations), states, context.later_curves)
         return runs
 
+    todo()
     with _stop_requests() as stopping, progress:
         failed = (run_here if in_this_process else run_local)(config, todo, progress.on_event, stopping, machine)
     context.refresh()

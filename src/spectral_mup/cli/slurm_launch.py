@@ -4,14 +4,15 @@ import re
 from collections.abc import Callable, Collection
 
 from spectral_mup.cli.context import INTERRUPTED, OK, REFUSED, Context, check_folders, format_counts, nothing_to_do, print_notes
+from spectral_mup.cli.outlook import format_outlook
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm.run_states import Report, State
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submission import Submission
 from spectral_mup.cluster.slurm.submit import SubmissionPlan, check_script, describe, plan_submission, states_or_refuse, submit
-from spectral_mup.config.schema import Config
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_config import AXES, RunConfig
+from spectral_mup.search.outlook import Counted
 from spectral_mup.search.plan import make_plan
 from spectral_mup.util.text import format_duration, pluralize, table
 
@@ -32,7 +33,7 @@ def submit_runs(context: Context, report: Report, select: Callable[[State], bool
     if not runs:
         return _nothing_to_submit(context, report)
     ordered = plan_submission(config, context.plan, runs)
-    print(format_submission(ordered, config))
+    print(format_submission(ordered, context))
     check_folders(config, "runs", "results", "jobs")
     _refuse_what_sbatch_would(context, ordered)
     if not context.confirmed(f"Submit {pluralize(len(runs), 'run')}?"):
@@ -88,11 +89,16 @@ def _describe(submission: Submission) -> str:
     return f"job {submission.job} (submitted by {launcher})" if submission.job else f"a job that {launcher} is submitting"
 
 
-def format_submission(ordered: SubmissionPlan, config: Config) -> str:
-    """Runs, tasks, GPUs and expected time, one row per size."""
-    c = slurm_of(config)
-    hours, unit = ordered.gpu_hours, "GPU-hours" if ordered.gpus else "task-hours"
-    cost = f"{unit} unknown (no earlier runs)" if hours is None else f"about {hours:.2g} {unit} ({ordered.expected.source})"
+def format_submission(ordered: SubmissionPlan, context: Context) -> str:
+    """Runs, tasks, GPUs and expected time, one row per size; then what is likely to follow them."""
+    c, timed = slurm_of(context.config), ordered.expected.runs > 0
+    unit = "GPU-hours" if ordered.gpus else "task-hours"
+
+    def hours(runs: Counted) -> str:
+        return f"{ordered.device_hours(runs):.2g} {unit}" if timed else ""
+
+    source = ordered.expected.source if timed else f"{unit} unknown (no earlier runs)"
+    cost = f"about {hours([(run, 1.0) for run in ordered.runs])} ({source})" if timed else source
     lines = [
         f"To submit: {pluralize(len(ordered.runs), 'run')} in {pluralize(len(ordered.packs), 'task')}, "
         f"{pluralize(ordered.arrays, 'array')} of at most {ordered.array_size}; {cost}",
@@ -104,9 +110,15 @@ def format_submission(ordered: SubmissionPlan, config: Config) -> str:
     varied = [i for i, axis in enumerate(AXES) if axis in ("width", "depth") or len({size[i] for size in by_size}) > 1]
     rows = []
     for size, packs in by_size.items():
-        seconds, place = ordered.expected.total(max(packs, key=len)), ordered.placements[packs[0][0].shape]
-        takes = "unknown" if seconds is None else f"about {format_duration(seconds / place.workers)}"
+        longest, place = max(packs, key=len), ordered.placements[packs[0][0].shape]
+        seconds = ordered.expected.total([(run, 1.0) for run in longest])
+        takes = f"about {format_duration(seconds / place.workers)}" if timed else "unknown"
         rows.append([*(f"{size[i]}" for i in varied), f"{sum(map(len, packs))}", f"{len(packs)}", takes, f"{place}"])
     head = [*(AXES[i].replace("_", " ") for i in varied), "runs", "tasks", "time per task", "each with"]
     shown = table(rows, header=head, right=range(len(varied) + 2), indent=2)
-    return "\n".join([*lines, *shown])
+    follows = (
+        [format_outlook(context, ordered.expected, hours, f"hours are {source}" if timed else source)]
+        if context.config.lr.adaptive
+        else []
+    )
+    return "\n".join([*lines, *shown, *follows])

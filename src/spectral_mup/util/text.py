@@ -22,6 +22,14 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def format_span(low: float, high: float) -> str:
+    """Two durations (s) as one: '3 to 5 min', '40 s to 3 min', or '3 min' where both read the same."""
+    (number, unit), longest = format_duration(low).split(), format_duration(high)
+    if longest == f"{number} {unit}":
+        return longest
+    return f"{number}{'' if longest.endswith(f' {unit}') else f' {unit}'} to {longest}"
+
+
 def wrap(text: str, indent: int = 0, columns: int = COLUMNS) -> list[str]:
     """Lines of at most so many characters, those after the first indented by two more; no word is broken."""
     indents = {"initial_indent": " " * indent, "subsequent_indent": " " * (indent + 2)}

@@ -1,7 +1,7 @@
 """The actions that decide what is trained, here or on SLURM: run, plan, retry, extend."""
 
 from spectral_mup.cli.context import OK, Context, format_counts, nothing_to_do, print_notes
-from spectral_mup.cli.local_launch import machine_of, print_workers, train_here
+from spectral_mup.cli.local_launch import durations_on, machine_of, print_workers, train_here
 from spectral_mup.cli.outlook import format_plan
 from spectral_mup.cli.slurm_launch import format_submission, submit_runs
 from spectral_mup.cluster.failure_causes import CAUSES
@@ -38,9 +38,10 @@ def plan(context: Context) -> int:
         print(format_counts(report))
         runs = [s.run for s in report.states.values() if s.should_resubmit(context.config.cluster.retries)]
         submission = plan_submission(context.config, context.plan, runs) if runs else None
-        print(format_submission(submission, context.config) if submission else "Nothing to submit.")
+        print(format_submission(submission, context) if submission else "Nothing to submit.")
     else:
-        print_workers(context, machine_of(context).place(context.config, context.plan.todo))
+        placement = machine_of(context).place(context.config, context.plan.todo)
+        print_workers(context, placement, durations_on(context, placement))
     return OK
 
 
