@@ -53,9 +53,9 @@ def drawn(half_way: HalfWay, columns: int, rows: int, whole: bool = False) -> li
     half_way.go()
     view = LiveView(half_way.progress)
     view.whole = whole
-    console = Console(file=io.StringIO(), width=columns, height=rows)
-    console.print(view)
-    return console.file.getvalue().splitlines()
+    file = io.StringIO()
+    Console(file=file, width=columns, height=rows).print(view)
+    return file.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("rows", [8, 12, 24])
