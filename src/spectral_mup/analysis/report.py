@@ -185,7 +185,7 @@ def notes_on(verdicts: Sequence[Verdict]) -> list[str]:
 def aligned(cells: Sequence[Sequence[str]], groups: Sequence[int], keys: int = 1) -> list[str]:
     """Lines of a table with columns of equal width, the head underlined.
 
-    The first `keys` columns name the row, the others come in `groups` of so many. A group that would reach beyond COLUMNS
+    The first `keys` columns name the row, the others come in groups of these lengths. A group that would reach beyond COLUMNS
     stands in a further table below, whose rows are named again.
     """
     columns = list(zip(*cells, strict=True))

@@ -46,7 +46,7 @@ class LiveView:
 
 
 def curve_rows(curves: list[CurveState], later: int, room: int) -> RenderResult:
-    """A table of so many rows at most, and a line about curves that are not in it."""
+    """A table of at most `room` rows, and a line about curves that are not in it."""
     ended = [state for state in curves if state.ended]
     hidden = {state.curve for state in ended[: max(0, len(curves) - room)]}
     shown = [state for state in curves if state.curve not in hidden][-room:]
@@ -79,7 +79,7 @@ def curve_rows(curves: list[CurveState], later: int, room: int) -> RenderResult:
 
 
 def running_rows(running: list[dict[str, Any]], room: int) -> Table:
-    """The runs that are trained now, on so many lines at most: step and loss."""
+    """The runs that are trained now, on at most `room` lines: step and loss."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("running", overflow="ellipsis", no_wrap=True)
     for title in ("step", "loss"):

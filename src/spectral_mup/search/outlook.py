@@ -17,8 +17,8 @@ class Outlook(NamedTuple):
 
     least   every curve is a bowl with its optimum where it was found, or where the one of the size before was, and the first
             look decides
-    usual   the same, and each look but the last asks for a seed at one size
-    most    every curve takes lr.budget values, and each look but the last asks for a seed at every size
+    usual   the same, and each look but the last wants a seed at one size
+    most    every curve takes lr.budget values, and each look but the last wants a seed at every size
     """
 
     least: Counted
@@ -57,7 +57,7 @@ def outlook(sweep: Sweep, plan: Plan) -> Outlook:
             if not decided.issuperset(sizes.values()):
                 extra = (LOOKS - 1) * of_seed
                 left = max(0, extra - sum(max(0, spare[curve]) for curve in sizes.values()))
-                if len(sizes) >= SIZES_FOR_A_SLOPE:  # else none is asked for
+                if len(sizes) >= SIZES_FOR_A_SLOPE:  # else no look wants any
                     usual_looks += [(like[curve], left / len(sizes)) for curve in sizes.values()]
                 most_looks += [(like[curve], float(extra)) for curve in sizes.values()]
     done = len(plan.runs) - len(plan.todo)

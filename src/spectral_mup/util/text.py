@@ -31,7 +31,7 @@ def format_span(low: float, high: float) -> str:
 
 
 def wrap(text: str, indent: int = 0, columns: int = COLUMNS) -> list[str]:
-    """Lines of at most so many characters, those after the first indented by two more; no word is broken."""
+    """Lines of at most `columns` characters, those after the first indented by two more; no word is broken."""
     indents = {"initial_indent": " " * indent, "subsequent_indent": " " * (indent + 2)}
     return textwrap.wrap(text, columns, **indents, break_long_words=False, break_on_hyphens=False)
 
