@@ -27,7 +27,7 @@ import pytorch_optimizer
 import torch
 from torch import nn
 
-from spectral_mup.cluster.local import MALLOC
+from spectral_mup.cluster.worker_process import MALLOC
 from spectral_mup.config.compose import load_config
 from spectral_mup.optim.stacked import StackedOptimizer
 from spectral_mup.runs.provenance import commit

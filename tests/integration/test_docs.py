@@ -14,6 +14,7 @@ from support.cli import call
 from support.own_model import LANGUAGE_MODEL
 from support.readme import ROOT
 
+from spectral_mup.analysis.load import load
 from spectral_mup.theory.growth import Growth
 from spectral_mup.theory.rules import Multipliers, UpdateScaling, spectral_scaling
 
@@ -79,6 +80,12 @@ def test_a_command_is_understood(line, folder, monkeypatch, undraw):
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text("utf-8")):
         assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/verdicts.md"])
+def test_the_verdicts_shown_are_what_is_printed(page):
+    (shown,) = re.findall(r"```text\n(rule .*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL)
+    assert str(load(ROOT / "sweeps/results/default").judged).startswith(shown)
 
 
 GROWN = {  # of README's table: a model four times as wide

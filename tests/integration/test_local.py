@@ -95,12 +95,12 @@ def copy_of(unbroken, tmp_path: Path) -> Path:
 def test_an_unbroken_sweep_says_how_far_it_is_and_how_to_go_on(unbroken):
     """Plain lines off a terminal: done/total and the time that is left; a line per run, and no code of a terminal."""
     total = len(ended(unbroken.runs))
-    lines = re.findall(
-        r"^\[(\d+)/(\d+).*? done.*?\] (?:base|spectral|standard) width \d+ depth 2 lr 2\^\S+ seed 0: loss", unbroken.out, re.M
-    )
+    of_run = r"(?:base|spectral|standard) width \d+ depth 2 lr 2\^\S+ seed 0: loss"
+    lines = re.findall(rf"^\[(\d+) of (?:about \d+ to )?(\d+) runs done.*?\] {of_run}", unbroken.out, re.M)
     assert len(lines) == total > 10
-    assert all(int(done) < int(of) <= total for done, of in lines)
-    assert re.search(r"^\[\d+/\d+ done.*about \d+ (s|min) left", unbroken.out, re.M)
+    assert [int(done) for done, _ in lines] == sorted(int(done) for done, _ in lines) and lines[-1] == (str(total),) * 2
+    assert re.search(r"^\[\d+ of about \d+ to \d+ runs done; about \d+.* (s|min) left\]", unbroken.out, re.M)
+    assert re.search(r"^\[.*\] standard width 64 depth 2: bracketed, best lr 2\^\S+, loss \d", unbroken.out, re.M)
     verdicts = r"spectral, lr over width: undecided .*\nstandard, lr over width: undecided .*"  # of two sizes
     assert re.search(rf"^All {total} \w+ done\.\n{verdicts}\nNext: python analyze\.py data=pydoc", unbroken.out, re.M)
     assert "\x1b" not in unbroken.out and "Traceback" not in unbroken.out
@@ -235,11 +235,11 @@ def test_ctrl_c_stops_at_the_next_step_and_the_same_command_goes_on(slow, tmp_pa
         assert "Traceback" not in launch.out + launch.err and "died" not in launch.out
         assert not ended(runs) and all(newest_checkpoint(p) == steps_done(p) for p in runs.iterdir()), "stopped without saving"
         past = max(newest_checkpoint(p) for p in runs.iterdir())
-    assert "0/1 done" in launch.out and "base width 32 depth 2 lr 2^-6 seed 0" in launch.out
+    assert "0 of 1 run done" in launch.out and "base width 32 depth 2 lr 2^-6 seed 0" in launch.out
     assert launch.out.rindex(SHOW_CURSOR) > launch.out.rindex(HIDE_CURSOR), "the cursor is not back"
     last = OnTerminal(tmp_path, SLOW)
     assert last.wait() == 0
-    assert "1/1 done" in last.out and "Next: python analyze.py" in last.out and "Traceback" not in last.out
+    assert "1 of 1 run done" in last.out and "Next: python analyze.py" in last.out and "Traceback" not in last.out
     assert contents(runs) == slow and [attempts(p) for p in ended(runs)] == [4]
 
 

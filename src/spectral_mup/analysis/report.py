@@ -20,12 +20,13 @@ from spectral_mup.analysis.stats import rows, write_csv
 from spectral_mup.analysis.verdict import Verdict, by_rule, curves_of, format_slope, judge, percent
 from spectral_mup.config.tune import LR, named
 from spectral_mup.runs.run_config import AXES, BASE
-from spectral_mup.util.text import table
+from spectral_mup.util.text import table, wrap
 
 LARGER = {"width": "wider", "depth": "deeper", "steps": "longer", "batch_size": "a larger batch"}
 OF_MODELS = ("width", "depth")  # the axes over which rules differ and features are judged
-LOOKS = "Intervals leave room for several looks at a verdict that was searched for: all of them hold in 95 % of sweeps."
+LOOKS = "Intervals leave room for several looks at a verdict: in 95 % of sweeps all of them hold."
 ONE_SEED = "with one seed, an interval rests on how far the sizes lie from a line, and is wide"
+COLUMNS = 100  # of the screen
 ORDER = ["family", "optimizer", "rule", *AXES, "log2_lr", "seed"]
 
 
@@ -139,7 +140,9 @@ def norms_to_judge(
 
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:
     """The table for the screen: plain text, one line per rule, then what the numbers alone do not say."""
-    return "\n".join([*aligned(table_of(verdicts)), *notes_on(verdicts)])
+    cells, sizes = table_of(verdicts), len({size for v in verdicts for size in v.optima})
+    notes = [line for note in notes_on(verdicts) for line in wrap(note.strip(), len(note) - len(note.lstrip()), COLUMNS)]
+    return "\n".join([*aligned(cells, groups=[len(cells[0]) - 1 - 2 * sizes, sizes, sizes]), *notes])
 
 
 def table_of(verdicts: Sequence[Verdict]) -> list[list[str]]:
@@ -181,10 +184,29 @@ def notes_on(verdicts: Sequence[Verdict]) -> list[str]:
     return lines
 
 
-def aligned(cells: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table with columns of equal width, the head underlined."""
-    lines = table(cells)
-    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
+def aligned(cells: Sequence[Sequence[str]], groups: Sequence[int], keys: int = 1) -> list[str]:
+    """Lines of a table with columns of equal width, the head underlined.
+
+    The first `keys` columns name the row, the others come in groups of these lengths. A group that would reach beyond COLUMNS
+    stands in a further table below, whose rows are named again.
+    """
+    columns = list(zip(*cells, strict=True))
+    names, others = columns[:keys], iter(columns[keys:])
+    parts = [names + [next(others) for _ in range(groups[0])]]
+    for group in ([next(others) for _ in range(n)] for n in groups[1:]):
+        parts += [] if _fits(parts[-1] + group) else [[*names]]
+        for column in group:
+            parts += [] if _fits([*parts[-1], column]) else [[*names]]
+            parts[-1].append(column)
+    lines: list[str] = []
+    for part in parts:
+        head, *body = table(list(zip(*part, strict=True)))
+        lines += [*[""] * bool(lines), head, "-" * max(map(len, (head, *body))), *body]
+    return lines
+
+
+def _fits(columns: Sequence[Sequence[str]]) -> bool:
+    return sum(max(map(len, column)) + 2 for column in columns) - 2 <= COLUMNS
 
 
 def verdict_cells(v: Verdict) -> tuple[str, str, str]:

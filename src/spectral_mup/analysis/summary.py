@@ -144,7 +144,7 @@ def format_summary(sweeps: Sequence[Results], absent: Sequence[str] = ()) -> str
             missing = v.counts.get("missing", 0)
             notes += [f"{label}, {v.rule}: undecided: {v.reason}"] if v.reason else []
             notes += [f"{label}, {v.rule}: {missing} of {sum(v.counts.values())} runs missing"] if missing else []
-    lines = aligned(cells)
+    lines = aligned(cells, groups=[5, len(sizes), len(sizes)], keys=2)
     lines += ["lr*: log2 of the best learning rate, '<' or '>' where it is not bracketed on that side. Features: their check."]
     lines += ["Regret: what the optimal lr of the base costs at the largest size."]
     return "\n".join([*lines, *notes, *([f"no results here yet: {', '.join(absent)}"] if absent else [])])

@@ -12,6 +12,7 @@ from typing import Any
 from spectral_mup.analysis.figures import FIGURES
 from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.cli.context import CHECK_FAILED, OK, SCRIPTS, Context
+from spectral_mup.cli.screen import show
 from spectral_mup.config.compose import load_config
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.provenance import PACKAGE, code_of, commit
@@ -32,12 +33,12 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
     """
     context = Context(load_config(argv), argv, program)
     plan, memory, inputs = context.plan, context.cache / "report", inputs_of(context)
-    found = read_cache(memory) or {}
+    found: dict[str, Any] = read_cache(memory) or {}
     if inputs is None or found.get("inputs") != inputs or any(file_state(f) != state for f, state in found["files"].items()):
         found = judge_and_draw(context) | {"inputs": inputs}
         context.results.save()
         write_cache(memory, found)
-    print(found["screen"])
+    show(found["screen"])
     left = ((len(plan.todo), "run", "to do"), (context.later_curves, "curve", "still to be planned"))
     missing = ", ".join(f"{pluralize(n, noun)} {state}" for n, noun, state in left if n)
     if missing:
@@ -168,7 +169,7 @@ def summarize(argv: list[str], check: bool) -> int:
     from spectral_mup.analysis import summary
 
     sweeps, absent, left = summary.summarize(argv[0], argv[1:], Printing.of(load_config(own).figures))
-    print(summary.format_summary(sweeps, absent))
+    show(summary.format_summary(sweeps, absent))
     if left:
         print(f"Not in the forest plot: {pluralize(left, 'published slope')} of sweeps that are not here")
     print(f"Figures and tables: {Path(argv[0])}/forest.*, transfer*.* and summary*.*")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from spectral_mup.cli.screen import show
 from spectral_mup.cluster.slurm.run_states import Report, State, reconcile
 from spectral_mup.config.optimizer_spec import spec_of
 from spectral_mup.config.schema import Config
@@ -16,6 +17,7 @@ from spectral_mup.runs.results import Results
 from spectral_mup.runs.sweep import Outcome, Sweep, open_sweep
 from spectral_mup.search.plan import Plan, make_plan, remaining_curves
 from spectral_mup.training.quantities import resolve_quantities
+from spectral_mup.util.files import check_writable
 from spectral_mup.util.text import pluralize
 
 # exit codes of every command; `--help` lists them
@@ -155,3 +157,26 @@ def format_counts(report: Report) -> str:
 def print_notes(report: Report) -> None:
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
+
+
+def nothing_to_do(context: Context) -> int:
+    print("Nothing to do.")
+    show_endings(context)
+    return OK
+
+
+def show_endings(context: Context) -> None:
+    """How the search for each verdict ended, and what to do next."""
+    for line in (*map(str, context.plan.endings), *context.next_lines()):
+        show(line)
+
+
+def check_folders(config: Config, *keys: str) -> None:
+    """Raises ConfigError about the first of these paths that cannot be written."""
+    for key in keys:
+        path = Path(getattr(config.paths, key)).absolute()
+        try:
+            check_writable(path)
+        except OSError as error:
+            reason = f"cannot be written ({error.strerror or error}: {error.filename or path})"
+            raise ConfigError(f"paths.{key}={path}: {reason}; free it, or give another folder") from None

@@ -47,7 +47,9 @@ Examples:
 
 Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates, and values of sweep.tune, are log2.
 `watch` and `yes` are short for watch=true and yes=true. A launch may be stopped or killed at any moment: the same command
-resumes, and no run is trained twice. Ctrl-C saves and stops; a second one kills what does not.
+resumes, and no run is trained twice. Ctrl-C saves and stops; a second one kills what does not. While it trains, a terminal
+shows the best lr of every curve so far and the time left until the verdicts; without one, a line per run does. NO_COLOR=1
+leaves colours out.
 Then: {analyze} sweep=NAME for verdicts on screen, and figures and tables under results/NAME.
 Exit codes: 0 all done, or submitted · 1 some runs failed · 2 bad input, nothing started · 3 refused: held back,
 or not confirmed · 4 SLURM or W&B refused or gave no answer, what was submitted stays · 130 interrupted.

@@ -77,8 +77,9 @@ def sweep(
     runs failed, and KeyboardInterrupt after Ctrl-C, when the run at hand is saved: the same call resumes.
     """
     from spectral_mup.analysis.load import load  # here, as `import spectral_mup` needs neither pandas nor, below, hydra
-    from spectral_mup.cli.actions.train import train_here
     from spectral_mup.cli.analyze import judge_and_draw
+    from spectral_mup.cli.local_launch import train_here
+    from spectral_mup.cli.screen import show
     from spectral_mup.config.compose import load_config
 
     with (
@@ -106,7 +107,7 @@ def sweep(
                 raise KeyboardInterrupt
             if code == FAILED:
                 raise RuntimeError(f"runs failed; their tracebacks are in error.txt under {context.runs}/")
-        print(judge_and_draw(context)["screen"])
+        show(judge_and_draw(context)["screen"])
     return load(Path(folder, "results", name))
 
 

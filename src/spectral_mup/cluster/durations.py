@@ -1,56 +1,59 @@
-"""How long runs take: measured on those that are done, or guessed. Imports no torch."""
+"""How long runs take: as runs like them took, or guessed. Imports no torch."""
 
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.text import pluralize
 
+GUESS = {"cpu": (1.5, 120e9), "cuda": (0.7, 100e12)}
+"""Seconds to begin and end a run, and FLOP a second, as one core of an AMD EPYC trained the default sweep, and one worker of an
+H200."""
 
-@dataclass(frozen=True)
+
 class Durations:
-    """Expected seconds of a run from `runs` earlier ones on the same kind of device: per unit of cost, by shape and overall."""
+    """Seconds that one worker needs for a run: a guess, times the median factor by which runs like it took longer than theirs:
+    those of its shape, else all."""
 
-    of_shape: dict[tuple[int, int, int], float]
-    per_cost: float | None
-    runs: int
+    def __init__(self, device: str) -> None:
+        self.device = device  # 'cpu' or 'cuda'
+        self._factors: defaultdict[tuple[int, int, int], list[float]] = defaultdict(list)
 
-    def seconds(self, run: RunConfig) -> float | None:
-        """Expected seconds of one run on one worker: from runs of its shape, else by cost; None if unknown."""
-        rate = self.of_shape.get(run.shape, self.per_cost)
-        return None if rate is None else rate * run.cost
+    def learn(self, run: RunConfig, seconds: float) -> None:
+        """That a run took so long."""
+        self._factors[run.shape].append(seconds / self._guess(run))
 
-    def total(self, runs: Iterable[RunConfig]) -> float | None:
-        """Sum over runs; None if any is unknown."""
-        known = [self.seconds(run) for run in runs]
-        return None if None in known else sum(x for x in known if x is not None)
+    def seconds(self, run: RunConfig) -> float:
+        """Expected seconds of a run; a mere guess while there are no `runs`."""
+        factors = self._factors.get(run.shape) or [factor for of_shape in self._factors.values() for factor in of_shape]
+        return self._guess(run) * (statistics.median(factors) if factors else 1)
+
+    def total(self, runs: Iterable[tuple[RunConfig, float]]) -> float:
+        """Expected seconds of (a run, how many like it)."""
+        return sum(n * self.seconds(run) for run, n in runs)
+
+    def _guess(self, run: RunConfig) -> float:
+        start, flops = GUESS[self.device]
+        return start + 6 * run.cost / flops
+
+    @property
+    def runs(self) -> int:
+        """How many were learned from."""
+        return sum(map(len, self._factors.values()))
 
     @property
     def source(self) -> str:
-        return f"from {pluralize(self.runs, 'earlier run')}" if self.runs else "unknown"
+        return f"from {pluralize(self.runs, 'earlier run')}" if self.runs else "a guess until a run has ended"
 
 
 def measured_durations(runs_dir: Path, runs: Iterable[RunConfig], device: str) -> Durations:
-    """Durations measured on those of the runs that are done on this kind of device ('cpu' or 'cuda')."""
-    rates: dict[tuple[int, int, int], list[float]] = defaultdict(list)
+    """Durations learned from those of the runs that are done on this kind of device."""
+    durations = Durations(device)
     for run in runs:
         timing = RunFolder(runs_dir, run.run_id).peek("timing.json")
         if timing and timing["device"] == device and timing["steps"] > 0:
-            seconds = timing["seconds"] / timing["steps"] * run.train.steps
-            rates[run.shape].append(seconds / run.cost)
-    every = [rate for of_shape in rates.values() for rate in of_shape]
-    medians = {shape: statistics.median(of_shape) for shape, of_shape in rates.items()}
-    return Durations(medians, statistics.median(every) if every else None, len(every))
-
-
-def guessed_seconds(run: RunConfig, device: str) -> float:
-    """Rough seconds of a run that nothing like was measured of: seconds to begin and end it, and 6 FLOP per unit of cost.
-
-    As one core of an AMD EPYC trained the default sweep, and one worker of an H200.
-    """
-    start, flops = {"cpu": (1.5, 120e9), "cuda": (0.7, 100e12)}[device]
-    return start + 6 * run.cost / flops
+            durations.learn(run, timing["seconds"] / timing["steps"] * run.train.steps)
+    return durations

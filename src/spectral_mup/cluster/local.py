@@ -8,26 +8,20 @@ the runs at hand need of a GPU (placement.py), and shrinks where that was too li
 
 from __future__ import annotations
 
-import itertools
 import math
-import multiprocessing as mp
-import os
-import signal
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection, wait
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
 from spectral_mup.cluster.failure_causes import DEVICE_MEMORY, classify_traceback
 from spectral_mup.cluster.placement import Machine, Placement
-from spectral_mup.cluster.progress import ENDS, Event
+from spectral_mup.cluster.progress import Event
 from spectral_mup.cluster.team import Unfit
-from spectral_mup.cluster.worker import LAUNCHER_SIGNALS, WORKER, Worker, work
+from spectral_mup.cluster.worker import Worker
+from spectral_mup.cluster.worker_process import POLL_SECONDS, WorkerProcess
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
@@ -37,10 +31,6 @@ MAX_UNFIT = 3  # if this many workers in a row cannot begin, this machine cannot
 MAX_FIRST_FAILURES = 3  # if this many runs fail before any is done, the rest is not started
 LIST_SECONDS = 2.0  # between two checks for runs that another launcher finished
 CLAIMED_RETRY_SECONDS = 2.0
-POLL_SECONDS = 0.5
-
-# glibc gives big activation buffers back to the kernel and faults them in again, 3 to 28 % of a step; must precede start.
-MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TOP_PAD_": str(2**26)}
 
 
 def run_local(
@@ -116,7 +106,7 @@ class WorkerPool:
         self.finished = 0
         self.failed: dict[str, str] = {}
         self.unfit: list[str] = []  # why workers could not begin, since the last one that could
-        self._workers: list[_WorkerProcess] = []
+        self._workers: list[WorkerProcess] = []
         self._deaths: Counter[str] = Counter()
         self._at_most: dict[tuple[int, int, int], int] = {}  # runs of a width and depth that a GPU takes, where more failed
         self._claimed_until: dict[str, float] = {}
@@ -142,20 +132,20 @@ class WorkerPool:
                 self._give(worker, ready.pop(0))
         for index in sorted(set(range(placement.workers)) - {w.index for w in self._workers}):
             if ready and self._has_room(gpus := placement.gpus_of(index), placement):
-                self._workers.append(_WorkerProcess(self.config, index, gpus))
+                self._workers.append(WorkerProcess(self.config, index, gpus))
                 self._give(self._workers[-1], ready.pop(0))
 
     def _place(self, runs: Sequence[RunConfig]) -> Placement:
         shapes = {run.shape for run in runs}
         return self.machine.place(self.config, runs, min((n for s, n in self._at_most.items() if s in shapes), default=None))
 
-    def _busy_on(self, gpus: Sequence[str]) -> list[_WorkerProcess]:
+    def _busy_on(self, gpus: Sequence[str]) -> list[WorkerProcess]:
         return [w for w in self._workers if w.run is not None and not set(gpus).isdisjoint(w.gpus)]
 
     def _has_room(self, gpus: Sequence[str], placement: Placement) -> bool:
         return len(self._busy_on(gpus)) < placement.per_gpu
 
-    def _give(self, worker: _WorkerProcess, run: RunConfig) -> None:
+    def _give(self, worker: WorkerProcess, run: RunConfig) -> None:
         worker.give(run)
         together = self._busy_on(worker.gpus)
         for one in together:
@@ -194,7 +184,7 @@ class WorkerPool:
                     self.unfit.append(worker.unfit or f"a process ended with exit code {exit_code} while it began")
         return ended
 
-    def _crowded_out(self, worker: _WorkerProcess, event: Event) -> bool:
+    def _crowded_out(self, worker: WorkerProcess, event: Event) -> bool:
         """Whether a run failed for lack of memory on a GPU that it shared; then it runs again, and fewer will share one."""
         beside, shape = worker.most_beside, event.run.shape
         if not (self.machine.gpus and beside and classify_traceback(event.payload["error"]) is DEVICE_MEMORY):
@@ -219,95 +209,3 @@ class WorkerPool:
         deadline = None if patience is None else time.monotonic() + patience
         for worker in self._workers:
             worker.end(deadline)
-
-
-class _WorkerProcess:
-    """A worker as the launcher sees it: a process for each of `gpus`, which it sees alone, or the CPU where that is ''."""
-
-    def __init__(self, config: Config, index: int, gpus: list[str]) -> None:
-        context = mp.get_context("spawn")
-        self.index, self.gpus = index, gpus
-        self.run: RunConfig | None = None
-        self.begun, self.unfit = False, ""  # whether it has had a run, and why it never will
-        self.most_beside = 0  # other runs that were on its GPUs with this one
-        self.pipes: list[Connection] = []
-        self.processes: list[Any] = []
-        team = [context.Pipe(duplex=False) for _ in gpus[1:]]  # from rank 0 to each other
-        for rank, gpu in enumerate(gpus):
-            pipe, worker_end = context.Pipe()
-            ends = [team[rank - 1][0]] if rank else [sender for _, sender in team]
-            self.pipes.append(pipe)
-            args = (worker_end, config, os.getpid(), rank, ends)
-            self.processes.append(context.Process(target=work, args=args, name=WORKER, daemon=True))
-            with _start_conditions(gpu):
-                self.processes[-1].start()
-            worker_end.close()
-        for end in itertools.chain(*team):
-            end.close()
-
-    @property
-    def handles(self) -> list[Any]:
-        """What becomes ready when there is something to receive, or a process has ended."""
-        return [*self.pipes, *(process.sentinel for process in self.processes)]
-
-    @property
-    def exit_code(self) -> int | None:
-        """Of the process that ended, a killed one before others, as these only lost it; None while all live."""
-        return min((process.exitcode for process in self.processes if process.exitcode is not None), default=None)
-
-    def give(self, run: RunConfig) -> None:
-        self.run, self.most_beside = run, 0
-        for pipe in self.pipes:
-            with suppress(OSError):  # it died while idle; its sentinel says so and the run is given out again
-                pipe.send(run)
-
-    def receive(self) -> Iterable[Event]:
-        """Events that wait in the pipes; of several that end a run, as when all ranks fail, the first."""
-        for pipe, process in zip(self.pipes, self.processes, strict=True):
-            try:
-                while pipe.poll():
-                    event: Event = pipe.recv()
-                    self.begun |= event.kind != "unfit"
-                    if event.kind in ENDS:
-                        if self.run is None:
-                            continue
-                        self.run = None
-                    yield event
-            except (EOFError, OSError):
-                process.join(1)
-
-    def close(self) -> None:
-        """Ask it to checkpoint at its next step and end."""
-        for pipe in self.pipes:
-            pipe.close()
-
-    def end(self, deadline: float | None) -> None:
-        """Wait until all its processes have ended; at the deadline (s on the monotonic clock; None: never), or once one has
-        failed, for which the others may wait, kill them."""
-        for process in self.processes:
-            while process.is_alive() and not any(p.exitcode for p in self.processes):
-                if deadline is not None and time.monotonic() > deadline:
-                    break
-                process.join(POLL_SECONDS)
-            process.kill()
-            process.join()
-
-
-@contextmanager
-def _start_conditions(gpu: str) -> Iterator[None]:
-    """What a process started within inherits: the one GPU that it sees, malloc's settings, the launcher's signals blocked, so
-    that a starting worker outlives a Ctrl-C too."""
-    changed = {key: value for key, value in MALLOC.items() if key not in os.environ} | {"CUDA_VISIBLE_DEVICES": gpu}
-    before = {key: os.environ.get(key) for key in changed}
-    os.environ.update(changed)
-    resource_tracker.ensure_running()  # now, since its start unblocks SIGINT
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, LAUNCHER_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value

@@ -1,17 +1,23 @@
-"""What workers report to their launcher, and the view made of it: live on a terminal, lines elsewhere. Imports no torch."""
+"""What workers report to their launcher, and what is shown of it: live on a terminal, lines elsewhere. Imports no torch."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from spectral_mup.cluster.durations import Durations
 from spectral_mup.runs.run_config import RunConfig
+from spectral_mup.search.curve_state import BRACKETED, CurveState
+from spectral_mup.search.outlook import Outlook
 from spectral_mup.search.plan import Plan
-from spectral_mup.util.text import format_duration, pluralize
+from spectral_mup.util.text import format_duration, format_span, pluralize
 
 ENDS = ("done", "failed", "stopped", "claimed")  # after which the worker is idle
+REDRAW_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -25,43 +31,76 @@ class Event:
 
 
 class Progress:
-    """Shows events. `plan` is the latest plan; the time left comes from the speed of the runs seen so far.
+    """Shows events, and how far the plan is that `look` was last given; the time left is that of runs timed before and now.
 
-    `show_line` gets each line and the id of its run; on a terminal the last lines are part of the live view instead.
+    `show_line` gets each line and the id of its run ('' if it is about a curve); on a terminal lines pass above a live view.
     """
 
-    def __init__(self, plan: Plan, workers: int, later_curves: int, show_line: Callable[[str, str], None]) -> None:
-        self.plan, self.workers, self.later_curves, self.show_line = plan, workers, later_curves, show_line
+    def __init__(self, show_line: Callable[[str, str], None], durations: Durations) -> None:
+        self.show_line, self.durations = show_line, durations
         self.running: dict[str, dict[str, Any]] = {}
-        self.seconds = self.cost = 0.0  # of the runs that ended
-        self.notes: list[str] = []
+        self.curves: Sequence[CurveState] | None = None
+        self.later_curves = 0
         self.live: Any = None
+        self._drawn = 0.0
+        self._ended: dict[str, RunConfig] = {}  # since the plan was made
         self._claimed: set[str] = set()
 
+    def look(
+        self, plan: Plan, workers: int, outlook: Outlook | None = None, curves: Sequence[CurveState] = (), later_curves: int = 0
+    ) -> None:
+        """Go on from this plan; `outlook` is what follows until the verdicts, without one what the plan lists."""
+        listed = [(run, 1.0) for run in plan.todo]
+        least, usual = (outlook.least, outlook.usual) if outlook else (listed, listed)
+        self._totals = [len(plan.runs) - len(plan.todo) + round(sum(n for _, n in runs)) for runs in (least, usual)]
+        self._seconds = [self.durations.total(runs) for runs in (least, usual)]
+        self.plan, self.workers, self.later_curves, self._ended = plan, workers, later_curves, {}
+        before = {state.curve for state in (curves if self.curves is None else self.curves) if state.ended}
+        self.curves = curves
+        for state in curves:
+            if state.ended and state.curve not in before:
+                self._note(f"{state}", "green" if state.state == BRACKETED else "yellow", "")
+
     def __enter__(self) -> Progress:
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
             from rich.live import Live
 
-            self.live = Live(get_renderable=self._table, refresh_per_second=4)
+            from spectral_mup.cluster.live_view import LiveView
+
+            # drawn by this thread alone: a second one that draws meanwhile leaves lines behind, as rich does not lock both
+            self.live = Live(LiveView(self), auto_refresh=False)
             self.live.__enter__()
         return self
 
     def __exit__(self, *exc: Any) -> None:
         if self.live:
+            self.live.renderable.whole = True
             self.live.__exit__(*exc)
 
-    def counts(self) -> str:
-        """'12/40 done, 1 curve still to be planned; about 3 min left'; the total grows while curves are open."""
-        total, todo = len(self.plan.runs), len(self.plan.todo)
-        later = f", {pluralize(self.later_curves, 'curve')} still to be planned" if self.later_curves else ""
-        eta = f"; about {format_duration(self.eta())} left" if self.cost and todo else ""
-        return f"{total - todo}/{total} done{later}{eta}"
+    @property
+    def done(self) -> int:
+        return len(self.plan.runs) - len(self.plan.todo) + len(self._ended)
 
-    def eta(self) -> float:
-        """Seconds to train what is listed, at the speed seen so far."""
-        left = sum(run.cost for run in self.plan.todo)
-        left -= sum(r["run"].cost * r["step"] / r["steps"] for r in self.running.values())
-        return max(0.0, left) * self.seconds / self.cost / self.workers
+    @property
+    def total(self) -> int:
+        """How many runs it will be, as searches usually go."""
+        return max(self._totals)
+
+    def counts(self) -> str:
+        """'12 of about 34 to 60 runs done; about 3 to 5 min left'; one number where the plan's own are all."""
+        least, usual = self._totals
+        of = pluralize(usual, "run") if least == usual else f"about {least} to {pluralize(usual, 'run')}"
+        return f"{self.done} of {of} done" + (f"; about {left} left" if (left := self.time_left()) else "")
+
+    def time_left(self) -> str:
+        """Until the verdicts; empty while no run was timed, and once all are done."""
+        if not self.durations.runs or self.done >= self.total:
+            return ""
+        left = {run.run_id: self.durations.seconds(run) for run in self.plan.todo if run.run_id not in self._ended}
+        begun = {run_id: r["step"] / r["steps"] * left.get(run_id, 0.0) for run_id, r in self.running.items()}
+        spent = sum(map(self.durations.seconds, self._ended.values())) + sum(begun.values())
+        longest = max((seconds - begun.get(run_id, 0.0) for run_id, seconds in left.items()), default=0.0)
+        return format_span(*(max(longest, (seconds - spent) / self.workers) for seconds in self._seconds))
 
     def on_event(self, event: Event) -> None:
         run = event.run
@@ -72,42 +111,34 @@ class Progress:
                 self.running[run.run_id] |= event.payload
         elif event.kind not in ("claimed", "unfit"):
             self.running.pop(run.run_id, None)
-            self._note(self._ended(event), run)
+            self._note(*self._said(event), run.run_id)
         elif event.kind == "claimed" and run.run_id not in self._claimed:
             self._claimed.add(run.run_id)
-            self._note(f"{run}: {event.payload['why']}; waiting for it", run)
+            self._note(f"{run}: {event.payload['why']}; waiting for it", "", run.run_id)
+        if self.live and time.monotonic() - self._drawn > REDRAW_SECONDS:
+            self.live.refresh()
+            self._drawn = time.monotonic()
 
-    def _ended(self, event: Event) -> str:
+    def _said(self, event: Event) -> tuple[str, str]:
+        """How a run ended, and the style of a line that says so."""
         run, payload = event.run, event.payload
         if event.kind == "done":
-            self.seconds += payload["seconds"]
-            self.cost += run.cost * payload["steps"] / run.train.steps
+            self._ended[run.run_id] = run
+            if payload["seconds"] and payload["steps"]:  # else it was done already
+                self.durations.learn(run, payload["seconds"] / payload["steps"] * run.train.steps)
             if payload["status"] == "diverged":
-                return f"{run}: diverged at step {payload['diverged_step']}"
-            return f"{run}: loss {payload['val_loss']:.4f} in {format_duration(payload['seconds'])}"
+                return f"{run}: diverged at step {payload['diverged_step']}", "yellow"
+            return f"{run}: loss {payload['val_loss']:.4f} in {format_duration(payload['seconds'])}", ""
         if event.kind == "failed":
-            return f"{run}: FAILED, {payload['error']}"
+            return f"{run}: FAILED, {payload['error']}", "bold red"
         if event.kind == "died":
-            return f"{run}: {payload['why']}" + "; another resumes it" * payload["retried"]
-        return f"{run}: stopped; the next launch resumes it"
+            return f"{run}: {payload['why']}" + "; another resumes it" * payload["retried"], "red"
+        return f"{run}: stopped; the next launch resumes it", ""
 
-    def _note(self, line: str, run: RunConfig) -> None:
+    def _note(self, line: str, style: str, run_id: str) -> None:
         if self.live:
-            self.notes = (self.notes + [line])[-8:]
+            from rich.text import Text
+
+            self.live.console.print(Text(line, style))
         else:
-            self.show_line(f"[{self.counts()}] {line}", run.run_id)
-
-    def _table(self) -> Any:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Column, Table
-        from rich.text import Text
-
-        total = max(1, len(self.plan.runs))
-        right = (Column(title, justify="right") for title in ("step", "loss"))
-        table = Table("running", *right, box=None, padding=(0, 2, 0, 0))
-        for row in self.running.values():
-            loss = "" if row["loss"] is None else f"{row['loss']:.3f}"
-            table.add_row(str(row["run"]), f"{row['step']}/{row['steps']}" if row["step"] else "", loss)
-        bar = ProgressBar(total=total, completed=total - len(self.plan.todo), width=60)
-        return Group(*[Text(n) for n in self.notes], bar, Text(self.counts()), table)
+            self.show_line(f"[{self.counts()}] {line}", run_id)

@@ -11,7 +11,7 @@ from spectral_mup.scaling.inspect import is_linear_map, is_table, named_modules,
 
 
 def folded(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state_dict of a model of transformers with the factors that set_multipliers_ has hooked on its modules multiplied in.
+    """Return the state_dict of a model of transformers with the factors that set_multipliers_ has put on its modules folded in.
 
     f·(W·x + b) becomes (f·W)·x + f·b, W·(f·x) + b becomes (f·W)·x + b. Of a weight that two modules share only that of the
     hooked one changes. Raises ConfigError where a factor is on something else than a linear map or a table.

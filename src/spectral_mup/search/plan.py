@@ -8,8 +8,7 @@ import numpy as np
 
 from spectral_mup.analysis.loss_curve import LossCurve
 from spectral_mup.analysis.verdict import Judgement, Remedy, format_slope, judge_curves
-from spectral_mup.config.tune import held_at
-from spectral_mup.runs.run_config import BASE, Curve, RunConfig
+from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.sweep import Chain, Outcome, Sweep
 from spectral_mup.search.bracket import HALF, bracket
 from spectral_mup.util.text import pluralize
@@ -218,25 +217,3 @@ def remaining_curves(sweep: Sweep, plan: Plan) -> int:
     if all(chain.turn for chain in chains):
         curves += [curve for name in sweep.config.sweep.tune for of in sweep.over_sizes(name, {}) for curve in of]
     return sum(curve not in plan.curves for curve in curves)
-
-
-def outlook(sweep: Sweep, plan: Plan) -> tuple[list[tuple[RunConfig, int]], list[tuple[RunConfig, int]]]:
-    """Return the runs that a search takes in all, at least and at most: (a run, how many are like it).
-
-    At least: where every curve is a bowl with its optimum in the middle of the first values, the same at every size. At most:
-    where each curve takes lr.budget values, and each verdict all looks, with a seed at every size.
-    """
-    config, seeds = sweep.config, len(sweep.config.sweep.seed)
-    middle = {name: held_at(config, name) for name in config.sweep.tune}
-    ideal = make_plan(sweep, lambda run: 2 + 0.05 * (run.value - middle[run.curve.tuned]) ** 2)
-    least = max(ideal.runs, plan.runs, key=len)
-    most: list[tuple[RunConfig, int]] = []
-    for i, chain in enumerate(sweep.chains(ideal.found)):
-        runs = [sweep.run(curve, chain.start[0], config.sweep.seed[0]) for curve in chain.curves]
-        shared = i > 0 and not chain.turn  # runs of the base size, with the chains before
-        most += [(run, config.lr.budget * seeds) for run in runs if not (shared and run.rule == BASE)]
-        if not chain.turn:
-            sizes = {curve for curves in lines(sweep, chain).values() for curve in curves.values()}
-            more = (LOOKS - 1) * round(2 / min(HALF, config.lr.resolution) + 1)
-            most += [(run, more) for curve, run in zip(chain.curves, runs, strict=True) if curve in sizes]
-    return [(run, 1) for run in least], most

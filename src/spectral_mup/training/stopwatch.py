@@ -38,7 +38,7 @@ class Stopwatch:
         self.last = self.begun
 
     def row(self, step: int) -> dict[str, Any]:
-        """The row of a step just taken, whose speed is that since the row before."""
+        """Return the row of a step just taken, whose speed is that since the row before."""
         now = time.perf_counter()
         rate = (step - self.last_step) * self.per_step / max(1e-9, now - self.last)
         self.last_step, self.last = step, now

@@ -22,9 +22,18 @@ def format_duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def wrap(text: str, indent: int = 0) -> list[str]:
-    """Wrap text to lines of at most COLUMNS characters, those after the first indented by two more."""
-    return textwrap.wrap(text, COLUMNS, initial_indent=" " * indent, subsequent_indent=" " * (indent + 2))
+def format_span(low: float, high: float) -> str:
+    """Return two durations (s) as one: '3 to 5 min', '40 s to 3 min', or '3 min' where both read the same."""
+    (number, unit), longest = format_duration(low).split(), format_duration(high)
+    if longest == f"{number} {unit}":
+        return longest
+    return f"{number}{'' if longest.endswith(f' {unit}') else f' {unit}'} to {longest}"
+
+
+def wrap(text: str, indent: int = 0, columns: int = COLUMNS) -> list[str]:
+    """Wrap text to lines of at most `columns` characters, those after the first indented by two more; no word is broken."""
+    indents = {"initial_indent": " " * indent, "subsequent_indent": " " * (indent + 2)}
+    return textwrap.wrap(text, columns, **indents, break_long_words=False, break_on_hyphens=False)
 
 
 def table(

@@ -44,7 +44,7 @@ def test_thirty_runs_are_trained_without_a_launcher_to_the_bytes_of_a_local_swee
     where = local(tmp_path_factory, THIRTY)
     assert site.contents() == contents(where / "runs")
     assert all(len(owners) == 1 for owners in site.attempts().values())
-    logged = re.findall(r"^\S+ \S+ INFO (\w{16}) \[\d+/\d+ done.* loss \d", site.log(), re.M)
+    logged = re.findall(r"^\S+ \S+ INFO (\w{16}) \[\d+ of \d+ runs? done.* loss \d", site.log(), re.M)
     assert sorted(logged) == sorted(site.attempts())
     undraw()
     assert "spectral" in (said := analyzed(tmp_path, capsys)) and said == analyzed(where, capsys)

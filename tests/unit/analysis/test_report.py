@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import replace
 
 import matplotlib
@@ -13,7 +14,8 @@ from support.analysis_data import data
 from support.figures import assert_printable
 
 from spectral_mup.analysis.figures import FIGURES, FigureSpec, SweepData
-from spectral_mup.analysis.report import format_verdicts, judge_all, report
+from spectral_mup.analysis.report import format_verdicts, judge_all, notes_on, report, table_of
+from spectral_mup.util.text import table
 
 DRAWN = [
     "lr_transfer",
@@ -28,10 +30,10 @@ DRAWN = [
 def written(tmp_path_factory):
     points, norms = data()
     folders = [tmp_path_factory.mktemp("report") for _ in range(2)]
-    for folder, table in zip(
+    for folder, own in zip(
         folders, (points, points.sample(frac=1, random_state=1).sort_values("rule", ascending=False)), strict=True
     ):
-        verdicts = report(table, norms, name="demo", out_dir=folder, base={"width": 64}, command="analyze", commit="abc")
+        verdicts = report(own, norms, name="demo", out_dir=folder, base={"width": 64}, command="analyze", commit="abc")
     return folders, verdicts
 
 
@@ -116,6 +118,20 @@ def test_screen_table(written):
     assert lines[2].startswith("standard") and "drifts" in lines[2] and lines[3].startswith("spectral")
     assert "1 missing" in screen and "failed: blocks.1.attn (+1.00)" in screen and "passed (indicative)" in screen
     assert "nan" not in screen
+
+
+@pytest.mark.parametrize("sizes", [(64, 128), (64, 128, 256), tuple(2**k for k in range(5, 14))])
+def test_the_screen_fits_a_hundred_columns_and_leaves_nothing_out(sizes):
+    points, norms = data(sizes=sizes)
+    verdicts = judge_all(points, norms, "width", sizes[0])
+    lines = format_verdicts(verdicts).splitlines()
+    assert max(map(len, lines)) <= 100
+    heads = [re.split(r"\s{2,}", line) for line in lines if line.startswith("rule ")]
+    assert (len(heads) > 1) == (len(table(table_of(verdicts))[0]) > 100)
+    assert ["rule", *(title for head in heads for title in head[1:])] == table_of(verdicts)[0]
+    whole = " ".join(" ".join(lines).split())
+    for note in notes_on(verdicts):
+        assert " ".join(note.split()) in whole
 
 
 def test_one_seed_is_said():

@@ -15,8 +15,8 @@ from support.cli import call, planned
 from support.runs import TINY, bury
 
 import spectral_mup.cli
-from spectral_mup.cli import actions
-from spectral_mup.cli.actions import ACTIONS, Action, states, train
+from spectral_mup.cli import actions, local_launch
+from spectral_mup.cli.actions import ACTIONS, Action, states
 from spectral_mup.cli.context import Context
 from spectral_mup.cluster.worker import WORKER
 from spectral_mup.errors import ConfigError
@@ -144,7 +144,7 @@ def test_a_second_stop_kills_workers_that_do_not_end(signals):
     worker, own = (fork(target=wait_for_ever, name=name, daemon=True) for name in (WORKER, None))
     worker.start()
     own.start()
-    with train._stop_requests() as stopping:
+    with local_launch._stop_requests() as stopping:
         os.kill(os.getpid(), signals[0])
         assert stopping() and worker.is_alive()
         os.kill(os.getpid(), signals[1])

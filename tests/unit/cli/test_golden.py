@@ -39,6 +39,17 @@ def test_plan(argv, tmp_path):
     check_golden("plan_done", transcript("launch", *argv, "action=plan"), tmp_path)
 
 
+def test_plan_of_a_search(argv, tmp_path):
+    """What is to come of it: a guess of its time, or one from the runs that are done; on SLURM its hours."""
+    search = [*argv, "lr.adaptive=true", "sweep.width=[32,64,128]"]
+    first = transcript("launch", *search, "action=plan")
+    for run in planned(search)[:2]:
+        finish(run, tmp_path / "runs")
+        RunFolder(tmp_path / "runs", run.run_id).write("timing.json", {"seconds": 60.0, "steps": 12, "device": "cpu"})
+    on_slurm = transcript("launch", *search, "action=plan", "cluster=slurm", "cluster.gpus=0")
+    check_golden("plan_search", first + transcript("launch", *search, "action=plan") + on_slurm, tmp_path)
+
+
 def test_plan_on_slurm(argv, tmp_path, monkeypatch):
     monkeypatch.setattr("spectral_mup.cluster.slurm_commands.max_array_size", lambda: 4)
     for run in planned(argv)[:3]:
@@ -48,7 +59,7 @@ def test_plan_on_slurm(argv, tmp_path, monkeypatch):
 
 def test_submission_is_refused_without_a_terminal(argv, tmp_path, monkeypatch):
     monkeypatch.setattr("spectral_mup.cluster.slurm_commands.max_array_size", lambda: 4)
-    monkeypatch.setattr("spectral_mup.cli.actions.train.check_script", lambda *_: None)
+    monkeypatch.setattr("spectral_mup.cli.slurm_launch.check_script", lambda *_: None)
     monkeypatch.setattr("sys.stdin", io.StringIO())
     check_golden("run_slurm", transcript("launch", *argv, "cluster=slurm"), tmp_path)
 

@@ -189,7 +189,7 @@ def crowd(monkeypatch, tmp_path):
     """Function of (GPUs, runs that a GPU can hold, overrides) to (failures, events by kind, {run: what its worker saw})."""
 
     def train(gpus: int, capacity: int, workers: int, *overrides: str):
-        monkeypatch.setattr("spectral_mup.cluster.local.work", pretend_to_work)
+        monkeypatch.setattr("spectral_mup.cluster.worker_process.work", pretend_to_work)
         monkeypatch.setenv("CAPACITY", str(capacity))
         monkeypatch.setenv("WORKERS", str(workers))
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")  # of the launcher, not of its workers

@@ -1,47 +1,17 @@
 """Laws of the plan: a function of config and results alone, which ends at a verdict, or at its budget, and says why."""
 
-import functools
-import math
 import random
 
 import numpy as np
 import pytest
 from scipy import stats
+from support.searches import WIDTHS, finish, simulated
 
-from spectral_mup.analysis.bowl import bowl
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.run_config import Curve
 from spectral_mup.runs.sweep import Sweep, open_sweep
 from spectral_mup.search import plan as plans
-from spectral_mup.search.plan import ALPHA, LOOKS, make_plan, outlook
-
-WIDTHS = ("sweep.width=[32,64,128]", "sweep.seed=[0,1]")
-
-
-def simulated(
-    slope: float = 0.0, noise: float = 0.0, tilt: float = 0.0, a: float = 0.05, drifts=("standard",), diverges: float = 9.0
-):
-    """Loss of a run: a bowl whose optimum moves by `slope` a doubling, for `drifts` by one octave less, with noise that is the
-    run's own."""
-
-    def loss(run) -> float:
-        own, of_seed = np.random.default_rng(int(run.run_id, 16)), np.random.default_rng(run.seed * 10_000 + run.width)
-        doublings = math.log2(run.width / 32) + math.log2(run.depth / 2)
-        x = run.value + 6.3 - (slope - (run.rule.name in drifts)) * doublings
-        if x > diverges:
-            return math.inf
-        return 2 + a * float(bowl(x, 0.3)) + tilt * of_seed.standard_normal() * x + noise * own.standard_normal()
-
-    return loss
-
-
-def finish(sweep: Sweep, loss, choose=lambda todo: todo) -> tuple[plans.Plan, dict[str, float]]:
-    """Train what the plan wants, as `choose` picks from it, until it wants nothing."""
-    known: dict[str, float] = {}
-    outcome = functools.partial(lambda known, run: known.get(run.run_id), known)
-    while todo := make_plan(sweep, outcome).todo:
-        known |= {run.run_id: loss(run) for run in choose(todo)}
-    return make_plan(sweep, outcome), known
+from spectral_mup.search.plan import ALPHA, LOOKS, make_plan
 
 
 @pytest.mark.parametrize("more", [[], ["sweep.budget=60"], ["sweep.depth=[2,3]"]], ids=["alone", "budget", "joint"])
@@ -131,15 +101,6 @@ def test_diverged_runs_bracket_and_do_not_stop_the_search(tiny):
 def test_a_fixed_grid_is_trained_as_given_and_not_judged(tiny):
     plan, known = finish(open_sweep(tiny(*WIDTHS, "lr.adaptive=false")), simulated(noise=0.05))
     assert len(known) == 3 * 2 * (1 + 2 * 2) and not plan.endings
-
-
-def test_the_outlook_holds(tiny):
-    """No search takes fewer runs than the least, none more than the most."""
-    for noise, slope in ((0.0, 0.0), (0.02, 0.2), (0.05, -0.25)):
-        sweep = open_sweep(tiny(*WIDTHS))
-        plan, _ = finish(sweep, simulated(slope, noise=noise, tilt=noise / 2))
-        least, most = (sum(n for _, n in runs) for runs in outlook(sweep, make_plan(sweep, lambda run: None)))
-        assert least <= len(plan.runs) <= most
 
 
 def test_the_default_sweep_shares_its_base_runs_between_rules():

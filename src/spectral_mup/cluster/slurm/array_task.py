@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from spectral_mup.cluster.durations import Durations
 from spectral_mup.cluster.local import run_local
 from spectral_mup.cluster.placement import Machine
 from spectral_mup.cluster.progress import Event, Progress
@@ -55,7 +56,8 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
         machine.memory.learn(make_plan(Sweep(pack.config, pack.submission.fingerprint), result_reader(pack.runs_dir)).runs)
     placement = machine.place(pack.config, pack.runs)
     log.info("%s", placement)
-    progress = Progress(pack.plan(), min(placement.workers, len(pack.runs)), 0, log_run)
+    progress = Progress(log_run, Durations("cuda" if machine.gpus else "cpu"))
+    progress.look(pack.plan(), workers := min(placement.workers, len(pack.runs)))
 
     def on_event(event: Event) -> None:
         if event.kind == "unfit":
@@ -64,7 +66,7 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
         progress.on_event(event)
 
     def todo() -> list[RunConfig]:
-        progress.plan = pack.plan()
+        progress.look(pack.plan(), workers)
         return pack.todo()
 
     never = len(pack.runs) + 1  # as the breaker counts the first failures of the whole sweep
@@ -108,7 +110,8 @@ def train_together(pack: Pack, stopping: StopSignals, task: JobStart) -> int:
 
 
 def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignals) -> None:
-    progress = Progress(pack.plan(), 1, 0, log_run)
+    progress = Progress(log_run, Durations(worker.device.type))
+    progress.look(pack.plan(), 1)
     while not processes.any(stopping()):
         claimed = _claim_next(pack, worker) if processes.is_main else None
         run_id = processes.broadcast(claimed and claimed.run_id)
@@ -123,8 +126,8 @@ def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignal
             abandon(folder, processes.rank, error)  # srun ends the others
         release_memory(worker.device)
         if processes.is_main and result is not None:
-            progress.plan = pack.plan()
             progress.on_event(Event("done", run, result | {"seconds": time.monotonic() - started}))
+            progress.look(pack.plan(), 1)
 
 
 def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:

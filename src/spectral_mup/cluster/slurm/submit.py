@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -59,8 +59,8 @@ def split_into_packs(
         shapes[run.shape, run.train.steps].append(run)
     packs = []
     for same_shape in sorted(shapes.values(), key=lambda runs: runs[0].cost, reverse=True):
-        each, workers = expected.seconds(same_shape[0]), workers_for(same_shape)
-        size = UNKNOWN_PACK * workers if each is None else max(workers, int(seconds * workers / max(each, 1e-3)))
+        each, workers = max(expected.seconds(same_shape[0]), 1e-3), workers_for(same_shape)
+        size = max(workers, int(seconds * workers / each)) if expected.runs else UNKNOWN_PACK * workers
         count = -(-len(same_shape) // size)
         packs += [same_shape[i * len(same_shape) // count : (i + 1) * len(same_shape) // count] for i in range(count)]
     return packs
@@ -85,12 +85,15 @@ class SubmissionPlan:
     def arrays(self) -> int:
         return -(-len(self.packs) // self.array_size)
 
-    @property
-    def gpu_hours(self) -> float | None:
-        """Expected device-hours of all packs: GPUs × time, or tasks × time without GPUs."""
-        known = [(self.expected.total(pack), self.placements[pack[0].shape].workers) for pack in self.packs]
-        hours = [seconds / workers * max(1, self.gpus) / 3600 for seconds, workers in known if seconds is not None]
-        return sum(hours) if len(hours) == len(known) else None
+    def device_hours(self, runs: Iterable[tuple[RunConfig, float]]) -> float:
+        """Expected hours of (a run, how many like it): GPUs × time, or tasks × time without GPUs.
+
+        What has a shape that is not submitted now is taken to share a task as the fewest do that is.
+        """
+        fewest = min(place.workers for place in self.placements.values())
+        workers = {shape: place.workers for shape, place in self.placements.items()}
+        seconds = (self.expected.total([(run, n)]) / workers.get(run.shape, fewest) for run, n in runs)
+        return sum(seconds) * max(1, self.gpus) / 3600
 
 
 def plan_submission(config: Config, plan: Plan, runs: Sequence[RunConfig]) -> SubmissionPlan:
