@@ -16,8 +16,15 @@ GIVEN: dict[str, Any] = {}
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """The question that a misspelt name calls for, with a space after it; empty if nothing known resembles it."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {prefix}{near[0]}? " if near else ""
+    found = nearest(name, known)
+    return f"did you mean {prefix}{found}? " if found else ""
+
+
+def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str | None:
+    """What is known that resembles a name most, in letters of either case; None where nothing is so `alike` (1: equal)."""
+    by_letters = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=alike)
+    return by_letters[near[0]] if near else None
 
 
 def lookup(registry: Mapping[str, Any], name: str, key: str) -> Any:
