@@ -170,7 +170,7 @@ def _where(message: str, source: PresetSource, given: list[str], recorded: bool 
     found = re.match(r"[\w/*-]+(\.[\w/*-]+)*", message)
     key = found[0] if found else ""
     if recorded and decides(key):
-        return " (as recorded; to replace that, launch with all words and yes)"
+        return " (as recorded; to replace that, launch with all words and yes=true)"
     if any(f"{key}.".startswith(f"{other}.") for other in given if other not in GROUPS):
         return ""
     wanted = key.rpartition(".")[0] if ": a value is missing" in message else key

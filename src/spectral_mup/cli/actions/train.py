@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.cli.context import FAILED, INTERRUPTED, OK, REFUSED, Context, format_counts, print_notes
+from spectral_mup.cli.names import keep_name
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.durations import guessed_seconds, measured_durations
 from spectral_mup.cluster.failure_causes import CAUSES
@@ -163,6 +164,7 @@ def train_here(context: Context, forgiven: Collection[str] = (), in_this_process
 
     placement = place(context.plan.todo)
     _check_folders(config, "runs", "results")
+    keep_name(context)
     _print_workers(context, placement)
     for run_id in forgiven:
         RunFolder(context.runs, run_id).archive_error()
@@ -241,6 +243,7 @@ def _submit(context: Context, report: Report, select: Callable[[State], bool], f
     _refuse_what_sbatch_would(context, ordered)
     if not context.confirmed(f"Submit {pluralize(len(runs), 'run')}?"):
         return REFUSED
+    keep_name(context)
     try:
         made = submit(
             config, sweep, lambda: make_plan(sweep, context.outcome, context.results.seconds), select, forgiven=forgiven
