@@ -35,6 +35,7 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
     """
     context = context_of(argv, program, FLAGS)
     check_figures(context.config.figures)
+    check_name(context)
     plan, memory, inputs = context.plan, context.cache / "report", inputs_of(context)
     found = read_cache(memory) or {}
     if inputs is None or found.get("inputs") != inputs or any(file_state(f) != state for f, state in found["files"].items()):

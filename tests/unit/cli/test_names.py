@@ -269,6 +269,13 @@ def test_sweeps_are_listed_with_runs_and_verdicts_on_80_columns(trained, tmp_pat
     assert [line.split()[:5] for line in lines[4:]] == [["half", "6/8", "5", "min", "ago"], ["tiny", "6/6", "5", "min", "ago"]]
     assert all(line.endswith("not analysed") for line in lines[4:])
     assert err == f"note: broken: results/broken/{FILE}: not JSON; restore it, or move it away and launch with all words\n"
+    (tmp_path / "book.txt").write_text("".join(f"{i} times {i} is {i * i}.\n" for i in range(2000)))
+    gone = [word for word in half if not word.startswith(("data", "sweep.name"))]
+    keep_name(context_of([*gone, "data=text", "data.path=book.txt", "sweep.name=gone"], "{}"))
+    (tmp_path / "book.txt").unlink()
+    code, out, err = call("ls")
+    assert code == 0 and "note: gone: data.path: book.txt does not exist" in err
+    assert out.splitlines()[1].split()[:2] == ["gone", "?"]
     os.utime(next(p for p in (tmp_path / "runs").iterdir()), (now + 60, now + 60))
     marked = call("ls")[1]
     assert "* runs have ended since; analyze NAME judges again" in marked and "spectral transfers *" in marked.replace(

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from spectral_mup.cli.context import OK, Context
 from spectral_mup.cli.names import recorded_context
-from spectral_mup.errors import RecordError
+from spectral_mup.errors import ConfigError, RecordError
 from spectral_mup.runs.records import RECORDS
 from spectral_mup.runs.results import file_state
+from spectral_mup.runs.sweep import Sweep
 from spectral_mup.runs.sweep_record import FILE, read_record, recorded_names
 from spectral_mup.util.files import read_json
 from spectral_mup.util.text import COLUMNS, format_duration, table
@@ -35,13 +36,9 @@ def ls(context: Context) -> int:
     if not listed:
         print(f"No sweep was launched into {results}/ so far. Start with: {context.program.format('launch')} sweep=smoke")
         return OK
-    print("\n".join(_format(listed)))
-    notes = {
-        "+": "+ more runs follow from these",
-        OUTDATED: f"{OUTDATED.strip()} runs have ended since; analyze NAME judges again",
-    }
+    notes = {"+": "+ more runs follow from these", OUTDATED: "* runs have ended since; analyze NAME judges again"}
     text = " ".join(cell for sweep in listed for cell in (sweep.runs, *sweep.verdicts))
-    print(*(note for mark, note in notes.items() if mark in text), sep="\n", end="\n" * any(mark in text for mark in notes))
+    print("\n".join([*_format(listed), *(note for mark, note in notes.items() if mark in text)]))
     return OK
 
 
@@ -68,27 +65,43 @@ def _ago(then: float) -> str:
 
 
 def _listed(context: Context, results: Path) -> Iterator[Listed]:
-    """What the records say and the runs show; what cannot be read is said on stderr, and stops no other sweep."""
+    """What the records say and the runs show; what cannot be read is said on stderr, and hides no other sweep."""
     for name in recorded_names(results):
         try:
             record = read_record(results, name)
-            assert record is not None
+            assert record is not None  # there is a file
             own = recorded_context(name, record, context)
-            done = len(own.plan.runs) - len(own.plan.todo)
-            runs = f"{done}/{len(own.plan.runs)}{'+' * bool(own.later_curves or own.config.lr.adaptive and own.plan.open)}"
-            ends = [file_state(f"{own.runs}/{run.run_id}") for run in own.plan.runs]
-            yield _shown(own, runs, [state[1] / 1e9 for state in ends if state])
-        except (ValueError, RecordError, OSError) as error:
+        except (ConfigError, RecordError, OSError) as error:
             print(f"note: {name}: {error}", file=sys.stderr)
+            continue
+        try:
+            runs, last = _runs(own)
+        except (ValueError, RecordError, OSError) as error:  # its text is not here any more
+            print(f"note: {name}: {error}", file=sys.stderr)
+            runs, last = "?", 0.0
+        launched = (own.folder / FILE).stat().st_mtime
+        yield Listed(name, runs, max(last, launched), _verdicts(own, last) or ["not analysed"])
 
 
-def _shown(own: Context, runs: str, changes: list[float]) -> Listed:
-    verdicts, last, axes = [], max(changes, default=0), own.sweep.axes
+def _runs(own: Context) -> tuple[str, float]:
+    """Runs done of those planned, and the time of the last change in a run's folder."""
+    plan, adaptive = own.plan, own.config.lr.adaptive
+    states = [file_state(own.runs / run.run_id) for run in plan.runs]
+    text = f"{len(plan.runs) - len(plan.todo)}/{len(plan.runs)}{'+' * bool(own.later_curves or adaptive and plan.open)}"
+    return text, max((state[1] / 1e9 for state in states if state), default=0.0)
+
+
+def _verdicts(own: Context, last: float) -> list[str]:
+    """What was judged of every rule over every axis, marked where runs have changed since."""
+    said, axes = [], Sweep(own.config, "").axes
     for axis in axes:
         path = own.folder / ("" if axis == axes[0] else axis) / "verdicts.json"
-        found = read_json(path, RECORDS["verdicts.json"], "write it again with analyze")
+        try:
+            found = read_json(path, RECORDS["verdicts.json"], "write it again with analyze")
+        except RecordError as error:
+            print(f"note: {error}", file=sys.stderr)
+            continue
         over = f" over {axis.replace('_', ' ')}" * (len(axes) > 1)
         mark = OUTDATED * bool(found and path.stat().st_mtime < last)
-        verdicts += [f"{v['rule']} {v['verdict']}{over}{mark}" for v in found["verdicts"]] if found else []
-    launched = (own.folder / FILE).stat().st_mtime
-    return Listed(own.config.sweep.name, runs, max(last, launched), verdicts or ["not analysed"])
+        said += [f"{v['rule']} {v['verdict']}{over}{mark}" for v in found["verdicts"]] if found else []
+    return said
