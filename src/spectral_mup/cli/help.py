@@ -11,7 +11,7 @@ CONSOLE_HELP = """\
 Tune on small models, train large ones: learning rates that transfer across width and depth.
 
   spectral-mup launch sweep=FILE [KEY=VALUE ...]   plan and train a sweep, here or on SLURM; launch --help
-  spectral-mup launch NAME                         go on with one that was launched
+  spectral-mup launch NAME                         resume one as it was launched
   spectral-mup analyze NAME                        judge it: does the best learning rate transfer? analyze --help
   spectral-mup ls                                  the sweeps that were launched: runs, last activity, verdicts
   spectral-mup init FOLDER                         write a small project: a sweep, a rule, an optimizer and a model to edit
@@ -23,7 +23,7 @@ Tune on small models, train large ones: run a width × learning-rate sweep and s
 
   {launch} sweep=FILE [KEY=VALUE ...]                train what the sweep still lacks, on this machine
   {launch} sweep=FILE cluster=slurm [KEY=VALUE ...]  on SLURM: submit it as job arrays (slurm/README.md)
-  {launch} NAME [KEY=VALUE ...]                      go on with a sweep as it was launched
+  {launch} NAME [KEY=VALUE ...]                      resume a sweep as it was launched
   {launch} ls                                        list the sweeps that were launched
   {launch} NAME action=ACTION [KEY=VALUE ...]        something else, of a NAME or sweep=FILE:
 {actions}

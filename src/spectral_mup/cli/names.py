@@ -24,7 +24,7 @@ FLAGS = ("--check", "--summary")  # of analyze
 
 
 def context_of(argv: Sequence[str], program: str, flags: Collection[str] = (), actions: Collection[str] = ()) -> Context:
-    """The context of a command line: KEY=VALUEs, and perhaps the name of a sweep, which goes on as it was launched.
+    """The context of a command line: KEY=VALUEs, and perhaps the name of a sweep, which is resumed as it was launched.
 
     `flags` are words with dashes that the command has; `actions` are named to who types one bare. Raises ConfigError.
     """
@@ -63,16 +63,15 @@ def merged(words: Sequence[str], more: Sequence[str]) -> list[str]:
 
 
 def _unknown(name: str, results: Path, actions: Collection[str]) -> str:
-    """What to say of a word that is no sweep."""
+    """What to say of a word that does not name a sweep."""
     if name in known_keys():
         return f"{name}: {bare(name)}"
     meant = {**{a: f"action={a}" for a in actions}, **{s: f"sweep={s}" for s in options("sweep")}, **dict.fromkeys(SWITCHES)}
     meant |= {recorded: recorded for recorded in recorded_names(results)}
     found = nearest(name, meant)
     hint = f"did you mean {meant[found] or found}? " if found else ""
-    return (
-        f"{name}: no sweep of this name was launched into {results}, nor is there a sweeps/{name}.yaml; {hint}ls lists sweeps"
-    )
+    here = f"no sweep of this name was launched into {results}, and sweeps/{name}.yaml does not exist"
+    return f"{name}: {here}; {hint}ls lists sweeps"
 
 
 def check_name(context: Context) -> None:
@@ -88,7 +87,7 @@ def check_name(context: Context) -> None:
         "\n".join([
             f"{name} was launched with another config, and {context.folder} holds its results:",
             *shown,
-            f"To go on as it was launched: {context.by_name('launch')}",
+            f"To resume it as it was launched: {context.by_name('launch')}",
             "To keep both: add sweep.name=OTHER",
             f"To change {name}: add yes=true; no run is lost, and none that both have is trained again",
         ])

@@ -33,7 +33,7 @@ from spectral_mup.util.system import package_root
 def load_config(overrides: list[str], recorded: Mapping[str, Any] | None = None) -> Config:
     """Compose the presets with the overrides of a command line and check the result. Raises ConfigError.
 
-    `recorded` is the config of a sweep that goes on: what decides its runs and its verdict is taken from there.
+    `recorded` is the config of a sweep that is resumed: what decides its runs and its verdict is taken from there.
     """
     refuse_in_overrides(overrides)
     overrides = [re.sub(r"^figures=(?=[\[\w])", "figures.only=", override) for override in overrides]  # names alone say which
@@ -147,7 +147,7 @@ def _of_interpolation(error: OmegaConfBaseException) -> str:
     text = str(error).splitlines()[0]
     if found := re.search(r"[Ii]nterpolation key '([^']*)' not found", text):
         near = nearest(found[1], known_keys())
-        text = f"${{{found[1]}}} is no key of the config" + (f"; did you mean ${{{near}}}?" if near else "")
+        text = f"${{{found[1]}}} is not a key of the config" + (f"; did you mean ${{{near}}}?" if near else "")
     return f"{getattr(error, 'full_key', None) or 'config'}: {text}"
 
 

@@ -102,5 +102,5 @@ def unknown(key: str) -> str:
     parent = key.rpartition(".")[0]
     beside = {k.rpartition(".")[2]: k for k in known_keys() if k.rpartition(".")[0] == parent}
     names = by_end | beside
-    found = nearest(key.rpartition(".")[2], names, alike=0.8)
+    found = nearest(key.rpartition(".")[2], names, cutoff=0.8)
     return unknown_key(key, known_keys(), names[found] if found else None)

@@ -20,10 +20,10 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     return f"did you mean {prefix}{found}? " if found else ""
 
 
-def nearest(name: str, known: Iterable[str], alike: float = 0.6) -> str | None:
-    """What is known that resembles a name most, in letters of either case; None where nothing is so `alike` (1: equal)."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """What is known that resembles a name most, in letters of either case; None where nothing is as similar as `cutoff`."""
     by_letters = {k.lower(): k for k in known}
-    near = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=alike)
+    near = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=cutoff)
     return by_letters[near[0]] if near else None
 
 

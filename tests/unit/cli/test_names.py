@@ -1,4 +1,4 @@
-"""Laws of names: a sweep goes on by its name as it was launched; results are not overwritten by those of another config."""
+"""Laws of names: a name resumes its sweep as it was launched; results are not overwritten by those of another config."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def launch(*words):
     return call("launch", *words, "action=plan")
 
 
-# --- a launch records, a name goes on -----------------------------------------------------------------------------------
+# --- a launch records, a name resumes -----------------------------------------------------------------------------------
 
 
 def test_a_launch_records_its_words_and_its_config_once_it_trains(argv, tmp_path, monkeypatch):
@@ -84,7 +84,7 @@ def test_the_words_that_decide_nothing_may_be_added(trained):
         assert context_of(["tiny", word], "{}").config.model_dump() != context_of(["tiny"], "{}").config.model_dump()
 
 
-def test_a_name_goes_on_though_a_file_has_changed_since(argv, tmp_path):
+def test_a_name_resumes_though_a_file_has_changed_since(argv, tmp_path):
     """What the words make now is another sweep; the name stands for the config that was launched."""
     (tmp_path / "sweeps").mkdir()
     file = tmp_path / "sweeps" / "mine.yaml"
@@ -136,7 +136,7 @@ def test_another_config_under_a_used_name_is_refused_with_the_keys_and_the_ways_
         "refused: tiny was launched with another config, and results/tiny holds its results:",
         "  train.steps: 12 → 13",
         "  sweep.seed: [0] → [0,1]",
-        "To go on as it was launched: spectral-mup launch tiny",
+        "To resume it as it was launched: spectral-mup launch tiny",
         "To keep both: add sweep.name=OTHER",
         "To change tiny: add yes=true; no run is lost, and none that both have is trained again",
     ]
@@ -158,7 +158,7 @@ def test_yes_changes_what_a_name_stands_for(trained, tmp_path):
 def test_what_decides_nothing_is_no_other_config(trained, word):
     context = context_of([*(w for w in trained if w.partition("=")[0] != word.partition("=")[0]), word], "{}")
     keep_name(context)
-    assert word in context.record.words  # a launch goes on as it was last launched
+    assert word in context.record.words  # the latest launch is what is resumed
 
 
 def test_a_name_under_which_nothing_is_done_is_free(argv):
@@ -206,7 +206,7 @@ def test_a_damaged_record_is_named_and_nothing_is_done(trained, tmp_path, damage
 # --- what is no name ----------------------------------------------------------------------------------------------------
 
 WRONG = {
-    ("launch", "foo"): "foo: no sweep of this name was launched into results, nor is there a sweeps/foo.yaml; ls lists sweeps",
+    ("launch", "foo"): "foo: no sweep of this name was launched into results, and sweeps/foo.yaml does not exist; ls",
     ("launch", "tinny"): "tinny: no sweep .*; did you mean tiny\\? ",
     ("analyze", "tinny"): "tinny: no sweep .*; did you mean tiny\\? ",
     ("launch", "smok"): "smok: no sweep .*; did you mean sweep=smoke\\? ",

@@ -1,4 +1,4 @@
-"""What decides a sweep: differences that count, those that do not, and how a recorded config goes on."""
+"""What decides a sweep: differences that count, those that do not, and how a recorded config is resumed."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_what_decides_nothing_is_no_difference(word):
     assert not differences(recorded(*BEFORE), composed(*BEFORE, word))
 
 
-def test_a_sweep_goes_on_as_recorded_whatever_the_words_make_now():
+def test_a_sweep_is_resumed_as_recorded_whatever_the_words_make_now():
     """The words stand for less than the config: a file of presets may have changed since."""
     record = recorded(*BEFORE, "train.steps=300", "rule=[zheng]", "model.dropout=0.1")
     config = load_config([*BEFORE, "cluster=slurm", "sweep.name=again"], record)

@@ -55,7 +55,7 @@ MISTYPED = {
     ("sweep.lr=[2^-7]",): r"sweep.lr=\[2\^-7\]: cannot be read; .* are log2, as in 'sweep.lr=\[-7\]'",
     ("sweep.tune=weight_decay",): "sweep.tune: weight_decay: unknown key; known: lr, ",
     ("train.clip=none",): "train.clip=none: must be a number; none is written null",
-    ("sweep.name=${optimizer.nme}",): r"sweep.name: \${optimizer.nme} is no key .*; did you mean \${optimizer.name}\?",
+    ("sweep.name=${optimizer.nme}",): r"sweep.name: \${optimizer.nme} is not a key .*; did you mean \${optimizer.name}\?",
     # no key and value
     ("foo",): "foo: must be KEY=VALUE, as in train.steps=400",
     ("train.steps",): "train.steps: give it a value, as in train.steps=VALUE",

@@ -103,7 +103,7 @@ NO_SWEEP = {  # a typo in a sweep's file
     "hydra: null\n": r"^hydra: unknown key; known: action.*\(in sweeps/mine.yaml\)$",
     "hydra: {run: {dir: x}}\n": r"^hydra: unknown key",
     "trian: {steps: 3}\n": r"^trian: unknown key; did you mean train\? .*\(in sweeps/mine.yaml\)$",
-    "sweep: {name: '${optimizer.nme}'}\n": r"^sweep.name: \${optimizer.nme} is no key .*; did you mean \${optimizer.name}\? "
+    "sweep: {name: '${optimizer.nme}'}\n": r"^sweep.name: \${optimizer.nme} is not a key .*; did you mean \${optimizer.name}\? "
     r"\(in sweeps/mine.yaml\)$",
 }
 

@@ -21,7 +21,7 @@ OUTDATED = " *"
 
 
 class Listed(NamedTuple):
-    """A sweep as it is listed: runs done of those planned so far, the time of its last sign of life, verdicts as words."""
+    """A row of the list: runs done of those planned so far, the time of its last sign of life, verdicts as words."""
 
     name: str
     runs: str
@@ -30,7 +30,7 @@ class Listed(NamedTuple):
 
 
 def ls(context: Context) -> int:
-    """Print the sweeps that were launched, the last active first: a row each, and a line a verdict."""
+    """Print the sweeps that were launched, the last active first: one row per sweep, and further lines for further verdicts."""
     results = Path(context.config.paths.results)
     listed = sorted(_listed(context, results), key=lambda sweep: (-sweep.active, sweep.name))
     if not listed:
