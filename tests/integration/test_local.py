@@ -102,7 +102,7 @@ def test_an_unbroken_sweep_says_how_far_it_is_and_how_to_go_on(unbroken):
     assert re.search(r"^\[\d+ of about \d+ to \d+ runs done; about \d+.* (s|min) left\]", unbroken.out, re.M)
     assert re.search(r"^\[.*\] standard width 64 depth 2: bracketed, best lr 2\^\S+, loss \d", unbroken.out, re.M)
     verdicts = r"spectral, lr over width: undecided .*\nstandard, lr over width: undecided .*"  # of two sizes
-    assert re.search(rf"^All {total} \w+ done\.\n{verdicts}\nNext: python analyze\.py data=pydoc", unbroken.out, re.M)
+    assert re.search(rf"^All {total} \w+ done\.\n{verdicts}\nNext: python analyze\.py tiny paths", unbroken.out, re.M)
     assert "\x1b" not in unbroken.out and "Traceback" not in unbroken.out
     assert [attempts(p) for p in ended(unbroken.runs)] == [1] * total
     assert not list(unbroken.runs.rglob(".*")) and not list(unbroken.runs.rglob("new.*"))
@@ -528,7 +528,7 @@ def test_check_is_5_unless_all_but_the_controls_transfer(unbroken, tmp_path, cal
     }
     next(iter((tmp_path / "runs").glob("*/result.json"))).unlink()
     status, out, _ = call("analyze.py", argv, "--check")
-    assert status == 5 and re.search(r"^Not finished: 1 run .*: python launch\.py data=pydoc", out, re.M)
+    assert status == 5 and re.search(r"^Not finished: 1 run .*: python launch\.py tiny paths", out, re.M)
 
 
 def test_analyze_of_nothing_names_the_command_that_trains(tmp_path, call):

@@ -12,8 +12,10 @@ from typing import Any
 from spectral_mup.analysis.figures import FIGURES
 from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.cli.context import CHECK_FAILED, OK, SCRIPTS, Context
+from spectral_mup.cli.names import FLAGS, check_name, context_of, keep_name
 from spectral_mup.cli.screen import show
 from spectral_mup.config.compose import load_config
+from spectral_mup.config.schema import FiguresConfig
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.provenance import PACKAGE, code_of, commit
 from spectral_mup.runs.results import file_state
@@ -21,6 +23,7 @@ from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.search.plan import ALPHA, Plan
 from spectral_mup.util.files import read_cache, write_cache
+from spectral_mup.util.registry import lookup
 from spectral_mup.util.system import own_cores
 from spectral_mup.util.text import pluralize
 
@@ -31,7 +34,9 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
 
     Where nothing has changed since the last time, what is on disk stands, and the screen shows what it showed then.
     """
-    context = Context(load_config(argv), argv, program)
+    context = context_of(argv, program, FLAGS)
+    check_figures(context.config.figures)
+    check_name(context)
     plan, memory, inputs = context.plan, context.cache / "report", inputs_of(context)
     found: dict[str, Any] = read_cache(memory) or {}
     if inputs is None or found.get("inputs") != inputs or any(file_state(f) != state for f, state in found["files"].items()):
@@ -47,6 +52,16 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
     return OK if not check or found["as_claimed"] and not missing else CHECK_FAILED
 
 
+def check_figures(figures: FiguresConfig) -> None:
+    """Raise ConfigError about a figure, a font or a style that there is not; matplotlib is asked only where it must be."""
+    for name in figures.only or ():
+        lookup(FIGURES, name, "figures.only")
+    usual = Printing()
+    if (figures.font, figures.style) != (usual.font, usual.style):
+        with Printing.of(figures).context():
+            pass
+
+
 def inputs_of(context: Context) -> str | None:
     """Digest of all that a report follows from; None where that cannot be told, with a figure or style of the user's own."""
     if context.config.figures.style or not set(context.config.figures.only or ()) <= set(FIGURES):
@@ -54,7 +69,7 @@ def inputs_of(context: Context) -> str | None:
     code = [path.read_text("utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
     versions = [sys.version, *map(metadata.version, ("matplotlib", "numpy", "pandas", "scipy"))]
     curves = [(asdict(curve), [run.run_id for run in runs]) for curve, runs in context.plan.curves.items()]
-    command = [context.config.model_dump_json(), context.analyze_command(), commit(), list(FIGURES)]
+    command = [context.config.model_dump_json(), context.whole_command("analyze"), commit(), list(FIGURES)]
     return hashlib.sha256(json.dumps([code, versions, curves, command, context.results.states()]).encode()).hexdigest()
 
 
@@ -63,6 +78,7 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
 
     The first key that is tuned is judged into the sweep's folder, a second one into a folder of its name below it.
     """
+    check_name(context)
     s, results, plan = context.config.sweep, Path(context.config.paths.results), context.plan
     verdicts, lines, folders, codes = [], [], [], trained_by(context)
     for tuned in s.tune:
@@ -75,6 +91,7 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
             folders += written
     if not folders:
         raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
+    keep_name(context, launched=False)
     states = {str(path): file_state(path) for name in folders for path in (results / name).glob("*.*")}
     lines += (several := format_codes(codes))
     return {"screen": "\n".join(lines), "as_claimed": as_claimed(verdicts) and not several, "files": states}
@@ -140,7 +157,7 @@ def judge_tuned(
             hours = round(sum(seconds) / 3600, 4) if all(seconds) else None
             found = report(
                 on_axis, norms, name=folders[-1], out_dir=results / folders[-1], base=base, axis=axis,
-                command=context.analyze_command(), commit=commit(), train_hours=hours,
+                command=context.whole_command("analyze"), commit=commit(), train_hours=hours,
                 codes=sorted({codes[run_id] for run_id in ended if run_id in codes}), **drawing, **judging,
             )  # fmt: skip
             lines.append(format_verdicts(found) + "\n" * (len(axes) > 1))

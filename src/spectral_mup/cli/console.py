@@ -1,24 +1,24 @@
 """The commands as a shell calls them: `spectral-mup`, `python -m spectral_mup`, launch.py and analyze.py."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from spectral_mup import __version__
 from spectral_mup.cli.actions import ACTIONS, Action
-from spectral_mup.cli.analyze import analyze, summarize
-from spectral_mup.cli.context import BAD_INPUT, CONSOLE, FAILED, INTERRUPTED, OK, REFUSED, SCRIPTS, Context
+from spectral_mup.cli.analyze import analyze, check_figures, summarize
+from spectral_mup.cli.context import BAD_INPUT, CONSOLE, FAILED, INTERRUPTED, OK, REFUSED, SCRIPTS
 from spectral_mup.cli.help import CONSOLE_HELP, help_of
+from spectral_mup.cli.names import FLAGS, TRAINING, check_name, context_of, note_name
 from spectral_mup.cli.streams import open_outputs
 from spectral_mup.cluster.slurm.script import slurm_of
-from spectral_mup.config.compose import load_config
 from spectral_mup.errors import ConfigError, RecordError, Refusal, Unanswered
-from spectral_mup.util.registry import lookup
+from spectral_mup.util.registry import did_you_mean, lookup
 
 HELP = ("-h", "--help")
 TEMPLATES = Path(__file__).with_name("templates")
 NAMES = {"gitignore": ".gitignore"}  # which would act on this repository under its own name
-SWITCHES = ("watch", "yes")  # may be given as bare words
+COMMANDS = ("launch", "analyze", "ls", "init")
 
 
 def main(argv: list[str] | None = None, program: str = CONSOLE) -> int:
@@ -38,25 +38,29 @@ def run(command: str, *rest: str, program: str) -> int:
         print(help_of(command, program), end="")
     elif command in HELP or command == "init" and len(rest) == 1 and rest[0] in HELP:
         print(CONSOLE_HELP, end="")
-    elif command == "--version":
+    elif command == "--version" or command in COMMANDS and "--version" in rest:
         print(__version__)
     elif command == "launch":
-        return guard(lambda: launch([f"{word}=true" if word in SWITCHES else word for word in rest], program))
+        return guard(lambda: launch(rest, program))
+    elif command == "ls":
+        return guard(lambda: launch(["ls", *rest], program))
     elif command == "analyze":
-        overrides, check = [word for word in rest if word not in ("--check", "--summary")], "--check" in rest
+        overrides, check = [word for word in rest if word not in FLAGS], "--check" in rest
         return guard(lambda: summarize(overrides, check) if "--summary" in rest else analyze(overrides, check, program))
     elif command == "init" and len(rest) == 1 and not rest[0].startswith("-"):
         return guard(lambda: init(Path(rest[0]), program))
     else:
-        problem = "init: give one folder, as in init demo" if command == "init" else f"{command}: unknown command"
-        print(f"error: {problem}; commands: launch, analyze, init, --version, --help", file=sys.stderr)
+        known = [*COMMANDS, "--version", "--help"]
+        problem = "give one folder, as in init demo" if command == "init" else "unknown command"
+        print(f"error: {command}: {problem}; {did_you_mean(command, known)}commands: {', '.join(known)}", file=sys.stderr)
         return BAD_INPUT
     return OK
 
 
-def launch(argv: list[str], program: str = SCRIPTS) -> int:
-    """Run the action that these overrides ask for; return its exit code. Raises what `guard` catches."""
-    context = Context(load_config(argv), argv, program)
+def launch(argv: Sequence[str], program: str = SCRIPTS) -> int:
+    """Run the action that these words ask for; return its exit code. Raises what `guard` catches."""
+    context = context_of(argv, program, actions=ACTIONS)
+    check_figures(context.config.figures)
     action = lookup(ACTIONS, context.config.action, "action")
     if not isinstance(action, Action):  # the user's own, by its import path
         return action(context)
@@ -64,6 +68,7 @@ def launch(argv: list[str], program: str = SCRIPTS) -> int:
         slurm_of(context.config)
     if action.needs != "config":
         _ = context.sweep  # a missing corpus is reported before anything is printed
+        (check_name if context.config.action in TRAINING else note_name)(context)
     return action.run(context)
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 from spectral_mup.cli.screen import show
 from spectral_mup.cluster.slurm.run_states import Report, State, reconcile
+from spectral_mup.config.deciding import differences
 from spectral_mup.config.optimizer_spec import spec_of
 from spectral_mup.config.schema import Config
 from spectral_mup.data import Corpus, OwnBatches, load_data, vocabulary
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.results import Results
 from spectral_mup.runs.sweep import Outcome, Sweep, open_sweep
+from spectral_mup.runs.sweep_record import SweepRecord, read_record
 from spectral_mup.search.plan import Plan, make_plan, remaining_curves
 from spectral_mup.training.quantities import resolve_quantities
 from spectral_mup.util.files import check_writable
@@ -31,6 +33,7 @@ INTERRUPTED = 130
 
 # not part of the sweep, so not of the next command
 ABOUT_THIS_COMMAND = ("action=", "yes=", "watch=", "run=", "cause=", "target.")
+SWITCHES = {"watch": "watch=true", "yes": "yes=true", "ls": "action=ls"}  # bare words, and what they are short for
 
 
 SCRIPTS, CONSOLE, MODULE = (
@@ -42,8 +45,13 @@ SCRIPTS, CONSOLE, MODULE = (
 
 def command(start: str, overrides: Sequence[str], action: str | None = None) -> str:
     """A command line of these overrides, quoted for a shell, with another action than they have."""
-    kept = [override for override in overrides if not override.startswith(ABOUT_THIS_COMMAND)]
+    kept = without_this_command(overrides)
     return f"{start} {shlex.join([*kept, *([f'action={action}'] if action else [])])}".rstrip()
+
+
+def without_this_command(overrides: Sequence[str]) -> list[str]:
+    """Those of the overrides that are about the sweep."""
+    return [override for override in overrides if not override.startswith(ABOUT_THIS_COMMAND)]
 
 
 @dataclass
@@ -121,12 +129,41 @@ class Context:
             raise ConfigError(f"run={wanted}: no run id of this sweep starts with it; action=status lists them")
         return found
 
+    @property
+    def folder(self) -> Path:
+        """Where the results are."""
+        return Path(self.config.paths.results, self.config.sweep.name)
+
+    @property
+    def record(self) -> SweepRecord | None:
+        """What the sweep's name was launched with; None if it was not. Raises RecordError where that cannot be read."""
+        return read_record(Path(self.config.paths.results), self.config.sweep.name)
+
+    def by_name(self, script: str, action: str | None = None) -> str:
+        """A command on the sweep that was launched under this name, with what it was launched with."""
+        words = [self.config.sweep.name, *(word for word in self.argv if word.startswith("paths.results="))]
+        return command(self.program.format(script), words, None if action == "run" else action)
+
+    def _command(self, script: str, action: str | None = None) -> str:
+        """By the name of the sweep, once it was launched with this config, and what was not given then; else by all words."""
+        record, name = self.record, self.config.sweep.name
+        named = record and {*record.words} <= {*self.argv} and name not in SWITCHES and not name.startswith("-")
+        if not record or not named or differences(record.config, self.config):
+            return command(self.program.format(script), self.argv, action)
+        more = [word for word in self.argv if word not in record.words or word.startswith("paths.results=")]
+        return command(self.program.format(script), [name, *more], action)
+
     def launch_command(self, action: str | None = None) -> str:
         """This sweep's launch, or another action on it, to copy."""
-        return command(self.program.format("launch"), self.argv, action)
+        return self._command("launch", action)
 
     def analyze_command(self) -> str:
-        return command(self.program.format("analyze"), self.argv)
+        """What judges this sweep, to copy."""
+        return self._command("analyze")
+
+    def whole_command(self, script: str, action: str | None = None) -> str:
+        """With all words, so that it says what it does wherever it is read."""
+        return command(self.program.format(script), self.argv, action)
 
     def next_lines(self) -> list[str]:
         """What to do once all is trained."""

@@ -10,8 +10,10 @@ from spectral_mup.util.text import table
 CONSOLE_HELP = """\
 Tune on small models, train large ones: learning rates that transfer across width and depth.
 
-  spectral-mup launch sweep=NAME [KEY=VALUE ...]   plan and train a sweep, here or on SLURM; launch --help
-  spectral-mup analyze sweep=NAME [KEY=VALUE ...]  judge it: does the best learning rate transfer? analyze --help
+  spectral-mup launch sweep=FILE [KEY=VALUE ...]   plan and train a sweep, here or on SLURM; launch --help
+  spectral-mup launch NAME                         resume one as it was launched
+  spectral-mup analyze NAME                        judge it: does the best learning rate transfer? analyze --help
+  spectral-mup ls                                  the sweeps that were launched: runs, last activity, verdicts
   spectral-mup init FOLDER                         write a small project: a sweep, a rule, an optimizer and a model to edit
   spectral-mup --version
 """
@@ -19,9 +21,11 @@ Tune on small models, train large ones: learning rates that transfer across widt
 LAUNCH_HELP = """\
 Tune on small models, train large ones: run a width × learning-rate sweep and see whether the optimum transfers.
 
-  {launch} sweep=NAME [KEY=VALUE ...]                train what the sweep still lacks, on this machine
-  {launch} sweep=NAME cluster=slurm [KEY=VALUE ...]  on SLURM: submit it as job arrays (slurm/README.md)
-  {launch} sweep=NAME action=ACTION [KEY=VALUE ...]  something else:
+  {launch} sweep=FILE [KEY=VALUE ...]                train what the sweep still lacks, on this machine
+  {launch} sweep=FILE cluster=slurm [KEY=VALUE ...]  on SLURM: submit it as job arrays (slurm/README.md)
+  {launch} NAME [KEY=VALUE ...]                      resume a sweep as it was launched
+  {launch} ls                                        list the sweeps that were launched
+  {launch} NAME action=ACTION [KEY=VALUE ...]        something else, of a NAME or sweep=FILE:
 {actions}
   An action of your own: action=my_module.my_action, a function (context: spectral_mup.cli.context.Context) -> exit code.
 
@@ -29,7 +33,7 @@ Presets (files under conf/ and sweeps/):
 {presets}
 
 Examples:
-  {launch} sweep=default 'sweep.width=[64,128,256,512]'     add a width; only its runs are trained
+  {launch} default 'sweep.width=[64,128,256,512]' yes       add a width to a sweep; only its runs are trained
   {launch} sweep=default optimizer=muon sweep.name=muon     another optimizer
   {launch} 'sweep.lr=[-9,-8,-7,-6,-5,-4]' lr.adaptive=false sweep.name=grid
   {launch} data=text data.path=/path/to/book.txt sweep.name=book
@@ -46,22 +50,24 @@ Examples:
   {launch} action=explain 'rule=[spectral,tensor_programs_v]' 'sweep.width=[256]'
 
 Any key of conf/config.yaml and its groups can be given as KEY=VALUE; learning rates, and values of sweep.tune, are log2.
-`watch` and `yes` are short for watch=true and yes=true. A launch may be stopped or killed at any moment: the same command
-resumes, and no run is trained twice. Ctrl-C saves and stops; a second one kills what does not. While it trains, a terminal
-shows the best lr of every curve so far and the time left until the verdicts; without one, a line per run does. NO_COLOR=1
-leaves colours out.
-Then: {analyze} sweep=NAME for verdicts on screen, and figures and tables under results/NAME.
+NAME is sweep.name, recorded with all words in results/NAME/sweep.json; under another config it is refused, unless with `yes`.
+`watch` and `yes` are short for watch=true and yes=true, `ls` for action=ls. A launch may be stopped or killed at any moment:
+the same command resumes, and no run is trained twice. Ctrl-C saves and stops; a second one kills what does not. While it
+trains, a terminal shows the best lr of every curve so far and the time left until the verdicts; without one, a line per run
+does. NO_COLOR=1 leaves colours out.
+Then: {analyze} NAME for verdicts on screen, and figures and tables under results/NAME.
 Exit codes: 0 all done, or submitted · 1 some runs failed · 2 bad input, nothing started · 3 refused: held back,
-or not confirmed · 4 SLURM or W&B refused or gave no answer, what was submitted stays · 130 interrupted.
+not confirmed, or another sweep's name · 4 SLURM or W&B refused or gave no answer, what was submitted stays · 130 interrupted.
 """
 
 ANALYZE_HELP = """\
 Collect a sweep's runs and judge whether the best learning rate transfers.
 
-  {analyze} sweep=NAME [KEY=VALUE ...] [--check]       judge one sweep
+  {analyze} NAME [KEY=VALUE ...] [--check]             judge one sweep that was launched; or sweep=FILE and all its words
   {analyze} --summary FOLDER [NAME ...] [--check]      set the sweeps judged so far side by side
 
-Give it the overrides the sweep was launched with. It trains nothing, reads the run folders, and works while a sweep still runs.
+NAME stands for all that a sweep was launched with; {launch} ls lists them. It trains nothing, reads the run folders,
+and works while a sweep still runs.
 On screen, one line per rule: transfers | drifts | costs | undecided (limits: verdict.slope, verdict.regret), the slope of log2
 optimal lr against log2 width and its 95 % interval, the regret at the largest width when the base's optimum is used there, and
 whether feature norms are flat over width; of what is undecided, the one thing that would decide it.
@@ -92,7 +98,7 @@ order of optimizer, or those of the NAMEs (optimizers or folders) in their order
 
 --check turns the verdicts into the exit code: 0 if every rule but the controls (standard*) transfers, no feature fails and
 no run is missing, over width and depth where they vary, and all runs are of one code, else 5. Other exit codes: 0 written ·
-2 bad input.
+2 bad input · 3 refused: NAME is another sweep's.
 """
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from spectral_mup.cli.context import FAILED, INTERRUPTED, OK, Context, check_folders, show_endings
+from spectral_mup.cli.names import keep_name
 from spectral_mup.cli.outlook import format_time, still_to_train
 from spectral_mup.cluster.durations import Durations, measured_durations
 from spectral_mup.cluster.placement import Machine, Placement
@@ -49,6 +50,7 @@ def train_here(context: Context, forgiven: Collection[str] = (), in_this_process
 
     placement = place(context.plan.todo)
     check_folders(config, "runs", "results")
+    keep_name(context)
     print_workers(context, placement, durations := durations_on(context, placement))
     for run_id in forgiven:
         RunFolder(context.runs, run_id).archive_error()

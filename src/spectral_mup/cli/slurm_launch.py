@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection
 
 from spectral_mup.cli.context import INTERRUPTED, OK, REFUSED, Context, check_folders, format_counts, nothing_to_do, print_notes
+from spectral_mup.cli.names import keep_name
 from spectral_mup.cli.outlook import format_outlook
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm.run_states import Report, State
@@ -38,6 +39,7 @@ def submit_runs(context: Context, report: Report, select: Callable[[State], bool
     _refuse_what_sbatch_would(context, ordered)
     if not context.confirmed(f"Submit {pluralize(len(runs), 'run')}?"):
         return REFUSED
+    keep_name(context)
     try:
         made = submit(
             config, sweep, lambda: make_plan(sweep, context.outcome, context.results.seconds), select, forgiven=forgiven

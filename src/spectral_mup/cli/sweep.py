@@ -31,6 +31,9 @@ class CallContext(Context):
     def analyze_command(self) -> str:
         return self.call
 
+    def whole_command(self, script: str, action: str | None = None) -> str:
+        return self.call
+
     def next_lines(self) -> list[str]:
         return []
 
@@ -73,8 +76,9 @@ def sweep(
             path, as in a notebook; 0: none, runs are trained here, one by one.
         quiet: print nothing.
 
-    Returns the results as `load("FOLDER/results/NAME")` does. Raises ConfigError on what a launch refuses, RuntimeError where
-    runs failed, and KeyboardInterrupt after Ctrl-C, when the run at hand is saved: the same call resumes.
+    Returns the results as `load("FOLDER/results/NAME")` does. Raises ConfigError on what a launch refuses, Refusal if the name
+    was used with another config (add "yes=true" to replace its results), RuntimeError where runs failed, and
+    KeyboardInterrupt after Ctrl-C, when the run at hand is saved: the same call resumes.
     """
     from spectral_mup.analysis.load import load  # here, as `import spectral_mup` needs neither pandas nor, below, hydra
     from spectral_mup.cli.analyze import judge_and_draw

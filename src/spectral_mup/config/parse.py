@@ -51,6 +51,11 @@ def typed(plain: Any) -> Config:
     return parse(Config, parts, "")
 
 
+def key_of(word: str) -> str:
+    """Return the key that a word of the command line sets."""
+    return word.lstrip("+~").partition("=")[0]
+
+
 def _trusted(folder: Path) -> bool:
     """Return whether modules may be imported from there: under python -P, as in jobs, not where everybody may put them."""
     return not sys.flags.safe_path or folder.is_dir() and not folder.stat().st_mode & 0o002
@@ -114,14 +119,15 @@ def _describe(error: dict[str, Any], prefix: str, cls: type[BaseModel]) -> str:
     message = next((text for begin, text in MESSAGES.items() if kind.startswith(begin)), error["msg"])
     message = message.format(key=key, choices=choices, **context).replace("above 0", "positive")
     value = "null" if error["input"] is None else error["input"]
+    message += "; none is written null" * (str(value).lower() == "none")
     return f"{key}={str(value).lower() if isinstance(value, bool) else value}: {message}"
 
 
-def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Return what to say of a key that is not in the schema: the nearest one, and those beside it."""
+def unknown_key(key: str, known: Iterable[str], meant: str | None = None) -> str:
+    """Return what to say of a key that is not in the schema: the one that is `meant`, or the nearest, and those beside it."""
     known, (parent, _, last) = list(dict.fromkeys(known)), key.rpartition(".")
     beside = [k.rpartition(".")[2] for k in known if fnmatchcase(parent, k.rpartition(".")[0])]
-    hint = did_you_mean(last, beside, f"{parent}." if parent else "")
+    hint = f"did you mean {meant}? " if meant else did_you_mean(last, beside, f"{parent}." if parent else "")
     return f"{key}: unknown key; {hint}known: {', '.join(sorted(beside or [k for k in known if '.' not in k]))}"
 
 

@@ -19,6 +19,8 @@ from spectral_mup.util.registry import did_you_mean
 from spectral_mup.util.system import package_root
 
 GROUPS = ("cluster", "data", "model", "optimizer", "rule", "sweep", "train")
+MEANT = {"mup": "spectral", "µp": "spectral", "μp": "spectral", "sp": "standard", "gpt": "nanogpt", "gpt2": "nanogpt"}
+"""What presets are called elsewhere."""
 NAMED_BY_FILE = {"model": "family", "data": "source"}  # what the name of a file stands for if no YAML gives it
 
 
@@ -45,7 +47,8 @@ def files_of(group: str, name: str) -> list[Path]:
     files = [path for p in candidates(f"{group}/{name}") if (path := p.with_name(f"{p.name}.yaml")).is_file()]
     if not files or Path(name).is_absolute() or ".." in Path(name).parts:
         known = options(group)
-        hint = did_you_mean(name, known)
+        asked = re.sub(r"^sweeps/|^conf/\w+/|\.yaml$", "", name)
+        hint = did_you_mean(MEANT.get(asked.lower(), asked), known)
         raise ConfigError(f"{group}={name}: no such file; {hint}{group} can be {', '.join(known)}")
     return files
 
@@ -95,6 +98,11 @@ def load_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(plain, dict):
         raise ConfigError(f"{shown(path)}: must hold lines of the form key: value")
     return {str(key): value for key, value in plain.items()}
+
+
+def default_results() -> str:
+    """Where results are, if no word says otherwise."""
+    return load_yaml(package_root() / "conf" / "config.yaml")["paths"]["results"]
 
 
 def shown(path: Path) -> str:

@@ -24,7 +24,7 @@ from spectral_mup.config.slurm_options import Minutes, Options, Text
 from spectral_mup.data.prepare.settings import PrepareConfig
 from spectral_mup.models.configs import ModelConfig
 from spectral_mup.theory.growth import KINDS
-from spectral_mup.util.fields import AtLeastOne, AtLeastZero, Float, Int, NotNegative, Part, Positive, one_of
+from spectral_mup.util.fields import AtLeastOne, AtLeastZero, Float, Int, List, NotNegative, Part, Positive, one_of
 
 Kind = Annotated[str, one_of(*KINDS)]
 TableKind = Annotated[str, one_of(*KINDS, "fixed", *(f"block_{kind}" for kind in (*KINDS, "fixed")))]
@@ -161,9 +161,9 @@ class TrainConfig(Part):
 
 
 class ProbeConfig(Part):
-    steps: list[AtLeastOne]
+    steps: List[AtLeastOne]
     sequences: AtLeastOne
-    quantities: list[str] | None
+    quantities: List[str] | None
 
 
 class LrConfig(Part):
@@ -205,19 +205,19 @@ class VerdictConfig(Part):
 class SweepConfig(Part):
     name: str
     tune: Annotated[dict[str, Annotated[list[Float], BeforeValidator(_as_list)]], BeforeValidator(_as_table)]
-    width: list[AtLeastOne]
-    depth: list[AtLeastOne]
-    steps: list[AtLeastOne]
-    batch_size: list[AtLeastOne]
+    width: List[AtLeastOne]
+    depth: List[AtLeastOne]
+    steps: List[AtLeastOne]
+    batch_size: List[AtLeastOne]
     base_width: AtLeastOne
     base_depth: AtLeastOne
-    lr: list[Float]
-    seed: list[AtLeastZero]
+    lr: List[Float]
+    seed: List[AtLeastZero]
     budget: Annotated[int | str | None, BeforeValidator(_check_budget)]
 
 
 class FiguresConfig(Part):
-    only: list[str] | None
+    only: List[str] | None
     width: Annotated[Float, Field(ge=2.5)]
     font: str
     size: Positive
@@ -233,9 +233,9 @@ class TargetConfig(Part):
 
 
 class DeriveConfig(Part):
-    width: list[AtLeastOne]
+    width: List[AtLeastOne]
     steps: Annotated[Int, Field(ge=8)]
-    seed: Annotated[list[AtLeastZero], Field(min_length=1)]
+    seed: Annotated[List[AtLeastZero], Field(min_length=1)]
     batch_size: AtLeastOne
     update: Annotated[Float, Field(gt=0, lt=1)]
 

@@ -68,6 +68,16 @@ def log2_now(config: Config, name: str) -> float | None:
     return round(4 * math.log2(value)) / 4 if is_number(value) and value > 0 else None
 
 
+def log2_lr(value: str | float) -> str:
+    """How a learning rate is given, in log2, which a positive value is taken not to be yet."""
+    try:
+        lr = float(value)
+        log2 = lr if lr <= 0 else round(4 * math.log2(lr)) / 4
+    except ValueError:
+        log2 = -7
+    return f"log2, as in 'sweep.lr=[{log2:g}]'"
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Return whether log2 of a value could be swept, were it positive."""
     return isinstance(value, int | float) and not isinstance(value, bool)

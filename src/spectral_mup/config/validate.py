@@ -13,6 +13,8 @@ from spectral_mup.models.configs import ModelConfig
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.util.registry import did_you_mean
 
+NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # of a sweep or an optimizer, by which folders and files are called
+
 
 def check(config: schema.Config) -> None:
     """Everything that can be known wrong before a run. Raises ConfigError, or RuleError where a rule covers no optimizer."""
@@ -55,7 +57,8 @@ def _tune(c: schema.Config) -> Iterator[str]:
         yield f"sweep.tune={said}: give one key, or two to be tuned by turns, as in 'sweep.tune=[lr,optimizer.adamw.lr]'"
     if len({tune.key_of(c, name) for name in names}) < len(names):
         yield f"sweep.tune=[{', '.join(names)}]: these are the same key; name it once"
-    if tune.LR not in names and len(s.lr) > 1:
+    known = tune.tunable(c)
+    if tune.LR not in names and len(s.lr) > 1 and all(tune.key_of(c, name) in known for name in names):
         yield f"sweep.lr={s.lr}: lr is not tuned (sweep.tune={names[0]}) but held; give one value, as in 'sweep.lr=[-7]'"
     for name in names:
         yield from _tuned(c, name)
@@ -108,7 +111,7 @@ def _sweep(s: schema.SweepConfig, lr: schema.LrConfig) -> Iterator[str]:
     yield from _name("sweep.name", s.name)
     for value in s.lr:
         if value * 4 % 1:
-            yield f"sweep.lr: {value} is not a multiple of 1/4; learning rates are log2, as in 'sweep.lr=[-8,-6]'"
+            yield f"sweep.lr: {value} is not a multiple of 1/4; learning rates are {tune.log2_lr(value)}"
     if lr.resolution * 4 % 1:
         yield f"lr.resolution={lr.resolution}: not a multiple of 1/4, as in lr.resolution=0.5"
     if max(s.lr) > 16 or min(s.lr) < -60:
@@ -126,7 +129,7 @@ def _sweep(s: schema.SweepConfig, lr: schema.LrConfig) -> Iterator[str]:
 
 def _name(key: str, name: str) -> Iterator[str]:
     """A name that files and folders are given."""
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", name):
+    if not NAME.fullmatch(name):
         yield f"{key}={name}: must be a relative path of letters, digits, '_', '-', '.' and '/', no part beginning with '.'"
 
 

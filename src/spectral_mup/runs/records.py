@@ -1,9 +1,11 @@
-"""What the .json files of a run folder must hold, by name: the fields that others rest on; more may be there."""
+"""What the .json files of runs and sweeps must hold, by name: the fields that others rest on; more may be there."""
 
 from typing import Any, Literal, NotRequired
 
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
+
+from spectral_mup.config.deciding import DECIDING
 
 STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # a text is not a number
 
@@ -38,5 +40,7 @@ KINDS: dict[str, Any] = {
     ),
     "result.json": record(status=Literal["done"], val_loss=float, **ENDED)
     | record(status=Literal["diverged"], val_loss=None, **ENDED),
+    "sweep.json": record(words=list[str], config=record(**dict.fromkeys((*DECIDING, "cluster", "paths"), dict[str, Any]))),
+    "verdicts.json": record(verdicts=list[record(rule=str, verdict=str)]),
 }
 RECORDS: dict[str, TypeAdapter[Any]] = {name: TypeAdapter(kind) for name, kind in KINDS.items()}

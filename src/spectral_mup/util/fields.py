@@ -1,6 +1,6 @@
 """Field types with bounds, and the base class of every part of the config: frozen, no unknown keys."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -29,6 +29,14 @@ def one_of(*known: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _one_as_list(value: Any) -> Any:
+    return [value] if isinstance(value, int | float | str) and value != "" else value
+
+
+T = TypeVar("T")
+
+List = Annotated[list[T], BeforeValidator(_one_as_list)]
+"""Several values, or one that stands for a list of itself."""
 Int = Annotated[int, BeforeValidator(_refuse_bool)]
 Float = Annotated[float, BeforeValidator(_refuse_bool)]
 AtLeastOne = Annotated[Int, Field(ge=1)]

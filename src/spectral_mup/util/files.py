@@ -102,7 +102,7 @@ def read_json(path: Path, kind: Any = None, fix: str = "restore it, or move it a
     except FileNotFoundError:
         return None
     except NotADirectoryError:
-        obstacle = next(p for p in path.parents if p.is_file())
+        obstacle = next(p for p in path.parents if p.exists() and not p.is_dir())
         raise RecordError(f"{obstacle} is a file where a folder should be; move it away, or set paths.runs") from None
     except RecordError as error:
         raise RecordError(f"{error}; {fix}") from None

@@ -16,8 +16,15 @@ GIVEN: dict[str, Any] = {}
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return the question that a misspelt name calls for, with a space after it; empty if nothing known resembles it."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"did you mean {prefix}{near[0]}? " if near else ""
+    found = nearest(name, known)
+    return f"did you mean {prefix}{found}? " if found else ""
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Return what resembles a name most, in letters of either case; None where nothing known is as similar as `cutoff`."""
+    by_letters = {k.lower(): k for k in known}
+    near = difflib.get_close_matches(name.lower(), by_letters, n=1, cutoff=cutoff)
+    return by_letters[near[0]] if near else None
 
 
 def lookup(registry: Mapping[str, Any], name: str, key: str) -> Any:

@@ -87,7 +87,7 @@ def test_three_forms_of_a_launch_name_the_next_command_in_the_same_form(form, tm
     """The next command is in the message of an analysis of nothing and of a launch; help says it without composing a config."""
     words, following = FORMS[form]
     done = subprocess.run([sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and f"Then: {following} sweep=NAME" in done.stdout, done
+    assert done.returncode == 0 and f"Then: {following} NAME" in done.stdout, done
     plan = [*words, *TINY, f"paths.runs={tmp_path}", "action=status"]
     done = subprocess.run([sys.executable, *plan], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and f"{following.replace('analyze', 'launch')} data=pydoc" in done.stdout, done

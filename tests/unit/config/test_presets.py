@@ -92,11 +92,19 @@ NO_SWEEP = {  # a typo in a sweep's file
     "sweep: {widht: [64]}\n": r"^sweep.widht: unknown key; did you mean sweep.width.*sweeps/mine.yaml",
     "sweep: {tune: [[1]]}\n": r"sweep.tune=.*: give a key, two of them",
     "sweep: &a [*a]\n": r"^sweeps/mine.yaml: nested without end",
-    "defaults: default\n": r"defaults must be a list",
-    "defaults: [3]\n": r"Unsupported type in defaults",
+    "defaults: default\n": r"^sweeps/mine.yaml: defaults: must be a list, as in \[mini/width, override /optimizer: muon\]$",
+    "defaults: [3]\n": r"^sweeps/mine.yaml: defaults: 3 is neither the name of a sweep nor a choice, as in 'override /",
     "defaults: [mine]\n": r"^sweep=mine: the defaults of a file lead back to itself",
-    "defaults: [{'': ''}]\n": r"a list of defaults names no preset",
-    "defaults: [{a: b, c: d}]\n": r"Too many keys in default item",
+    "defaults: [{'': ''}]\n": r"^sweeps/mine.yaml: defaults: {'': ''} is neither",
+    "defaults: [{a: b, c: d}]\n": r"^sweeps/mine.yaml: defaults: {'a': 'b', 'c': 'd'} is neither",
+    "defaults: [{model: llama2}]\n": r"^sweeps/mine.yaml: defaults: {'model': 'llama2'} .* 'override /model: llama2'$",
+    "defaults: [{override /modle: llama2}]\n": r"^sweeps/mine.yaml: defaults: .* 'override /model: llama2'$",
+    "defaults: [{override /model: llama}]\n": r"^model=llama: no such file; did you mean llama2",
+    "hydra: null\n": r"^hydra: unknown key; known: action.*\(in sweeps/mine.yaml\)$",
+    "hydra: {run: {dir: x}}\n": r"^hydra: unknown key",
+    "trian: {steps: 3}\n": r"^trian: unknown key; did you mean train\? .*\(in sweeps/mine.yaml\)$",
+    "sweep: {name: '${optimizer.nme}'}\n": r"^sweep.name: \${optimizer.nme} is not a key .*; did you mean \${optimizer.name}\? "
+    r"\(in sweeps/mine.yaml\)$",
 }
 
 

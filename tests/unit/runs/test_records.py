@@ -223,6 +223,16 @@ def test_a_file_in_place_of_the_folder_of_all_runs_is_no_runs_own_matter(tiny_ov
     assert (code, out) == (2, "") and err.startswith(f"error: {tmp_path}/runs is a file where a folder should be; move it away")
 
 
+@pytest.mark.parametrize(
+    "folder, said", [("/dev/null/x", "/dev/null is a file where a folder should be"), ("/proc/x", "paths.runs=")]
+)
+def test_a_folder_that_cannot_be_is_said_before_anything_is_trained(tiny_overrides, tmp_path, monkeypatch, folder, said):
+    monkeypatch.setattr("spectral_mup.cluster.local.run_local", lambda *_: pytest.fail("it was trained"))
+    code, _, err = call("launch", *tiny_overrides, f"paths.runs={folder}")
+    assert code == 2 and err.startswith(f"error: {said}") and err.count("\n") == 1
+    assert not (tmp_path / "results").exists()  # nor does the name stand for it
+
+
 def test_a_damaged_run_alone_fails_and_retry_trains_it(tiny_overrides, tmp_path):
     """`why` names the file; what waits for the run in `retry` is one run."""
     argv, folder = [*tiny_overrides, "lr.adaptive=false", "rule=[spectral]"], tmp_path / "runs"

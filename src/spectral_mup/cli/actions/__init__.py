@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from spectral_mup.cli.actions import prepare, recipe, rules, states, train, wandb_push
+from spectral_mup.cli.actions import prepare, recipe, rules, states, sweeps, train, wandb_push
 from spectral_mup.cli.context import Context
 
 
@@ -28,6 +28,7 @@ ACTIONS: dict[str, Action] = {
     "retry": Action(train.retry, "run failed, lost, paused or cancelled runs again [cause=NAME] [run=ID]", "sweep"),
     "extend": Action(train.extend, "submit what the results so far call for; tasks that end do so too", "slurm"),
     "cancel": Action(states.cancel, "show the recorded jobs, ask, cancel them [run=ID] [yes]", "sweep"),
+    "ls": Action(sweeps.ls, "the sweeps that were launched by name: runs, last activity, verdicts; short: ls", "config"),
     "doctor": Action(states.doctor, "show what this machine and its SLURM offer and what to fix", "config"),
     "wandb_push": Action(
         wandb_push.wandb_push, "copy the runs, and the verdict once analysed, to Weights & Biases, each row once", "sweep"

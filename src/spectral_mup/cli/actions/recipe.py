@@ -28,7 +28,7 @@ def recipe(context: Context) -> int:
     config, sweep, vocab_size = context.config, context.sweep, context.load_corpus().vocab_size
     base = {axis: sweep.base[axis] for axis in AXES[:2]}
     target = {axis: getattr(config.target, axis) or size for axis, size in base.items()}
-    command = " ".join([context.launch_command("recipe"), *(f"target.{axis}={size}" for axis, size in target.items())])
+    command = " ".join([context.whole_command("launch", "recipe"), *(f"target.{axis}={size}" for axis, size in target.items())])
     head = {"name": config.sweep.name, "command": command, "commit": commit()}
     head |= {"family": config.model.label, "optimizer": config.optimizer.name, "target": target, "base": base}
     held = next((curve.held for curve in context.plan.judged(LR)), ())  # a key that was tuned with lr by turns
