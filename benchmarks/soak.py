@@ -29,7 +29,7 @@ from spectral_mup.runs.provenance import commit
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.system import machine
 
-EVERY = 5.0  # seconds between the beginnings of two faults, on average
+EVERY = 5.0  # seconds between the beginnings of two faults, on average; on a slow machine as many as a command takes
 STUCK_SECONDS = 300.0  # without a result once all is mended
 CODES = {0: "done", 1: "failed", 3: "refused", 4: "no answer", -9: "killed"}  # of commands; 1 only for a disk that is full
 ADVICE = {"action=retry": "retry", "To submit": "run"}  # in what status prints, and the action that it means
@@ -42,12 +42,12 @@ def user(soak: Soak) -> Steps:
     """Launch, look, and do what status advises, until it says that all is done."""
     action, before = "run", ""
     while True:
-        full = (soak.site.tmp / "full").exists()
+        full, start = (soak.site.tmp / "full").exists(), time.monotonic()
         launch = soak.start(action)
         while launch.process.poll() is None:
             full = full or (soak.site.tmp / "full").exists()
             yield "", 0.2
-        code = launch.wait()
+        code, soak.pace = launch.wait(), time.monotonic() - start
         if code not in CODES or code == 1 and not full or "Traceback" in launch.err:
             soak.wrong.append(f"action={action} ended with {code}:\n{launch.out}{launch.err}")
         soak.counts[f"action={action}"] += 1
@@ -57,23 +57,25 @@ def user(soak: Soak) -> Steps:
         before = said
         if action == "status" and "All done." in launch.out:
             return
+        if held := re.search(r"scontrol release (\S+)", launch.out):
+            soak.slurm("scontrol", "release", held[1])
+            yield held[0], 0
         advised = [do for words, do in ADVICE.items() if words in launch.out and action == "status"]
         action = advised[0] if advised else "status"
 
 
 def administrator(soak: Soak) -> Steps:
-    """Bring back the nodes and jobs that SLURM itself has put aside."""
+    """End preemptions and suspensions, even those that a killed slurmctld began again, and bring back drained nodes."""
     while True:
+        for job in {*(soak.jobs("PENDING,RUNNING", "high") or [])} - soak.meant:
+            soak.slurm("scancel", job)
+        for job in {*(soak.jobs("SUSPENDED") or [])} - soak.meant:
+            soak.slurm("scontrol", "resume", job)
         drained = soak.slurm("sinfo", "--noheader", "--Node", "--states=drain", "--format=%N") or ""
         for node in set(drained.split()):
             soak.slurm("scontrol", "update", f"nodename={node}", "state=resume")
             yield f"administrator: {node} was drained", 0
-        waiting = soak.slurm("squeue", "--noheader", "--states=PENDING", "--array", "--format=%i %r") or ""
-        for job, _, reason in (row.partition(" ") for row in waiting.splitlines()):
-            if "held" in reason.lower():
-                soak.slurm("scontrol", "release", job)
-                yield f"administrator: {job} was held ({reason})", 0
-        yield "", 5
+        yield "", 2
 
 
 def play(soak: Soak) -> None:
@@ -91,7 +93,7 @@ def play(soak: Soak) -> None:
             if now - done_at > STUCK_SECONDS:
                 return soak.wrong.append(f"stuck with {done} of {soak.runs} runs done:\n{soak.cluster.run('squeue')}")
         elif now >= next_fault:
-            next_fault = now + soak.rng.expovariate(1 / EVERY)
+            next_fault = now + soak.rng.expovariate(1 / max(EVERY, soak.pace))
             deck = deck or soak.rng.sample(sorted(FAULTS), len(FAULTS))
             actors += begin_one(soak, deck)
         for actor in actors.copy():

@@ -64,8 +64,10 @@ class Soak:
         self.sweep = [*SWEEP, f"sweep.seed={list(range(runs // 2))}".replace(" ", "")]
         self.began = time.monotonic()
         self.minutes, self.runs = minutes, runs
-        self.command: Launch | None = None
+        self.command: Launch | None = None  # of the user's, and how many seconds the last one took
+        self.pace = 0.0
         self.down: set[str] = set()  # daemons that a fault has now
+        self.meant: set[str] = set()  # jobs that are to be suspended, or to preempt ours
         self.counts: Counter[str] = Counter()  # of faults and of the user's commands
         self.wrong: list[str] = []
         (folder / "hook").mkdir(parents=True)
@@ -146,20 +148,18 @@ def scancel(soak: Soak) -> Steps:
 def suspension(soak: Soak) -> Steps:
     for job in soak.pick(soak.jobs("RUNNING")):
         soak.slurm("scontrol", "suspend", job)
+        soak.meant.add(job)
         yield f"task {job}", soak.rng.uniform(2, 20)
-        while (there := soak.jobs("SUSPENDED")) is None or job in there:
-            soak.slurm("scontrol", "resume", job)
-            yield "", 1
+        soak.meant.discard(job)
 
 
 def preemption(soak: Soak) -> Steps:
     node = soak.rng.choice(soak.cluster.nodes)
     options = f"--parsable --partition=high --exclusive --nodelist={node} --output=/dev/null"
     if job := soak.slurm("sbatch", *options.split(), "--wrap=sleep 600"):
+        soak.meant.add(job.strip())
         yield f"on {node}", soak.rng.uniform(2, 15)
-        while (there := soak.jobs("PENDING,RUNNING", "high")) is None or job.strip() in there:
-            soak.slurm("scancel", job.strip())
-            yield "", 1
+        soak.meant.discard(job.strip())
 
 
 def daemon_of(soak: Soak, name: str) -> list[str]:

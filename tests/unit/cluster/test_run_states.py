@@ -17,6 +17,7 @@ from support.launches import snapshot
 from support.runs import TINY, composed
 from support.slurm_sweeps import ON_SLURM, fate
 
+from spectral_mup.cli.actions.states import status as print_status
 from spectral_mup.cli.actions.states import why as print_why
 from spectral_mup.cli.context import Context
 from spectral_mup.cluster import failure_causes as causes
@@ -298,6 +299,22 @@ def test_each_row_of_the_table_decides_some_situation(told, monkeypatch, name):
     prepare_situation(told)
     state = told.state()
     assert ([d.name for d in decided], state.name) == ([name], expected)
+
+
+def test_what_slurm_holds_is_told_with_the_command_that_lets_it_start(told, capsys):
+    """As it does with tasks whose launch failed on their node: they wait for ever, and look like others that wait."""
+    for reason, hint in (
+        (
+            "launch failed requeued held",
+            "Held by SLURM (launch failed requeued held); to let them start: scontrol release 7_0\n",
+        ),
+        ("JobHeldUser", "Held by SLURM (JobHeldUser); to let them start: scontrol release 7_0\n"),
+        ("Priority", ""),
+    ):
+        told.queue = f"7_0|NAME|PENDING|{reason}|0|0||"
+        assert print_status(Context(told.config, [])) == 0
+        said = capsys.readouterr().out
+        assert ": 1 queued" in said and (hint in said if hint else "release" not in said)
 
 
 WAITS = {  # of a task that waits after it had started the run: what sacct prints, what the task recorded
