@@ -31,6 +31,7 @@ from spectral_mup.util.system import machine
 
 EVERY = 5.0  # seconds between the beginnings of two faults, on average; on a slow machine as many as a command takes
 STUCK_SECONDS = 300.0  # without a result once all is mended
+PREEMPT = ("REQUEUE", "CANCEL")  # what becomes of preempted jobs, with an even seed and with an odd one
 CODES = {0: "done", 1: "failed", 3: "refused", 4: "no answer", -9: "killed"}  # of commands; 1 only for a disk that is full
 ADVICE = {"action=retry": "retry", "To submit": "run"}  # in what status prints, and the action that it means
 
@@ -180,7 +181,7 @@ def main() -> int:
     args = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak", dir="/tmp"))  # a short path, for unix sockets
     print(f"{machine()}, commit {commit()}, seed {args.seed}, {args.runs} runs in {folder}", flush=True)
-    with SlurmCluster(folder / "slurm", cpus=2) as cluster:
+    with SlurmCluster(folder / "slurm", cpus=2, preempt=PREEMPT[args.seed % 2]) as cluster:
         soak = Soak(folder / "user", cluster, args.runs, args.seed, args.minutes)
         unbroken = trained(folder / "unbroken", soak.sweep)
         soak.began = time.monotonic()

@@ -317,6 +317,16 @@ def test_what_slurm_holds_is_told_with_the_command_that_lets_it_start(told, caps
         assert ": 1 queued" in said and (hint in said if hint else "release" not in said)
 
 
+def test_what_was_preempted_for_good_is_told_with_the_command_that_submits_it(told, capsys):
+    """As where PreemptMode=CANCEL; a task that waits to resume needs no command."""
+    for queue, advised in (("7_0|NAME|PREEMPTED|None|0|0|n1|", True), ("7_0|NAME|PENDING|BeginTime|0|1||", False)):
+        told.queue, told.ended = queue, "7_0|NAME|PREEMPTED|0:0|n1\n7_0|NAME|PENDING|0:0|None assigned"
+        told.own()
+        assert print_status(Context(told.config, [])) == 0
+        said = capsys.readouterr().out
+        assert ": 1 preempted" in said and ("To submit what is missing" in said) == advised, said
+
+
 WAITS = {  # of a task that waits after it had started the run: what sacct prints, what the task recorded
     "preempted, unwarned": ("7_0|NAME|PREEMPTED|0:0|n1\n7_0|NAME|PENDING|0:0|None assigned", {}, "preempted", "preempted"),
     "node": ("7_0|NAME|NODE_FAIL|1:0|n1\n7_0|NAME|PENDING|0:0|None assigned", {"cause": None}, "queued", "node failure"),
