@@ -82,11 +82,11 @@ def administrator(soak: Soak) -> Steps:
 def play(soak: Soak) -> None:
     """Let faults begin for so many minutes, mend all, and wait for the user to find the sweep done."""
     end, next_fault = soak.began + 60 * soak.minutes, soak.began + EVERY
-    worker, deck, done, done_at = user(soak), [], 0, end
-    actors: list[tuple[float, str, Steps]] = [(0.0, "", worker), (0.0, "", administrator(soak))]
+    person, deck, done, done_at = user(soak), [], 0, end
+    actors: list[tuple[float, str, Steps]] = [(0.0, "", person), (0.0, "", administrator(soak))]
     while len(actors) > 1:  # the administrator never ends
         now = time.monotonic()
-        end = end if any(steps is worker for *_, steps in actors) else min(end, now)
+        end = end if any(steps is person for *_, steps in actors) else min(end, now)
         if now >= end:
             (soak.site.tmp / "slow").unlink(missing_ok=True)
             if (count := len(ended(soak.site.runs))) > done:
@@ -167,10 +167,10 @@ def report(soak: Soak) -> None:
         f"{len(submitted)} submissions, {time.monotonic() - soak.began:.0f} s"
     )
     raised = Counter(re.findall(r"^\w+(?:Error|Died|Exception)\b.*", site.log(), re.M))
-    print("\n".join(f"raised {count} times in tasks: {line}" for line, count in raised.most_common(10)))
-    print(
-        "\n".join(f"WRONG: {what}" for what in soak.wrong) or "all results equal those of the unbroken sweep, nothing is left"
-    )
+    for line, count in raised.most_common(10):
+        print(f"raised {count} times in tasks: {line}")
+    verdict = [f"WRONG: {what}" for what in soak.wrong] or ["all results equal those of the unbroken sweep, nothing is left"]
+    print("\n".join(verdict))
 
 
 def main() -> int:

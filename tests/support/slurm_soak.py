@@ -72,6 +72,7 @@ class Soak:
         self.wrong: list[str] = []
         (folder / "hook").mkdir(parents=True)
         (folder / "slow").touch()
+        (folder / "results.log").touch()
         hook = HOOK.format(folder=str(folder), pause=45 * minutes / runs)  # 2 tasks × 2 workers, a quarter for the faults
         (folder / "hook" / "sitecustomize.py").write_text(hook)
         greeting = GREETING.format(flag=folder / "greet")
