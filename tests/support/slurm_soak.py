@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from spectral_mup.util.processes import process_start
-from support.launches import Launch, kill
+from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.util.processes import lives_here, process_start
+from support.launches import Launch, kill, parent
 from support.slurm_cluster import SlurmCluster
 from support.slurm_sweeps import Site, before
 
@@ -103,6 +104,12 @@ class Soak:
         said = self.slurm("squeue", "--noheader", f"--states={state}", f"--partition={partition}", "--format=%i")
         return None if said is None else said.split()
 
+    def workers(self) -> list[int]:
+        """Ids of the processes that have a run."""
+        folders = [RunFolder(self.site.runs, path.name) for path in sorted(self.site.runs.glob("*"))]
+        owners = [folder.owner() for folder in folders if folder.result() is None]
+        return [owner["pid"] for owner in owners if owner and lives_here(owner)]
+
     def start(self, action: str) -> Launch:
         """A command of the user's."""
         preamble = f"cluster.preamble={self.site.tmp / 'site.sh'}"
@@ -113,14 +120,14 @@ class Soak:
 # --- faults: each does harm, waits, and mends it; without anything to harm it ends at once --------------------------------
 
 
-def killed_process(soak: Soak, kind: str) -> Steps:
-    for pid in soak.pick(getattr(soak.site, kind)()):
+def killed_process(soak: Soak, of_worker: Callable[[int], int | None]) -> Steps:
+    for pid in filter(None, map(of_worker, soak.pick(soak.workers()))):
         kill(pid)
         yield f"process {pid}", 0
 
 
 def stopped_worker(soak: Soak) -> Steps:
-    for pid in soak.pick(soak.site.workers()):
+    for pid in soak.pick(soak.workers()):
         os.kill(pid, signal.SIGSTOP)
         start = process_start(pid)
         yield f"process {pid}", soak.rng.uniform(2, 20)
@@ -206,9 +213,9 @@ def flag(soak: Soak, name: str) -> Steps:
 
 
 FAULTS: dict[str, Callable[[Soak], Steps]] = {
-    "worker killed": partial(killed_process, kind="workers"),
+    "worker killed": partial(killed_process, of_worker=int),
     "worker stopped": stopped_worker,
-    "task killed": partial(killed_process, kind="tasks"),
+    "task killed": partial(killed_process, of_worker=parent),
     "task requeued": requeue,
     "task cancelled": scancel,
     "task suspended": suspension,

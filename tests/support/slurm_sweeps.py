@@ -13,8 +13,7 @@ from spectral_mup.cluster.slurm.run_states import Report, reconcile
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
 from spectral_mup.search.plan import make_plan
-from spectral_mup.util.processes import process_start
-from support.launches import PATIENCE, Launch, contents, parent, read
+from support.launches import PATIENCE, Launch, contents
 from support.runs import TINY
 from support.slurm_cluster import SlurmCluster
 
@@ -96,24 +95,6 @@ class Site:
 
     def numbered(self) -> list[Path]:
         return sorted((p for p in self.jobs.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-
-    def processes(self, *words: str) -> list[int]:
-        """Python processes of this Site's jobs with these arguments: tasks, whose command has its folder, and their workers."""
-        mark = str(self.jobs).encode()
-
-        def matches(pid: int) -> bool:
-            arguments = read(f"/proc/{pid}/cmdline").split(b"\0")
-            if b"python" not in arguments[0] or not all(any(w.encode() in a for a in arguments) for w in words):
-                return False
-            return any(mark in read(f"/proc/{p}/cmdline") for p in (pid, parent(pid))) and process_start(pid) is not None
-
-        return [pid for pid in self.cluster.job_pids() if matches(pid)]
-
-    def tasks(self) -> list[int]:
-        return self.processes("slurm/enter.py", "array_task")
-
-    def workers(self) -> list[int]:
-        return self.processes("spawn_main")
 
 
 def before(site: Site, command: str, body: str) -> dict[str, str]:

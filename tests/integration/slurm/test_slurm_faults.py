@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.launches import kill, newest_checkpoint, planned, trained, until
+from support.launches import kill, newest_checkpoint, parent, planned, read, trained, until
 from support.runs import TINY
 from support.slurm_sweeps import HELD, ON_SLURM, Site, fate
 
@@ -91,6 +91,24 @@ class Faulty(Site):
         self.wait("the end", lambda states: all(s.name == "done" for s in states))
         self.until_idle()
         assert self.contents() == {p.run_id: unbroken[p.run_id] for p in sorted(self.planned, key=lambda p: p.run_id)}
+
+    def processes(self, *words: str) -> list[int]:
+        """Python processes of this Site's jobs with these arguments: tasks, whose command has its folder, and their workers."""
+        mark = str(self.jobs).encode()
+
+        def matches(pid: int) -> bool:
+            arguments = read(f"/proc/{pid}/cmdline").split(b"\0")
+            if b"python" not in arguments[0] or not all(any(w.encode() in a for a in arguments) for w in words):
+                return False
+            return any(mark in read(f"/proc/{p}/cmdline") for p in (pid, parent(pid))) and process_start(pid) is not None
+
+        return [pid for pid in self.cluster.job_pids() if matches(pid)]
+
+    def tasks(self) -> list[int]:
+        return self.processes("slurm/enter.py", "array_task")
+
+    def workers(self) -> list[int]:
+        return self.processes("spawn_main")
 
     def hold_mid_run(self) -> dict[str, int]:
         """Stop (SIGSTOP) each worker as soon as its run has a new checkpoint; pids by run. SLURM's warnings wake them."""
