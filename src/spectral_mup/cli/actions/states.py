@@ -83,10 +83,9 @@ def _next(context: Context) -> list[str]:
     current = code_now()[0] if jobs else None
     if other := sum(code != current for code in jobs):
         lines.append(f"code≠: {pluralize(other, 'unfinished run')} on a snapshot that differs from the current code")
-    if held := {state.job: state.hold for state in context.report.states.values() if state.job and state.hold}:
-        lines.append(
-            f"Held by SLURM ({', '.join(dict.fromkeys(held.values()))}); to let them start: scontrol release {','.join(held)}"
-        )
+    if held := {s.job.partition("_")[0]: s.hold for s in context.report.states.values() if s.hold and s.job}:
+        reasons = ", ".join(dict.fromkeys(held.values()))
+        lines.append(f"Held in the queue ({reasons}); to let them start: scontrol release {','.join(held)}")
     if any(counts.get(name) for name in ("failed", "lost", "paused")):
         lines.append(f"To see why: {context.launch_command('why')}")
         lines.append(f"To run them again: {context.launch_command('retry')}")
