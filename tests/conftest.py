@@ -20,7 +20,7 @@ from spectral_mup.config.schema import Config
 NOBODY = 65534
 LONGEST = """
 test_slurm_faults test_local test_slurm_submit test_local_team test_feature_laws test_laws test_slurm_ranks test_slurm
-test_slurm_cluster test_wandb test_depth_rules test_team test_derive
+test_slurm_cluster test_slurm_soak test_wandb test_depth_rules test_team test_derive
 """.split()
 
 

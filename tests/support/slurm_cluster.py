@@ -250,6 +250,17 @@ class SlurmCluster:
     def start_controller(self) -> None:
         self._launch("slurmctld")
 
+    def kill_daemon(self, name: str) -> None:
+        """Of pids(), with what it has in memory alone; jobs run on."""
+        self._end(name, signal.SIGKILL)
+
+    def start_daemon(self, name: str) -> None:
+        self._launch(name)
+
+    def signal_daemon(self, name: str, number: int) -> None:
+        """SIGSTOP makes one that takes connections and never answers, SIGCONT lets it go on."""
+        os.kill(self.pids()[name][0], number)
+
     def kill_node(self, node: str) -> None:
         """The node's slurmd, its step daemons and all processes of its jobs, as if it lost power."""
         self._end(f"slurmd.{node}", signal.SIGKILL)

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import shutil
 import time
 from pathlib import Path
 from unittest import mock
@@ -94,6 +95,16 @@ class Site:
 
     def numbered(self) -> list[Path]:
         return sorted((p for p in self.jobs.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
+
+
+def before(site: Site, command: str, body: str) -> dict[str, str]:
+    """Environment in which a bash script stands before a SLURM command, called `$real` in it; `$log` is a file of its own."""
+    folder = site.tmp / "bin"
+    folder.mkdir(exist_ok=True)
+    path = folder / command
+    path.write_text(f"#!/bin/bash\nreal={shutil.which(command)}\nlog={folder}/{command}.log\n{body}")
+    path.chmod(0o755)
+    return {"PATH": f"{folder}:{site.cluster.env()['PATH']}"}
 
 
 def fate(text: str, cause: str) -> tuple[int, str]:

@@ -1,7 +1,6 @@
 """SLURM's commands, each with a time limit. `NoAnswer` (a controller or database that is down) never means that a job ended."""
 
 import os
-import pwd
 import re
 import subprocess
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spectral_mup.errors import Unanswered
+from spectral_mup.util.system import user_name
 
 ENDED = "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
 WAITING = ("PENDING", "CONFIGURING", "EXPEDITING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
@@ -237,14 +237,6 @@ def clock(text: str) -> float | None:
     """Seconds since the epoch of SLURM's '2026-01-31T12:00:00'; None for 'None', 'Unknown' and the like."""
     with suppress(ValueError):
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
-
-
-def user_name() -> str:
-    """Who this process belongs to, whatever LOGNAME says."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # in a container that does not know the user
-        return str(os.getuid())
 
 
 def limits() -> list[dict[str, str]]:

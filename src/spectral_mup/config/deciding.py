@@ -21,7 +21,7 @@ def decides(key: str) -> bool:
 
 
 def resumed(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config whose deciding keys are those of a record, and all others, also those that are new since, as they are `now`."""
+    """Return a config with the deciding keys of a record; all others, also those that are new since, are as they are `now`."""
     config = dict(now)
     for part in DECIDING:
         own = {key: value for key, value in recorded.get(part, {}).items() if part == "rule" or decides(f"{part}.{key}")}

@@ -1,7 +1,8 @@
-"""What this machine is, as /proc/cpuinfo describes it, and where the package lies on it."""
+"""What this machine is, as /proc/cpuinfo describes it, who runs this on it, and where the package lies."""
 
 import os
 import platform
+import pwd
 from pathlib import Path
 
 
@@ -18,6 +19,14 @@ def machine() -> str:
 def own_cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+
+
+def user_name() -> str:
+    """Who this process belongs to, whatever LOGNAME says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container that does not know the user
+        return str(os.getuid())
 
 
 def package_root() -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from support import ROOT
 from support.launches import Launch, ended, planned, trained, until
-from support.slurm_sweeps import FIXED, HELD, ON_SLURM, Site
+from support.slurm_sweeps import FIXED, HELD, ON_SLURM, Site, before
 
 from spectral_mup.cluster.slurm.snapshot import CHECKOUT_PARTS
 
@@ -36,16 +36,6 @@ def unbroken(tmp_path_factory):
 @pytest.fixture
 def site(tmp_path, slurm):
     return Site(tmp_path, slurm)
-
-
-def before(site: Site, command: str, body: str) -> dict[str, str]:
-    """Environment in which a bash script stands before a SLURM command, called `$real` in it; `$log` is a file of its own."""
-    folder = site.tmp / "bin"
-    folder.mkdir(exist_ok=True)
-    path = folder / command
-    path.write_text(f"#!/bin/bash\nreal={shutil.which(command)}\nlog={folder}/{command}.log\n{body}")
-    path.chmod(0o755)
-    return {"PATH": f"{folder}:{site.cluster.env()['PATH']}"}
 
 
 def load(path: Path) -> dict:

@@ -11,6 +11,7 @@ from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm import doctor, snapshot
 from spectral_mup.cluster.slurm.doctor import GOOD, KNOW, LOOK, WRONG
 from spectral_mup.cluster.slurm.snapshot import snapshot_code
+from spectral_mup.util.system import user_name
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def said(tmp_path, monkeypatch):
     """Function of cluster keys to marks and messages by subject, for a launch from an empty folder of an installed package."""
     for name in [name for name in os.environ if name.startswith("SBATCH_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("LOGNAME", slurm.user_name())
+    monkeypatch.setenv("LOGNAME", user_name())
     package = tmp_path / "site-packages/spectral_mup"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("")

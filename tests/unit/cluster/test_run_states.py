@@ -18,6 +18,7 @@ from support.launches import snapshot
 from support.runs import TINY, composed
 from support.slurm_sweeps import ON_SLURM, fate
 
+from spectral_mup.cli.actions.states import status as print_status
 from spectral_mup.cli.actions.states import why as print_why
 from spectral_mup.cli.context import Context
 from spectral_mup.cluster import failure_causes as causes
@@ -308,6 +309,26 @@ def test_each_row_of_the_table_decides_some_situation(told, monkeypatch, name):
     prepare_situation(told)
     state = told.state()
     assert ([d.name for d in decided], state.name) == ([name], expected)
+
+
+def test_what_slurm_holds_is_told_with_the_command_that_lets_it_start(told, capsys):
+    """As it does with tasks whose launch failed on their node: they wait for ever, and look like others that wait."""
+    for reason in ("launch failed requeued held", "JobHeldUser", "Priority"):
+        told.queue = f"7_0|NAME|PENDING|{reason}|0|0||"
+        assert print_status(Context(told.config, [])) == 0
+        said = capsys.readouterr().out
+        advice = f"Held in the queue ({reason}); to let them start: scontrol release 7\n"
+        assert ": 1 queued" in said and (advice in said) == ("release" in said) == (reason != "Priority"), said
+
+
+def test_what_was_preempted_for_good_is_told_with_the_command_that_submits_it(told, capsys):
+    """As where PreemptMode=CANCEL; a task that waits to resume needs no command."""
+    for queue, advised in (("7_0|NAME|PREEMPTED|None|0|0|n1|", True), ("7_0|NAME|PENDING|BeginTime|0|1||", False)):
+        told.queue, told.ended = queue, "7_0|NAME|PREEMPTED|0:0|n1\n7_0|NAME|PENDING|0:0|None assigned"
+        told.own()
+        assert print_status(Context(told.config, [])) == 0
+        said = capsys.readouterr().out
+        assert ": 1 preempted" in said and ("To submit what is missing" in said) == advised, said
 
 
 WAITS = {  # of a task that waits after it had started the run: what sacct prints, what the task recorded

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.util.system import user_name
 
 NOTICES = "Welcome to the cluster!\n\nMaintenance on 2026-12-01 | see https://x/y?a=b | storage | is | at | 97 % |\n"
 MORE = "2026\nslurm: note: account=project is at 90% of its hours\n||||||||\n"
@@ -95,7 +96,7 @@ def test_one_s_own_jobs_are_asked_for_by_user_id_and_others_by_job_id(says, monk
     own, jobs, accounts = says.called
     assert f"--user={os.getuid()}" in own and "--jobs=7,9" in jobs and not any("--user" in word for word in jobs)
     assert f"--user={','.join(map(str, sorted({7, os.getuid()})))}" in accounts
-    assert "somebody_else" not in " ".join(map(str, says.called)) and slurm.user_name() != "somebody_else"
+    assert "somebody_else" not in " ".join(map(str, says.called)) and user_name() != "somebody_else"
 
 
 def test_that_no_job_of_an_id_is_known_is_an_answer_and_silence_is_none(says):

@@ -86,10 +86,14 @@ def _next(context: Context) -> list[str]:
             lines.append(f"code≠: {pluralize(other, 'unfinished run')} on a snapshot that differs from the current code")
     except ConfigError as error:
         lines.append(f"code≠: {error}")
+    if held := {s.job.partition("_")[0]: s.hold for s in context.report.states.values() if s.hold and s.job}:
+        reasons = ", ".join(dict.fromkeys(held.values()))
+        lines.append(f"Held in the queue ({reasons}); to let them start: scontrol release {','.join(held)}")
     if any(counts.get(name) for name in ("failed", "lost", "paused")):
         lines.append(f"To see why: {context.launch_command('why')}")
         lines.append(f"To run them again: {context.launch_command('retry')}")
-    if counts.get("planned") or counts.get("cancelled"):
+    ended = any(s.name == "preempted" and not s.live for s in context.report.states.values())  # where SLURM requeues nothing
+    if ended or counts.get("planned") or counts.get("cancelled"):
         do = "submit" if isinstance(context.config.cluster, SlurmConfig) else "train"
         lines.append(f"To {do} what is missing: {context.launch_command()}")
     if not context.plan.todo and not context.later_curves:

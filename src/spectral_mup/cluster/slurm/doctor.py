@@ -17,6 +17,7 @@ from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError, Unanswered
 from spectral_mup.util.files import check_writable
 from spectral_mup.util.gpus import visible_gpus
+from spectral_mup.util.system import user_name
 
 SKEW_SECONDS = 30.0  # clocks further apart falsify what heartbeats and time limits show
 GOOD, KNOW, LOOK, WRONG = "✓", "·", "!", "✗"
@@ -72,7 +73,7 @@ def given_to_jobs(config: Config) -> Iterator[Finding]:
     """Who they are of, who pays, and with what code, modules and site's lines they run."""
     if not isinstance(config.cluster, SlurmConfig):
         return
-    login, user = os.environ.get("LOGNAME"), slurm.user_name()
+    login, user = os.environ.get("LOGNAME"), user_name()
     if login not in (None, user):
         yield Finding(KNOW, "user", f"LOGNAME={login}, but this is {user}, whose jobs are ours")
     said = slurm.from_shell(config.cluster.model_dump())

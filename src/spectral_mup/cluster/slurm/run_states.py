@@ -33,7 +33,8 @@ BREAKER = 5  # this many equal failures, before any run of a sweep has ended, pa
 
 @dataclass(frozen=True)
 class State:
-    """One run; `name` is one of NAMES, `tries` how many jobs it was given to, `live` whether SLURM still has the last."""
+    """One run; `name` is one of NAMES, `tries` how many jobs it was given to, `live` whether SLURM still has the last, `hold`
+    why that does not start before somebody releases it."""
 
     run: RunConfig
     name: str
@@ -43,6 +44,7 @@ class State:
     index: int = 0
     tries: int = 0
     live: bool = False
+    hold: str = ""
     status: dict[str, Any] | None = None
 
     @property
@@ -111,6 +113,7 @@ class _Evidence:
         self.cancelled = submission is not None and run.run_id in submission.cancelled
         self.live = task is not None and task.live
         self.waiting = task is not None and task.live and task.waiting
+        self.hold = task.reason if task and self.waiting and "held" in task.reason.lower() else ""
         self.error = folder.error()
         self.start = owner.get("slurm") or {}  # the array task of the latest attempt, and which of its starts that was
         self.started_in_task = self.start.get("job") == self.job
@@ -142,7 +145,7 @@ class _Evidence:
         return causes.CAUSES.get(self.record.get("cause") or "") or causes.BY_STATE.get(last.before if last else "")
 
     def state(self, name: str, detail: str = "", cause: Cause | None = None, status: dict[str, Any] | None = None) -> State:
-        return State(self.run, name, cause, detail, self.submission, self.index, self.tries, self.live, status)
+        return State(self.run, name, cause, detail, self.submission, self.index, self.tries, self.live, self.hold, status)
 
     def as_running(self, detail: str = "") -> State:
         return self.state("running", detail, status=self.folder.status())
