@@ -8,7 +8,7 @@ from spectral_mup.cli.screen import COLOURS, show
 from spectral_mup.util.text import table
 
 TABLE = "\n".join(table([["rule", "over width"], *(["r", word] for word in COLOURS)]))
-PROSE = "regret: what it costs once it failed; transfers are never undecided, r: the base's lr costs most"
+PROSE = "what it costs: little; transfers are never undecided, r: the base's lr costs most"
 
 
 def be_terminal(monkeypatch) -> None:
