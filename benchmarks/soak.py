@@ -2,10 +2,10 @@
 
     python benchmarks/soak.py [--minutes 10] [--runs 200] [--seed 0]
 
-For so many minutes a fault begins every few seconds (FAULTS of tests/support/slurm_soak.py, each once before any comes again,
-several at a time), while a user launches and then does what action=status advises. Then all is mended, and the sweep must end:
-every result with the bytes of an unbroken sweep trained in this process, each put in place once, and no job, process or claim
-left. The seed draws the faults; what they hit depends on the machine as well. Needs the packages that
+For that many minutes a fault begins every few seconds (FAULTS of tests/support/slurm_soak.py, each once before any comes again,
+several at a time), while a user launches and then does what action=status advises. Then everything is repaired, and the sweep
+must end: every result with the bytes of an unbroken sweep trained in this process, each put in place once, and no job, process
+or claim left. The seed draws the faults; what they hit depends on the machine as well. Needs the packages that
 tests/support/slurm_cluster.py names, but no root. Exit code 0 if all held; else 1, and the folder of the sweep is kept.
 """
 
@@ -30,7 +30,7 @@ from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.system import machine
 
 EVERY = 5.0  # seconds between the beginnings of two faults, on average; on a slow machine as many as a command takes
-STUCK_SECONDS = 300.0  # without a result once all is mended
+STUCK_SECONDS = 300.0  # without a result once everything is repaired
 PREEMPT = ("REQUEUE", "CANCEL")  # what becomes of preempted jobs, with an even seed and with an odd one
 CODES = {0: "done", 1: "failed", 3: "refused", 4: "no answer", -9: "killed"}  # of commands; 1 only for a disk that is full
 ADVICE = {"action=retry": "retry", "To submit": "run"}  # in what status prints, and the action that it means
@@ -66,7 +66,7 @@ def user(soak: Soak) -> Steps:
 
 
 def administrator(soak: Soak) -> Steps:
-    """End preemptions and suspensions, even those that a killed slurmctld began again, and bring back drained nodes."""
+    """End preemptions and suspensions, even those that a killed slurmctld revived, and bring back drained nodes."""
     while True:
         for job in {*(soak.jobs("PENDING,RUNNING", "high") or [])} - soak.meant:
             soak.slurm("scancel", job)
@@ -80,7 +80,7 @@ def administrator(soak: Soak) -> Steps:
 
 
 def play(soak: Soak) -> None:
-    """Let faults begin for so many minutes, mend all, and wait for the user to find the sweep done."""
+    """Let faults begin for that many minutes, repair everything, and wait for the user to find the sweep done."""
     end, next_fault = soak.began + 60 * soak.minutes, soak.began + EVERY
     person, deck, done, done_at = user(soak), [], 0, end
     actors: list[tuple[float, str, Steps]] = [(0.0, "", person), (0.0, "", administrator(soak))]
@@ -107,12 +107,12 @@ def play(soak: Soak) -> None:
                     if said:
                         soak.log(said)
                 elif name:
-                    soak.log(f"{name}: mended")
+                    soak.log(f"{name}: repaired")
         time.sleep(0.1)
 
 
 def begin_one(soak: Soak, deck: list[str]) -> list[tuple[float, str, Steps]]:
-    """Take the first fault that finds something to harm from the deck; return it if it is to be mended."""
+    """Take the first fault that finds something to harm from the deck; return it if it must be repaired."""
     for name in deck.copy():
         steps = FAULTS[name](soak)
         if (step := next(steps, None)) is not None:

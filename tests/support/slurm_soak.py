@@ -117,7 +117,7 @@ class Soak:
         return self.command
 
 
-# --- faults: each does harm, waits, and mends it; without anything to harm it ends at once --------------------------------
+# --- faults: each does harm, waits, and repairs it; without anything to harm it ends at once --------------------------------
 
 
 def killed_process(soak: Soak, of_worker: Callable[[int], int | None]) -> Steps:
