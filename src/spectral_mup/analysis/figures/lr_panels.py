@@ -11,6 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.path import Path
 from matplotlib.ticker import MaxNLocator
 
+from spectral_mup.analysis.bowl import losses_in_view
 from spectral_mup.analysis.figures.style import VERDICTS, Looks, ink, mark, powers_of_two, signed
 from spectral_mup.analysis.stats import NAN, rows
 from spectral_mup.analysis.verdict import Verdict, format_slope
@@ -19,7 +20,6 @@ from spectral_mup.config.tune import LR
 LR_COLUMNS = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  # columns of what the panels return
 ROW = 0.105  # inches of a panel for each row of diverged runs, above the losses in view
 FAR = 16.0  # octaves: an end of a bar that is not known, beyond every axis
-NEAR = 1.5  # octaves around an optimum that must be in view
 OPTIMUM_NOTE = "Optimum: minimum of the bowl through the points around the best one"
 NO_SLOPE = "no slope"
 JOINT = "\N{NO-BREAK SPACE}"
@@ -73,11 +73,7 @@ def verdict_lines(v: Verdict) -> tuple[str, str, str]:
 def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: Looks, inches: float, full: bool = False) -> View:
     """Choose the losses in view: every optimum, and the typical rise within 1.5 octaves of one, or all; `inches` for them."""
     optima = [o for v in verdicts for o in v.finished.values()]
-    near = [o.curve.mean_L[np.abs(o.curve.log2_lrs - o.log2_lr) <= NEAR] for o in optima]
-    rises = [np.nanmax(around, initial=o.loss) - o.loss for o, around in zip(optima, near, strict=True)]
-    losses = [o.loss for o in optima] or [1.0]
-    best, worst = min(losses), max(losses)
-    hi = worst + max(1.25 * float(np.median(rises or [1.0])), 0.25 * (worst - best), 0.002 * worst)
+    best, hi = losses_in_view(optima)
     if full:
         hi = max([hi, *(1.01 * float(np.nanmax(o.curve.mean_L[o.curve.finished_SL.any(0)])) for o in optima)])
     lo = best - 0.06 * (hi - best)
