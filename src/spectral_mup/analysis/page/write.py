@@ -156,7 +156,7 @@ def _facts(points: pd.DataFrame, about: About) -> dict[str, str]:
         "widths": listed("width"),
         "depths": listed("depth"),
         "steps": listed("steps"),
-        f"log2 {' / '.join(points['tuned'].unique())}": f"{number(lrs.min(), '{:g}')} to {number(lrs.max(), '{:g}')}",
+        "log2 lr": f"{number(lrs.min(), '{:g}')} to {number(lrs.max(), '{:g}')}",
         "seeds": listed("seed"),
         "runs": ", ".join(f"{counts[status]} {status}" for status in ("done", "diverged", "missing") if status in counts),
     }
