@@ -134,7 +134,7 @@ def test_the_pointer_shows_lr_losses_and_seeds(visit, written):
         box = chart.bounding_box()
         tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
         said = tip.inner_text()
-        log2_lr = float(re.search(r"2\^(\S+)", said)[1].replace("\N{MINUS SIGN}", "-"))
+        log2_lr = float(re.search(r"log2 (\S+)\)", said)[1].replace("\N{MINUS SIGN}", "-"))
         points = pd.read_csv(written[1] / "curves.csv").query("rule == 'spectral' and log2_lr == @log2_lr and status == 'done'")
         assert len(points) == 8 and f"{float(f'{2**log2_lr:.3g}'):g}" in said
         shown = {float(loss) for loss in re.findall(r"seed \d: ([\d.]+)", said)}

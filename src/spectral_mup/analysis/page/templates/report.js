@@ -78,7 +78,7 @@ function panel(holder, data, rule) {
     at = x;
     cursor.setAttribute("d", `M${X(x)} ${TOP}V${H - BOTTOM}`);
     cursor.setAttribute("visibility", "visible");
-    tip.replaceChildren(Object.assign(document.createElement("strong"), {textContent: `${data.value} 2^${minus(x)} = ${Number((2 ** x).toPrecision(3))}`}));
+    tip.replaceChildren(Object.assign(document.createElement("strong"), {textContent: `${data.value} ${Number((2 ** x).toPrecision(3))} (log2 ${minus(x)})`}));
     const table = tip.appendChild(document.createElement("table"));
     for (const s of rule.sizes) {
       const here = s.points.find(([lr]) => lr === x);
