@@ -88,6 +88,16 @@ def test_the_verdicts_shown_are_what_is_printed(page):
     assert str(load(ROOT / "sweeps/results/default").judged).startswith(shown)
 
 
+def test_pages_show_figures_that_load_quickly():
+    shown = {
+        (page.parent / link).resolve()
+        for page in PAGES
+        for link in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text("utf-8"))
+    }
+    assert len(shown) >= 10
+    assert {path.name: path.stat().st_size for path in shown if path.stat().st_size >= 200_000} == {}
+
+
 GROWN = {  # of README's table: a model four times as wide
     "embedding": Growth("embedding", (256, 1), (64, 1)),
     "hidden": Growth("hidden", (256, 256), (64, 64)),
@@ -144,4 +154,5 @@ def test_docs_are_built_without_a_warning(tmp_path):
     page = (tmp_path / "site" / "api" / "index.html").read_text("utf-8")
     assert "set_multipliers_" in page
     built = [path for path in (tmp_path / "site").rglob("*.html")]
+    assert (tmp_path / "site" / "results" / "grid" / "forest.png").stat().st_size > 10_000  # which lies outside of docs/
     assert not [path for path in built if re.search(r'(src|href)="https?://(fonts|cdn|unpkg)', path.read_text("utf-8"))]

@@ -27,6 +27,7 @@ from spectral_mup.analysis.stats import NAN
 
 NEAR = 0.5  # octaves from the optimum within which the bowl says what an lr costs; beyond, the points do
 SKEWS = np.linspace(-3, 3, 25)  # per octave: curvature an octave above the minimum over that an octave below is e^{2k}
+IN_VIEW = 1.5  # octaves around an optimum whose losses a figure shows
 F_TEST = 0.05  # level at which sizes are taken to differ in skew
 EXACT = 1e-9  # nats: smaller residuals are rounding
 
@@ -219,3 +220,12 @@ def find_optima(curves: Mapping[Any, LossCurve]) -> tuple[dict[Any, Optimum], Sh
         sizes, [every[s] for s in sizes], [chosen[s] for s in sizes], weights_JK[kept], differ, variance, max(dof, 0)
     )
     return optima, shapes
+
+
+def losses_in_view(optima: Sequence[Optimum]) -> tuple[float, float]:
+    """Return the best loss, and the highest that a figure of them shows: all optima, and the typical rise around one."""
+    near = [o.curve.mean_L[np.abs(o.curve.log2_lrs - o.log2_lr) <= IN_VIEW] for o in optima]
+    rises = [np.nanmax(around, initial=o.loss) - o.loss for o, around in zip(optima, near, strict=True)]
+    losses = [o.loss for o in optima] or [1.0]
+    best, worst = min(losses), max(losses)
+    return best, worst + max(1.25 * float(np.median(rises or [1.0])), 0.25 * (worst - best), 0.002 * worst)

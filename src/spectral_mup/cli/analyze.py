@@ -9,7 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.analysis.figures import FIGURES
+import yaml
+
+from spectral_mup.analysis.figures import FIGURES, choose_figures
 from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.cli.context import CHECK_FAILED, OK, SCRIPTS, Context
 from spectral_mup.cli.names import FLAGS, check_name, context_of, keep_name
@@ -26,6 +28,10 @@ from spectral_mup.util.files import read_cache, write_cache
 from spectral_mup.util.registry import lookup
 from spectral_mup.util.system import own_cores
 from spectral_mup.util.text import pluralize
+
+PAGE = "report.html"  # in the folder of a sweep's results
+CODE = (".py", ".html", ".css", ".js")  # files of the package that a report follows from
+OF_THE_SWEEP = ("model", "optimizer", "rule", "data", "train", "probe", "lr", "verdict", "sweep")  # parts of the config
 
 
 def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
@@ -48,7 +54,8 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
     missing = ", ".join(f"{pluralize(n, noun)} {state}" for n, noun, state in left if n)
     if missing:
         print(f"Not finished: {missing}. Resume with: {context.launch_command()}")
-    print(f"Figures and tables: {Path(context.config.paths.results) / context.config.sweep.name}/")
+    folder = Path(context.config.paths.results) / context.config.sweep.name
+    print(f"Report: {folder / PAGE}; figures and tables: {folder}/")
     return OK if not check or found["as_claimed"] and not missing else CHECK_FAILED
 
 
@@ -66,8 +73,8 @@ def inputs_of(context: Context) -> str | None:
     """Digest of all that a report follows from; None where that cannot be told, with a figure or style of the user's own."""
     if context.config.figures.style or not set(context.config.figures.only or ()) <= set(FIGURES):
         return None
-    code = [path.read_text("utf-8") for path in sorted(PACKAGE.rglob("*.py"))]
-    versions = [sys.version, *map(metadata.version, ("matplotlib", "numpy", "pandas", "scipy"))]
+    code = [path.read_text("utf-8") for path in sorted(PACKAGE.rglob("*.*")) if path.suffix in CODE]
+    versions = [sys.version, *map(metadata.version, ("jinja2", "matplotlib", "numpy", "pandas", "scipy"))]
     curves = [(asdict(curve), [run.run_id for run in runs]) for curve, runs in context.plan.curves.items()]
     command = [context.config.model_dump_json(), context.whole_command("analyze"), commit(), list(FIGURES)]
     return hashlib.sha256(json.dumps([code, versions, curves, command, context.results.states()]).encode()).hexdigest()
@@ -92,9 +99,29 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
     if not folders:
         raise ConfigError(f"sweep={s.name}: no run is done under {context.runs}/; train first: {context.launch_command()}")
     keep_name(context, launched=False)
-    states = {str(path): file_state(path) for name in folders for path in (results / name).glob("*.*")}
+    write_report_page(context, folders)
+    places = dict.fromkeys([s.name, *folders])
+    states = {str(path): file_state(path) for name in places for path in (results / name).glob("*.*")}
     lines += (several := format_codes(codes))
     return {"screen": "\n".join(lines), "as_claimed": as_claimed(verdicts) and not several, "files": states}
+
+
+def write_report_page(context: Context, folders: Sequence[str]) -> None:
+    """Write the page that shows the folders of results, below paths.results, as one."""
+    from spectral_mup.analysis.page.formula import formula
+    from spectral_mup.analysis.page.write import About, write_page
+
+    config, s, results = context.config, context.config.sweep, Path(context.config.paths.results)
+    width, depth = max(s.width), max(s.depth)
+    grown = (width, depth) != (s.base_width, s.base_depth)
+    runs = [context.sweep.run(Curve(rule, width, depth), s.lr[0], s.seed[0]) for rule in config.rule] if grown else []
+    plain = {part: values for part, values in config.model_dump().items() if part in OF_THE_SWEEP}
+    about = About(
+        name=s.name, launch=context.whole_command("launch"), config=yaml.safe_dump(plain, sort_keys=False, allow_unicode=True),
+        formulas=[formula(run) for run in runs], labels=config.figures.labels,
+    )  # fmt: skip
+    chosen = choose_figures(config.figures.only)
+    write_page(results / s.name / PAGE, [results / name for name in folders], chosen, about)
 
 
 def trained_by(context: Context) -> dict[str, str]:

@@ -75,7 +75,9 @@ Where only sweep.depth varies, the same over depth (layers). Where both vary, ea
 line per rule says where in the grid of width and depth the base's lr costs most. Over sweep.steps and sweep.batch_size the base
 model is judged, which is the same under every rule. What is said of lr is said of the key that sweep.tune names.
 
-Under results/NAME, each as .pdf .svg .png, with its caption as .txt and the data drawn as .csv:
+Under results/NAME:
+  report.html                    all of it on one page that needs nothing else: to read, print or send
+each as .pdf .svg .png, with its caption as .txt and the data drawn as .csv:
 {figures}
   figures.only=[NAME,my_module.my_figure] chooses among them, or adds one of your own (spectral_mup.analysis.figures).
   figures.width=3.25 figures.font=serif figures.labels={{spectral: ours}} ... fit them to a paper; --summary takes them too.

@@ -1,12 +1,14 @@
 """Laws of analyze: what it does not read would change nothing, and what it does not do again has not changed."""
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from support.cli import call
+from support.cli import call, finish
 from support.runs import composed
 
 from benchmarks import many_runs
@@ -14,6 +16,7 @@ from spectral_mup.analysis import collect
 from spectral_mup.cli.analyze import inputs_of
 from spectral_mup.cli.context import Context
 from spectral_mup.config.compose import load_config
+from spectral_mup.runs.results import Results
 from spectral_mup.runs.sweep import open_sweep
 from spectral_mup.search.plan import make_plan
 
@@ -163,6 +166,7 @@ CHANGES = {
     "a run removed": lambda runs, results: shutil.rmtree(runs[0]),
     "a table edited": lambda runs, results: replace(results / "tiny" / "optima.csv", "spectral", "standard"),
     "a table removed": lambda runs, results: (results / "tiny" / "features.csv").unlink(),
+    "the page removed": lambda runs, results: (results / "tiny" / "report.html").unlink(),
     "a damaged cache": lambda runs, results: replace(results / ".cache" / "tiny" / "report", "undecided", "transfers"),
     "no cache": lambda runs, results: shutil.rmtree(results / ".cache"),
 }
@@ -221,7 +225,42 @@ def test_other_code_or_another_figure_is_another_report(argv, tmp_path, monkeypa
     digests = []
     monkeypatch.setattr("spectral_mup.cli.analyze.PACKAGE", tmp_path / "package")
     for code in ("", "1", "2"):
-        (tmp_path / "package").mkdir(exist_ok=True)
-        (tmp_path / "package" / "module.py").write_text(code)
-        digests.append(digest())
-    assert len(set(digests)) == 3
+        for file in ("module.py", "page.html", "page.css", "page.js"):
+            (tmp_path / "package").mkdir(exist_ok=True)
+            (tmp_path / "package" / file).write_text(code)
+            digests.append(digest())
+    assert len(set(digests)) == 3 * 4
+
+
+# --- the page ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_page_covers_all_axes(argv):
+    """In the sweep's folder, not in those below it."""
+    argv = finished([*argv, "sweep.depth=[2,4,8]", "sweep.base_depth=2"])
+    screen, _ = afresh(argv)
+    (page,) = results_of(argv).rglob("*.html")
+    text = page.read_text("utf-8")
+    assert page == results_of(argv) / "tiny" / "report.html" and f"Report: {page}" in screen
+    for said in ("Over width, at depth 2", "Over depth, at width 64", "over width and depth together", "hidden matrices"):
+        assert said in text, said
+    analyze([*argv, "verdict.slope=0.3"])
+    assert page.read_text("utf-8") != text  # other inputs
+    assert afresh(argv)[0] == screen and page.read_text("utf-8") == text
+
+
+def test_one_page_covers_both_keys_that_were_tuned(tiny_overrides, undraw):
+    undraw()
+    keys = ["optimizer=muon", "sweep.tune=[lr,optimizer.adamw.lr]", "optimizer.algorithms.adamw.lr=0.25"]
+    argv = [*tiny_overrides, *keys, "sweep.width=[32,64,128]", "rule=[spectral]"]
+    config = composed(*argv)
+    sweep, results = open_sweep(config), Results(Path(config.paths.runs))
+    while (plan := make_plan(sweep, results.loss)).todo:
+        for run in plan.todo:
+            lr, partner = run.log2_lr, math.log2(run.optimizer.by_kind["vector"].lr)
+            loss = 3 + 0.05 * (lr + 7) ** 2 + 0.04 * partner**2 - 0.01 * math.log2(run.width)
+            finish(run, results.runs, val_loss=loss)
+    analyze(argv)
+    text = (results_of(argv) / "tiny" / "report.html").read_text("utf-8")
+    assert text.count("<article") == 2 and "Over width, at depth 2: optimizer.adamw.lr" in text
+    assert len(re.findall('id="runs-[^"]+"', text)) == len(set(re.findall('id="runs-[^"]+"', text))) == 2

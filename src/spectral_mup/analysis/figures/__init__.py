@@ -114,8 +114,11 @@ def draw_figures(data: SweepData, folder: Path, figures: Mapping[str, FigureSpec
 
 
 def draw_figure(data: SweepData, folder: Path, name: str, figure: FigureSpec) -> None:
-    """Write the files of a figure, if it applies."""
-    if (drawing := figure(data)) is not None:
+    """Write the files of a figure; where it no longer applies, remove those of an earlier time."""
+    if (drawing := figure(data)) is None:
+        for kind in FILES if data.axis in figure.axes else ():
+            (folder / f"{name}.{kind}").unlink(missing_ok=True)
+    else:
         from spectral_mup.analysis.figures.style import save
 
         save(drawing[0], folder / name, drawing[1], data.printing)
@@ -139,6 +142,7 @@ def figure_help() -> str:
     return "\n".join(f"{name:16} {figure.help}" for name, figure in FIGURES.items())
 
 
+FILES = ("pdf", "svg", "png", "txt", "csv")  # of a figure
 NORMS = frozenset({"norms"})
 SPECTRA = frozenset(f"{side}_{what}" for side in ("left", "right") for what in ("largest", "median", "rank", "damped"))
 STEPS = f"{__name__}.diagnostics"  # most of its figures are over the steps
@@ -151,7 +155,7 @@ FIGURES: dict[str, FigureSpec] = {
     "feature_norms": FigureSpec(f"{__name__}.feature_norms.feature_norms",
         "change of features and of weights against size, by class of modules", NORMS),
     "feature_modules": FigureSpec(f"{__name__}.feature_norms.feature_modules",
-        "the same of single modules (all: features.csv)", NORMS),
+        "change of features and of weights of single modules", NORMS),
     "feature_steps": FigureSpec(f"{__name__}.feature_norms.feature_steps", "slopes of the classes at every probed step", NORMS),
     "spectral_norms": FigureSpec(f"{STEPS}.spectral_norms",
         "spectral norms of weights and updates against width, in natural units",

@@ -12,7 +12,7 @@ from spectral_mup.analysis.feature_check import BLOCK, HIDDEN, OUTER, FeatureChe
 from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import tensor_panels as panels
 from spectral_mup.analysis.figures.diagnostics import tensor_rows
-from spectral_mup.analysis.figures.lr_transfer import size_marks
+from spectral_mup.analysis.figures.lr_panels import size_marks
 from spectral_mup.analysis.figures.style import (
     MODULES,
     SIZE,

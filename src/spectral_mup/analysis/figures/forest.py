@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from spectral_mup.analysis.figures.lr_transfer import slope_text
+from spectral_mup.analysis.figures.lr_panels import slope_text
 from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.analysis.figures.style import (
     GREY,

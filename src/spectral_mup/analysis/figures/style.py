@@ -59,6 +59,7 @@ RULES: dict[str, dict[str, Any]] = {
 }
 # Of other rules, and of modules. Petroff 2021 (arXiv 2107.02270), written out, as old matplotlib lacks them.
 MODULES = "#3f90da #ffa90e #bd1f01 #94a4a2 #832db6 #a96b59 #e76300 #b9ac70 #717581 #92dadd".split()
+MOST_PIXELS = 3.4e6  # of a .png, which is for screens: a page of many panels has fewer dots per inch
 LIGHT, DARK = 0.82, 0.0  # ends of viridis for the smallest and the largest size
 
 
@@ -113,7 +114,10 @@ def per_row(panels: int, least: float = 1.85) -> int:
 def save(
     fig: Figure, stem: Path | str, data: pd.DataFrame, printing: Printing | None = None, data_stem: Path | str | None = None
 ) -> None:
-    """Write stem.pdf, .svg, .png (300 dpi), .txt (its caption) and .csv (what is drawn); the same data give the same bytes."""
+    """Write stem.pdf, .svg, .png (300 dpi at most), .txt (its caption) and .csv (what is drawn).
+
+    The same data give the same bytes.
+    """
     with (printing or Printing()).context():
         # lay out once for all formats, and round: the solver's last bits differ from run to run and name clips in svg
         if (engine := fig.get_layout_engine()) is not None:
@@ -123,7 +127,7 @@ def save(
             x, y, w, h = (round(float(v), 6) for v in ax.get_position().bounds)
             ax.set_position((x, y, w, h))
         for kind, dates in NO_DATES.items():  # as fig.savefig does it, which draws each twice, first for a layout
-            fig.set_dpi(300)
+            fig.set_dpi(min(300, int((MOST_PIXELS / (fig.get_figwidth() * fig.get_figheight())) ** 0.5)))
             getattr(CANVASES[kind](fig), f"print_{kind}")(f"{stem}.{kind}", metadata=dict.fromkeys(dates))
     _shrink(Path(f"{stem}.png"))
     if caption := str(fig.get_label()):

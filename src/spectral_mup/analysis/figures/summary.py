@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
-from spectral_mup.analysis.figures import lr_transfer as lr
+from spectral_mup.analysis.figures import lr_panels as lr
 from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.analysis.figures.style import (
     SIZE,

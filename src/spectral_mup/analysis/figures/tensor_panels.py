@@ -12,7 +12,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 from spectral_mup.analysis.feature_check import short
 from spectral_mup.analysis.figures import SweepData
 from spectral_mup.analysis.figures import style as page_style
-from spectral_mup.analysis.figures.lr_transfer import size_marks
+from spectral_mup.analysis.figures.lr_panels import size_marks
 from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.analysis.figures.style import (
     Looks,

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from spectral_mup.analysis.figures import lr_transfer as lr
+from spectral_mup.analysis.figures import lr_panels as lr
 from spectral_mup.analysis.figures.printing import Printing
 from spectral_mup.analysis.figures.style import (
     VERDICTS,
