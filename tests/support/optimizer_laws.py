@@ -114,4 +114,3 @@ def slopes(check: FeatureCheck, quantity: str = "feature") -> dict[str, float]:
 
 
 OPTIMIZERS = [name for name in options("optimizer") if name != "other"]  # that has no law
-SIX = ("adamw", "adopt", "lamb", "sophia", "shampoo", "muon")
