@@ -59,7 +59,7 @@ class Grid:
 TINY = Grid(
     (32, 64), (-8, -6, -4), (0,),
     ("sweep=default", "rule=[spectral]", "sweep.width=[32,64]", "sweep.base_width=32", "sweep.lr=[-8,-6,-4]", "sweep.seed=[0]",
-     "lr.budget=4", "train.steps=4", "train.warmup=1", "probe.steps=[1]", "train.eval_sequences=8"),
+     "lr.budget=4", "train.steps=4", "train.warmup=1", "probe.steps=[1]", "train.eval_sequences=8", "cluster.workers=1"),
 )  # fmt: skip
 
 

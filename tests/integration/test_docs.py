@@ -60,6 +60,7 @@ def test_there_are_commands():
 def test_a_command_is_understood(line, folder, monkeypatch, undraw):
     """Launches are planned in place of being trained; the rest is done, and may say that there are no runs yet."""
     undraw()
+    monkeypatch.setattr("spectral_mup.analysis.figures.style.save", lambda *_: None)  # of --summary
     monkeypatch.chdir(folder)
     if (parts := line.split(" && "))[0].startswith("cd "):
         monkeypatch.chdir(folder / parts.pop(0).removeprefix("cd "))

@@ -1,10 +1,12 @@
 """What CONTRIBUTING.md says of adding something, done in an empty folder of a user's with exactly the files that it names."""
 
 import json
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
+from support.cli import call
 from support.launches import Launch
 
 from spectral_mup.cli.context import BAD_INPUT, OK
@@ -29,14 +31,31 @@ def add(tmp_path):
 
 
 @pytest.fixture
-def launch(tmp_path):
-    """Function of overrides to (exit code, output, errors) of a launch in the user's folder."""
+def launch(tmp_path, monkeypatch):
+    """Function of overrides to what a launch that trains nothing prints, called in this process in the user's folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    known = set(sys.modules)
 
     def start(*overrides: str, wanted: int = OK) -> str:
+        code, out, err = call("launch", *TINY, *overrides)
+        assert code == wanted, err
+        assert wanted != OK or not err
+        return out if wanted == OK else err
+
+    yield start
+    for name in set(sys.modules) - known:
+        if str(tmp_path) in (getattr(sys.modules[name], "__file__", None) or ""):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Function of overrides: a launch in the user's folder, whose runs a worker process trains."""
+
+    def start(*overrides: str) -> None:
         done = Launch(tmp_path, [*TINY, *overrides])
-        assert done.wait() == wanted, done.err
-        assert wanted != OK or not done.err
-        return done.out if wanted == OK else done.err
+        assert (done.wait(), done.err) == (OK, "")
 
     return start
 
@@ -75,11 +94,11 @@ OPTIMIZER_YAML = """
 """
 
 
-def test_an_optimizer_is_one_file_and_one_yaml(add, launch, tmp_path):
+def test_an_optimizer_is_one_file_and_one_yaml(add, launch, train, tmp_path):
     add("sign_momentum.py", OPTIMIZER)
     add("conf/optimizer/mine.yaml", OPTIMIZER_YAML)
     assert "optimizer mine" in launch("optimizer=mine", "action=explain")
-    launch("optimizer=mine", "rule=[spectral]", "sweep.name=mine")  # in a worker process
+    train("optimizer=mine", "rule=[spectral]", "sweep.name=mine")
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 2
     add("conf/optimizer/other_momentum.yaml", OPTIMIZER_YAML.replace("momentum: 0.9", "momentum: 1.5"))
     message = launch("optimizer=other_momentum", "action=plan", wanted=BAD_INPUT)
@@ -173,13 +192,13 @@ FAMILY_YAML = """
 """
 
 
-def test_a_model_family_is_a_config_class_its_model_and_one_yaml(add, launch, tmp_path):
+def test_a_model_family_is_a_config_class_its_model_and_one_yaml(add, launch, train, tmp_path):
     add("parallel.py", FAMILY)
     add("parallel_model.py", FAMILY_MODEL)
     add("conf/model/mine.yaml", FAMILY_YAML)
     launch("model=mine", "action=plan")
     assert "mlp.gate" in launch("model=mine", "action=explain")
-    launch("model=mine", "rule=[spectral]", "sweep.name=mine")  # in a worker process
+    train("model=mine", "rule=[spectral]", "sweep.name=mine")
     assert len(list(tmp_path.glob("runs/*/result.json"))) == 2
     config = json.loads(next(tmp_path.glob("runs/*/config.json")).read_text())
     assert config["model"]["norm_eps"] == 1e-5 and "bias" not in config["model"] and "rope_base" not in config["model"]
@@ -230,19 +249,19 @@ FIGURE = '''
 
 
 @pytest.mark.slow
-def test_a_quantity_and_a_figure_are_a_function_each(add, launch, tmp_path):
+def test_a_quantity_and_a_figure_are_a_function_each(add, launch, train, tmp_path):
     """The quantity is a column of norms.jsonl and is drawn without further code; both are named by their import paths."""
     add("my_quantities.py", QUANTITY)
     add("my_figures.py", FIGURE)
-    launch("probe.quantities=[update_norm,my_quantities.peak]")
+    train("probe.quantities=[update_norm,my_quantities.peak]")
     rows = [json.loads(line) for path in tmp_path.glob("runs/*/norms.jsonl") for line in path.read_text().splitlines()]
     peaks = [row["peak"] for row in rows if "peak" in row]
     assert peaks and min(peaks) >= 1 and not any("grad_norm" in row for row in rows)
     assert not any("peak" in row for row in rows if row["step"] == 0)
 
     own = ["probe.quantities=[update_norm,my_quantities.peak]", "figures.only=[quantities,my_figures.final_losses]"]
-    done = Launch(tmp_path, [*TINY, *own], script="analyze.py")
-    assert done.wait() == OK, done.err
+    code, _, err = call("analyze", *TINY, *own)
+    assert code == OK, err
     written = {path.name for path in (tmp_path / "results/default").glob("*.png")}
     assert written == {"quantities.png", "final_losses.png"}
     assert "peak" in (tmp_path / "results/default/quantities.csv").read_text()

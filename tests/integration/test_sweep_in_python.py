@@ -23,8 +23,8 @@ SCRIPT = """
 import mine
 import spectral_mup as sm
 
-found = sm.sweep(mine.build, "data=pydoc", "lr.adaptive=false", name="script", widths=[16, 32], depths=[1], log2_lrs=[-6, -4],
-                 seeds=[0], steps=10, rules=["spectral"], workers=2, quiet=True)
+found = sm.sweep(mine.build, "data=pydoc", "lr.adaptive=false", "figures.only=[]", name="script", widths=[16, 32],
+                 depths=[1], log2_lrs=[-6, -4], seeds=[0], steps=10, rules=["spectral"], workers=1, quiet=True)
 print(len(found.runs))
 """
 SMALL = {"widths": [16, 32, 64], "depths": [1], "log2_lrs": [-6, -4, -2], "seeds": [0], "steps": 20, "batch_size": 4}
@@ -42,8 +42,9 @@ def mine(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
-def test_one_call_is_what_the_two_commands_are(mine, capsys):
-    found = sm.sweep(mine.build, "data=pydoc", "lr.adaptive=false", name="called", **SMALL)
+def test_one_call_is_what_the_two_commands_are(mine, capsys, undraw):
+    undraw()
+    found = sm.sweep(mine.build, "data=pydoc", "lr.adaptive=false", name="called", workers=1, **SMALL)
     assert "spectral" in capsys.readouterr().out
     words = [
         "model=factory", "model.target=mine.build", "sweep.name=called", "sweep.width=[16,32,64]", "sweep.base_width=16",
@@ -59,7 +60,9 @@ def test_one_call_is_what_the_two_commands_are(mine, capsys):
     assert found.runs["loss"].notna().all()
 
 
-def test_a_function_that_only_this_process_has_is_trained_here(mine):
+def test_a_function_that_only_this_process_has_is_trained_here(mine, undraw):
+    undraw()
+
     def local(width, vocab_size):
         return mine.LM(width, vocab_size)
 

@@ -114,8 +114,9 @@ def test_a_project_of_ones_own_runs_as_it_is_written(venv: Path, tmp_path: Path)
     listed = run(venv, demo, "spectral-mup", "launch", "--help")
     assert all(name in listed for name in ("my_rule", "my_optimizer", "my_model", "mine"))
     assert "blocks.*.mlp.up.weight" in run(venv, demo, "spectral-mup", "launch", "sweep=mine", "action=explain")
-    run(venv, demo, "spectral-mup", "launch", "sweep=mine")
-    run(venv, demo, "spectral-mup", "analyze", "sweep=mine")
+    quickly = ["sweep=mine", "train.steps=20", "cluster.workers=1"]
+    run(venv, demo, "spectral-mup", "launch", *quickly)
+    run(venv, demo, "spectral-mup", "analyze", *quickly)
     verdicts = json.loads((demo / "results/mine/verdicts.json").read_text())["verdicts"]
     assert {v["rule"] for v in verdicts} == {"spectral", "my_rule", "standard"}
     results = [json.loads(path.read_text()) for path in (demo / "runs").glob("*/result.json")]

@@ -39,7 +39,7 @@ def small(optimizer: str, *overrides: str) -> Config:
 
 
 @functools.cache
-def blind(optimizer: str, seeds: tuple[int, ...] = (0, 1), widths: tuple[int, ...] = (64, 128, 256, 512)) -> list[Row]:
+def blind(optimizer: str, seeds: tuple[int, ...] = (0, 1), widths: tuple[int, ...] = (32, 64, 128, 256)) -> list[Row]:
     """Directions of a ladder of widths over 12 steps, the optimizer's size law taken away; measured once a session."""
     torch.set_num_threads(1)
     corpus = data.load("pydoc", None, None)
@@ -114,4 +114,3 @@ def slopes(check: FeatureCheck, quantity: str = "feature") -> dict[str, float]:
 
 
 OPTIMIZERS = [name for name in options("optimizer") if name != "other"]  # that has no law
-SIX = ("adamw", "adopt", "lamb", "sophia", "shampoo", "muon")

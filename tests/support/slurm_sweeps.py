@@ -1,19 +1,25 @@
 """Sweeps on the test cluster: how they are launched, waited for and compared with an unbroken local one."""
 
+import contextlib
 import functools
+import io
 import json
 import os
 import re
 import shutil
+import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from spectral_mup.cli import console
+from spectral_mup.cli.context import SCRIPTS
 from spectral_mup.cluster.slurm.run_states import Report, reconcile
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.sweep import Sweep, open_sweep, result_reader
 from spectral_mup.search.plan import make_plan
-from support.launches import PATIENCE, Launch, contents
+from support.launches import PATIENCE, Launch, contents, environment
 from support.runs import TINY
 from support.slurm_cluster import SlurmCluster
 
@@ -25,6 +31,15 @@ FIXED = [*TINY, "lr.adaptive=false"]
 @functools.cache
 def _sweep(overrides: tuple[str, ...]) -> Sweep:
     return open_sweep(load_config([*ON_SLURM, *overrides]))
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command in this process came to, by the names that a Launch has."""
+
+    code: int
+    out: str
+    err: str
 
 
 class Site:
@@ -43,11 +58,23 @@ class Site:
         env = self.cluster.env()
         return {k: env[k] for k in ("SLURM_CONF", "PATH")}
 
-    def call(self, overrides: list[str], **more) -> Launch:
-        """The same, once it has ended."""
-        launch = self.start(overrides, **more)
-        launch.wait()
-        return launch
+    def call(self, overrides: list[str], **more) -> Launch | Ended:
+        """The same, once it has ended. Where nothing of the process is given (env, script) it is called in this one, in the
+        folder and the environment that the process would have: a start of Python costs more than most commands."""
+        if more:
+            launch = self.start(overrides, **more)
+            launch.wait()
+            return launch
+        paths = [f"paths.runs={self.runs}", f"paths.results={self.tmp / 'results'}"]
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            contextlib.redirect_stderr(io.StringIO()) as err,
+            contextlib.chdir(self.tmp),
+            mock.patch.dict(os.environ, environment(self.tmp, **self.client()), clear=True),
+            mock.patch.object(sys, "path", [*sys.path]),
+        ):
+            code = console.main(["launch", *ON_SLURM, *overrides, *paths], SCRIPTS)
+        return Ended(code, out.getvalue(), err.getvalue())
 
     def report(self, overrides: list[str]) -> Report:
         """What action=status goes by, in this process, where a look costs no start of Python."""

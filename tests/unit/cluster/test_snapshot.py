@@ -12,7 +12,7 @@ from support import ROOT
 
 from spectral_mup.cluster.slurm import snapshot
 from spectral_mup.cluster.slurm.script import ENTRY
-from spectral_mup.cluster.slurm.snapshot import check_size, code_now, is_intact, matches, snapshot_code
+from spectral_mup.cluster.slurm.snapshot import check_size, code_files, code_now, is_intact, matches, snapshot_code
 from spectral_mup.errors import ConfigError
 
 
@@ -90,7 +90,8 @@ def test_a_repository_around_the_source_tree_has_no_say_in_it(user, tmp_path, mo
     assert whole - set(code_now()[1]) == {"src/spectral_mup/data/corpus.py"}, "its own has"
 
 
-def test_what_is_no_code_is_refused_by_its_name(user, package):
+def test_what_is_no_code_is_refused_by_its_name_before_it_is_read(user, package, monkeypatch):
+    monkeypatch.setattr(snapshot, "_hash", lambda files: pytest.fail("files were read"))
     with (user / "sweeps/model.pt").open("wb") as f:
         f.truncate(5_000_000_000)  # no block of it is on the disk, and none is read
     with pytest.raises(ConfigError, match=r"sweeps/model.pt: of 5000 MB.*may have 100 MB"):
@@ -100,9 +101,9 @@ def test_what_is_no_code_is_refused_by_its_name(user, package):
         with (user / f"conf/part{i}").open("wb") as f:
             f.truncate(40_000_000 + i)
     with pytest.raises(ConfigError, match=r"conf/part2: of 40 MB"):
-        check_size(code_now()[1])
+        check_size(code_files())
     (user / "conf/part0").unlink()
-    check_size(code_now()[1])
+    check_size(code_files())
 
 
 def test_modes_are_kept_and_links_are_not_followed_out_of_the_folder(user, package, tmp_path):

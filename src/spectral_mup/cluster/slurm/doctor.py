@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spectral_mup.cluster import slurm_commands as slurm
-from spectral_mup.cluster.slurm.snapshot import check_size, code_now, find_intact, find_preamble
+from spectral_mup.cluster.slurm.snapshot import check_size, code_files, code_now, find_intact, find_preamble
 from spectral_mup.config.schema import Config, SlurmConfig
 from spectral_mup.errors import ConfigError, Unanswered
 from spectral_mup.util.files import check_writable
@@ -87,8 +87,8 @@ def given_to_jobs(config: Config) -> Iterator[Finding]:
         )
         yield Finding(KNOW if used else LOOK, name, heard)
     try:
+        check_size(code_files())
         code, files = code_now()
-        check_size(files)
         yield _copies(
             Path(config.paths.jobs), code, f"{sum(path.stat().st_size for path in files.values()) / 1e6:.1f} MB of code"
         )

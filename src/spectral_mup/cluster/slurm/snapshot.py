@@ -33,9 +33,14 @@ COMMIT = f"src/{PACKAGE.name}/{COMMIT_FILE}"
 MOST_BYTES = 100e6  # of a copy; the package has 2
 
 
+def code_files() -> dict[str, Path]:
+    """Files of the code here, by their names in a snapshot, uncommitted changes and new files included."""
+    return _files(Path.cwd())
+
+
 def code_now() -> tuple[str, dict[str, Path]]:
-    """Hash and files, by their names in a snapshot, of the code here, uncommitted changes and new files included."""
-    files = _files(Path.cwd())
+    """Hash and files of the code here. Reads every file, so check_size(code_files()) comes first where they may be large."""
+    files = code_files()
     return _hash(files), files
 
 
@@ -70,8 +75,8 @@ def snapshot_code(jobs_dir: Path) -> str:
 
     Raises ConfigError if it is too large.
     """
+    check_size(code_files())
     code, files = code_now()
-    check_size(files)
     if found := find_intact(jobs_dir, code):
         return found
     prepared = jobs_dir / "code" / f"new.{secrets.token_hex(4)}"

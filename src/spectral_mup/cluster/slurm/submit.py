@@ -19,7 +19,7 @@ from spectral_mup.cluster.durations import Durations, measured_durations
 from spectral_mup.cluster.placement import Machine, Placement, memory_of
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
 from spectral_mup.cluster.slurm.script import render, slurm_of
-from spectral_mup.cluster.slurm.snapshot import check_size, code_now, snapshot_code, snapshot_config
+from spectral_mup.cluster.slurm.snapshot import check_size, code_files, snapshot_code, snapshot_config
 from spectral_mup.cluster.slurm.submission import Submission, Taken, prepare, take
 from spectral_mup.config.schema import Config
 from spectral_mup.errors import Refusal, Unanswered
@@ -129,7 +129,7 @@ def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ())
 def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerprint: str) -> str | None:
     """sbatch --test-only of the script as it will be; what is to be told if it can only wait. Raises slurm.Refused or
     slurm.NoAnswer, and ConfigError about code that jobs cannot be given."""
-    check_size(code_now()[1])
+    check_size(code_files())
     jobs_dir = Path(config.paths.jobs).absolute()
     trial = prepare(jobs_dir, snapshot_config(config), packs, fingerprint, "code")
     try:
