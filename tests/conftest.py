@@ -20,8 +20,8 @@ from spectral_mup.config.schema import Config
 NOBODY = 65534
 LONGEST = """
 test_slurm_faults test_local test_slurm_submit test_feature_laws test_local_team test_gpu_check test_slurm_ranks test_laws
-test_slurm_soak test_slurm test_wheel test_tutorial test_slurm_cluster test_sweep_in_python test_wandb test_depth_rules test_how_to_add
-test_analyze test_report test_team test_derive test_time_to_verdict test_gpus
+test_slurm_soak test_slurm test_wheel test_tutorial test_slurm_cluster test_sweep_in_python test_wandb test_depth_rules
+test_how_to_add test_analyze test_report test_team test_derive test_time_to_verdict test_gpus
 """.split()
 
 

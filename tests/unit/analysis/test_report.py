@@ -31,9 +31,9 @@ def written(tmp_path_factory):
     points, norms = data()
     folders = [tmp_path_factory.mktemp("report") for _ in range(2)]
     shuffled = points.sample(frac=1, random_state=1).sort_values("rule", ascending=False)
-    for folder, table, processes in zip(folders, (points, shuffled), (1, 2), strict=True):
+    for folder, shown, processes in zip(folders, (points, shuffled), (1, 2), strict=True):
         verdicts = report(
-            table, norms, name="demo", out_dir=folder, base={"width": 64}, command="analyze", commit="abc", processes=processes
+            shown, norms, name="demo", out_dir=folder, base={"width": 64}, command="analyze", commit="abc", processes=processes
         )
     return folders, verdicts
 
