@@ -224,7 +224,7 @@ def test_rows_that_cannot_be_read_keep_no_other_run_from_being_sent(server, runs
         (folder.path / "metrics.jsonl").write_text("x\n")
     write(tmp_path, runs[1], 1, 5, RESULT)
     ended = []
-    counts = push(tmp_path, runs, "p", "online", lambda: ended.append(1))
+    counts = push(tmp_path, runs, "s", "p", "online", lambda: ended.append(1))
     assert counts == Counts(pushed=1, rows=5, damaged=1) and len(ended) == len(runs) == 2
 
 

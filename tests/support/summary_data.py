@@ -27,7 +27,7 @@ def sweep(optimizer="adamw", family="nanogpt", axis="width", rules=("spectral", 
     points = points.assign(optimizer=optimizer, family=family)
     verdicts = [replace(v, **verdict) for v in found]
     name = name or f"{family}_{axis}/{optimizer}"
-    return Results(Path("results", name), name, optimizer, f"python analyze.py sweep={name}", "abc", 0.5, points, verdicts)
+    return Results(Path("results", name), name, optimizer, f"python analyze.py sweep={name}", "abc", 0.5, [], points, verdicts)
 
 
 def of_slope(lo, hi, verdict="undecided", slope=None, **more):

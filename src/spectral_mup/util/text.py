@@ -32,8 +32,9 @@ def format_span(low: float, high: float) -> str:
 
 def wrap(text: str, indent: int = 0, columns: int = COLUMNS) -> list[str]:
     """Wrap text to lines of at most `columns` characters, those after the first indented by two more; no word is broken."""
-    indents = {"initial_indent": " " * indent, "subsequent_indent": " " * (indent + 2)}
-    return textwrap.wrap(text, columns, **indents, break_long_words=False, break_on_hyphens=False)
+    whole = textwrap.TextWrapper(columns, break_long_words=False, break_on_hyphens=False)
+    whole.initial_indent, whole.subsequent_indent = " " * indent, " " * (indent + 2)
+    return whole.wrap(text)
 
 
 def table(

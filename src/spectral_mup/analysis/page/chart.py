@@ -19,7 +19,9 @@ def chart(verdicts: Sequence[Verdict], parts: Mapping[str, pd.DataFrame], called
     axis, sizes = verdicts[0].axis, sorted({size for v in verdicts for size in v.optima})
     best, hi = losses_in_view([o for v in verdicts for o in v.finished.values()])
     points = pd.concat(parts.values())
-    best = min(best, float(points["loss"].where(points["status"] == "done").min()))  # a seed may lie below its bowl
+    best = min(
+        best, np.nanmin(points["loss"].where(points["status"] == "done").to_numpy(float))
+    )  # a seed may lie below its bowl
     lrs = points["log2_lr"].to_numpy(float)
     return {
         "axis": axis.replace("_", " "),
@@ -54,7 +56,8 @@ def _optimum(o: Optimum | None) -> dict[str, Any]:
         return {"means": [], "bowl": [], "best": None}
     use = o.curve.finished_SL.any(0)
     means = [[float(x), _short(y)] for x, y in zip(o.curve.log2_lrs[use], o.curve.mean_L[use], strict=True)]
-    under = np.linspace(*o.curve.log2_lrs[o.curve.window][[0, -1]], 25) if o.fitted else np.array([])
+    inside = o.curve.log2_lrs[o.curve.window]
+    under = np.linspace(inside[0], inside[-1], 25) if o.fitted else np.array([])
     bowl = [[round(float(x), 3), _short(y)] for x, y in zip(under, o.bowl_at(under), strict=True)] if o.fitted else []
     return {"means": means, "bowl": bowl, "best": [round(o.log2_lr, 3), _short(o.loss), o.bracketed]}
 

@@ -51,7 +51,9 @@ def formula(run: RunConfig) -> Formula:
     if rows[inside] == rows[outside]:
         del rows[outside]
     symbols = {"m_width": "m", "m_depth": "d", "d_head": "head size"}
-    forward = {part: {symbols[of]: x for of, x in powers.items()} for part, powers in run.rule.multipliers.items()}
+    forward: dict[str, Powers] = {
+        part: {symbols[of]: x for of, x in powers.items()} for part, powers in run.rule.multipliers.items()
+    }
     return Formula(run.rule.name, run.rule.source, rows, forward)
 
 

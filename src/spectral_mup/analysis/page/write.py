@@ -103,7 +103,7 @@ def _section(
     axis, tuned, points = verdicts[0].axis, verdicts[0].tuned, as_judged(written.runs)
     of_axis = axis.replace("_", " ")
     others = [
-        f"{other} {points[other].iloc[0]}" for other in ("width", "depth") if other != axis and points[other].nunique() == 1
+        f"{other} {points[other].iloc[0]}" for other in ("width", "depth") if other != axis and len(points[other].unique()) == 1
     ]
     parts = {v.rule: part for v, part in zip(written.verdicts, written.parts, strict=True)}
     return {
@@ -149,7 +149,7 @@ def _facts(points: pd.DataFrame, about: About) -> dict[str, str]:
         return ", ".join(map(str, sorted({int(x) for x in points[column].dropna()})))
 
     counts = points["status"].value_counts()
-    lrs = points["log2_lr"]
+    lrs = points["log2_lr"].to_numpy(float)
     facts = {
         "model": ", ".join(printed(str(x), about.labels) for x in points["family"].unique()),
         "optimizer": ", ".join(printed(str(x), about.labels) for x in points["optimizer"].unique()),
