@@ -229,7 +229,7 @@ def test_ctrl_c_stops_at_the_next_step_and_the_same_command_goes_on(slow, tmp_pa
         assert launch.wait() == 130
         assert not [pid for pid in workers if process_start(pid)], "the launch ended before its workers"
         said = launch.out.rstrip().splitlines()[-1].removeprefix(SHOW_CURSOR)
-        assert re.match(r"Stopped\b.*\b0 \w+ done\b.*: python launch\.py data=pydoc", said)
+        assert re.match(r"Stopped\b.*\b0 \w+ done\b.*: python launch\.py slow ", said)
         assert "Traceback" not in launch.out + launch.err and "died" not in launch.out
         assert not ended(runs) and all(newest_checkpoint(p) == steps_done(p) for p in runs.iterdir()), "stopped without saving"
         past = max(newest_checkpoint(p) for p in runs.iterdir())

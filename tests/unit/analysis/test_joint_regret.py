@@ -171,7 +171,7 @@ def test_the_limits_of_a_verdict_are_keys(both, capsys):
     argv = [*both, "sweep.depth=[1]", "sweep.name=limits"]
     synthetic(argv, lambda i, j: -6.2 - 0.2 * i)  # 0.06 % of the loss at width 128
     for keys, verdict in ([], "transfers"), (["verdict.slope=0.1"], "drifts"), (["verdict.regret=0.0001"], "costs"):
-        assert analyze.main([*argv, *keys]) == 0
+        assert analyze.main([*argv, *keys, "yes"]) == 0
         assert verdict in capsys.readouterr().out.splitlines()[2]
 
 

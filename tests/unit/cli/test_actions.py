@@ -124,7 +124,7 @@ def test_status_is_shown_though_the_code_here_could_not_be_launched_now(monkeypa
         raise ConfigError("x.py is a link")
 
     monkeypatch.setattr(states, "code_now", refuse)
-    run = SimpleNamespace(live=True, submission=SimpleNamespace(code="abc.2"))
+    run = SimpleNamespace(name="queued", live=True, hold=None, submission=SimpleNamespace(code="abc.2"))
     report = SimpleNamespace(counts=dict, states={"r": run})
     context = SimpleNamespace(report=report, plan=SimpleNamespace(todo=[1]), later_curves=0)
     assert states._next(context) == ["code≠: x.py is a link"]

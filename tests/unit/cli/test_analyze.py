@@ -244,7 +244,7 @@ def test_one_page_covers_all_axes(argv):
     assert page == results_of(argv) / "tiny" / "report.html" and f"Report: {page}" in screen
     for said in ("Over width, at depth 2", "Over depth, at width 64", "over width and depth together", "hidden matrices"):
         assert said in text, said
-    analyze([*argv, "verdict.slope=0.3"])
+    analyze([*argv, "verdict.slope=0.3", "yes=true"])
     assert page.read_text("utf-8") != text  # other inputs
     assert afresh(argv)[0] == screen and page.read_text("utf-8") == text
 

@@ -150,7 +150,7 @@ def test_yes_changes_what_a_name_stands_for(trained, tmp_path):
     assert "sweep.seed: [0] → [0,1]" in refused("launch", "tiny", more)
     context = context_of(["tiny", more, "yes"], "{}")
     keep_name(context)
-    assert "12 runs so far: 6 done, 6 to do" in launch("tiny")[1]
+    assert "12 runs: 6 done, 6 to do" in launch("tiny")[1]
     assert read_record(tmp_path / "results", "tiny").words == [*(w for w in trained if not w.startswith("sweep.seed")), more]
 
 

@@ -11,7 +11,7 @@ from spectral_mup.config.schema import to_plain
 
 BEFORE = ["optimizer=muon", "sweep.width=[64,128]"]
 COUNT = {
-    ("train.steps=300",): [("train.steps", 400, 300)],
+    ("train.steps=300",): [("train.steps", 400, 300), ("train.warmup", 40, 30)],
     ("sweep.seed=[0,1,2]",): [("sweep.seed", [0, 1], [0, 1, 2])],
     ("sweep.lr=[-9,-7]",): [("sweep.lr", [-9, -7, -5], [-9, -7])],
     ("rule=[spectral]",): [("rule", ["spectral", "standard"], ["spectral"])],

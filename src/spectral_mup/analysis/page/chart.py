@@ -19,9 +19,8 @@ def chart(verdicts: Sequence[Verdict], parts: Mapping[str, pd.DataFrame], called
     axis, sizes = verdicts[0].axis, sorted({size for v in verdicts for size in v.optima})
     best, hi = losses_in_view([o for v in verdicts for o in v.finished.values()])
     points = pd.concat(parts.values())
-    best = min(
-        best, np.nanmin(points["loss"].where(points["status"] == "done").to_numpy(float))
-    )  # a seed may lie below its bowl
+    done = points["loss"].to_numpy(float)[points["status"] == "done"]
+    best = min(best, done.min(initial=np.inf))  # a seed may lie below its bowl
     lrs = points["log2_lr"].to_numpy(float)
     return {
         "axis": axis.replace("_", " "),
