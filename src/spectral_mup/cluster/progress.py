@@ -43,7 +43,7 @@ class Progress:
         self.later_curves = 0
         self.live: Any = None
         self._drawn = 0.0
-        self._ended: dict[str, RunConfig] = {}  # since the plan was made
+        self._ended: set[str] = set()  # ids, since the plan was made
         self._claimed: set[str] = set()
 
     def look(
@@ -54,7 +54,7 @@ class Progress:
         least, usual = (outlook.least, outlook.usual) if outlook else (listed, listed)
         self._totals = [len(plan.runs) - len(plan.todo) + round(sum(n for _, n in runs)) for runs in (least, usual)]
         self._seconds = [self.durations.total(runs) for runs in (least, usual)]
-        self.plan, self.workers, self.later_curves, self._ended = plan, workers, later_curves, {}
+        self.plan, self.workers, self.later_curves, self._ended = plan, workers, later_curves, set()
         before = {state.curve for state in (curves if self.curves is None else self.curves) if state.ended}
         self.curves = curves
         for state in curves:
@@ -79,7 +79,11 @@ class Progress:
 
     @property
     def done(self) -> int:
-        return len(self.plan.runs) - len(self.plan.todo) + len(self._ended)
+        return len(self.plan.runs) - len(self.plan.todo) + len(self._ended_since())
+
+    def _ended_since(self) -> list[RunConfig]:
+        """Return the runs that have ended since the plan was made; it may know of one already whose event comes only now."""
+        return [run for run in self.plan.todo if run.run_id in self._ended]
 
     @property
     def total(self) -> int:
@@ -98,7 +102,7 @@ class Progress:
             return ""
         left = {run.run_id: self.durations.seconds(run) for run in self.plan.todo if run.run_id not in self._ended}
         begun = {run_id: r["step"] / r["steps"] * left.get(run_id, 0.0) for run_id, r in self.running.items()}
-        spent = sum(map(self.durations.seconds, self._ended.values())) + sum(begun.values())
+        spent = sum(map(self.durations.seconds, self._ended_since())) + sum(begun.values())
         longest = max((seconds - begun.get(run_id, 0.0) for run_id, seconds in left.items()), default=0.0)
         return format_span(*(max(longest, (seconds - spent) / self.workers) for seconds in self._seconds))
 
@@ -123,7 +127,7 @@ class Progress:
         """How a run ended, and the style of a line that says so."""
         run, payload = event.run, event.payload
         if event.kind == "done":
-            self._ended[run.run_id] = run
+            self._ended.add(run.run_id)
             if payload["seconds"] and payload["steps"]:  # else it was done already
                 self.durations.learn(run, payload["seconds"] / payload["steps"] * run.train.steps)
             if payload["status"] == "diverged":

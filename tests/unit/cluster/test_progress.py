@@ -89,6 +89,16 @@ def test_lines_say_as_much_without_a_terminal():
     assert not any("\x1b" in line for line in half_way.lines)
 
 
+def test_a_run_that_the_plan_knows_to_have_ended_before_its_event_comes_counts_once():
+    """A plan made between a result's writing and its event has that run already."""
+    half_way = HalfWay(1)
+    run = half_way.plan.todo[0]
+    half_way.known[run.run_id] = half_way.loss(run)
+    half_way.look()
+    half_way.progress.on_event(Event("done", run, {"status": "done", "val_loss": 2.0, "seconds": 10.0, "steps": 40}))
+    assert half_way.progress.done == 1
+
+
 def test_the_time_left_is_of_the_whole_sweep_and_falls_as_it_goes():
     """Runs of 10 s on two workers: at least what the plan lists, and what is still to be planned too."""
     half_way = HalfWay(DONE)
