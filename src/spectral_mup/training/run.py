@@ -98,6 +98,12 @@ def train_run(
     return log.finish(task, auto, None if math.isfinite(val_loss) else t.steps, val_loss)
 
 
+def probed_steps(run: RunConfig) -> set[int]:
+    """Return `probe.steps` and, if there are any, a quarter of the run and its end: what early steps show may not last."""
+    late = (run.train.steps // 4, run.train.steps) if run.probe.steps else ()
+    return {*run.probe.steps, *late}
+
+
 def norm_due(step: int) -> bool:
     """Whether the gradient's norm is measured at a step: at the first and every tenth."""
     return step == 1 or step % NORM_STEPS == 0
@@ -146,7 +152,7 @@ def build_trainer(
         checkpoint_blocks(model, random=run.model.dropout > 0)
     wrapped = processes.wrap(model, device, shard)
     quantities = resolve_quantities(run.probe.quantities)
-    probe = Probe(model, task.probe_batch(model), scaling, run.probe.steps, quantities)
+    probe = Probe(model, task.probe_batch(model), scaling, probed_steps(run), quantities)
     torch.manual_seed(run.seed)  # dropout; init has used generators of its own
     schedule = partial(schedule_factor, steps=t.steps, warmup=t.warmup, schedule=t.schedule, final_lr=t.final_lr)
     optimizers = make_optimizers(model, scaling, **hyperparameters(run))

@@ -154,6 +154,12 @@ def test_schedule_keeps_the_ratios_of_groups(tiny):
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
 
 
+@pytest.mark.parametrize("chosen, probed", [("[1,4]", {0, 1, 3, 4, 12}), ("[1,20]", {0, 1, 3, 12}), ("[]", {0})])
+def test_a_quarter_of_the_run_and_its_end_are_probed_besides_the_chosen_steps(chosen, probed, tiny, corpus, tmp_path):
+    folder, _ = run_point(first_point(tiny(f"probe.steps={chosen}")), tmp_path, corpus)
+    assert {row["step"] for row in read_rows(folder.path / "norms.jsonl")} == probed
+
+
 def test_metrics_have_the_lr_of_the_schedule_and_the_norm_of_the_whole_gradient(tiny, corpus, tmp_path):
     """The lr of every step; at the first and every tenth the root of the tensors' squared norms, before it is clipped."""
     norms = {}
