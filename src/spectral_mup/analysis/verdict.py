@@ -14,6 +14,7 @@ import numpy as np
 
 from spectral_mup.analysis.bowl import Optimum
 from spectral_mup.analysis.loss_curve import LossCurve
+from spectral_mup.analysis.names import printed
 from spectral_mup.analysis.optimum import Estimate, estimate
 from spectral_mup.analysis.stats import rows
 from spectral_mup.config.tune import LR
@@ -104,7 +105,7 @@ def what_was_run(points: pd.DataFrame) -> str:
         values = values[np.isfinite(values)]
         return "–".join(dict.fromkeys(form.format(v) for v in (values.min(), values.max()))) if len(values) else "?"
 
-    named = ["/".join(map(str, dict.fromkeys(points[column]))) for column in ("family", "optimizer")]
+    named = ["/".join(printed(str(name)) for name in dict.fromkeys(points[column])) for column in ("family", "optimizer")]
     named += [f"{axis} {points[axis].iloc[0]}" for axis in ("width", "depth") if len(set(points[axis])) == 1]
     length = f"{span('steps', '{:.0f}')} steps"
     if of_text(points):

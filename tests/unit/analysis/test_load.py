@@ -131,5 +131,6 @@ def test_runs_on_other_data_than_text_have_no_tokens_and_no_unit():
     """Nor has a sweep of which nothing is done any number of them, which may yet come."""
     digits, text = (sm.load(DEFAULT.parent / name).runs for name in ("digits", "default"))
     assert "200 steps; 6 seeds" in what_was_run(digits) and loss_name(digits) == "validation loss"
-    assert "400 steps, 0.205 M tokens" in what_was_run(text) and loss_name(text) == "validation loss (nats/token)"
+    assert "NanoGPT, AdamW, depth 2; 400 steps, 0.205 M tokens" in what_was_run(text)
+    assert loss_name(text) == "validation loss (nats/token)"
     assert "? M tokens" in what_was_run(text.assign(status="missing", tokens=float("nan")))

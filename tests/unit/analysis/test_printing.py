@@ -73,7 +73,7 @@ def test_rules_have_names_for_people_and_those_of_the_user(own):
 def test_a_caption_is_beside_the_figure_and_in_it_on_request(own, tmp_path):
     figure, table = drawn("lr_transfer", own)
     save(figure, tmp_path / "a", table, NARROW)
-    assert not figure.texts and (tmp_path / "a.txt").read_text("utf-8").startswith("nanogpt, adamw, depth 4; 100 steps")
+    assert not figure.texts and (tmp_path / "a.txt").read_text("utf-8").startswith("NanoGPT, AdamW, depth 4; 100 steps")
     baked, _ = drawn("lr_transfer", own, Printing(note=True))
     (text,) = baked.texts
     assert text.get_text().replace("\n", " ") == baked.get_label() and baked.get_figheight() > figure.get_figheight() / 2
