@@ -26,7 +26,7 @@ from spectral_mup.util.text import pluralize
 OK = 0
 FAILED = 1  # some runs failed
 BAD_INPUT = 2  # nothing was started
-REFUSED = 3  # held back, or not confirmed
+REFUSED = 3  # paused, not confirmed, or another sweep's name
 NO_ANSWER = 4  # SLURM or W&B refused or gave no answer
 CHECK_FAILED = 5  # analyze --check
 INTERRUPTED = 130

@@ -19,8 +19,8 @@ from spectral_mup.runs.sweep_record import SweepRecord, read_record, recorded_na
 from spectral_mup.util.registry import nearest
 
 SHOWN = 8  # differing keys listed at most
-TRAINING = ("run", "retry", "extend")  # actions
-FLAGS = ("--check", "--summary")  # of analyze
+TRAINING = ("run", "retry", "extend")  # actions that train
+FLAGS = ("--check", "--summary")  # options of analyze
 
 
 def context_of(argv: Sequence[str], program: str, flags: Collection[str] = (), actions: Collection[str] = ()) -> Context:

@@ -180,7 +180,7 @@ class WorkerPool:
                 worker.end(time.monotonic())
                 if worker.run is not None and worker.begun:
                     self.on_death(worker.run, exit_code)
-                elif worker.run is not None:  # which it has not even claimed
+                elif worker.run is not None:  # it had not claimed the run yet
                     self.unfit.append(worker.unfit or f"a process ended with exit code {exit_code} while it began")
         return ended
 

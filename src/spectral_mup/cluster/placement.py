@@ -15,7 +15,7 @@ from spectral_mup.util.gpus import Gpu, visible_gpus
 from spectral_mup.util.system import own_cores
 from spectral_mup.util.text import pluralize
 
-MOST_PER_GPU = 8  # chosen by cluster.per_gpu=auto
+MOST_PER_GPU = 8  # limit of cluster.per_gpu=auto
 USABLE = 0.95  # of a GPU's free memory
 
 

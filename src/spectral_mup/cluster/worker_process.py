@@ -31,7 +31,7 @@ class WorkerProcess:
         context = mp.get_context("spawn")
         self.index, self.gpus = index, gpus
         self.run: RunConfig | None = None
-        self.begun, self.unfit = False, ""  # whether it has had a run, and why it never will
+        self.begun, self.unfit = False, ""  # whether it has started a run, and why it cannot
         self.most_beside = 0  # other runs that were on its GPUs with this one
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []

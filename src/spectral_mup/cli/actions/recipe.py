@@ -57,7 +57,7 @@ def _judged(context: Context) -> dict[str, list[Any]]:
     config, folder = context.config, Path(context.config.paths.results) / context.config.sweep.name
     folder = folder if LR == next(iter(config.sweep.tune)) else folder / LR
     found: dict[str, list[Any]] = {rule: [] for rule in config.rule}
-    for axis in (folder, folder / "depth"):  # depth apart where width varies too
+    for axis in (folder, folder / "depth"):  # depth has its own folder where width varies too
         for results in read_results(axis) if (axis / "verdicts.json").exists() else []:
             for v in results.verdicts if results.optimizer == config.optimizer.name else []:
                 found.get(v.rule, []).append(v)

@@ -92,7 +92,7 @@ def _next(context: Context) -> list[str]:
     if any(counts.get(name) for name in ("failed", "lost", "paused")):
         lines.append(f"To see why: {context.launch_command('why')}")
         lines.append(f"To run them again: {context.launch_command('retry')}")
-    ended = any(s.name == "preempted" and not s.live for s in context.report.states.values())  # where SLURM requeues nothing
+    ended = any(s.name == "preempted" and not s.live for s in context.report.states.values())  # as where SLURM does not requeue
     if ended or counts.get("planned") or counts.get("cancelled"):
         do = "submit" if isinstance(context.config.cluster, SlurmConfig) else "train"
         lines.append(f"To {do} what is missing: {context.launch_command()}")

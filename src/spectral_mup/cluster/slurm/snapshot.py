@@ -30,7 +30,7 @@ CHECKOUT_PARTS = ("src", "conf", "sweeps", "launch.py", "analyze.py", "pyproject
 ROOT = package_root()
 RESULTS = "sweeps/results/"  # committed figures: large, and not code
 COMMIT = f"src/{PACKAGE.name}/{COMMIT_FILE}"
-MOST_BYTES = 100e6  # of a copy; the package has 2
+MOST_BYTES = 100e6  # of a copy; the package has 2e6
 
 
 def code_files() -> dict[str, Path]:

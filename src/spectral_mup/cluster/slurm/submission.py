@@ -67,7 +67,7 @@ class Taken(RuntimeError):
     """Another launch took the number; check again what is left."""
 
 
-@dataclass(frozen=True, eq=False)  # a folder is itself
+@dataclass(frozen=True, eq=False)  # equal only to itself: a folder is one object
 class Submission:
     """One array job: task i trains packs[i], a list of runs by curve, value, seed and id.
 
@@ -251,5 +251,5 @@ def take(prepared: Submission, number: int, render: Callable[[Submission], str])
     if not rename_to_free(prepared.path, path):
         raise Taken(f"{path} was taken by another launch")
     taken = replace(prepared, path=path)
-    write_atomic(taken.script, render(taken).encode(), 0o600)  # it has what cluster.extra says
+    write_atomic(taken.script, render(taken).encode(), 0o600)  # for its owner alone, as cluster.extra is in it
     return taken

@@ -176,7 +176,7 @@ def submit(
     resolved = snapshot_config(config)
     submitted: list[Submission] = []
     given: set[str] = set()
-    arrays = 0  # that this call will make in all
+    arrays = 0  # how many this call will make in all
     while True:
         number = max(numbered(jobs_dir), default=0) + 1  # read first: a launch that submits from now on takes it
         plan = plan_now()
