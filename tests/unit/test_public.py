@@ -40,9 +40,7 @@ def test_it_is_documented_with_types(name):
     assert undocumented(getattr(spectral_mup, name), name) == []
 
 
-FUNCTIONS = [
-    name for name in spectral_mup.__all__ if name[0].islower() and name != "sweep"
-]  # whose depths are told with widths
+FUNCTIONS = [name for name in spectral_mup.__all__ if name[0].islower()]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

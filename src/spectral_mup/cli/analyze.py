@@ -1,4 +1,4 @@
-"""What `analyze` does: collect the runs of a sweep and judge them. Imports pandas only when it is needed."""
+"""The command `analyze`: collect the runs of a sweep and judge them. Imports pandas only where it is needed."""
 
 import hashlib
 import json
@@ -30,15 +30,15 @@ from spectral_mup.util.system import own_cores
 from spectral_mup.util.text import pluralize
 
 PAGE = "report.html"  # in the folder of a sweep's results
-CODE = (".py", ".html", ".css", ".js")  # files of the package that a report follows from
+CODE = (".py", ".html", ".css", ".js")  # suffixes of the package's files that a report depends on
 OF_THE_SWEEP = ("model", "optimizer", "rule", "data", "train", "probe", "lr", "verdict", "sweep")  # parts of the config
 
 
 def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
-    """Collect, judge, draw; with `check`, CHECK_FAILED unless every rule but the controls transfers, no feature fails and one
-    code has trained all runs.
+    """Collect, judge, draw; return the exit code, with `check` CHECK_FAILED unless all is as claimed and no run is missing.
 
-    Where nothing has changed since the last time, what is on disk stands, and the screen shows what it showed then.
+    As claimed: every rule but the controls transfers, no feature fails, and one code has trained all runs. If nothing has
+    changed since the last time, the files stay as they are, and the screen shows the same again.
     """
     context = context_of(argv, program, FLAGS)
     check_figures(context.config.figures)
@@ -60,7 +60,7 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
 
 
 def check_figures(figures: FiguresConfig) -> None:
-    """Raise ConfigError about a figure, a font or a style that there is not; matplotlib is asked only where it must be."""
+    """Raise ConfigError about an unknown figure, font or style; matplotlib is imported only if the latter two are set."""
     for name in figures.only or ():
         lookup(FIGURES, name, "figures.only")
     usual = Printing()
@@ -70,7 +70,7 @@ def check_figures(figures: FiguresConfig) -> None:
 
 
 def inputs_of(context: Context) -> str | None:
-    """Digest of all that a report follows from; None where that cannot be told, with a figure or style of the user's own."""
+    """Return a digest of all that a report depends on; None where that is unknown, as with a style of the user's own."""
     if context.config.figures.style or not set(context.config.figures.only or ()) <= set(FIGURES):
         return None
     code = [path.read_text("utf-8") for path in sorted(PACKAGE.rglob("*.*")) if path.suffix in CODE]
@@ -81,9 +81,9 @@ def inputs_of(context: Context) -> str | None:
 
 
 def judge_and_draw(context: Context) -> dict[str, Any]:
-    """Write the results; return what the screen shows, whether all is as claimed, and what the files look like.
+    """Write the results; return what the screen shows, whether all is as claimed, and the state of the files.
 
-    The first key that is tuned is judged into the sweep's folder, a second one into a folder of its name below it.
+    The results of the first key that is tuned are in the sweep's folder, those of a second in a folder of its name below it.
     """
     check_name(context)
     s, results, plan = context.config.sweep, Path(context.config.paths.results), context.plan
@@ -107,7 +107,7 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
 
 
 def write_report_page(context: Context, folders: Sequence[str]) -> None:
-    """Write the page that shows the folders of results, below paths.results, as one."""
+    """Write the one page that shows all these folders of results, which are named relative to paths.results."""
     from spectral_mup.analysis.page.formula import formula
     from spectral_mup.analysis.page.write import About, write_page
 
@@ -125,14 +125,14 @@ def write_report_page(context: Context, folders: Sequence[str]) -> None:
 
 
 def trained_by(context: Context) -> dict[str, str]:
-    """The code that trained each run that has ended, by the run's id, where it is known."""
+    """Return {run id: code that trained it}, of runs that have ended and whose code is known."""
     ended = [run.run_id for run in context.plan.runs if context.results.of(run)]
     codes = {run_id: code_of(RunFolder(context.runs, run_id).peek("provenance.json")) for run_id in ended}
     return {run_id: code for run_id, code in codes.items() if code}
 
 
 def format_codes(codes: Mapping[str, str]) -> list[str]:
-    """What to say where runs that are judged together were not trained by one code."""
+    """Return a note, line by line, if runs that are judged together were trained by different code."""
     by_code: dict[str, list[str]] = {}
     for run_id, code in codes.items():
         by_code.setdefault(code, []).append(run_id)
@@ -143,7 +143,7 @@ def format_codes(codes: Mapping[str, str]) -> list[str]:
 
 
 def _format_turns(plan: Plan, tuned: str) -> str:
-    """Where a key was found at the base, turn by turn, and what is held for its verdicts."""
+    """Return where a key was found at the base, turn by turn, and what is held for its verdicts."""
     turns = [f"2^{plan.found[c]:g} ({c.held_text})" for c in plan.turns if c.tuned == tuned and c in plan.found]
     held = next((f"; held: {curve.held_text}" for curve in plan.judged(tuned)), "")
     return f"{tuned}, by turns at the base: {', '.join(turns) or 'not found yet'}{held}"
@@ -154,8 +154,8 @@ def judge_tuned(
 ) -> tuple[list[Any], list[str], list[str]]:
     """Judge one key over every axis; return the verdicts, lines for the screen, and the folders written, below paths.results.
 
-    Where several axes vary, each is judged at the base of the others: the first into the folder of this name, the others into
-    folders of their names below it.
+    Where several axes vary, each is judged at the base of the others: the first into the folder `name`, each other into a
+    folder named by the axis below it.
     """
     from spectral_mup.analysis.collect import collect, norm_reader
     from spectral_mup.analysis.report import along, format_verdicts, norms_to_judge, of_rules, report, report_joint
@@ -196,14 +196,17 @@ def judge_tuned(
 
 
 def as_claimed(verdicts: Sequence[Any]) -> bool:
-    """Does every rule but the controls transfer, and no feature fail? No rule claims anything over steps or batch size."""
+    """Return whether every rule but the controls transfers and no feature fails.
+
+    Only width and depth count, as no rule claims anything over steps or batch size.
+    """
     claims = [v for v in verdicts if v.axis in ("width", "depth") and not v.is_control]
     kept = [v.verdict == "transfers" and (v.features is None or v.features.passed is not False) for v in claims]
     return bool(kept) and all(kept)
 
 
 def summarize(argv: list[str], check: bool) -> int:
-    """Set the sweeps analysed below a folder side by side; with `check`, CHECK_FAILED as in `analyze`, over all of them."""
+    """Set the sweeps analysed below a folder side by side; return the exit code, with `check` as in `analyze` over all."""
     own = [a for a in argv if a.startswith("figures.")]
     argv = [a for a in argv if a not in own]
     wrong = [a for a in argv if "=" in a or a.startswith("-")]

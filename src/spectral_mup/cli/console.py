@@ -17,12 +17,12 @@ from spectral_mup.util.registry import did_you_mean, lookup
 
 HELP = ("-h", "--help")
 TEMPLATES = Path(__file__).with_name("templates")
-NAMES = {"gitignore": ".gitignore"}  # which would act on this repository under its own name
+NAMES = {"gitignore": ".gitignore"}  # a .gitignore among the templates would apply to this repository
 COMMANDS = ("launch", "analyze", "ls", "init")
 
 
 def main(argv: list[str] | None = None, program: str = CONSOLE) -> int:
-    """Run `spectral-mup COMMAND …`; return the exit code: FAILED where all went well but could not be said."""
+    """Run `spectral-mup COMMAND …`; return its exit code, which is FAILED too if only its output could not be written."""
     outputs = open_outputs()
     code = run(*((sys.argv[1:] if argv is None else argv) or ["--help"]), program=program)
     sys.stdout.flush()
@@ -58,7 +58,7 @@ def run(command: str, *rest: str, program: str) -> int:
 
 
 def launch(argv: Sequence[str], program: str = SCRIPTS) -> int:
-    """Run the action that these words ask for; return its exit code. Raises what `guard` catches."""
+    """Run the action of a command line; return its exit code. Raises what `guard` catches."""
     context = context_of(argv, program, actions=ACTIONS)
     check_figures(context.config.figures)
     action = lookup(ACTIONS, context.config.action, "action")

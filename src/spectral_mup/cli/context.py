@@ -1,4 +1,4 @@
-"""What an action works on and returns: the config and what follows from it, the command line to copy next, exit codes."""
+"""What actions work with: the config and all that follows from it, the commands to suggest next, exit codes."""
 
 import shlex
 import sys
@@ -26,12 +26,12 @@ from spectral_mup.util.text import pluralize
 OK = 0
 FAILED = 1  # some runs failed
 BAD_INPUT = 2  # nothing was started
-REFUSED = 3  # held back, or not confirmed
+REFUSED = 3  # paused, not confirmed, or another sweep's name
 NO_ANSWER = 4  # SLURM or W&B refused or gave no answer
 CHECK_FAILED = 5  # analyze --check
 INTERRUPTED = 130
 
-# not part of the sweep, so not of the next command
+# keys of one command, not of the sweep: left out of the commands that are suggested
 ABOUT_THIS_COMMAND = ("action=", "yes=", "watch=", "run=", "cause=", "target.")
 SWITCHES = {"watch": "watch=true", "yes": "yes=true", "ls": "action=ls"}  # bare words, and what they are short for
 
@@ -44,19 +44,19 @@ SCRIPTS, CONSOLE, MODULE = (
 
 
 def command(start: str, overrides: Sequence[str], action: str | None = None) -> str:
-    """A command line of these overrides, quoted for a shell, with another action than they have."""
+    """Return a command line with these overrides, quoted for a shell, and `action` in place of their own."""
     kept = without_this_command(overrides)
     return f"{start} {shlex.join([*kept, *([f'action={action}'] if action else [])])}".rstrip()
 
 
 def without_this_command(overrides: Sequence[str]) -> list[str]:
-    """Those of the overrides that are about the sweep."""
+    """Return the overrides that are about the sweep, not about one command alone."""
     return [override for override in overrides if not override.startswith(ABOUT_THIS_COMMAND)]
 
 
 @dataclass
 class Context:
-    """A checked config, the command line that it came from, and what follows from it, made when first asked for."""
+    """A checked config, its command line, and what follows from them, computed at first use."""
 
     config: Config
     argv: list[str]
@@ -68,13 +68,15 @@ class Context:
 
     @cached_property
     def sweep(self) -> Sweep:
-        """Raises ConfigError if the corpus is missing, or a quantity to probe unknown."""
+        """The sweep of this config. Raises ConfigError if its corpus is missing or a quantity to probe is unknown."""
         resolve_quantities(self.config.probe.quantities)
         return open_sweep(self.config)
 
     def check_model(self) -> None:
-        """Check a model and optimizers that are neither the package's nor torch's, in a second or two. Raises ConfigError where
-        the model cannot be scaled, or an optimizer is none."""
+        """Check a model and optimizers that are neither the package's nor torch's, in a second or two.
+
+        Raises ConfigError if the model cannot be scaled, or if what is given as an optimizer is not one.
+        """
         for algorithm in spec_of(self.config.optimizer).algorithms.values():
             if not str(algorithm.target).startswith(("torch.optim.", "spectral_mup.optim.")):
                 algorithm.load()
@@ -87,12 +89,12 @@ class Context:
 
     @cached_property
     def results(self) -> Results:
-        """What the runs came to; analyze keeps it for the commands that follow."""
+        """Losses and times of runs; `analyze` caches what it has read for later commands."""
         return Results(self.runs, self.cache / "runs")
 
     @property
     def cache(self) -> Path:
-        """Folder of what analyze has read and found, to save later commands time; may be deleted."""
+        """Folder where `analyze` keeps what it has read and found, to save time later; may be deleted."""
         return Path(self.config.paths.results) / ".cache" / self.config.sweep.name
 
     @property
@@ -105,24 +107,24 @@ class Context:
 
     @cached_property
     def report(self) -> Report:
-        """The state of every run of the plan, by its folder and SLURM."""
+        """The state of every run of the plan, from its folder and from SLURM."""
         return reconcile(self.runs, Path(self.config.paths.jobs), self.plan.runs)
 
     def refresh(self) -> None:
-        """Make plan and report anew, from what is on disk by then, when they are next asked for."""
+        """Forget plan and report; at their next use they are made from what is on disk by then."""
         for name in ("plan", "report"):
             self.__dict__.pop(name, None)
 
     @property
     def later_curves(self) -> int:
-        """Curves that the plan does not reach yet."""
+        """Number of curves that the plan has not reached yet."""
         return remaining_curves(self.sweep, self.plan)
 
     def load_corpus(self) -> Corpus | OwnBatches:
         return load_data(*self.config.data.place)
 
     def matching(self) -> list[State]:
-        """States of the runs that run=ID names; all of them without it. Raises ConfigError if it names none."""
+        """Return the states of the runs that run=ID names, of all without it. Raises ConfigError if it names none."""
         wanted = self.config.run
         found = [s for s in self.report.states.values() if wanted is None or s.run.run_id.startswith(wanted)]
         if wanted is not None and not found:
@@ -131,21 +133,21 @@ class Context:
 
     @property
     def folder(self) -> Path:
-        """Where the results are."""
+        """Folder of the sweep's results."""
         return Path(self.config.paths.results, self.config.sweep.name)
 
     @property
     def record(self) -> SweepRecord | None:
-        """What the sweep's name was launched with; None if it was not. Raises RecordError where that cannot be read."""
+        """What the sweep's name was launched with, None if never. Raises RecordError if that cannot be read."""
         return read_record(Path(self.config.paths.results), self.config.sweep.name)
 
     def by_name(self, script: str, action: str | None = None) -> str:
-        """A command on the sweep that was launched under this name, with what it was launched with."""
+        """Return a command that gives the sweep's name alone, and so the config that was launched under it."""
         words = [self.config.sweep.name, *(word for word in self.argv if word.startswith("paths.results="))]
         return command(self.program.format(script), words, None if action == "run" else action)
 
     def _command(self, script: str, action: str | None = None) -> str:
-        """By the name of the sweep, once it was launched with this config, and what was not given then; else by all words."""
+        """Return a command by the sweep's name and the words added since, if this config was launched; else by all words."""
         record, name = self.record, self.config.sweep.name
         named = record and {*record.words} <= {*self.argv} and name not in SWITCHES and not name.startswith("-")
         if not record or not named or differences(record.config, self.config):
@@ -154,23 +156,23 @@ class Context:
         return command(self.program.format(script), [name, *more], action)
 
     def launch_command(self, action: str | None = None) -> str:
-        """This sweep's launch, or another action on it, to copy."""
+        """Return the command that launches this sweep, or runs another action on it, for the user to copy."""
         return self._command("launch", action)
 
     def analyze_command(self) -> str:
-        """What judges this sweep, to copy."""
+        """Return the command that judges this sweep, for the user to copy."""
         return self._command("analyze")
 
     def whole_command(self, script: str, action: str | None = None) -> str:
-        """With all words, so that it says what it does wherever it is read."""
+        """Return the command with all its words, which means the same wherever it is read."""
         return command(self.program.format(script), self.argv, action)
 
     def next_lines(self) -> list[str]:
-        """What to do once all is trained."""
+        """Return what to do once all runs are trained."""
         return [f"Next: {self.analyze_command()}"]
 
     def confirmed(self, question: str) -> bool:
-        """Whether the user agrees: yes=true, or y on a terminal."""
+        """Return whether the user agrees: by yes=true, or by y on a terminal."""
         if self.config.yes:
             return True
         if not sys.stdin.isatty():
@@ -186,7 +188,7 @@ class Context:
 
 
 def format_counts(report: Report) -> str:
-    """'84 runs: 72 done, 3 running, 9 planned'."""
+    """Return '84 runs: 72 done, 3 running, 9 planned'."""
     counts = ", ".join(f"{n} {name}" for name, n in report.counts().items())
     return f"{pluralize(len(report.states), 'run')}: {counts or 'none'}"
 
@@ -203,13 +205,13 @@ def nothing_to_do(context: Context) -> int:
 
 
 def show_endings(context: Context) -> None:
-    """How the search for each verdict ended, and what to do next."""
+    """Print how the search for each verdict ended, and what to do next."""
     for line in (*map(str, context.plan.endings), *context.next_lines()):
         show(line)
 
 
 def check_folders(config: Config, *keys: str) -> None:
-    """Raises ConfigError about the first of these paths that cannot be written."""
+    """Raise ConfigError about the first of these paths that cannot be written."""
     for key in keys:
         path = Path(getattr(config.paths, key)).absolute()
         try:

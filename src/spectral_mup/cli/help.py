@@ -105,7 +105,7 @@ no run is missing, over width and depth where they vary, and all runs are of one
 
 
 def help_of(command: str, program: str) -> str:
-    """What `launch --help` or `analyze --help` prints."""
+    """Return what `launch --help` or `analyze --help` prints."""
     actions = table([[f"action={name}", action.help] for name, action in ACTIONS.items()], indent=4)
     presets = table([[f"{group}=", ", ".join(options(group))] for group in GROUPS], indent=2)
     return {"launch": LAUNCH_HELP, "analyze": ANALYZE_HELP}[command].format(

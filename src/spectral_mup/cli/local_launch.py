@@ -1,4 +1,4 @@
-"""A launch on this machine: its workers, how it is stopped, and what it says in the end."""
+"""A launch on this machine: its workers, how it is stopped, and what it prints in the end."""
 
 import multiprocessing
 import signal
@@ -20,7 +20,7 @@ from spectral_mup.util.text import pluralize
 
 
 def machine_of(context: Context) -> Machine:
-    """This one, and what is known already of the memory that the sweep's runs need."""
+    """Return this machine, with what is already known of the memory that the sweep's runs need."""
     machine = Machine.here(context.config)
     if machine.gpus:
         machine.memory.learn(context.plan.runs)
@@ -28,7 +28,7 @@ def machine_of(context: Context) -> Machine:
 
 
 def durations_on(context: Context, placement: Placement) -> Durations:
-    """How long the sweep's runs take on such workers, by those that are done."""
+    """Return how long the sweep's runs take on such workers, judging by those that are done."""
     return measured_durations(context.runs, context.plan.runs, "cuda" if placement.gpus else "cpu")
 
 
@@ -38,8 +38,11 @@ def print_workers(context: Context, placement: Placement, durations: Durations) 
 
 
 def train_here(context: Context, forgiven: Collection[str] = (), in_this_process: bool = False) -> int:
-    """Train on this machine until the plan is empty, Ctrl-C, or only failed runs are left; the failures of the runs `forgiven`
-    are put away first. Raises ConfigError if this machine cannot train what the config says, or write where."""
+    """Train on this machine until the plan is empty, Ctrl-C, or only failed runs are left; return the exit code.
+
+    The errors of the runs `forgiven` are archived first, so that these run again. Raises ConfigError if this machine cannot
+    train what the config says, or if a folder cannot be written.
+    """
     from spectral_mup.cluster.local import run_here, run_local
     from spectral_mup.cluster.progress import Progress
 
@@ -62,7 +65,7 @@ def train_here(context: Context, forgiven: Collection[str] = (), in_this_process
     def todo() -> list[RunConfig]:
         context.refresh()
         runs = context.plan.todo
-        if (news := [len(context.plan.runs), len(runs)]) != seen:  # it is asked every two seconds
+        if (news := [len(context.plan.runs), len(runs)]) != seen:  # `todo` is called every two seconds
             seen[:] = news
             workers = place(runs).workers if runs else placement.workers
             states = curve_states(context.plan, context.outcome)
@@ -90,8 +93,10 @@ def train_here(context: Context, forgiven: Collection[str] = (), in_this_process
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """While inside, SIGINT and SIGTERM make the function given return True, and no more; from the second on they kill the
-    workers, or, where there are none, interrupt what is done here."""
+    """Yield a function that returns whether SIGINT or SIGTERM has arrived; inside, the first of them does nothing else.
+
+    Every further one kills the workers or, if there are none, raises KeyboardInterrupt.
+    """
     asked: list[int] = []
 
     def ask(number: int, _frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""Sweeps by name: what may be typed in place of KEY=VALUE, what a name was launched with, and who may use it again."""
+"""Sweeps by name: a bare word on the command line, the config launched under a name, and when the name may be used again."""
 
 import sys
 from collections.abc import Collection, Sequence
@@ -18,15 +18,15 @@ from spectral_mup.errors import ConfigError, RecordError, Refusal
 from spectral_mup.runs.sweep_record import SweepRecord, read_record, recorded_names, write_record
 from spectral_mup.util.registry import nearest
 
-SHOWN = 8  # keys that differ
-TRAINING = ("run", "retry", "extend")  # actions
-FLAGS = ("--check", "--summary")  # of analyze
+SHOWN = 8  # differing keys listed at most
+TRAINING = ("run", "retry", "extend")  # actions that train
+FLAGS = ("--check", "--summary")  # options of analyze
 
 
 def context_of(argv: Sequence[str], program: str, flags: Collection[str] = (), actions: Collection[str] = ()) -> Context:
-    """The context of a command line: KEY=VALUEs, and perhaps the name of a sweep, which is resumed as it was launched.
+    """Return the context of a command line: KEY=VALUEs, and perhaps the name of a sweep, which is resumed as it was launched.
 
-    `flags` are words with dashes that the command has; `actions` are named to who types one bare. Raises ConfigError.
+    `flags` are the options that the command knows, `actions` the words for which it suggests action=NAME. Raises ConfigError.
     """
     words = [SWITCHES.get(word, word) for word in argv]
     refuse_in_overrides(words)
@@ -44,7 +44,7 @@ def context_of(argv: Sequence[str], program: str, flags: Collection[str] = (), a
     )
     if len(names) > 1:
         raise ConfigError(f"{' '.join(names)}: give one sweep, and settings as KEY=VALUE; quote what has spaces in it")
-    name = names[0].rstrip("/").removeprefix(f"{results}/")  # as a shell completes it
+    name = names[0].rstrip("/").removeprefix(f"{results}/")  # a shell completes results/NAME/
     record = read_record(results, name) if NAME.fullmatch(name) else None
     if record is None:
         if name not in options("sweep"):
@@ -57,13 +57,13 @@ def context_of(argv: Sequence[str], program: str, flags: Collection[str] = (), a
 
 
 def merged(words: Sequence[str], more: Sequence[str]) -> list[str]:
-    """Overrides with further ones, which count where both set a key."""
+    """Return overrides followed by further ones, which replace those of the same key."""
     keys = {key_of(word) for word in more}
     return [*(word for word in words if key_of(word) not in keys), *more]
 
 
 def _unknown(name: str, results: Path, actions: Collection[str]) -> str:
-    """What to say of a word that does not name a sweep."""
+    """Return the message about a word that does not name a sweep."""
     if name in known_keys():
         return f"{name}: {bare(name)}"
     meant = {**{a: f"action={a}" for a in actions}, **{s: f"sweep={s}" for s in options("sweep")}, **dict.fromkeys(SWITCHES)}
@@ -95,7 +95,7 @@ def check_name(context: Context) -> None:
 
 
 def note_name(context: Context) -> None:
-    """Say on stderr that what follows is not about the sweep that was launched under this name, if so."""
+    """Say on stderr if the sweep's name was launched with another config, so that what follows is not about that launch."""
     record = context.record
     if record and (changed := differences(record.config, context.config)):
         keys = ", ".join(key for key, _, _ in changed[:SHOWN]) + " …" * (len(changed) > SHOWN)
@@ -107,7 +107,7 @@ def note_name(context: Context) -> None:
 def keep_name(context: Context, launched: bool = True) -> None:
     """Let the sweep's name stand for this config from now on. Raises Refusal (see `check_name`).
 
-    launched   False where it is only judged: what its launch recorded stays, but for another config.
+    With `launched=False`, as where the sweep is only judged, a record of the same config stays as its launch wrote it.
     """
     check_name(context)
     record = context.record
@@ -116,7 +116,7 @@ def keep_name(context: Context, launched: bool = True) -> None:
 
 
 def recorded_context(name: str, record: SweepRecord, like: Context) -> Context:
-    """The context of a sweep as it was launched; what is newer than its record is taken from another. Raises ConfigError."""
+    """Return the context of a sweep as it was launched; keys newer than its record are those of `like`. Raises ConfigError."""
     config = resumed(record.config, to_plain(like.config)) | {part: record.config[part] for part in ("cluster", "paths")}
     config["sweep"]["name"] = name
     config["paths"] = config["paths"] | {"results": like.config.paths.results}
@@ -124,7 +124,7 @@ def recorded_context(name: str, record: SweepRecord, like: Context) -> Context:
 
 
 def _has_results(context: Context, record: SweepRecord) -> bool:
-    """Whether anything was trained or judged under a record; so too where that cannot be told."""
+    """Return whether anything was trained or judged under a record; True where that is unknown."""
     if (context.folder / "verdicts.json").exists():
         return True
     try:
@@ -135,7 +135,7 @@ def _has_results(context: Context, record: SweepRecord) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A value as it would be typed."""
+    """Return a value as one would type it on the command line."""
     if isinstance(value, list):
         return f"[{','.join(map(_shown, value))}]"
     if isinstance(value, float):

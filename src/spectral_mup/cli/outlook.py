@@ -11,7 +11,7 @@ from spectral_mup.util.text import format_duration, pluralize
 
 
 def format_plan(context: Context) -> str:
-    """Counts first, then one line per curve."""
+    """Return the counts of a plan, one line per curve, and notes."""
     plan, later, adaptive = context.plan, context.later_curves, context.config.lr.adaptive
     todo, total = set(plan.todo), len(plan.runs)
     text = f"{context.config.sweep.name}: {pluralize(total, 'run')}{' so far' * adaptive}: "
@@ -28,7 +28,7 @@ def format_plan(context: Context) -> str:
 
 
 def _without_weights(context: Context) -> list[str]:
-    """Return, with train.keep, a line about the runs that were trained without it."""
+    """Return, with train.keep, a line about the runs that ended without it and left no weights."""
     runs = context.plan.runs if context.config.train.keep else []
     ended = [run.run_id for run in runs if math.isfinite(context.outcome(run) or math.inf)]
     bare = [run_id for run_id in ended if not RunFolder(context.runs, run_id).has_weights()]
@@ -41,7 +41,7 @@ def _without_weights(context: Context) -> list[str]:
 
 
 def still_to_train(context: Context, durations: Durations) -> Outlook:
-    """What follows until the verdicts, as far as sweep.budget allows if that is in hours."""
+    """Return what follows until the verdicts, cut to what sweep.budget allows if that is in hours."""
     found, budget = outlook(context.sweep, context.plan), context.config.sweep.budget
     if not isinstance(budget, str):
         return found
@@ -55,7 +55,7 @@ def still_to_train(context: Context, durations: Durations) -> Outlook:
 
 
 def format_outlook(context: Context, durations: Durations, cost: Callable[[Counted], str], source: str) -> str:
-    """How many runs a search takes in all until its verdicts, and what those to come cost: at least, as a rule, at most."""
+    """Return how many runs a search takes in all and what those to come cost: at least, as a rule, at most."""
     coming, done = still_to_train(context, durations), len(context.plan.runs) - len(context.plan.todo)
     least, usual, most = (done + n for n in coming.counts)
     shortest, usually, longest = (f" ({said})" if (said := cost(runs)) else "" for runs in coming)
@@ -66,7 +66,7 @@ def format_outlook(context: Context, durations: Durations, cost: Callable[[Count
 
 
 def format_time(context: Context, durations: Durations, workers: int) -> str:
-    """How long this machine takes: of a fixed grid for all that is to do, of a search until its verdicts."""
+    """Return how long this machine takes: of a fixed grid for all runs to do, of a search until its verdicts."""
 
     def time(runs: Counted) -> str:
         return format_duration(durations.total(runs) / workers)

@@ -1,4 +1,4 @@
-"""What a person reads on a terminal: verdicts in their colours. Elsewhere, and under NO_COLOR, the same text without."""
+"""Text for a terminal, with verdicts in their colours; elsewhere, and under NO_COLOR, the same text without colours."""
 
 import re
 
@@ -11,7 +11,7 @@ SAID = re.compile(rf"(?<=  |: )({'|'.join(COLOURS)})(?=  |:|$| after | \()", re.
 
 
 def show(text: str) -> None:
-    """Print lines as they are, never wrapped."""
+    """Print text with its verdicts coloured, never wrapped."""
     from rich.console import Console
     from rich.text import Text
 

@@ -22,11 +22,11 @@ KEYS_BY_SBATCH_ERROR = {
     "time limit": ["time"], "generic resource|gres": ["gpus"], "memory": ["memory"],
     "processors|node": ["gpus", "cpus", "memory", "nodes"],
 }  # fmt: skip
-"""Words of sbatch, looked for in this order, and the keys they are about."""
+"""Words in sbatch's errors, looked for in this order, and the keys of cluster that they are about."""
 
 
 def submit_runs(context: Context, report: Report, select: Callable[[State], bool], forgiven: Collection[str] = ()) -> int:
-    """Validate, show, ask, submit, print what to do next."""
+    """Submit the runs whose state `select` wants: show them, check, ask, submit, say what to do next; return the exit code."""
     config, sweep = context.config, context.sweep
     print_notes(report)
     print(format_counts(report))
@@ -56,7 +56,7 @@ def submit_runs(context: Context, report: Report, select: Callable[[State], bool
 
 
 def _refuse_what_sbatch_would(context: Context, ordered: SubmissionPlan) -> None:
-    """Raises ConfigError about the keys that sbatch's words are about, with their values."""
+    """Raise ConfigError if sbatch would refuse the script, with the keys that its words are about and their values."""
     try:
         if note := check_script(context.config, ordered.packs[: ordered.array_size], context.sweep.fingerprint):
             print(f"note: {note}; unless they lack something else, the jobs will wait for them")
@@ -71,7 +71,7 @@ def _refuse_what_sbatch_would(context: Context, ordered: SubmissionPlan) -> None
 
 
 def _nothing_to_submit(context: Context, report: Report) -> int:
-    """Say why: all done, already submitted, or failed for good."""
+    """Print why: all is done, already submitted, or failed for good; return the exit code."""
     counts = report.counts()
     if counts.keys() <= {"done", "diverged"}:
         return nothing_to_do(context)
@@ -92,7 +92,7 @@ def _describe(submission: Submission) -> str:
 
 
 def format_submission(ordered: SubmissionPlan, context: Context) -> str:
-    """Runs, tasks, GPUs and expected time, one row per size; then what is likely to follow them."""
+    """Return runs, tasks, GPUs and expected time as text, one row per size; then what is likely to follow them."""
     c, timed = slurm_of(context.config), ordered.expected.runs > 0
     unit = "GPU-hours" if ordered.gpus else "task-hours"
 

@@ -1,4 +1,4 @@
-"""What a command prints on: a file, a terminal or a pipe, of any encoding. That it cannot be written ends no work."""
+"""Standard output and error: what they cannot encode is replaced, and what cannot be written does not end the command."""
 
 import io
 import os
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Output(io.FileIO):
-    """A descriptor that takes whatever is printed; `lost` is the error after which nothing of it arrived."""
+    """A file descriptor to which every write succeeds; `lost` is the error after which output was dropped."""
 
     lost: OSError | None = None
 
@@ -21,7 +21,7 @@ class Output(io.FileIO):
 
 
 def open_outputs() -> list[Output]:
-    """Make stdout and stderr such; others than the process began with, as those of a test or a notebook, stay."""
+    """Put such outputs under stdout and stderr and return them; streams that a test or notebook has put there stay."""
     outputs = []
     for name, unprintable in (("stdout", "replace"), ("stderr", "backslashreplace")):
         stream = getattr(sys, name)
@@ -34,7 +34,7 @@ def open_outputs() -> list[Output]:
 
 
 def as_text(output: Output, like: Any, unprintable: str) -> io.TextIOWrapper:
-    """A stream to print on, with the encoding and the buffering of another; `unprintable` characters are replaced so."""
+    """Return a text stream on `output`, encoded and buffered as another is; `unprintable` says how to replace characters."""
     buffer: Any = output if like.write_through else io.BufferedWriter(output)  # as under python -u
     return io.TextIOWrapper(
         buffer, like.encoding, unprintable, line_buffering=like.line_buffering, write_through=like.write_through

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class CallContext(Context):
-    """The context of a call in Python, which is also what resumes it."""
+    """The context of a call in Python: in place of commands it suggests the same call, which resumes the sweep."""
 
     call: str = ""
 
@@ -58,27 +58,33 @@ def sweep(
     """Train a model at several sizes and learning rates until it is decided whether the best one stays, and judge it.
 
     Args:
-        model: a function that returns a torch.nn.Module, called with width, and with depth, vocab_size and context if it
+        model: A function that returns a torch.nn.Module, called with width, and with depth, vocab_size and context if it
             takes them; its import path; or the name of a family: nanogpt, llama2, or huggingface with "model.type=qwen3".
-        overrides: any further keys as on the command line, as in "model.context=128", "sweep.budget=1h".
-        name: of the folder of the results, FOLDER/results/NAME.
-        widths: the smallest is the base. So of depths, in blocks.
-        log2_lrs: coarse grid of log2 of the base's learning rate, extended and refined where the search needs it.
-        seeds: to begin with; the search adds more where the verdict needs them.
-        steps: optimizer steps a run, of which a tenth is warmup unless overrides say otherwise.
-        batch_size: sequences, or examples, a step.
-        optimizer: name of a preset, as in "muon".
-        rules: names of rules; with the default a control is judged beside spectral.
-        batches: a function (seed, step[, batch_size]) to a dict or tuple, from which the model returns its loss, seed None
+        overrides: Any further keys as on the command line, as in "model.context=128", "sweep.budget=1h".
+        name: The sweep's name; its results are in FOLDER/results/NAME.
+        widths: The smallest is the base.
+        depths: In blocks; the smallest is the base.
+        log2_lrs: Coarse grid of log2 of the base's learning rate, extended and refined where the search needs it.
+        seeds: To begin with; the search adds more where the verdict needs them.
+        steps: Optimizer steps per run, of which a tenth is warmup unless overrides say otherwise.
+        batch_size: Sequences, or examples, per step.
+        optimizer: Name of a preset, as in "muon".
+        rules: Names of rules; by default a control is judged beside spectral.
+        batches: A function (seed, step[, batch_size]) to a dict or tuple, from which the model returns its loss, seed None
             for validation; None: a text, Shakespeare unless overrides name another, as in "data=pydoc".
-        folder: where runs/ and results/ are; a run that is done there is not trained again.
-        workers: processes that train; None: as many as the cores have room for, or none where a function has no import
-            path, as in a notebook; 0: none, runs are trained here, one by one.
-        quiet: print nothing.
+        folder: Where runs/ and results/ are; a run that is done there is not trained again.
+        workers: Processes that train; None: as many as the cores have room for, or none where a function has no import
+            path, as in a notebook; 0: none, runs are trained in this process, one by one.
+        quiet: Print nothing.
 
-    Returns the results as `load("FOLDER/results/NAME")` does. Raises ConfigError on what a launch refuses, Refusal if the name
-    was used with another config (add "yes=true" to replace its results), RuntimeError where runs failed, and
-    KeyboardInterrupt after Ctrl-C, when the run at hand is saved: the same call resumes.
+    Returns:
+        The results, as `load("FOLDER/results/NAME")` returns them.
+
+    Raises:
+        ConfigError: The config is one that a launch would refuse.
+        Refusal: The name was used with another config; "yes=true" replaces its results.
+        RuntimeError: Runs failed; the message says where their tracebacks are.
+        KeyboardInterrupt: After Ctrl-C, once the run at hand is saved; the same call resumes.
     """
     from spectral_mup.analysis.load import load  # here, as `import spectral_mup` needs neither pandas nor, below, hydra
     from spectral_mup.cli.analyze import judge_and_draw
@@ -117,7 +123,7 @@ def sweep(
 
 @contextmanager
 def _given(*functions: Callable[..., Any] | str | None) -> Iterator[list[str | None]]:
-    """Names for a config of what may be a function; one without an import path is known by its name in this process alone."""
+    """Yield names for a config in place of functions; those without an import path are registered while inside."""
     names: list[str | None] = []
     mine: dict[str, Any] = {}
     for function in functions:
@@ -153,7 +159,7 @@ def _list(values: Sequence[Any] | None) -> str | None:
 
 @contextmanager
 def _main_left_alone() -> Iterator[None]:
-    """New processes do not run the script that called: they import what they need by its path."""
+    """Keep new processes from running the script that called: they import what they need by its path."""
     main = sys.modules["__main__"].__dict__
     hidden = {key: main.pop(key) for key in ("__file__", "__spec__") if key in main}
     main["__spec__"] = None

@@ -1,4 +1,4 @@
-"""How long runs take: as runs like them took, or guessed. Imports no torch."""
+"""How long runs take: as earlier runs like them took, else by a guess. Imports no torch."""
 
 import statistics
 from collections import defaultdict
@@ -10,29 +10,30 @@ from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.text import pluralize
 
 GUESS = {"cpu": (1.5, 120e9), "cuda": (0.7, 100e12)}
-"""Seconds to begin and end a run, and FLOP a second, as one core of an AMD EPYC trained the default sweep, and one worker of an
-H200."""
+"""Seconds to begin and end a run, and FLOP/s: one core of an AMD EPYC in the default sweep, and one worker on an H200."""
 
 
 class Durations:
-    """Seconds that one worker needs for a run: a guess, times the median factor by which runs like it took longer than theirs:
-    those of its shape, else all."""
+    """Seconds that one worker needs for a run.
+
+    It is a guess, times the median factor by which earlier runs exceeded theirs: those of the same shape, else all.
+    """
 
     def __init__(self, device: str) -> None:
         self.device = device  # 'cpu' or 'cuda'
         self._factors: defaultdict[tuple[int, int, int], list[float]] = defaultdict(list)
 
     def learn(self, run: RunConfig, seconds: float) -> None:
-        """That a run took so long."""
+        """Learn from a run that took this many seconds."""
         self._factors[run.shape].append(seconds / self._guess(run))
 
     def seconds(self, run: RunConfig) -> float:
-        """Expected seconds of a run; a mere guess while there are no `runs`."""
+        """Return the expected seconds of a run; a mere guess while there are no `runs`."""
         factors = self._factors.get(run.shape) or [factor for of_shape in self._factors.values() for factor in of_shape]
         return self._guess(run) * (statistics.median(factors) if factors else 1)
 
     def total(self, runs: Iterable[tuple[RunConfig, float]]) -> float:
-        """Expected seconds of (a run, how many like it)."""
+        """Return the expected seconds of runs, each given as (a run, how many like it)."""
         return sum(n * self.seconds(run) for run, n in runs)
 
     def _guess(self, run: RunConfig) -> float:
@@ -41,7 +42,7 @@ class Durations:
 
     @property
     def runs(self) -> int:
-        """How many were learned from."""
+        """Number of runs learned from."""
         return sum(map(len, self._factors.values()))
 
     @property
@@ -50,7 +51,7 @@ class Durations:
 
 
 def measured_durations(runs_dir: Path, runs: Iterable[RunConfig], device: str) -> Durations:
-    """Durations learned from those of the runs that are done on this kind of device."""
+    """Return durations learned from those of the runs that are done on this kind of device."""
     durations = Durations(device)
     for run in runs:
         timing = RunFolder(runs_dir, run.run_id).peek("timing.json")

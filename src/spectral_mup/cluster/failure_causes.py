@@ -1,6 +1,6 @@
-"""Why a run has no result, whose fault that is, and whether to submit it again without being asked: one table.
+"""Why a run has no result, whose fault that is, and whether it is submitted again automatically: one table.
 
-Tasks, their batch scripts, action=why, action=retry and the breaker all go by it. Imports no torch.
+Tasks, their batch scripts, action=why, action=retry and the breaker all use it. Imports no torch.
 """
 
 import errno
@@ -9,16 +9,21 @@ from dataclasses import dataclass
 
 from spectral_mup.cluster.slurm_commands import ArrayTask
 
-# Errors of a disk; macOS has not all of them.
+# Errors of a disk; macOS lacks some of them.
 DISK_ERRORS = "EIO ESTALE ETIMEDOUT EAGAIN EBUSY ENOTCONN ESHUTDOWN EHOSTDOWN EHOSTUNREACH EREMOTEIO ENOLCK".split()
 NUMBERS = "|".join(str(getattr(errno, name)) for name in DISK_ERRORS if hasattr(errno, name))
 
 
 @dataclass(frozen=True)
 class Cause:
-    """`fault`: of the run, its node, the site or the user; the node's are counted, and exclude it. `retryable`: submit again
-    automatically, at most cluster.retries times. It is known by SLURM's `states`, by a pattern of the line that names the
-    exception (`raised`), or by one of anything in the traceback (`told`); those without are found by what the tasks record.
+    """Why a run has no result; a cause without `states`, `raised` and `told` is found by what tasks record or how they end.
+
+    Attributes:
+        fault: Whose it is: run, node, site or user; a node's are counted, and exclude it.
+        retryable: Whether its runs are submitted again automatically, at most cluster.retries times.
+        states: States of a job by which SLURM shows it.
+        raised: Pattern of the line that names the exception.
+        told: Pattern of anything in the traceback.
     """
 
     name: str
@@ -94,13 +99,13 @@ OUT_OF_MEMORY = re.compile(r"oom[-_ ]?kill|Out Of Memory|exceeded (step |job )?m
 
 
 def exception_line(traceback: str) -> str:
-    """The line of a traceback that names the last exception, with the first line of its message."""
+    """Return the line of a traceback that names the last exception, with the first line of its message."""
     lines = [line for line in traceback.rpartition("Traceback (most recent call last):")[2].splitlines() if line.strip()]
     return next((line for line in lines if not line[0].isspace()), lines[-1] if lines else "")
 
 
 def classify_traceback(traceback: str) -> Cause:
-    """The cause of a run that raised: the first of the table whose pattern fits."""
+    """Return the cause of a run that raised: the first of the table whose pattern matches."""
     last = exception_line(traceback)
     for cause in CAUSES.values():
         if cause.raised and re.search(cause.raised, last) or cause.told and re.search(cause.told, traceback):
@@ -109,7 +114,7 @@ def classify_traceback(traceback: str) -> Cause:
 
 
 def classify_task(task: ArrayTask, log: str) -> Cause:
-    """The cause of an ended array task whose run has neither result nor error; `log` is the end of what it printed."""
+    """Return the cause of an ended array task whose run has neither result nor error; `log` is the end of its output."""
     if task.state.startswith("OUT_OF_ME") or (task.state != "COMPLETED" and OUT_OF_MEMORY.search(log)):
         return HOST_MEMORY
     if task.state in BY_STATE:

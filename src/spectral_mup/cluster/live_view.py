@@ -1,4 +1,4 @@
-"""The live view of a sweep on a terminal of any size: how far it is, a row per curve, a row per run that is trained."""
+"""The live view of a sweep on a terminal of any size: how far it is, one row per curve, one row per run in training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 STYLES = {BRACKETED: "green", UNBRACKETED: "yellow"}  # of states of curves; others are dim
 LEAST_BAR = 8  # columns; a shorter one is left out
-HEADS = 4  # lines that are no rows: the first, one over each table, and one about curves that are not shown
+HEADS = 4  # lines besides the rows: the first, one over each table, and one about curves that are not shown
 
 
 class LiveView:
-    """Draws itself as wide as the terminal and no higher: the first rows that it lacks are those of curves that have ended."""
+    """A view as wide as the terminal and no higher; the first rows to be left out are those of curves that have ended."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -46,7 +46,7 @@ class LiveView:
 
 
 def curve_rows(curves: list[CurveState], later: int, room: int) -> RenderResult:
-    """A table of at most `room` rows, and a line about curves that are not in it."""
+    """Yield a table of at most `room` rows, and a line about curves that are not in it."""
     ended = [state for state in curves if state.ended]
     hidden = {state.curve for state in ended[: max(0, len(curves) - room)]}
     shown = [state for state in curves if state.curve not in hidden][-room:]
@@ -79,7 +79,7 @@ def curve_rows(curves: list[CurveState], later: int, room: int) -> RenderResult:
 
 
 def running_rows(running: list[dict[str, Any]], room: int) -> Table:
-    """The runs that are trained now, on at most `room` lines: step and loss."""
+    """Return a table of the runs in training, of at most `room` lines: step and loss."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("running", overflow="ellipsis", no_wrap=True)
     for title in ("step", "loss"):

@@ -1,4 +1,4 @@
-"""Who holds a run, and whether they live: what claims, states, submissions and tasks all go by. Imports no torch."""
+"""Who holds a run, and whether that process lives: for claims, states, submissions and tasks. Imports no torch."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ Ask = Callable[[str], ArrayTask | None]
 
 
 def ask_slurm(job: str) -> ArrayTask | None:
-    """What the queue has of a job or array task, whoever it is of. Raises NoAnswer."""
+    """Return what the queue has of a job or array task, whoever owns it. Raises NoAnswer."""
     return squeue([job]).get(job)
 
 
@@ -28,7 +28,7 @@ def lives(
     ask: Ask = ask_slurm,
     patience: float = SILENT_SECONDS,
 ) -> bool | None:
-    """Whether the writer of an owner.json lives, as seen from a process of the job `me`; None: nobody can tell, so it may.
+    """Return whether the writer of an owner.json lives, as seen from a process of the job `me`; None: unknown, so it may.
 
         written by                      then SLURM says             then its heartbeat is   lives
         ------------------------------  --------------------------  ----------------------  -------
@@ -73,8 +73,10 @@ def lives(
 
 
 def silence(beat: Path) -> float | None:
-    """Seconds since this file was written, by the clock of its disk, as those of hosts may be far apart; None if that cannot
-    be found out."""
+    """Return the seconds since this file was written; None if that cannot be found out.
+
+    Measured by the clock of its disk, as the hosts' may be far apart.
+    """
     trial = beat.with_name(f".{secrets.token_hex(8)}")
     try:
         trial.touch()
@@ -87,12 +89,12 @@ def silence(beat: Path) -> float | None:
 
 
 def heartbeat_of(folder: RunFolder) -> Path:
-    """The file that the latest attempt at a run last showed itself alive by."""
+    """Return the file whose time shows when the latest attempt at a run was last alive."""
     attempt = folder.path / "attempts" / str(max(folder.attempts(), default=0))
     beat = attempt / "heartbeat.json"
     return beat if os.path.exists(beat) else attempt / "owner.json"
 
 
 def may_hold(folder: RunFolder, owner: Mapping[str, Any], me: JobStart | None = None, ask: Ask = ask_slurm) -> bool:
-    """Whether this owner of a run's latest attempt may still be training it."""
+    """Return whether this owner of a run's latest attempt may still be training it."""
     return lives(owner, lambda: silence(heartbeat_of(folder)), me, ask) is not False

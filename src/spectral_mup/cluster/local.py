@@ -2,8 +2,8 @@
 
 The launcher hands runs to workers over pipes; what it must not lose is in the run folders. A worker that dies is replaced and
 its run given out again; workers whose launcher died stop by themselves. Folders are claimed, so two launchers share the work.
-With train.devices a worker is a team of processes, which ends when one of them does. How many workers there are follows what
-the runs at hand need of a GPU (placement.py), and shrinks where that was too little.
+With train.devices a worker is a team of processes, which ends when one of them does. The number of workers follows what the
+runs at hand need of a GPU (placement.py), and shrinks where they ran out of memory.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def run_local(
     max_first_failures: int = MAX_FIRST_FAILURES,
     patience: float | None = None,
 ) -> dict[str, str]:
-    """Train what `todo` lists, asking it again whenever a run ends, until it lists nothing. Returns {run_id: error}.
+    """Train what `todo` lists, calling it again whenever a run ends, until it lists nothing; return {run_id: error}.
 
     `stop` is polled; once true, workers checkpoint at their next step and the call returns. With `patience` (s), a worker that
-    takes longer is killed: its run resumes from an earlier checkpoint. `machine` is what to train with, by default all of it.
-    Raises Unfit if no worker can begin here.
+    takes longer is killed: its run resumes from an earlier checkpoint. `machine` is what to train with, by default all of this
+    one. Raises Unfit if no worker can begin here.
     """
     pool = WorkerPool(config, machine or Machine.here(config), on_event)
     listed, listed_at = [], -math.inf
@@ -74,7 +74,7 @@ def run_here(
     stop: Callable[[], bool] = lambda: False,
     machine: Machine | None = None,
 ) -> dict[str, str]:
-    """As run_local, but train one run at a time in this process, which alone has functions that a notebook defines."""
+    """Train as run_local does, but one run at a time in this process, which alone has functions that a notebook defines."""
     import torch
 
     from spectral_mup.training.distributed import SINGLE_PROCESS
@@ -108,7 +108,7 @@ class WorkerPool:
         self.unfit: list[str] = []  # why workers could not begin, since the last one that could
         self._workers: list[WorkerProcess] = []
         self._deaths: Counter[str] = Counter()
-        self._at_most: dict[tuple[int, int, int], int] = {}  # runs of a width and depth that a GPU takes, where more failed
+        self._at_most: dict[tuple[int, int, int], int] = {}  # by shape: runs that a GPU takes, once more have failed
         self._claimed_until: dict[str, float] = {}
 
     @property
@@ -117,7 +117,7 @@ class WorkerPool:
         return {worker.run.run_id for worker in self._workers if worker.run}
 
     def dispatch(self, runs: Sequence[RunConfig]) -> None:
-        """Give these runs to idle workers, then to new ones, as far as there are places; end idle workers that have none."""
+        """Give these runs to idle workers, then to new ones, as far as there is room; end idle workers that have none."""
         now = time.monotonic()
         ready = [run for run in runs if self._claimed_until.get(run.run_id, 0) <= now]
         if not ready:
@@ -152,7 +152,7 @@ class WorkerPool:
             one.most_beside = max(one.most_beside, len(together) - 1)
 
     def collect(self) -> bool:
-        """Wait a moment for events and pass them on. Returns whether a run ended, so that others may be wanted now."""
+        """Wait a moment for events and pass them on; return whether a run ended, so that others may be wanted now."""
         ended = False
         handles = {handle: worker for worker in self._workers for handle in worker.handles}
         for worker in {handles[handle] for handle in wait(handles, timeout=POLL_SECONDS)}:
@@ -180,12 +180,12 @@ class WorkerPool:
                 worker.end(time.monotonic())
                 if worker.run is not None and worker.begun:
                     self.on_death(worker.run, exit_code)
-                elif worker.run is not None:  # which it has not even claimed
+                elif worker.run is not None:  # it had not claimed the run yet
                     self.unfit.append(worker.unfit or f"a process ended with exit code {exit_code} while it began")
         return ended
 
     def _crowded_out(self, worker: WorkerProcess, event: Event) -> bool:
-        """Whether a run failed for lack of memory on a GPU that it shared; then it runs again, and fewer will share one."""
+        """Return whether a run ran out of memory on a GPU that it shared; then it runs again, and fewer will share one."""
         beside, shape = worker.most_beside, event.run.shape
         if not (self.machine.gpus and beside and classify_traceback(event.payload["error"]) is DEVICE_MEMORY):
             return False
@@ -194,7 +194,7 @@ class WorkerPool:
         return True
 
     def on_death(self, run: RunConfig, exit_code: int | None) -> None:
-        """Count the death of a worker in this run; the last that it may cause fails it, else the next `todo` lists it again."""
+        """Count the death of a worker in this run, which fails after MAX_DEATHS of them; until then `todo` lists it again."""
         self._deaths[run.run_id] += 1
         retried = self._deaths[run.run_id] < MAX_DEATHS
         self.on_event(Event("died", run, {"why": f"its worker died (exit code {exit_code})", "retried": retried}))
@@ -203,7 +203,7 @@ class WorkerPool:
             self.on_event(Event("failed", run, {"error": self.failed[run.run_id]}))
 
     def close(self, patience: float | None) -> None:
-        """Ask all workers to checkpoint at their next step and end; after `patience` (s; None: any time) kill them."""
+        """Ask all workers to checkpoint at their next step and end; kill them after `patience` (s; None: never)."""
         for worker in self._workers:
             worker.close()
         deadline = None if patience is None else time.monotonic() + patience

@@ -15,13 +15,13 @@ from spectral_mup.util.gpus import Gpu, visible_gpus
 from spectral_mup.util.system import own_cores
 from spectral_mup.util.text import pluralize
 
-MOST_PER_GPU = 8  # chosen by cluster.per_gpu=auto
+MOST_PER_GPU = 8  # limit of cluster.per_gpu=auto
 USABLE = 0.95  # of a GPU's free memory
 
 
 @dataclass(frozen=True)
 class Placement:
-    """`workers` runs at once, each trained by `devices` processes with a GPU of these ids each; without GPUs on the cores."""
+    """`workers` runs at once, each trained by `devices` processes with a GPU each (ids: `gpus`); without GPUs on the cores."""
 
     workers: int
     why: str
@@ -29,17 +29,17 @@ class Placement:
     devices: int = 1
 
     def gpus_of(self, index: int) -> list[str]:
-        """The id of the GPU of each process of worker `index`; '' where it has none."""
+        """Return the id of the GPU of each process of worker `index`; '' where it has none."""
         n = self.devices
         return [self.gpus[(index * n + rank) % len(self.gpus)] if self.gpus else "" for rank in range(n)]
 
     @property
     def per_gpu(self) -> int:
-        """How many runs may share a GPU; without GPUs, the cores."""
+        """Largest number of runs that share a GPU or, without GPUs, the cores."""
         return -(-self.workers // max(1, len(self.gpus) // self.devices))
 
     def __str__(self) -> str:
-        """'8 workers on 1 GPU (at most 8 a GPU)'."""
+        """Return '8 workers on 1 GPU (at most 8 a GPU)'."""
         each = "" if self.devices == 1 else f" of {self.devices} processes"
         where = pluralize(len(self.gpus), "GPU") if self.gpus else "the CPU"
         return f"{pluralize(self.workers, 'worker')}{each} on {where} ({self.why})"
@@ -47,7 +47,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to train with, and what runs need of it."""
+    """The cores and GPUs to train on, and how much of a GPU's memory runs need."""
 
     cores: int
     gpus: Sequence[Gpu]
@@ -55,13 +55,15 @@ class Machine:
 
     @classmethod
     def here(cls, config: Config, cores: int | None = None) -> Machine:
-        """The cores (unless given) and GPUs that this process may use; GPUs unless cluster.device=cpu."""
+        """Return the cores (unless given) and GPUs that this process may use; no GPUs with cluster.device=cpu."""
         gpus = [] if config.cluster.device == "cpu" else visible_gpus()
         return cls(own_cores() if cores is None else cores, gpus, memory_of(config))
 
     def place(self, config: Config, runs: Collection[RunConfig], at_most: int | None = None) -> Placement:
-        """The workers for these runs: cluster.workers in all, else cluster.per_gpu on each GPU, else what fits; in any case not
-        more than `at_most` on a GPU. Without GPUs, as many as the cores allow.
+        """Return the workers for these runs.
+
+        They are cluster.workers in all, else cluster.per_gpu on each GPU, else as many as fit; never more than `at_most` on
+        a GPU. Without GPUs they are cluster.workers, else as many as the cores allow.
 
         Raises ConfigError if there are no GPUs where cluster.device=cuda, or fewer than train.devices.
         """
@@ -93,7 +95,7 @@ class Machine:
         return Placement(workers, why, [gpu.id for gpu in self.gpus], devices)
 
     def _fitting(self, threads: int, runs: Collection[RunConfig]) -> tuple[int, str]:
-        """How many of the neediest of the runs a GPU takes, at least 1, and what limits them."""
+        """Return how many of the neediest of the runs a GPU takes, at least 1, and what limits them."""
         need, how = self.memory.largest(runs)
         limits = {
             f"at most {MOST_PER_GPU} a GPU": MOST_PER_GPU,
@@ -105,5 +107,5 @@ class Machine:
 
 
 def memory_of(config: Config) -> RunMemory:
-    """The needs of a config's runs, nothing learned yet."""
+    """Return the memory needs of a config's runs, with nothing learned yet."""
     return RunMemory(Path(config.paths.runs), data.vocabulary(*config.data.place))

@@ -22,8 +22,11 @@ REDRAW_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a run: started, step, one of ENDS (claimed: another process has the run), died, or unfit (its
-    worker cannot begin and ends, so that the run is given back)."""
+    """Something that happened to a run.
+
+    `kind` is started, step, died, one of ENDS (claimed: another process has the run), or unfit: its worker cannot begin and
+    ends, so that the run is given out again.
+    """
 
     kind: str
     run: RunConfig
@@ -31,9 +34,10 @@ class Event:
 
 
 class Progress:
-    """Shows events, and how far the plan is that `look` was last given; the time left is that of runs timed before and now.
+    """A view of events, and of how far the plan is that `look` was last given.
 
     `show_line` gets each line and the id of its run ('' if it is about a curve); on a terminal lines pass above a live view.
+    The time left is estimated from runs timed before and now.
     """
 
     def __init__(self, show_line: Callable[[str, str], None], durations: Durations) -> None:
@@ -49,7 +53,7 @@ class Progress:
     def look(
         self, plan: Plan, workers: int, outlook: Outlook | None = None, curves: Sequence[CurveState] = (), later_curves: int = 0
     ) -> None:
-        """Go on from this plan; `outlook` is what follows until the verdicts, without one what the plan lists."""
+        """Continue with this plan; `outlook` is what follows until the verdicts, by default what the plan lists."""
         listed = [(run, 1.0) for run in plan.todo]
         least, usual = (outlook.least, outlook.usual) if outlook else (listed, listed)
         self._totals = [len(plan.runs) - len(plan.todo) + round(sum(n for _, n in runs)) for runs in (least, usual)]
@@ -87,17 +91,17 @@ class Progress:
 
     @property
     def total(self) -> int:
-        """How many runs it will be, as searches usually go."""
+        """How many runs it will be in all, as searches usually go."""
         return max(self._totals)
 
     def counts(self) -> str:
-        """'12 of about 34 to 60 runs done; about 3 to 5 min left'; one number where the plan's own are all."""
+        """Return '12 of about 34 to 60 runs done; about 3 to 5 min left', with one number where the plan lists all runs."""
         least, usual = self._totals
         of = pluralize(usual, "run") if least == usual else f"about {least} to {pluralize(usual, 'run')}"
         return f"{self.done} of {of} done" + (f"; about {left} left" if (left := self.time_left()) else "")
 
     def time_left(self) -> str:
-        """Until the verdicts; empty while no run was timed, and once all are done."""
+        """Return the time until the verdicts; '' while no run was timed, and once all are done."""
         if not self.durations.runs or self.done >= self.total:
             return ""
         left = {run.run_id: self.durations.seconds(run) for run in self.plan.todo if run.run_id not in self._ended}
@@ -124,7 +128,7 @@ class Progress:
             self._drawn = time.monotonic()
 
     def _said(self, event: Event) -> tuple[str, str]:
-        """How a run ended, and the style of a line that says so."""
+        """Return a line on how a run ended, and its style; count a run that is done, and learn its time."""
         run, payload = event.run, event.payload
         if event.kind == "done":
             self._ended.add(run.run_id)

@@ -34,8 +34,10 @@ class Refused(RuntimeError):
 
 @dataclass(frozen=True)
 class ArrayTask:
-    """One task of a job array, or a job without one, as SLURM sees it; `before` is the state in which its previous start ended,
-    by the accounting."""
+    """One task of a job array, or a job without one, as SLURM sees it.
+
+    `before` is the state in which its previous start ended, by the accounting.
+    """
 
     job: str
     name: str
@@ -58,8 +60,10 @@ class ArrayTask:
 
 
 def from_shell(cluster: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user's shell says of account, partition and the like (SBATCH_ACCOUNT, …) where the config says nothing. `sbatch`
-    itself never sees these variables: it would let them overrule the script."""
+    """Return what the user's shell says of account, partition and the like (SBATCH_ACCOUNT, …) where the config says nothing.
+
+    `sbatch` itself never sees these variables, as it would let them overrule the script.
+    """
     said = {key: os.environ[name] for key, name in FROM_SHELL.items() if not cluster[key] and os.environ.get(name)}
     if (reservation := os.environ.get("SBATCH_RESERVATION")) and "reservation" not in cluster["extra"]:
         said["extra"] = cluster["extra"] | {"reservation": reservation}
@@ -67,7 +71,7 @@ def from_shell(cluster: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """This process's environment without SLURM_* (but SLURM_CONF), PMI_* and the like, which would alter the jobs we submit."""
+    """Return this process's environment without SLURM_* (but SLURM_CONF), PMI_* and the like, which would alter our jobs."""
     variables = {k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not k.startswith(OUTER)}
     if "/usr/sbin" not in variables.get("PATH", "").split(":"):
         variables["PATH"] = variables.get("PATH", "/usr/bin:/bin") + ":/usr/sbin"
@@ -95,8 +99,10 @@ def _answer(*command: str, seconds: float = SECONDS) -> str:
 
 
 def squeue(jobs: Collection[str] = ()) -> dict[str, ArrayTask]:
-    """Tasks that the controller remembers, ended ones too, by id ('12_3'): this user's, or those of `jobs`, whoever they are
-    of. Raises NoAnswer."""
+    """Return the tasks that the controller remembers, ended ones too, by id ('12_3'). Raises NoAnswer.
+
+    They are this user's, or those of `jobs`, whoever owns them.
+    """
     which = f"--jobs={','.join(jobs)}" if jobs else f"--user={os.getuid()}"  # not by LOGNAME, which may say anything
     fields = "JobArrayID:|,Name:|,State:|,Reason:|,exit_code:|,RestartCnt:|,NodeList:|"
     try:
@@ -112,8 +118,10 @@ def squeue(jobs: Collection[str] = ()) -> dict[str, ArrayTask]:
 
 
 def _jobs(rows: str, fields: int) -> Iterator[tuple[str, str, list[str]]]:
-    """Id, name (which may have a | in it) and further fields of every line that is a job's. Sites let their commands print
-    notices as well."""
+    """Yield id, name (which may have a | in it) and further fields of every line that is about a job.
+
+    Sites let their commands print notices as well.
+    """
     for line in rows.splitlines():
         job, *rest = [part.strip() for part in line.split("|")]
         if len(rest) > fields and re.fullmatch(r"\d+(_(\d+|\[[\d,-]+(%\d+)?\]))?", job):
@@ -121,14 +129,16 @@ def _jobs(rows: str, fields: int) -> Iterator[tuple[str, str, list[str]]]:
 
 
 def _exit(status: str) -> tuple[int, int]:
-    """Exit code and signal, from '1:0' or, of squeue before SLURM 23.02, from wait(2)'s number; a job not yet ended has ''."""
+    """Return exit code and signal, from '1:0' or, of squeue before SLURM 23.02, wait(2)'s number; '' of a job not yet ended."""
     code, colon, signal = status.partition(":")
     return (int(code), int(signal)) if colon else (int(code or 0) >> 8, int(code or 0) & 127)
 
 
 def sacct(names: Iterable[str], since: float, users: Iterable[int] = ()) -> dict[str, ArrayTask]:
-    """The last known state of the tasks of jobs with these names, started after `since` (s), of this user and those with the
-    ids `users`. Raises NoAnswer."""
+    """Return the last known state of the tasks of jobs with these names, started after `since` (s), by id. Raises NoAnswer.
+
+    They are this user's and those of the users with the ids `users`.
+    """
     start = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(since))
     rows = _answer(
         "sacct", "--allocations", "--duplicates", "--parsable2", "--noheader", "--format=JobID,JobName,State,ExitCode,NodeList",
@@ -144,7 +154,7 @@ def sacct(names: Iterable[str], since: float, users: Iterable[int] = ()) -> dict
 
 
 def _expand(job: str) -> list[str]:
-    """The tasks of '7_[0-2,5%2]', as sacct writes a waiting array."""
+    """Return the tasks of '7_[0-2,5%2]', as sacct writes a waiting array."""
     array = re.fullmatch(r"(\d+)_\[([\d,-]+)(?:%\d+)?\]", job)
     if array is None:
         return [job]
@@ -153,8 +163,10 @@ def _expand(job: str) -> list[str]:
 
 
 def sbatch(script: Path, *options: str) -> str | None:
-    """Submit a script to run in the working directory; return the job id, None if what was printed does not show it. Raises
-    Refused, and NoAnswer when it is not known whether the job was accepted: look for its name in both cases."""
+    """Submit a script to run in the working directory; return the job id, None if what was printed does not show it.
+
+    Raises Refused, and NoAnswer where it is unknown whether the job was accepted. After None or NoAnswer, look for its name.
+    """
     done = call("sbatch", "--parsable", f"--chdir={Path.cwd()}", *options, str(script), seconds=120)
     message = " ".join(done.stderr.replace("sbatch: error: ", "").replace("allocation failure: ", "").split())
     if done.returncode == 0:  # 'ID' or 'ID;CLUSTER', maybe among a site's notices
@@ -174,13 +186,13 @@ def scancel(jobs: list[str]) -> None:
 
 
 def requeue(job: str) -> None:
-    """Put a running task back into the queue; SLURM may have done so already, which it reports as an error."""
+    """Put a running task back into the queue; a refusal, as where SLURM has done so already, raises nothing."""
     with suppress(NoAnswer):  # the batch script requeues it when the task has ended
         call("scontrol", "requeue", job, seconds=60)
 
 
 def exclude(job: str, nodes: Collection[str]) -> None:
-    """Keep a task, or those of an array that wait, away from these nodes; SLURM refuses that for what runs."""
+    """Keep a task, or those of an array that wait, off these nodes; SLURM refuses that for running ones."""
     with suppress(NoAnswer):  # the next failure tries again
         call("scontrol", "update", f"jobid={job}", f"ExcNodeList={','.join(nodes)}", seconds=60)
 
@@ -193,12 +205,12 @@ class Node:
 
     @property
     def up(self) -> bool:
-        """Whether jobs start on it, today or once others have ended; what a site has put to sleep counts: it is woken."""
+        """Whether jobs start on it, now or once others have ended; one that the site put to sleep counts: it is woken."""
         return re.fullmatch(r"(idle|mixed|allocated|completing|planned)[^*]?", self.state) is not None
 
 
 def nodes(partition: str | None) -> dict[str, Node]:
-    """The nodes of a partition, by default of the default one, by name. Raises NoAnswer."""
+    """Return the nodes of a partition, by default of the default one, by name. Raises NoAnswer."""
     only = ["--partition", partition] if partition else []
     rows = _answer("sinfo", "--noheader", "--Node", "--format=%P|%N|%T|%c|%G", *only)
     found = [line.strip().split("|") for line in rows.splitlines() if line.count("|") == 4]
@@ -211,7 +223,7 @@ def nodes(partition: str | None) -> dict[str, Node]:
 
 
 def settings() -> dict[str, str]:
-    """The controller's configuration, with its clock under NOW. Raises NoAnswer."""
+    """Return the controller's configuration, with its clock under NOW. Raises NoAnswer."""
     text = _answer("scontrol", "show", "config")
     now = re.search(r"^Configuration data as of (\S+)", text, re.M)
     lines = (line.partition("=") for line in text.splitlines())
@@ -219,12 +231,12 @@ def settings() -> dict[str, str]:
 
 
 def show_job(job: str) -> dict[str, str]:
-    """The fields that scontrol shows of a task, by name. Raises NoAnswer."""
+    """Return the fields that scontrol shows of a task, by name. Raises NoAnswer."""
     return _fields(_answer("scontrol", "--oneliner", "show", "job", job))
 
 
 def partitions() -> dict[str, dict[str, str]]:
-    """The fields of each partition, by its name. Raises NoAnswer."""
+    """Return the fields of each partition, by its name. Raises NoAnswer."""
     rows = map(_fields, _answer("scontrol", "--oneliner", "show", "partition").splitlines())
     return {fields["PartitionName"]: fields for fields in rows if "PartitionName" in fields}
 
@@ -234,13 +246,13 @@ def _fields(line: str) -> dict[str, str]:
 
 
 def clock(text: str) -> float | None:
-    """Seconds since the epoch of SLURM's '2026-01-31T12:00:00'; None for 'None', 'Unknown' and the like."""
+    """Return the seconds since the epoch of SLURM's '2026-01-31T12:00:00'; None for 'None', 'Unknown' and the like."""
     with suppress(ValueError):
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
 
 
 def limits() -> list[dict[str, str]]:
-    """This user's accounts, their QOS and limits on jobs, as the accounting has them. Raises NoAnswer."""
+    """Return this user's accounts, their QOS and limits on jobs, as the accounting has them. Raises NoAnswer."""
     fields = "Account,Partition,QOS,MaxJobs,MaxSubmit"
     rows = _answer(
         "sacctmgr", "--noheader", "--parsable2", "show", "associations", f"user={user_name()}", f"format={fields}",
@@ -251,7 +263,7 @@ def limits() -> list[dict[str, str]]:
 
 
 def max_array_size() -> int:
-    """How many tasks an array may have: MaxArraySize caps the index, which counts from 0."""
+    """Return how many tasks an array may have: MaxArraySize caps the index, which counts from 0."""
     with suppress(NoAnswer):
         return int(settings().get("MaxArraySize", "1001"))
     return 1001
@@ -266,7 +278,7 @@ class JobStart:
 
 
 def current_job() -> JobStart | None:
-    """The job or array task that this process belongs to, from its environment; None outside any."""
+    """Return the job or array task that this process belongs to, from its environment; None outside any."""
     job, array, index = (os.environ.get(f"SLURM_{name}") for name in ("JOB_ID", "ARRAY_JOB_ID", "ARRAY_TASK_ID"))
     if array is not None and index is not None:
         job = f"{array}_{index}"
@@ -274,7 +286,7 @@ def current_job() -> JobStart | None:
 
 
 def is_cancelled(task: JobStart) -> bool:
-    """Whether this start is being ended with scancel, so that it must not come back; False without an answer.
+    """Return whether scancel is ending this start, so that it must not come back; False without an answer.
 
     SLURM calls it COMPLETING until its last process has ended, as it does after a preemption (which counts a restart or notes a
     PreemptTime) and after the time limit (which notes no SIGTERM or SIGKILL).
@@ -290,5 +302,5 @@ def is_cancelled(task: JobStart) -> bool:
 
 
 def was_preempted(job: dict[str, str], task: JobStart) -> bool:
-    """Whether SLURM preempted this start of a task, by what show_job says of it: a PreemptTime, or another start since."""
+    """Return whether SLURM preempted this start of a task: show_job has a PreemptTime, or counts another start since."""
     return job.get("PreemptTime", "None") not in ("None", "N/A") or int(job.get("Restarts", "0")) > task.restart

@@ -1,6 +1,6 @@
 """What processes that train one run together need beyond training: where they meet, and how they end when one of them fails.
 
-The same on one machine (worker.py starts from here with a pipe to each) and over SLURM (array_task.py, started by srun).
+The same on one machine (worker.py, with a pipe to each) and on SLURM (array_task.py, started by srun).
 """
 
 import os
@@ -19,21 +19,24 @@ FAILED, TEMPORARY_FAILURE = 1, 75  # exit codes; the second is sysexits' EX_TEMP
 
 
 class Unfit(Unanswered):
-    """Processes cannot begin on this machine, which is not the fault of any run; the message says why."""
+    """Processes cannot begin on this machine, through no fault of any run; the message says why."""
 
     exit_code = FAILED
 
 
 def free_port() -> int:
-    """A port that nobody listens on; the one who asks takes it at once."""
+    """Return a port that nobody listens on; the caller must take it at once."""
     with socket.socket() as s:
         s.bind(("", 0))
         return s.getsockname()[1]
 
 
 def abandon(folder: RunFolder, rank: int, error: Exception, tell: Callable[[str], None] = lambda message: None) -> NoReturn:
-    """End this process while it handles the error of a run: `tell` of it and exit with FAILED, or where only a peer was lost or
-    another cause passes, exit with TEMPORARY_FAILURE. At once, without a message to peers that may be gone: they notice."""
+    """End this process, which handles the error of a run.
+
+    It exits with TEMPORARY_FAILURE where only a peer was lost or another cause passes, else with FAILED, once `tell` has been
+    given a message. It exits at once, without a message to peers that may be gone: they notice.
+    """
     _write_traceback(folder, rank, error)
     if isinstance(error, ClaimedError) or classify_traceback(traceback.format_exc()).retryable:
         os._exit(TEMPORARY_FAILURE)
@@ -42,7 +45,7 @@ def abandon(folder: RunFolder, rank: int, error: Exception, tell: Callable[[str]
 
 
 def _write_traceback(folder: RunFolder, rank: int, error: Exception) -> None:
-    """Write this rank's traceback to error.txt, unless that has a root cause (anything but a lost peer) from another rank."""
+    """Write this rank's traceback to error.txt, unless the root cause (anything not retryable) is in it already."""
     text = f"rank {rank} on {socket.gethostname()}:\n{traceback.format_exc()}"
     log.error("%s", text, extra={"run": folder.run_id})
     if isinstance(error, ClaimedError):

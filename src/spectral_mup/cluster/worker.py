@@ -1,4 +1,4 @@
-"""The worker's side: trains runs, one after the other, in a process that imports torch once, when `work` begins.
+"""The worker's side: a process that imports torch once, when `work` begins, and trains runs one after the other.
 
 With train.devices a worker is a team of such processes. Each is given the same runs; rank 0 claims, records and reports.
 """
@@ -34,7 +34,7 @@ from spectral_mup.util.log import configure_logging
 
 Send = Callable[[Event], None]
 HEARTBEAT_SECONDS = 30.0
-BROKEN_DEVICE = re.compile(r"CUDA error(?!: out of memory)|cannot be captured as a CUDA graph")  # no later run can use it
+BROKEN_DEVICE = re.compile(r"CUDA error(?!: out of memory)|cannot be captured as a CUDA graph")  # no later run can use the GPU
 WORKER = "spectral_mup worker"  # name of its process: other children of a launch are the user's
 LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
@@ -42,15 +42,15 @@ LAUNCHER_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 def work(pipe: Connection, config: Config, launcher: int, rank: int = 0, team: Sequence[Connection] = ()) -> None:
     """Train runs from the pipe until it closes or the process `launcher` is gone.
 
-    Rank 0 of a team sends on the pipes `team`, one to each other rank, the port where it listens; the others receive it there.
+    On the pipes `team` rank 0 sends the port where it listens, one pipe to each other rank, which is given that one alone.
     """
-    for signum in LAUNCHER_SIGNALS:  # Ctrl-C, and SLURM's signals, which go to every process of a task; it closes the pipe
+    for signum in LAUNCHER_SIGNALS:  # Ctrl-C's and SLURM's reach every process; the launcher closes the pipe
         signal.signal(signum, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, LAUNCHER_SIGNALS)
     configure_logging()
     try:
         worker = Worker.start(config)
-    except Exception as error:  # before any run is claimed: no fault of the one that waits
+    except Exception as error:  # before any run is claimed, so not the fault of the one that waits
         with suppress(EOFError, OSError):
             why = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
             pipe.send(Event("unfit", pipe.recv(), why))
@@ -100,8 +100,8 @@ class Worker:
         torch.set_num_threads(config.cluster.threads)
         device = pick_device(config.cluster.device)
         if device.type == "cuda":  # a CPU worker is deterministic already
-            torch.use_deterministic_algorithms(True, warn_only=True)  # as far as there are such; attention backward has none
-            # else each new tensor costs a kernel, which only serves to find bugs
+            torch.use_deterministic_algorithms(True, warn_only=True)  # where such kernels exist; attention's backward has none
+            # filling each new tensor costs a kernel, and only serves to find bugs
             setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010
         corpus = data.load_data(*config.data.place)
         return cls(config, corpus, device, WandbLogger(config.wandb.mode, config.wandb.project))
@@ -129,7 +129,7 @@ class Worker:
         return Event("done", run, result | {"seconds": time.monotonic() - started})
 
     def _begin(self, run: RunConfig, folder: RunFolder) -> Event:
-        """Claim a run: `started`, or how it has ended already."""
+        """Claim a run; return `started`, or how it has ended already."""
         try:
             result = self.claim(run, folder)
         except Exception as error:
@@ -154,7 +154,7 @@ class Worker:
     def train(
         self, run: RunConfig, folder: RunFolder, should_stop: Callable[[], bool], send: Send, processes: Any
     ) -> dict[str, Any] | None:
-        """Train a claimed run with these processes, maybe only this one; return its result, None if stopped before."""
+        """Train a claimed run with these processes, maybe only this one; return its result, None if stopped early."""
         from spectral_mup.training.run import train_run
 
         first: dict[str, int] = {}
@@ -183,7 +183,7 @@ class Worker:
 
 
 def _failure(run: RunConfig, folder: RunFolder, error: Exception) -> Event:
-    """The event of the exception that is handled, whose traceback becomes the run's error.txt: `failed`, or `claimed`."""
+    """Write the traceback of the exception being handled to the run's error.txt; return the event, `failed` or `claimed`."""
     if isinstance(error, ClaimedError):
         return Event("claimed", run, {"why": str(error)})
     try:
@@ -215,7 +215,7 @@ def heartbeat(folder: RunFolder) -> Iterator[None]:
 
 
 def pick_device(name: str) -> Any:
-    """torch.device of a worker: `auto` takes a GPU if it sees one; the launcher lets it see its own alone."""
+    """Return the torch.device of a worker: `auto` takes a GPU if it sees one; the launcher lets it see its own alone."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
@@ -226,7 +226,7 @@ def pick_device(name: str) -> Any:
 
 
 def release_memory(device: Any) -> None:
-    """Give back what torch keeps of a GPU after a run, and begin to measure the next one's peak."""
+    """Give back what torch keeps of a GPU after a run, and measure the next run's peak from zero."""
     if device.type == "cuda":
         import torch
 
@@ -236,7 +236,7 @@ def release_memory(device: Any) -> None:
 
 
 def peak_memory(device: Any) -> dict[str, int] | None:
-    """Bytes of GPU memory that this process had at most for its tensors, and with what torch's allocator kept beside them."""
+    """Return the peak GPU memory of this process, in bytes: of its tensors, and of all that torch's allocator held."""
     if device.type != "cuda":
         return None
     import torch

@@ -25,13 +25,13 @@ MALLOC = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2*
 
 
 class WorkerProcess:
-    """A worker as the launcher sees it: a process for each of `gpus`, which it sees alone, or the CPU where that is ''."""
+    """A worker as the launcher sees it: one process for each of `gpus`, which sees that GPU alone ('': the CPU)."""
 
     def __init__(self, config: Config, index: int, gpus: list[str]) -> None:
         context = mp.get_context("spawn")
         self.index, self.gpus = index, gpus
         self.run: RunConfig | None = None
-        self.begun, self.unfit = False, ""  # whether it has had a run, and why it never will
+        self.begun, self.unfit = False, ""  # whether it has started a run, and why it cannot
         self.most_beside = 0  # other runs that were on its GPUs with this one
         self.pipes: list[Connection] = []
         self.processes: list[Any] = []
@@ -55,7 +55,7 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """Of the process that ended, a killed one before others, as these only lost it; None while all live."""
+        """Exit code of a process that ended, of a killed one first, as others only lost it; None while all live."""
         return min((process.exitcode for process in self.processes if process.exitcode is not None), default=None)
 
     def give(self, run: RunConfig) -> None:
@@ -65,7 +65,7 @@ class WorkerProcess:
                 pipe.send(run)
 
     def receive(self) -> Iterable[Event]:
-        """Events that wait in the pipes; of several that end a run, as when all ranks fail, the first."""
+        """Yield the events that wait in the pipes; of several that end a run, as when all ranks fail, the first."""
         for pipe, process in zip(self.pipes, self.processes, strict=True):
             try:
                 while pipe.poll():
@@ -85,8 +85,10 @@ class WorkerProcess:
             pipe.close()
 
     def end(self, deadline: float | None) -> None:
-        """Wait until all its processes have ended; at the deadline (s on the monotonic clock; None: never), or once one has
-        failed, for which the others may wait, kill them."""
+        """Wait until all its processes have ended; kill those left at the deadline (s on the monotonic clock; None: never).
+
+        Once one has failed the others are killed without waiting, as they may wait for it.
+        """
         for process in self.processes:
             while process.is_alive() and not any(p.exitcode for p in self.processes):
                 if deadline is not None and time.monotonic() > deadline:
@@ -98,8 +100,10 @@ class WorkerProcess:
 
 @contextmanager
 def _start_conditions(gpu: str) -> Iterator[None]:
-    """What a process started within inherits: the one GPU that it sees, malloc's settings, the launcher's signals blocked, so
-    that a starting worker outlives a Ctrl-C too."""
+    """Set what a process started inside inherits: the one GPU that it sees, malloc's settings, the launcher's signals blocked.
+
+    With these blocked a worker that is starting outlives a Ctrl-C too.
+    """
     changed = {key: value for key, value in MALLOC.items() if key not in os.environ} | {"CUDA_VISIBLE_DEVICES": gpu}
     before = {key: os.environ.get(key) for key in changed}
     os.environ.update(changed)

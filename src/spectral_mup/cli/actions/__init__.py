@@ -10,7 +10,7 @@ from spectral_mup.cli.context import Context
 
 @dataclass(frozen=True)
 class Action:
-    """`run` takes a Context and returns the exit code; `needs` is checked before it is called."""
+    """A function from a Context to an exit code, its line in --help, and what must be in order before it is called."""
 
     run: Callable[[Context], int]
     help: str

@@ -37,7 +37,7 @@ def prepare(context: Context) -> int:
 
 
 def _format_splits(meta: Mapping[str, Any]) -> list[str]:
-    """What a prepared text is, one row per split."""
+    """Return a table of a prepared text, one row per split."""
     rows = []
     for split, name in (("train", "training"), ("val", "validation")):
         sizes = [shard["bytes"] for shard in meta["shards"] if shard["split"] == split]

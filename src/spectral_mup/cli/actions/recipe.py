@@ -1,4 +1,4 @@
-"""The action recipe: what to train a model with that is larger than those of the sweep."""
+"""action=recipe: what to train a model with that is larger than any of the sweep."""
 
 import json
 from dataclasses import asdict
@@ -51,13 +51,13 @@ def recipe(context: Context) -> int:
 
 
 def _judged(context: Context) -> dict[str, list[Any]]:
-    """{rule: its Verdicts, one an axis}, as analyze wrote them. Raises ConfigError where it has not."""
+    """Return {rule: its Verdicts, one per axis} as analyze wrote them. Raises ConfigError if it has not."""
     from spectral_mup.analysis.results import read_results
 
     config, folder = context.config, Path(context.config.paths.results) / context.config.sweep.name
     folder = folder if LR == next(iter(config.sweep.tune)) else folder / LR
     found: dict[str, list[Any]] = {rule: [] for rule in config.rule}
-    for axis in (folder, folder / "depth"):  # depth apart where width varies too
+    for axis in (folder, folder / "depth"):  # depth has its own folder where width varies too
         for results in read_results(axis) if (axis / "verdicts.json").exists() else []:
             for v in results.verdicts if results.optimizer == config.optimizer.name else []:
                 found.get(v.rule, []).append(v)

@@ -1,4 +1,4 @@
-"""The actions about rules: explain (what each tensor trains with), derive (the rule that an optimizer's updates ask for)."""
+"""The actions about rules: explain (what each tensor trains with), derive (the rule that an optimizer's updates need)."""
 
 import shlex
 from dataclasses import asdict
@@ -38,7 +38,7 @@ def explain(context: Context) -> int:
 
 
 def _heading(config: Config) -> str:
-    """The size, lr and optimizers of the table below it."""
+    """Return the line above the table: its size, lr and optimizers."""
     s, o = config.sweep, config.optimizer
     others = ", ".join(f"{kind} {getattr(o, kind)}" for kind in KINDS if getattr(o, kind) != o.hidden)
     return (
@@ -84,7 +84,7 @@ def derive(context: Context) -> int:
 
 
 def _measure(context: Context, config: Config) -> list[dict[str, Any]]:
-    """Norms of the optimizer's directions on a ladder of models of the config's family."""
+    """Return the norms of the optimizer's directions on a ladder of models of the config's family."""
     from spectral_mup.measure.derive import measure_family
 
     d, smallest = config.derive, Curve("spectral", min(config.sweep.width), min(config.sweep.depth))

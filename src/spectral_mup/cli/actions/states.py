@@ -1,4 +1,4 @@
-"""The actions that show where the runs are, from files and SLURM, or end them: status, why, logs, cancel, doctor."""
+"""The actions that show the state of runs, from files and SLURM, or cancel them: status, why, logs, cancel, doctor."""
 
 import sys
 import time
@@ -25,7 +25,7 @@ WHY_LINES, LOG_LINES = 20, 40  # of a traceback or log
 
 
 def status(context: Context) -> int:
-    """Counts of the sweep, one row per curve, one line per run that runs or failed; with watch=true until all have ended."""
+    """Print counts, one row per curve, one line per run that is running or failed; with watch=true until all have ended."""
     while True:
         text = _format_status(context)
         if context.config.watch and sys.stdout.isatty():
@@ -49,7 +49,7 @@ def _format_status(context: Context) -> str:
 
 
 def _curves(states: list[State]) -> list[str]:
-    """One row per curve: how many of its runs are in which state."""
+    """Return one row per curve: how many of its runs are in which state."""
     names = [name for name in NAMES if any(s.name == name for s in states)]
     counts, curves = Counter((s.run.curve, s.name) for s in states), dict.fromkeys(s.run.curve for s in states)
     about = {
@@ -65,7 +65,7 @@ def _curves(states: list[State]) -> list[str]:
 
 
 def _runs(states: list[State], every: bool) -> list[str]:
-    """The runs that are running or failed, by state; `every`: all of them."""
+    """Return lines about the runs that are running or failed, by state; with `every`, about all of them."""
     lines = []
     for name in NAMES if every else LISTED:
         own = [f"  {_run_line(s)}" for s in states if s.name == name]
@@ -77,7 +77,7 @@ def _runs(states: list[State], every: bool) -> list[str]:
 
 
 def _next(context: Context) -> list[str]:
-    """The commands that make sense now."""
+    """Return the commands that make sense now."""
     counts, lines = context.report.counts(), []
     jobs = [s.submission.code.partition(".")[0] for s in context.report.states.values() if s.live and s.submission]
     try:
@@ -92,7 +92,7 @@ def _next(context: Context) -> list[str]:
     if any(counts.get(name) for name in ("failed", "lost", "paused")):
         lines.append(f"To see why: {context.launch_command('why')}")
         lines.append(f"To run them again: {context.launch_command('retry')}")
-    ended = any(s.name == "preempted" and not s.live for s in context.report.states.values())  # where SLURM requeues nothing
+    ended = any(s.name == "preempted" and not s.live for s in context.report.states.values())  # as where SLURM does not requeue
     if ended or counts.get("planned") or counts.get("cancelled"):
         do = "submit" if isinstance(context.config.cluster, SlurmConfig) else "train"
         lines.append(f"To {do} what is missing: {context.launch_command()}")
@@ -102,7 +102,7 @@ def _next(context: Context) -> list[str]:
 
 
 def _run_line(state: State) -> str:
-    """A run, where it is and why."""
+    """Return a line about a run: its state, cause and details."""
     progress = _progress(state.status) if state.name == "running" else ""
     tries = f"submitted {state.tries} times" if state.tries > 1 else ""
     parts = [f"{state.run.run_id[:8]}  {state.run}", progress, state.cause and state.cause.name, tries, state.detail]
@@ -110,7 +110,7 @@ def _run_line(state: State) -> str:
 
 
 def _progress(status: dict | None) -> str:
-    """'step 120/400, 18,400 tokens/s, 1.2 GB, about 3 min left'."""
+    """Return 'step 120/400, 18,400 tokens/s, 1.2 GB, about 3 min left'."""
     if not status:
         return "starting"
     s = status
@@ -120,7 +120,7 @@ def _progress(status: dict | None) -> str:
 
 
 def _reached(status: dict) -> str:
-    """How far a run came, how fast and in how much memory: 'step 120/400, 18,400 tokens/s, 1.2 GB'."""
+    """Return how far a run came, how fast and in how much memory: 'step 120/400, 18,400 tokens/s, 1.2 GB'."""
     said = {"tokens_per_second": "{:,.0f} tokens/s", "examples_per_second": "{:,.0f} examples/s", "mfu": "MFU {:.0%}"}
     parts = [f"step {status['step']}/{status['steps']}"]
     parts += [text.format(status[name]) for name, text in said.items() if name in status]
@@ -128,7 +128,7 @@ def _reached(status: dict) -> str:
 
 
 def why(context: Context) -> int:
-    """Print the runs that failed or were interrupted, by cause: advice, the last lines, where to read on."""
+    """Print the runs that failed or were interrupted, by cause: advice, the last lines, the file that has more."""
     print_notes(context.report)
     states = context.matching()
     print(f"{context.config.sweep.name}: {format_counts(context.report)}")
@@ -146,7 +146,7 @@ def why(context: Context) -> int:
 
 
 def _explain(context: Context, group: list[State]) -> list[str]:
-    """One cause: what it means, the runs it stopped, the last lines of the first of them."""
+    """Return lines about one cause: what it means, the runs it stopped, the last lines of the first of them."""
     first, cause = group[0], group[0].cause
     assert cause is not None
     again = "restarted by the next launch" if cause.retryable else "not retried automatically"
@@ -161,7 +161,7 @@ def _explain(context: Context, group: list[State]) -> list[str]:
 
 
 def _last_lines(context: Context, state: State) -> list[str]:
-    """The end of a run's traceback, or of its task's log, under the file's name."""
+    """Return the end of a run's traceback, or of its task's log, under the file's name."""
     folder = RunFolder(context.runs, state.run.run_id)
     if error := folder.error():
         return [f"{folder.path}/error.txt:", *error.splitlines()[-WHY_LINES:]]
@@ -208,7 +208,7 @@ def _follow(context: Context, state: State) -> None:
 
 
 def cancel(context: Context) -> int:
-    """Cancel the jobs of this sweep's runs, or of run=ID: only ids that we recorded, shown first."""
+    """Show the jobs of this sweep's runs, or of run=ID, ask, and cancel them: only ids that a launch recorded."""
     print_notes(context.report)
     chosen = [s for s in context.matching() if s.live and s.name != "cancelled" and s.job]
     if not chosen:
@@ -235,7 +235,7 @@ def cancel(context: Context) -> int:
 
 
 def _tasks_of(context: Context, chosen: list[State], ids: Collection[str]) -> tuple[list[str], list[str]]:
-    """Ids of the tasks that have none but these runs left, and of those that also have others."""
+    """Return the ids of the tasks that have none but these runs left, and of those that also have others."""
     whole, shared = [], []
     for submission, index in dict.fromkeys((s.submission, s.index) for s in chosen if s.submission):
         others = {entry["run_id"] for entry in submission.packs[index]} - {*ids} - submission.cancelled

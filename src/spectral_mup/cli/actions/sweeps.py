@@ -43,7 +43,7 @@ def ls(context: Context) -> int:
 
 
 def _format(listed: list[Listed]) -> list[str]:
-    """Lines of at most COLUMNS characters; a name that does not fit beside the rest has a line of its own."""
+    """Return lines of at most COLUMNS characters; a name that does not fit beside the rest has a line of its own."""
     lines = [[s.runs, _ago(s.active), verdict] for s in listed for verdict in s.verdicts]
     beside = sum(2 + max(map(len, column)) for column in zip(HEAD[1:], *lines, strict=True))
     cells, above = [], {}
@@ -59,13 +59,13 @@ def _format(listed: list[Listed]) -> list[str]:
 
 
 def _ago(then: float) -> str:
-    """'3 min ago'."""
+    """Return '3 min ago'."""
     seconds = max(0.0, time.time() - then)
     return f"{seconds / 86400:.0f} days ago" if seconds > 2 * 86400 else f"{format_duration(seconds)} ago"
 
 
 def _listed(context: Context, results: Path) -> Iterator[Listed]:
-    """What the records say and the runs show; what cannot be read is said on stderr, and hides no other sweep."""
+    """Yield what the records say and the runs show; what cannot be read is noted on stderr and hides no other sweep."""
     for name in recorded_names(results):
         try:
             record = read_record(results, name)
@@ -76,7 +76,7 @@ def _listed(context: Context, results: Path) -> Iterator[Listed]:
             continue
         try:
             runs, last = _runs(own)
-        except (ValueError, RecordError, OSError) as error:  # its text is not here any more
+        except (ValueError, RecordError, OSError) as error:  # as where its text is no longer here
             print(f"note: {name}: {error}", file=sys.stderr)
             runs, last = "?", 0.0
         launched = (own.folder / FILE).stat().st_mtime
@@ -84,7 +84,7 @@ def _listed(context: Context, results: Path) -> Iterator[Listed]:
 
 
 def _runs(own: Context) -> tuple[str, float]:
-    """Runs done of those planned, and the time of the last change in a run's folder."""
+    """Return '12/34', runs done of those planned, and the time of the last change in a run's folder."""
     plan, adaptive = own.plan, own.config.lr.adaptive
     states = [file_state(own.runs / run.run_id) for run in plan.runs]
     text = f"{len(plan.runs) - len(plan.todo)}/{len(plan.runs)}{'+' * bool(own.later_curves or adaptive and plan.open)}"
@@ -92,7 +92,7 @@ def _runs(own: Context) -> tuple[str, float]:
 
 
 def _verdicts(own: Context, last: float) -> list[str]:
-    """What was judged of every rule over every axis, marked where runs have changed since."""
+    """Return the verdict of every rule over every axis, marked where runs have changed since."""
     said, axes = [], Sweep(own.config, "").axes
     for axis in axes:
         path = own.folder / ("" if axis == axes[0] else axis) / "verdicts.json"

@@ -14,7 +14,7 @@ RETRIED = ("failed", "lost", "paused", "cancelled", "preempted")
 
 
 def run(context: Context) -> int:
-    """On SLURM submit what is planned, was cancelled, or failed for a passing cause; else train here until all is done."""
+    """Submit to SLURM what is planned, cancelled, or failed for a passing cause; without SLURM train here until all is done."""
     cluster = context.config.cluster
     context.check_model()
     print(format_plan(context))
@@ -52,7 +52,7 @@ def extend(context: Context) -> int:
 
 
 def retry(context: Context) -> int:
-    """Run failed, lost, held back and cancelled runs again; with cause=NAME or run=ID only those."""
+    """Run failed, lost, paused, cancelled and preempted runs again; with cause=NAME or run=ID only those."""
     cause = context.config.cause
     if cause is not None and cause not in CAUSES:
         raise ConfigError(f"cause={cause}: must be one of {', '.join(CAUSES)}; quote it, as in 'cause=out of memory'")

@@ -33,7 +33,7 @@ class MyModel(LanguageModel):
         self.readout = nn.Linear(width, vocab_size, bias=False)
 
     def features(self, x_BT):
-        """Final hidden state (B, T, D), normalised."""
+        """Return the final hidden state (B, T, D), normalised."""
         h_BTD = self.multipliers.embedding * (self.token(x_BT) + self.position.weight[: x_BT.size(1)])
         for block in self.blocks:
             h_BTD = block(h_BTD)

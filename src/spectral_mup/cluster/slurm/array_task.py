@@ -1,8 +1,8 @@
 """One task of a job array: train its runs from the snapshot, checkpoint when SLURM sends a warning, record why it stopped.
 
-Run through enter.py as `array_task JOBS/<n>`, by srun in several processes where train.devices > 1: then
-they train each run together. Rank 0 claims, chooses and records. A process that raises writes why to the run's error.txt and
-ends; srun then ends the others, and the batch script requeues the task.
+It runs through enter.py as `array_task JOBS/<n>`. Where train.devices > 1, srun starts it in several processes, which train
+each run together; rank 0 claims, chooses and records. A process that raises writes why to the run's error.txt and ends; srun
+then ends the others, and the batch script requeues the task.
 """
 
 import os
@@ -80,13 +80,13 @@ def train_apart(pack: Pack, stopping: StopSignals) -> dict[str, str]:
 
 
 def _check_gpus(c: SlurmConfig, gpus: Sequence[Gpu]) -> None:
-    """Raises Unfit where a task does not see the GPUs that it asked for; another node may."""
+    """Raise Unfit if a task does not see the GPUs that it was to get; another node may have them."""
     if c.gpus and c.device != "cpu" and not gpus:
         raise Unfit(f"cluster.gpus={c.gpus}: nvidia-smi lists none on {socket.gethostname()} for this task")
 
 
 def train_together(pack: Pack, stopping: StopSignals, task: JobStart) -> int:
-    """Train the pack's runs one after the other; return the process's exit code."""
+    """Train the pack's runs one after the other, each in all processes; return the process's exit code."""
     rank, size, local_rank = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
     if rank == 0:
         begin(pack, task)
@@ -131,7 +131,7 @@ def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignal
 
 
 def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
-    """Claim the next run that is to do and that no other process has; only rank 0 does."""
+    """Claim the next run to train that no other process has; called by rank 0 alone."""
     while todo := pack.todo():
         for run in todo:
             folder = pack.folder(run)
@@ -150,7 +150,7 @@ def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
 
 
 def main_address(pack: Pack, task: JobStart, rank: int) -> tuple[str, int]:
-    """Where rank 0 of this start listens: it writes that to a file, as no fixed port is sure to be free everywhere."""
+    """Return where rank 0 of this start listens; it writes that to a file, as no fixed port is sure to be free everywhere."""
     path = pack.submission.path / "tasks" / f"{pack.index}.{task.restart}.address"
     if rank == 0:
         write_atomic(path, f"{_host()} {free_port()}\n".encode())
@@ -165,7 +165,7 @@ def main_address(pack: Pack, task: JobStart, rank: int) -> tuple[str, int]:
 
 
 def _host() -> str:
-    """A name of this node that the others can resolve."""
+    """Return a name of this node that the others can resolve."""
     for name in filter(None, (os.environ.get("SLURMD_NODENAME"), socket.gethostname())):
         with suppress(OSError):
             socket.getaddrinfo(name, None)

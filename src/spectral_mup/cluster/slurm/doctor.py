@@ -32,14 +32,14 @@ class Finding:
 
 
 def doctor(config: Config) -> list[Finding]:
-    """Commands, controller, its clock, partitions, accounting, limits, preemption, what jobs are given, disk, GPU, W&B."""
+    """Check commands, controller, its clock, partitions, accounting, limits, preemption, what jobs get, disk, GPU, W&B."""
     folders = [_folder(key, Path(getattr(config.paths, key))) for key in ("runs", "jobs")]
     jobs = [*_commands(config), *_controller(config), *_accounting(config), *given_to_jobs(config)]
     return [*jobs, *folders, *_gpu(), _wandb(config.wandb.mode)]
 
 
 def _needed(config: Config) -> str:
-    """Mark of what only SLURM needs and is missing."""
+    """Return the mark of a missing thing that only SLURM needs."""
     return WRONG if config.cluster.scheduler == "slurm" else KNOW
 
 
@@ -70,7 +70,7 @@ def _controller(config: Config) -> Iterator[Finding]:
 
 
 def given_to_jobs(config: Config) -> Iterator[Finding]:
-    """Who they are of, who pays, and with what code, modules and site's lines they run."""
+    """Yield whose the jobs are, who pays, and with what code, modules and site's lines they run."""
     if not isinstance(config.cluster, SlurmConfig):
         return
     login, user = os.environ.get("LOGNAME"), user_name()
@@ -100,14 +100,14 @@ def given_to_jobs(config: Config) -> Iterator[Finding]:
 
 
 def _copies(jobs_dir: Path, code: str, size: str) -> Finding:
-    """Whether the next job can use an earlier copy of the code."""
+    """Say whether the next job can use an earlier copy of the code."""
     if (jobs_dir / "code" / code).is_dir() and not find_intact(jobs_dir, code):
         return Finding(LOOK, "snapshot", f"{size}; {jobs_dir}/code/{code} was changed or is not ours: a new copy will be taken")
     return Finding(GOOD, "snapshot", size)
 
 
 def _modules(here: Path) -> Iterator[Finding]:
-    """Whose modules a job may import from the folder of the launch."""
+    """Warn if everybody may write to the folder of the launch, or if it has modules named as Python's own."""
     if here.stat().st_mode & 0o002:
         yield Finding(LOOK, "launch folder", f"everybody may write to {here}: jobs are given only what is yours in it")
     if hidden := sorted(path.name for path in here.glob("*.py") if path.stem in sys.stdlib_module_names):
@@ -115,7 +115,7 @@ def _modules(here: Path) -> Iterator[Finding]:
 
 
 def _preamble(name: str) -> Finding:
-    """Whether bash can read the site's lines."""
+    """Say whether bash can read the site's lines."""
     try:
         done = subprocess.run(["bash", "-n", str(find_preamble(name))], capture_output=True, text=True)
     except ConfigError as error:
@@ -124,7 +124,7 @@ def _preamble(name: str) -> Finding:
 
 
 def check_settings(settings: dict[str, str], config: Config) -> Iterator[Finding]:
-    """What the controller's configuration means for a sweep."""
+    """Yield what the controller's configuration means for a sweep."""
     skew = (slurm.clock(settings[slurm.NOW]) or time.time()) - time.time()
     if abs(skew) > SKEW_SECONDS:
         yield Finding(LOOK, "clock", f"the controller's is {skew:+.0f} s from ours: states may look outdated")
@@ -152,7 +152,7 @@ def check_settings(settings: dict[str, str], config: Config) -> Iterator[Finding
 
 
 def _partitions(name: str | None) -> Iterator[Finding]:
-    """The partition of this name, all without one."""
+    """Yield the partition of this name, all without one."""
     option = ["--partition", name] if name else []
     done = slurm.call("sinfo", "--noheader", *option, "--format=%P|%l|%D|%c|%m|%G|%a")
     rows = [line.split("|") for line in done.stdout.splitlines() if line.count("|") == 6]
@@ -169,7 +169,7 @@ def _partitions(name: str | None) -> Iterator[Finding]:
 
 
 def limits() -> Iterator[Finding]:
-    """This user's accounts; none where the site does not show them."""
+    """Yield this user's accounts; none where the site does not show them."""
     with suppress(slurm.NoAnswer):
         for row in slurm.limits():
             where = f" in partition {row['Partition']}" if row["Partition"] else ""
@@ -179,7 +179,7 @@ def limits() -> Iterator[Finding]:
 
 
 def _folder(key: str, path: Path) -> Finding:
-    """Whether it can be written, renamed in, and is on a disk that other nodes may see."""
+    """Say whether files can be written and renamed in a folder, and whether other nodes may see its disk."""
     try:
         existing = check_writable(path.absolute())
     except OSError as error:

@@ -1,7 +1,7 @@
 """Where a job enters its snapshot: `python -P JOBS/code/HASH/src/spectral_mup/cluster/slurm/enter.py MODULE JOBS/<n> …`.
 
-The path of this file says which code runs, not PYTHONPATH, which a site may drop or a colon in a path may break. What the user
-has comes last: a random.py beside a launch must not replace Python's.
+The path of this file says which code runs, not PYTHONPATH, which a site may drop or a colon in a path may break. The user's
+own modules come last on the path: a random.py beside a launch must not replace Python's.
 """
 
 import sys

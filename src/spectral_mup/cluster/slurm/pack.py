@@ -1,8 +1,8 @@
 """The runs of one array task: its start, its end, and whether it starts again. Imports no torch.
 
 Exit codes of a task: OK, every run of the pack has a result, is cancelled or belongs to another process; FAILED, some failed;
-PAUSED, the first runs of the sweep all failed in the same way; TEMPORARY_FAILURE, some failed by a cause that passes (a lost
-process, a disk). The batch script then runs requeue.py.
+PAUSED, the first runs of the sweep all failed in the same way; TEMPORARY_FAILURE, some failed for a cause that may pass (a
+lost process, a disk). The batch script then runs requeue.py.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Pack:
         self.runs_dir = Path(self.config.paths.runs)
         self.runs = submission.runs(index)
         self._claimed_since: dict[str, float] = {}
-        self._ended: set[str] = set()  # runs with a result, which stays: not to be read every two seconds
+        self._ended: set[str] = set()  # runs with a result, which stays, so need not be read every two seconds
         self._trains = False
         of_sweep = [s for s in submissions(submission.path.parent) if s.sweep == submission.sweep]
         self._sweep = {run_id for s in of_sweep if s.declared == submission.declared for run_id in s.index_of}
@@ -73,7 +73,7 @@ class Pack:
 
     @classmethod
     def of_this_task(cls, path: str) -> tuple[Pack, JobStart]:
-        """The pack of the array task that this process belongs to. Exits with code 2 outside a job array."""
+        """Return the pack of this process's array task, and its start. Exits with code 2 outside a job array."""
         task, submission = slurm.current_job(), open_submission(Path(path))
         if task is None or submission is None:
             log.error("%s: not a submission, or this process is not in a job array", path)
@@ -81,14 +81,14 @@ class Pack:
         return cls(submission, int(os.environ["SLURM_ARRAY_TASK_ID"])), task
 
     def todo(self) -> list[RunConfig]:
-        """Unfinished runs without those that another process has had for long; none if the sweep is paused."""
+        """Return the unfinished runs without those that another process has held for long; none if the sweep is paused."""
         if self.paused:
             return []
         long_ago = time.monotonic() - CLAIMED_SECONDS
         return [run for run in self.unfinished() if self._claimed_since.get(run.run_id, math.inf) >= long_ago]
 
     def unfinished(self) -> list[RunConfig]:
-        """Runs that have neither ended, nor failed for good, nor been cancelled."""
+        """Return the runs that have neither ended, nor failed for good, nor been cancelled."""
         cancelled = self.submission.read_cancelled()
         return [run for run in self.runs if run.run_id not in cancelled and self._is_unfinished(run)]
 
@@ -101,7 +101,7 @@ class Pack:
         return error is None or causes.classify_traceback(error).retryable
 
     def plan(self) -> Plan:
-        """The pack as a Plan, for the view of progress."""
+        """Return the pack as a Plan, for the view of progress."""
         curves: dict[Curve, list[RunConfig]] = {}
         for run in self.runs:
             curves.setdefault(run.curve, []).append(run)
@@ -123,7 +123,7 @@ class Pack:
             self.paused = breaker(self.runs_dir, self._sweep)
 
     def progress(self) -> int:
-        """Steps that are safe on disk, over the pack: a start that adds none need not be repeated for ever."""
+        """Return the steps that are safe on disk, over the pack; starts that add none are not repeated forever."""
         folders = {run: self.folder(run) for run in self.runs}
         return sum(run.train.steps if f.result() is not None else f.newest_checkpoint() for run, f in folders.items())
 
@@ -132,7 +132,7 @@ class Pack:
 
 
 def this_node() -> str:
-    """SLURM's name of this node."""
+    """Return SLURM's name of this node."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
@@ -173,7 +173,7 @@ def finish(pack: Pack, task: JobStart, failed: Mapping[str, str], stopping: Stop
 
 
 def stop(pack: Pack, task: JobStart, signals: list[int]) -> int:
-    """With all saved, requeue the task, unless that cannot help, and wait for SLURM to end it."""
+    """Requeue a task that has saved everything, unless that cannot help, and wait for SLURM to end it; return the exit code."""
     if slurm.is_cancelled(task):
         pack.write_task(state="ended", cause=causes.CANCELLED.name)
         log.info("cancelled, all is saved")
@@ -190,7 +190,7 @@ def stop(pack: Pack, task: JobStart, signals: list[int]) -> int:
 
 
 def give_back(pack: Pack, task: JobStart, error: Unfit) -> int:
-    """End a task that cannot train on its node, so that its runs are trained on another; said once for all of them."""
+    """End a task that cannot train on its node, so that its runs are trained on another; logged once for all of them."""
     pack.write_task(**asdict(task), state="unfit", cause=causes.LAUNCH.name, detail=f"on {this_node()}: {error}")
     log.error("%s: %s; %s are given back", this_node(), error, pluralize(len(pack.unfinished()), "run"))
     return TEMPORARY_FAILURE
@@ -204,7 +204,7 @@ def give_up(pack: Pack, detail: str) -> int:
 
 
 def why_stopped(task: JobStart, signal_seconds: float) -> Cause:
-    """SLURM's reason for the warning: preemption if it says so or the time limit is not near."""
+    """Return SLURM's reason for its warning: preemption, unless the time limit is near and it says nothing of preemption."""
     try:
         job = slurm.show_job(task.job)
     except slurm.NoAnswer:
@@ -215,7 +215,7 @@ def why_stopped(task: JobStart, signal_seconds: float) -> Cause:
 
 
 def extend(pack: Pack) -> None:
-    """Submit, with the same snapshot, what these results call for and what was lost: no launcher has to run for that."""
+    """Submit, with the same snapshot, what these results call for and what was lost, so that no launcher need stay alive."""
     retries, code = pack.cluster.retries, pack.submission.code
     try:
         sweep, results = Sweep(pack.config, pack.submission.fingerprint), Results(pack.runs_dir)

@@ -21,7 +21,7 @@ from spectral_mup.util.text import pluralize
 
 
 def main(path: str, exit_code: str) -> int:
-    """Decide by the exit code of the array task whether it starts again, and where not."""
+    """Decide by the exit code of the array task whether it starts again, and which nodes to avoid; return 0."""
     configure_logging()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which SLURM sends with the requeue, before the nodes are excluded
     code = int(exit_code)
@@ -55,7 +55,7 @@ def main(path: str, exit_code: str) -> int:
 
 
 def _to_exclude(pack: Pack) -> list[str]:
-    """The bad nodes, as long as there are others."""
+    """Return the bad nodes, as long as the partition has others."""
     bad = pack.submission.bad_nodes()
     with suppress(slurm.NoAnswer):
         if bad and set(slurm.nodes(pack.cluster.partition)) - {*bad}:
@@ -64,7 +64,7 @@ def _to_exclude(pack: Pack) -> list[str]:
 
 
 def _cause(pack: Pack, record: Mapping[str, Any], code: int, left: Sequence[RunConfig]) -> Cause:
-    """Why the task ended: before it claimed a run, by an error that passes, or killed, maybe as one of several."""
+    """Return why the task ended: before it claimed a run, by an error that passes, or killed, maybe as one of several."""
     if record.get("state") == "unfit":
         return causes.LAUNCH
     if code == TEMPORARY_FAILURE:

@@ -1,9 +1,9 @@
-"""The state of every run, from the run folders, then squeue, then sacct, one call each. Imports no torch.
+"""The state of every run, from the run folders, then squeue, then sacct, in a few calls for all. Imports no torch.
 
 A result decides, whatever SLURM says. Without one the first row of DECISIONS that applies does: what is known of a task that
 SLURM still has; then the run's own error, a process outside its tasks that holds it (liveness.py), a recorded cancellation;
 then what is left of a task that SLURM no longer has; then how SLURM says that it ended. No answer never means "ended", and
-nothing waits. The only thing written is the job id of a submission whose launcher died before it could record it.
+nothing is waited for. The only thing written is the job id of a submission whose launcher died before it could record it.
 """
 
 import re
@@ -33,8 +33,11 @@ BREAKER = 5  # this many equal failures, before any run of a sweep has ended, pa
 
 @dataclass(frozen=True)
 class State:
-    """One run; `name` is one of NAMES, `tries` how many jobs it was given to, `live` whether SLURM still has the last, `hold`
-    why that does not start before somebody releases it."""
+    """The state of one run.
+
+    `name` is one of NAMES, `tries` how many jobs the run was given to, `live` whether SLURM still has the last of them, `hold`
+    why that one does not start before somebody releases it.
+    """
 
     run: RunConfig
     name: str
@@ -53,14 +56,14 @@ class State:
         return f"{self.submission.job}_{self.index}" if self.submission and self.submission.job else None
 
     def should_resubmit(self, retries: int) -> bool:
-        """Whether it is to be submitted without being asked for."""
+        """Return whether the run is to be submitted automatically."""
         passing = self.cause is not None and self.cause.retryable and not self.live and self.tries <= retries
         return self.name == "planned" or passing
 
 
 @dataclass(frozen=True)
 class Report:
-    """States by run id, in the order asked for, and which of SLURM's commands did not answer."""
+    """States by run id, in the order asked for, notes on what of SLURM did not answer, and all submissions."""
 
     states: dict[str, State]
     notes: list[str]
@@ -72,7 +75,7 @@ class Report:
 
 
 def reconcile(runs_dir: Path, jobs_dir: Path, runs: Iterable[RunConfig]) -> Report:
-    """The state of every run now; what cannot be read is an error of that run or submission alone."""
+    """Return the state of every run now; a file that cannot be read affects its own run or submission alone."""
     every = submissions(jobs_dir)
     tasks_of: dict[str, list[tuple[Submission, int]]] = defaultdict(list)
     for submission in every:
@@ -125,13 +128,13 @@ class _Evidence:
         return bool(self.owner) and may_hold(self.folder, self.owner, ask=self._queued)
 
     def _queued(self, job: str) -> ArrayTask | None:
-        """What the queue has of a job; of this one's id, only if it bears the submission's name."""
+        """Return what the queue has of a job; under the id of this task only if it bears the submission's name."""
         found = self.slurm.queued(job)
         return self.task if job == self.job else found
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """What the array task wrote of itself."""
+        """What the array task recorded of itself."""
         return self.submission.task(self.index) if self.submission else {}
 
     @cached_property
@@ -151,7 +154,7 @@ class _Evidence:
         return self.state("running", detail, status=self.folder.status())
 
     def as_held(self) -> State:
-        """By a process that is in none of the tasks that the run was given to."""
+        """Return the run as running in a process outside the tasks that the run was given to."""
         job, where = self.start.get("job"), f"process {self.owner['pid']} on {self.owner['host']}"
         return self.as_running(f"job {job}, {where}" if job else where)
 
@@ -162,7 +165,7 @@ class _Evidence:
         return self.state("failed", causes.exception_line(self.error or ""), self.error_cause)
 
     def as_recorded(self, name: str, detail: str = "") -> State:
-        """With the cause that the array task or its batch script recorded."""
+        """Return the run's state with the cause that the array task or its batch script recorded."""
         return self.state(name, detail or self.record.get("detail", ""), causes.CAUSES[self.record["cause"]])
 
     def as_ended(self) -> State:
@@ -224,7 +227,7 @@ def _age(then: float | None) -> float:
 
 
 def decide(evidence: _Evidence) -> Row:
-    """The first row that applies."""
+    """Return the first row that applies."""
     return next(row for row in DECISIONS if row.applies(evidence))
 
 
@@ -232,7 +235,7 @@ def decide(evidence: _Evidence) -> Row:
 
 
 def tail(submission: Submission, index: int) -> str:
-    """The end of what an array task printed."""
+    """Return the end of what an array task printed."""
     texts = []
     for path in submission.log(index):
         with path.open("rb") as f:
@@ -242,7 +245,7 @@ def tail(submission: Submission, index: int) -> str:
 
 
 def signature(error: str) -> str:
-    """What two failures of the same cause share: the exception without numbers, ids and names of temporary files."""
+    """Return what two failures of the same cause share: the exception without numbers, ids and names of temporary files."""
     return re.sub(r"0x[0-9a-f]+|\b[0-9a-f]{8,}\b|\d+", "#", causes.exception_line(error))
 
 

@@ -16,14 +16,14 @@ ENTRY = "src/spectral_mup/cluster/slurm/enter.py"
 
 
 def slurm_of(config: Config) -> SlurmConfig:
-    """The cluster part of a config for SLURM, with what the shell says. Raises ConfigError on cluster=local."""
+    """Return the cluster part of a config for SLURM, with what the shell says. Raises ConfigError on cluster=local."""
     if not isinstance(config.cluster, SlurmConfig):
         raise ConfigError(f"cluster={config.cluster.scheduler}: this needs SLURM; give cluster=slurm or your site's file")
     return config.cluster.model_copy(update=slurm.from_shell(config.cluster.model_dump()))
 
 
 def render(config: Config, submission: Submission) -> str:
-    """Text for sbatch: an array with a task per pack, which runs array_task.py of the snapshot on it."""
+    """Return the text for sbatch: an array with one task per pack, which runs array_task.py of the snapshot on it."""
     import submitit
 
     c = slurm_of(config)
@@ -48,19 +48,22 @@ def render(config: Config, submission: Submission) -> str:
 
 
 def _before(submission: Submission) -> list[str]:
-    """Lines before srun. The site's may end the script, as after `set -e`; then the task is queued again elsewhere. srun is to
-    have the cores that sbatch got, which srun 22.05 and later forget."""
+    """Return the lines before srun.
+
+    The site's may end the script, as after `set -e`; then the task is queued again elsewhere. srun 22.05 and later
+    does not take over sbatch's cores unless SRUN_CPUS_PER_TASK is set.
+    """
     at_exit = f'last=$?; [ -n "${{task_code-}}" ] || {_python("requeue", submission)} "$last"'
     site = [f". {shlex.quote(str(submission.preamble))}"] if submission.preamble.exists() else []
     return [f"trap {shlex.quote(at_exit)} EXIT", *site, 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"', "task_code=0"]
 
 
 def _after(submission: Submission) -> list[str]:
-    """Lines after srun, whose exit code is in task_code."""
+    """Return the lines after srun, whose exit code is in task_code."""
     return [f'{_python("requeue", submission)} "$task_code" || true', 'exit "$task_code"']
 
 
 def _python(module: str, submission: Submission) -> str:
-    """Python on a module of the snapshot; -P, as the folder of a script or launch is not to hide what Python has."""
+    """Return a command that runs a module of the snapshot; -P, so that no folder of scripts hides a module of Python's."""
     code = submission.path.parent / "code" / submission.code
     return shlex.join([sys.executable, "-P", "-u", str(code / ENTRY), module, str(submission.path)])

@@ -1,10 +1,10 @@
-"""What a job is frozen with: the code as it was launched; the config with every path made absolute, and what the shell says of
-account and partition. Imports no torch.
+"""What a job is frozen with: the code as it was launched, and the config, resolved. Imports no torch.
 
     jobs/code/<hash>/src/     the package
     jobs/code/<hash>/user/    *.py, conf/ and sweeps/ of the folder of the launch
 
-and in a checkout what lies beside src/.
+A launch from a checkout adds what lies beside src/. In the config every path is absolute, and account and partition are
+filled in from the shell where it says nothing.
 """
 
 import hashlib
@@ -30,22 +30,22 @@ CHECKOUT_PARTS = ("src", "conf", "sweeps", "launch.py", "analyze.py", "pyproject
 ROOT = package_root()
 RESULTS = "sweeps/results/"  # committed figures: large, and not code
 COMMIT = f"src/{PACKAGE.name}/{COMMIT_FILE}"
-MOST_BYTES = 100e6  # of a copy; the package has 2
+MOST_BYTES = 100e6  # of a copy; the package has 2e6
 
 
 def code_files() -> dict[str, Path]:
-    """Files of the code here, by their names in a snapshot, uncommitted changes and new files included."""
+    """Return the files of the code here, by their names in a snapshot, uncommitted changes and new files included."""
     return _files(Path.cwd())
 
 
 def code_now() -> tuple[str, dict[str, Path]]:
-    """Hash and files of the code here. Reads every file, so check_size(code_files()) comes first where they may be large."""
+    """Return hash and files of the code here. Reads every file: call check_size(code_files()) first where they may be large."""
     files = code_files()
     return _hash(files), files
 
 
 def _hash(files: Mapping[str, Path]) -> str:
-    """Of names, modes and contents."""
+    """Return the hash of names, modes and contents."""
     every = hashlib.sha256()
     for name, path in sorted(files.items()):
         with path.open("rb") as f:
@@ -55,12 +55,12 @@ def _hash(files: Mapping[str, Path]) -> str:
 
 
 def _mode(path: Path) -> int:
-    """A file's permissions, but nobody else may write to a copy."""
+    """Return the permissions of a copy of the file: its own, without those of group and others to write."""
     return stat.S_IMODE(path.stat().st_mode) & ~0o022
 
 
 def check_size(files: Mapping[str, Path]) -> None:
-    """Raises ConfigError, which names the largest file, if this is more than code."""
+    """Raise ConfigError, which names the largest file, if this is more than code."""
     sizes = {name: path.stat().st_size for name, path in files.items()}
     if (total := sum(sizes.values())) > MOST_BYTES:
         largest = max(sizes, key=lambda name: sizes[name])
@@ -71,9 +71,9 @@ def check_size(files: Mapping[str, Path]) -> None:
 
 
 def snapshot_code(jobs_dir: Path) -> str:
-    """The name, in jobs/code/, of an intact copy of the code of our own: its hash, with a suffix if that name is spoilt.
+    """Return the name, in jobs/code/, of an intact copy of the code here, which is made if there is none.
 
-    Raises ConfigError if it is too large.
+    The name is the code's hash, with a suffix if that name is spoilt. Raises ConfigError if the code is too large.
     """
     check_size(code_files())
     code, files = code_now()
@@ -87,10 +87,10 @@ def snapshot_code(jobs_dir: Path) -> str:
     (prepared / COMMIT).write_text(f"{commit()}\n")
     (prepared / COMMIT).chmod(0o644)
     for folder in {path.parent for path in prepared.rglob("*.py")}:
-        (folder / "__pycache__").mkdir()  # which the first job would make with its umask, so maybe for a group to write to
+        (folder / "__pycache__").mkdir()  # else the first job makes it with its umask, so maybe for a group to write to
     for folder in (prepared, *(path for path in prepared.rglob("*") if path.is_dir())):
         folder.chmod(_mode(folder))
-    code = _hash(_copied(prepared))  # of a file that was edited meanwhile, as it was copied
+    code = _hash(_copied(prepared))  # as it was copied, should a file have been edited meanwhile
     free = next(name for name in _names_of(code) if not os.path.lexists(jobs_dir / "code" / name))
     if rename_to_free(prepared, jobs_dir / "code" / free):
         return free
@@ -98,25 +98,25 @@ def snapshot_code(jobs_dir: Path) -> str:
 
 
 def _names_of(code: str) -> Iterator[str]:
-    """Names that a copy may have, in the order in which they are tried."""
+    """Return the names that a copy may have, in the order in which they are tried."""
     return itertools.chain([code], (f"{code}.{i}" for i in itertools.count(2)))
 
 
 def find_intact(jobs_dir: Path, code: str) -> str | None:
-    """The first copy of this code that can be trusted, if there is one."""
+    """Return the name of the first copy of this code that can be trusted, None without one."""
     names = itertools.takewhile(lambda name: os.path.lexists(jobs_dir / "code" / name), _names_of(code))
     return next((name for name in names if is_intact(jobs_dir / "code" / name)), None)
 
 
 def is_intact(copy: Path) -> bool:
-    """Whether a copy is what its name says, and nobody but us can write into it, its bytecode included, or could."""
+    """Return whether a copy is what its name says, and nobody but us can write to any of it, bytecode included."""
     found = [path.lstat() for path in (copy, *copy.rglob("*"))]
     ours = all(f.st_uid == os.getuid() and not f.st_mode & 0o022 for f in found if not stat.S_ISLNK(f.st_mode))
     return ours and matches(copy)
 
 
 def matches(copy: Path) -> bool:
-    """Whether a copy has the files that its name is the hash of, and nothing besides but bytecode, nor a link for a file."""
+    """Return whether a copy has the files that its name is the hash of, and besides them only bytecode, and no links."""
     try:
         return not any(path.is_symlink() for path in copy.rglob("*")) and _hash(_copied(copy)) == copy.name.partition(".")[0]
     except OSError:
@@ -124,7 +124,7 @@ def matches(copy: Path) -> bool:
 
 
 def _copied(copy: Path) -> dict[str, Path]:
-    """Files of a copy, by name."""
+    """Return the files of a copy, by name."""
     return {name: copy / name for name in _names(copy, ["."]) if name != COMMIT and (copy / name).is_file()}
 
 
@@ -135,7 +135,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _files(here: Path) -> dict[str, Path]:
-    """Path of every file of a snapshot, by its name in it, for a launch from the folder `here`."""
+    """Return the path of every file of a snapshot, by its name in it, for a launch from the folder `here`."""
     if ROOT / "src" in PACKAGE.parents:
         files = {name: ROOT / name for name in _own(ROOT, _tracked() or _names(ROOT, CHECKOUT_PARTS))}
     else:  # installed; an installer may have linked every file
@@ -146,8 +146,10 @@ def _files(here: Path) -> dict[str, Path]:
 
 
 def _own(folder: Path, names: Iterable[str]) -> Iterator[str]:
-    """Those of the names that are code of this folder: no results, no link that leads out of it, and where everybody may write,
-    only what is ours. Raises ConfigError about a module that is such a link, as a job would import what it leads to by then.
+    """Yield those of the names that are code of this folder: no results, and no link that leads out of it.
+
+    Where everybody may write to the folder, only our own files count. Raises ConfigError about a module that is a link out of
+    it, as a job would import what that leads to by then.
     """
     shared, top = bool(folder.stat().st_mode & 0o002), folder.resolve()
     for name in names:
@@ -161,7 +163,7 @@ def _own(folder: Path, names: Iterable[str]) -> Iterator[str]:
 
 
 def _tracked() -> list[str]:
-    """The files of the checkout that git tracks or would track; none if it is not one, or lies in somebody else's."""
+    """Return the files of the checkout that git tracks or would track; none unless ROOT is the top of one."""
     git = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
     try:
         if Path(git(["git", "rev-parse", "--show-toplevel"]).stdout.rstrip("\n")).resolve() != ROOT:
@@ -173,13 +175,13 @@ def _tracked() -> list[str]:
 
 
 def _names(folder: Path, parts: Iterable[str]) -> list[str]:
-    """Names in `folder` of these files and of all below these folders, without bytecode."""
+    """Return the names in `folder` of these files and of all below these folders, without bytecode."""
     paths = [path for part in parts for path in [folder / part, *(folder / part).rglob("*")]]
     return [str(path.relative_to(folder)) for path in paths if "__pycache__" not in path.parts]
 
 
 def find_preamble(name: str) -> Path:
-    """The site's file, relative to here or to the source tree. Raises ConfigError if it is in neither."""
+    """Return the site's file, relative to here or to the source tree. Raises ConfigError if it is in neither."""
     for path in (Path(name).expanduser().absolute(), ROOT / name):
         if path.is_file():
             return path

@@ -4,16 +4,16 @@
         submission.json    sweep, packs of run ids, job name, launcher: written before the folder gets its number
         config.json        the whole config, resolved: tasks never compose
         submit.sh          the script that sbatch gets
-        preamble.sh        the site's lines, which that reads
+        preamble.sh        the site's lines, which submit.sh reads
         job.json           SLURM's job id, or sbatch's refusal
         cancelled.json     run ids that were cancelled
         tasks/<i>.json     array task i: its start, how often it was killed and on which nodes, why it stopped
         log/               what tasks print
     jobs/code/<hash>/      the code that they run
 
-A folder is prepared under another name and renamed to the next number, so of two launches that try one gets ENOTEMPTY, looks
-again, and submits only what is still left. A numbered folder is never deleted. One that cannot be read costs its own runs
-their place in it, and others nothing. Imports no torch.
+A folder is prepared under another name and renamed to the next number. Of two launches that try the same number one gets
+ENOTEMPTY, looks again, and submits only what is still left. A numbered folder is never deleted. Where one cannot be read, its
+own runs count as not submitted, and no others. Imports no torch.
 """
 
 import re
@@ -46,7 +46,7 @@ LAUNCH_SECONDS = 600.0  # a launcher that cannot be seen and has recorded no job
 ENTRY = record(run_id=str, curve=dict[str, Any], value=float, seed=int)
 TASK = dict.fromkeys(("job", "state", "detail", "trained_on"), NotRequired[str])
 TASK |= dict.fromkeys(("restart", "progress", "starts_without_progress", "kills"), NotRequired[int])
-KINDS: dict[str, tuple[Any, str]] = {  # what the files must hold that others rest on, and what to do about one that does not
+KINDS: dict[str, tuple[Any, str]] = {  # what files must contain, and what to do about one that does not
     "submission.json": (
         record(
             sweep=str, name=str, packs=list[list[ENTRY]], fingerprint=str, code=str, created=float,
@@ -67,10 +67,12 @@ class Taken(RuntimeError):
     """Another launch took the number; check again what is left."""
 
 
-@dataclass(frozen=True, eq=False)  # a folder is itself
+@dataclass(frozen=True, eq=False)  # equal only to itself: a folder is one object
 class Submission:
-    """One array job: task i trains packs[i], a list of runs by curve, lr, seed and id; at most `max_parallel` tasks at a time
-    (None: all), and none before the job `after_job` has ended."""
+    """One array job: task i trains packs[i], a list of runs by curve, value, seed and id.
+
+    At most `max_parallel` tasks run at a time (None: all), and none before the job `after_job` has ended.
+    """
 
     path: Path
     sweep: str
@@ -107,7 +109,7 @@ class Submission:
 
     @cached_property
     def user(self) -> int:
-        """Whose it is, by the owner of its folder."""
+        """Id of the user who submitted it, the owner of its folder."""
         return self.path.stat().st_uid
 
     @cached_property
@@ -117,7 +119,7 @@ class Submission:
 
     @cached_property
     def index_of(self) -> dict[str, int]:
-        """Which array task has a run, by the run's id."""
+        """The array task that has a run, by the run's id."""
         return {entry["run_id"]: index for index, pack in enumerate(self.packs) for entry in pack}
 
     @property
@@ -127,7 +129,7 @@ class Submission:
         return lives(self.launcher, lambda: silence(record), patience=LAUNCH_SECONDS) is False
 
     def _peek(self, name: str) -> Any | None:
-        """Content of one of its files; None, which is logged once, where that cannot be read."""
+        """Return the content of one of its files; None, which is logged once, where that cannot be read."""
         try:
             return _read(self.path, name)
         except (RecordError, OSError) as error:
@@ -145,16 +147,18 @@ class Submission:
         write_atomic(self.path / "cancelled.json", json_bytes(sorted(self.read_cancelled() | set(run_ids))))
 
     def read_cancelled(self) -> set[str]:
-        """Run ids that were cancelled, as recorded on the disk now."""
+        """Return the run ids that were cancelled, as recorded on the disk now."""
         return set(self._peek("cancelled.json") or [])
 
     def task(self, index: int) -> dict[str, Any]:
-        """What array task `index` last wrote of itself."""
+        """Return what array task `index` last recorded of itself."""
         return self._peek(f"tasks/{index}.json") or {}
 
     def bad_nodes(self) -> list[str]:
-        """Nodes where tasks failed UNFIT times by the node's fault; at most one, the worst, before any task has trained on
-        another, as it may be the code that is to blame."""
+        """Return the nodes where tasks failed UNFIT times by the node's fault.
+
+        Before any task has trained on another node that is only the worst one, as it may be the code that is to blame.
+        """
         records = [self.task(i) for i in range(len(self.packs))]
         failures = Counter(node for record in records for node in record.get("failed_on", []))
         bad = [node for node, count in failures.most_common() if count >= UNFIT]
@@ -165,11 +169,11 @@ class Submission:
         write_atomic(self.path / "tasks" / f"{index}.json", json_bytes(self.task(index) | values))
 
     def log(self, index: int) -> list[Path]:
-        """What array task `index` printed, the batch script's file first."""
+        """Return the files of what array task `index` printed, the batch script's first."""
         return sorted(self.logs.glob(f"*_{index}_*_log.out"))
 
     def config(self) -> Config:
-        """The config of the launch."""
+        """Return the config of the launch."""
         return typed(_read(self.path, "config.json"))
 
     @cached_property
@@ -179,7 +183,7 @@ class Submission:
         return {key: config.get(key) for key in ("model", "optimizer", "rule", "data", "train", "probe", "lr", "sweep")}
 
     def runs(self, index: int) -> list[RunConfig]:
-        """The pack of array task `index`. Raises ValueError if this code does not give the runs their recorded ids."""
+        """Return the pack of array task `index`. Raises ValueError if this code does not give the runs their recorded ids."""
         sweep, runs = Sweep(self.config(), self.fingerprint), []
         for entry in self.packs[index]:
             curve = Curve(**entry["curve"] | {"held": tuple((name, x) for name, x in entry["curve"]["held"])})
@@ -191,19 +195,19 @@ class Submission:
 
 
 def _read(folder: Path, name: str) -> Any | None:
-    """Content of a file of a submission, None without one. Raises RecordError unless it is as KINDS has it."""
+    """Return the content of a submission's file, None without one. Raises RecordError unless it is as KINDS has it."""
     return read_json(folder / name, *READERS[name.partition("/")[0]])
 
 
 def open_submission(path: Path) -> Submission | None:
-    """None where a network disk does not show the content yet. Raises RecordError or OSError where that cannot be read."""
+    """Return a submission; None where a network disk does not show it yet. Raises RecordError or OSError if unreadable."""
     content = _read(path, "submission.json")
     known = {field.name for field in fields(Submission)}  # a later version may write more
     return None if content is None else Submission(path=path, **{k: v for k, v in content.items() if k in known})
 
 
 def submissions(jobs_dir: Path) -> list[Submission]:
-    """All that can be read, oldest first; of others a line is logged, once."""
+    """Return all that can be read, oldest first; about each other one a line is logged, once."""
     found = []
     for number in numbered(jobs_dir):
         try:
@@ -222,7 +226,7 @@ def prepare(
     max_parallel: int | None = None,
     after_job: str | None = None,
 ) -> Submission:
-    """Write a folder with everything but its number, which `take` gives."""
+    """Write a submission's folder with everything but its number, which `take` gives it."""
     nonce = secrets.token_hex(4)
     path, sweep = jobs_dir / f"new.{nonce}", config["sweep"]["name"]
     name = f"{slurm.NAME}{re.sub(r'[^A-Za-z0-9.-]', '-', sweep)[:40]}-{nonce}"
@@ -233,7 +237,7 @@ def prepare(
     prepared = Submission(path, sweep, name, entries, fingerprint, code, time.time(), this_process(), max_parallel, after_job)
     for folder in ("log", "tasks"):
         (path / folder).mkdir(parents=True)
-    if site := config["cluster"].get("preamble"):  # it may have secrets: never in the script, and as hidden as it was
+    if site := config["cluster"].get("preamble"):  # it may contain secrets: kept out of the script, its mode unchanged
         lines = Path(site).read_bytes().replace(b"\r\n", b"\n")  # as written on Windows
         write_atomic(prepared.preamble, lines, Path(site).stat().st_mode & 0o755)
     write_atomic(path / "config.json", json_bytes(config))
@@ -247,5 +251,5 @@ def take(prepared: Submission, number: int, render: Callable[[Submission], str])
     if not rename_to_free(prepared.path, path):
         raise Taken(f"{path} was taken by another launch")
     taken = replace(prepared, path=path)
-    write_atomic(taken.script, render(taken).encode(), 0o600)  # it has what cluster.extra says
+    write_atomic(taken.script, render(taken).encode(), 0o600)  # for its owner alone, as cluster.extra is in it
     return taken

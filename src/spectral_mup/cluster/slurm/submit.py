@@ -1,7 +1,7 @@
 """Give SLURM what a sweep still lacks: look, pack, validate, record, sbatch, record. Imports no torch.
 
-Whoever submits takes the next number of the jobs folder first, and looks again if another launch was faster, so that no run is
-given out twice; a launcher that dies at any moment leaves either nothing or a folder that the next command understands.
+A launch first takes the next number of the jobs folder, and looks again if another launch was faster, so that no run is
+submitted twice. If it dies at any moment, it leaves either nothing or a folder that the next command understands.
 """
 
 import random
@@ -35,7 +35,7 @@ UNKNOWN_PACK = 4  # runs for each worker of a task while their duration is unkno
 SETTLE_SECONDS = 5.0  # an sbatch that outlives its launcher has reached the controller by then
 ATTEMPTS = 3
 NO_NODE = re.compile("node configuration is not available|nodes required|down, drained", re.I)
-GPU_BYTES = 40e9  # of a node's GPU, as far as a login node knows; a task counts anew on its own
+GPU_BYTES = 40e9  # assumed of a node's GPU on a login node; a task measures its own
 
 
 class SweepPaused(Refusal):
@@ -49,10 +49,10 @@ class Incomplete(Unanswered):
 def split_into_packs(
     runs: Sequence[RunConfig], expected: Durations, seconds: float, workers_for: Callable[[Sequence[RunConfig]], int]
 ) -> list[list[RunConfig]]:
-    """Split runs into packs, each of one shape and length, that as many workers as there are for such runs train in about
-    `seconds`.
+    """Split runs into packs, each of one shape and number of steps, that a task trains in about `seconds`.
 
-    Packs of a shape are of equal length, give or take one run; the largest shapes come first.
+    `workers_for` says how many workers a task has for such runs. Packs of a shape have equally many runs, give or take one; the
+    largest shapes come first.
     """
     shapes: dict[tuple, list[RunConfig]] = defaultdict(list)
     for run in runs:
@@ -68,8 +68,10 @@ def split_into_packs(
 
 @dataclass(frozen=True)
 class SubmissionPlan:
-    """What would be submitted: packs of runs, each a task, in arrays of at most `array_size`; the workers of a task, by the
-    shape of its runs, on its `gpus` in all."""
+    """What would be submitted: packs of runs, one task each, in arrays of at most `array_size` tasks.
+
+    `placements` are the workers of a task, by the shape of its runs; `gpus` is how many GPUs it has on all its nodes.
+    """
 
     packs: list[list[RunConfig]]
     expected: Durations
@@ -86,9 +88,9 @@ class SubmissionPlan:
         return -(-len(self.packs) // self.array_size)
 
     def device_hours(self, runs: Iterable[tuple[RunConfig, float]]) -> float:
-        """Expected hours of (a run, how many like it): GPUs × time, or tasks × time without GPUs.
+        """Return the expected hours of runs, given as (a run, how many like it): GPUs × time, or tasks × time without GPUs.
 
-        What has a shape that is not submitted now is taken to share a task as the fewest do that is.
+        A run whose shape is not submitted now is assumed to share its task with as few others as any that is.
         """
         fewest = min(place.workers for place in self.placements.values())
         workers = {shape: place.workers for shape, place in self.placements.items()}
@@ -97,7 +99,7 @@ class SubmissionPlan:
 
 
 def plan_submission(config: Config, plan: Plan, runs: Sequence[RunConfig]) -> SubmissionPlan:
-    """Packs for these runs, with times from the runs of the plan that are done."""
+    """Return packs for these runs, with times from the runs of the plan that are done."""
     c = slurm_of(config)
     gpus = [Gpu(str(i), GPU_BYTES) for i in range(c.gpus)] if c.device != "cpu" else []
     expected = measured_durations(Path(config.paths.runs), plan.runs, "cuda" if gpus else "cpu")
@@ -115,7 +117,7 @@ def plan_submission(config: Config, plan: Plan, runs: Sequence[RunConfig]) -> Su
 
 
 def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ()) -> Report:
-    """The state of every run of the plan. Raises SweepPaused if the first runs, `forgiven` ones apart, share one failure."""
+    """Return the state of every run of the plan. Raises SweepPaused if the first, `forgiven` ones apart, share one failure."""
     runs_dir = Path(config.paths.runs)
     report = reconcile(runs_dir, Path(config.paths.jobs), plan.runs)
     if failure := breaker(runs_dir, report.states.keys() - set(forgiven)):
@@ -127,8 +129,10 @@ def states_or_refuse(config: Config, plan: Plan, forgiven: Collection[str] = ())
 
 
 def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerprint: str) -> str | None:
-    """sbatch --test-only of the script as it will be; what is to be told if it can only wait. Raises slurm.Refused or
-    slurm.NoAnswer, and ConfigError about code that jobs cannot be given."""
+    """Try the script as it will be by sbatch --test-only; return what to say if it can only wait.
+
+    Raises slurm.Refused or slurm.NoAnswer, and ConfigError about code that jobs cannot be given.
+    """
     check_size(code_files())
     jobs_dir = Path(config.paths.jobs).absolute()
     trial = prepare(jobs_dir, snapshot_config(config), packs, fingerprint, "code")
@@ -145,8 +149,11 @@ def check_script(config: Config, packs: Sequence[Sequence[RunConfig]], fingerpri
 
 
 def _down(config: Config) -> int:
-    """How many nodes that are down have the cores and GPUs of a task. Of these --test-only says that they do not exist, sbatch
-    that it waits, unless they lack something else: memory, a feature."""
+    """Return how many nodes that are down have the cores and GPUs of a task.
+
+    sbatch --test-only says that such nodes do not exist; sbatch itself waits for them, unless they lack something else: memory,
+    a feature.
+    """
     c = slurm_of(config)
     cpus = c.cpus * max(1, config.train.devices // c.nodes)
     return sum(not n.up and n.cpus >= cpus and n.gpus >= c.gpus for n in slurm.nodes(c.partition).values())
@@ -169,7 +176,7 @@ def submit(
     resolved = snapshot_config(config)
     submitted: list[Submission] = []
     given: set[str] = set()
-    arrays = 0  # that this call will make in all
+    arrays = 0  # how many this call will make in all
     while True:
         number = max(numbered(jobs_dir), default=0) + 1  # read first: a launch that submits from now on takes it
         plan = plan_now()
@@ -198,8 +205,10 @@ def submit(
 
 
 def _share(limit: int | None, arrays: int, report: Report, submitted: Sequence[Submission]) -> tuple[int | None, str | None]:
-    """Return (max_parallel, after_job) for the next of `arrays` arrays, so that the sweep never has more than `limit` tasks
-    running. Free places are divided among the arrays; without any, the array waits for the job that will free most:
+    """Return (max_parallel, after_job) for the next of `arrays` arrays.
+
+    They keep the sweep from ever having more than `limit` tasks running. Free places are divided among the arrays; without any,
+    the array waits for the job that will free most:
 
         limit 5     job 1 [###] → job 3 [###]     An array takes over the places of the one that it waits for, so of each
                     job 2 [##]                    chain only the last counts: 3 + 2, no place is free, and job 4 gets
@@ -224,7 +233,7 @@ def _share(limit: int | None, arrays: int, report: Report, submitted: Sequence[S
 
 
 def _waited_for_sbatch(report: Report) -> bool:
-    """Give the sbatch of a launcher that died just now the time to reach the queue; return whether that took any."""
+    """Give the sbatch of a launcher that has just died time to reach the queue; return whether that took any."""
     unknown = [s for s in report.submissions if not s.job and not s.refusal and s.launcher_gone]
     age = min((time.time() - s.created for s in unknown), default=SETTLE_SECONDS)
     if not 0 <= age < SETTLE_SECONDS:
@@ -234,8 +243,10 @@ def _waited_for_sbatch(report: Report) -> bool:
 
 
 def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
-    """Submit one array and record its id. Without an answer, or without an id in it, look for the job by its name; only in the
-    first case try again."""
+    """Submit one array and record its id. Raises Incomplete.
+
+    Without an answer, or without an id in it, look for the job by its name; only without an answer try again.
+    """
     so_far = f"submitted so far: {', '.join(f'{s.path.name} (job {s.job})' for s in submitted) or 'nothing'}"
     job, accepted, message = None, False, "it shows no job id, and the queue no job of this name"
     for attempt in range(ATTEMPTS):
@@ -259,7 +270,7 @@ def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
 
 
 def describe(submitted: Sequence[Submission]) -> str:
-    """'job 7 (12 runs in 3 tasks)', for each submission."""
+    """Return 'job 7 (12 runs in 3 tasks)', for each submission."""
     return ", ".join(
         f"job {s.job} ({pluralize(sum(map(len, s.packs)), 'run')} in {pluralize(len(s.packs), 'task')})" for s in submitted
     )
