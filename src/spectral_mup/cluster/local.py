@@ -190,6 +190,7 @@ class WorkerPool:
                 worker.end(time.monotonic())
                 if worker.run is not None and worker.begun:
                     self.on_death(worker.run, exit_code)
+                    ended = True
                 elif worker.run is not None:  # it had not claimed the run yet
                     self.unfit.append(worker.unfit or f"a process ended with exit code {exit_code} while it began")
         return ended

@@ -2,6 +2,7 @@
 
 import itertools
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from support.cli import planned
@@ -42,3 +43,14 @@ def test_a_run_that_another_process_has_keeps_this_one_from_no_other(clock, monk
 
     assert run_here(composed(*TINY), lambda: [r for r in runs if r.run_id not in done], lambda event: None, stop) == {}
     assert len(done) == len(runs) and tried == [*runs, *[runs[0]] * 3] and clock.seconds == 1006
+
+
+def test_after_a_worker_s_death_the_runs_are_listed_anew(monkeypatch):
+    """As after every other end of a run: the one that died may be the last of its curve, or be given up."""
+    run, ended = planned(TINY)[0], []
+    worker = Mock(handles=["pipe"], run=run, begun=True, receive=list, exit_code=-9)
+    monkeypatch.setattr(local, "wait", lambda handles, timeout: list(handles))
+    pool = local.WorkerPool(composed(*TINY), SimpleNamespace(gpus=[]), ended.append)
+    assert not pool.collect()  # the control: nobody has died
+    pool._workers = [worker]
+    assert pool.collect() and [event.kind for event in ended] == ["died"]
