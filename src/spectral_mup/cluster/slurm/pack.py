@@ -74,11 +74,11 @@ class Pack:
     @classmethod
     def of_this_task(cls, path: str) -> tuple[Pack, JobStart]:
         """Return the pack of this process's array task, and its start. Exits with code 2 outside a job array."""
-        task, submission = slurm.current_job(), open_submission(Path(path))
-        if task is None or submission is None:
+        task, index, submission = slurm.current_job(), os.environ.get("SLURM_ARRAY_TASK_ID"), open_submission(Path(path))
+        if task is None or index is None or submission is None:
             log.error("%s: not a submission, or this process is not in a job array", path)
             sys.exit(2)
-        return cls(submission, int(os.environ["SLURM_ARRAY_TASK_ID"])), task
+        return cls(submission, int(index)), task
 
     def todo(self) -> list[RunConfig]:
         """Return the unfinished runs without those that another process has held for long; none if the sweep is paused."""
