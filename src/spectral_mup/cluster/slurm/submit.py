@@ -250,6 +250,7 @@ def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
     so_far = f"submitted so far: {', '.join(f'{s.path.name} (job {s.job})' for s in submitted) or 'nothing'}"
     job, accepted, message = None, False, "it shows no job id, and the queue no job of this name"
     for attempt in range(ATTEMPTS):
+        time.sleep(attempt * (1 + random.random()))
         try:
             if not accepted:
                 job, accepted = slurm.sbatch(taken.script), True
@@ -265,7 +266,6 @@ def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
         if job is not None:
             taken.record_job(job)
             return
-        time.sleep((attempt + 1) * (1 + random.random()))
     raise Incomplete(f"sbatch: {message}; {so_far}; run the same command again")
 
 
