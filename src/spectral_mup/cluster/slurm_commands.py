@@ -22,7 +22,10 @@ FROM_SHELL = {key: f"SBATCH_{key.upper()}" for key in ("account", "partition", "
 NOW = "now"
 NO_ARRAYS = "the site has job arrays switched off; ask it to allow them, or train with cluster=local in a job of your own"
 NAME = "spectral_mup-"  # how the names of our jobs begin
-OUTER = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMI_", "PMIX_", "SUBMITIT_")
+OUTER = (
+    "SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "PMI_", "PMIX_",
+    "SUBMITIT_",
+)  # fmt: skip
 
 
 class NoAnswer(Unanswered):

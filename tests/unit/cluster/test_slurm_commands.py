@@ -120,6 +120,16 @@ def test_a_site_without_job_arrays_is_told_so(says):
     assert slurm.max_array_size() == 1001
 
 
+def test_no_option_that_the_user_s_shell_has_for_a_command_reaches_ours(monkeypatch):
+    """As SINFO_PARTITION, which would hide the nodes of all other partitions."""
+    for command in ("sbatch", "srun", "squeue", "sacct", "scancel", "scontrol", "sinfo"):
+        monkeypatch.setenv(f"{command.upper()}_PARTITION", "high")
+    monkeypatch.setenv("SLURM_CLUSTERS", "other")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    passed = slurm.environment()
+    assert [name for name in passed if name.endswith("_PARTITION") or name.startswith("SLURM_")] == ["SLURM_CONF"]
+
+
 def test_what_is_no_text_in_a_job_s_name_stops_nothing(tmp_path, monkeypatch):
     (tmp_path / "squeue").write_bytes(b"#!/bin/sh\necho '8|f\xfcr|RUNNING|None|0|0|n1|'\n")
     (tmp_path / "squeue").chmod(0o755)
