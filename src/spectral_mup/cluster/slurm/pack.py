@@ -190,7 +190,13 @@ def stop(pack: Pack, task: JobStart, signals: list[int]) -> int:
 
 
 def give_back(pack: Pack, task: JobStart, error: Unfit) -> int:
-    """End a task that cannot train on its node, so that its runs are trained on another; logged once for all of them."""
+    """End a task that cannot train on its node, so that its runs are trained on another; logged once for all of them.
+
+    Of a team rank 0 alone records it: others that read and write the record meanwhile would undo what it has just written.
+    """
+    if (rank := int(os.environ.get("SLURM_PROCID", "0"))) > 0:
+        log.error("%s, rank %d: %s", this_node(), rank, error)
+        return TEMPORARY_FAILURE
     pack.write_task(**asdict(task), state="unfit", cause=causes.LAUNCH.name, detail=f"on {this_node()}: {error}")
     log.error("%s: %s; %s are given back", this_node(), error, pluralize(len(pack.unfinished()), "run"))
     return TEMPORARY_FAILURE
