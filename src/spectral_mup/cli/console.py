@@ -18,7 +18,7 @@ from spectral_mup.util.registry import did_you_mean, lookup
 
 HELP = ("-h", "--help")
 TEMPLATES = Path(__file__).with_name("templates")
-NAMES = {"gitignore": ".gitignore"}  # a .gitignore among the templates would apply to this repository
+RENAMED = {"gitignore": ".gitignore"}  # a .gitignore among the templates would apply to this repository
 FIXES = {  # of an error of the system, by its number
     errno.ENOSPC: "free space on the disk", errno.EDQUOT: "free space or raise the quota",
     errno.EACCES: "get the permission, or give another path", errno.EPERM: "get the permission, or give another path",
@@ -85,7 +85,7 @@ def init(folder: Path, program: str) -> int:
         raise ConfigError(f"{folder}: already exists and is not an empty folder; choose a new one")
     for template in sorted(path for path in TEMPLATES.rglob("*") if path.is_file() and path.suffix != ".pyc"):
         target = folder / template.relative_to(TEMPLATES)
-        target = target.with_name(NAMES.get(target.name, target.name))
+        target = target.with_name(RENAMED.get(target.name, target.name))
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(template.read_bytes())
         print(target)

@@ -72,7 +72,7 @@ class Context:
         resolve_quantities(self.config.probe.quantities)
         return open_sweep(self.config)
 
-    def check_model(self) -> None:
+    def check_own_code(self) -> None:
         """Check a model and optimizers that are neither the package's nor torch's, in a second or two.
 
         Raises ConfigError if the model cannot be scaled, or if what is given as an optimizer is not one.
@@ -171,7 +171,7 @@ class Context:
         """Return what to do once all runs are trained."""
         return [f"Next: {self.analyze_command()}"]
 
-    def confirmed(self, question: str) -> bool:
+    def confirm(self, question: str) -> bool:
         """Return whether the user agrees: by yes=true, or by y on a terminal."""
         if self.config.yes:
             return True

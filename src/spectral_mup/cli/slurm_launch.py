@@ -37,7 +37,7 @@ def submit_runs(context: Context, report: Report, select: Callable[[State], bool
     print(format_submission(ordered, context))
     check_folders(config, "runs", "results", "jobs")
     _refuse_what_sbatch_would(context, ordered)
-    if not context.confirmed(f"Submit {pluralize(len(runs), 'run')}?"):
+    if not context.confirm(f"Submit {pluralize(len(runs), 'run')}?"):
         return REFUSED
     keep_name(context)
     try:
@@ -93,7 +93,7 @@ def _describe(submission: Submission) -> str:
 
 def format_submission(ordered: SubmissionPlan, context: Context) -> str:
     """Return runs, tasks, GPUs and expected time as text, one row per size; then what is likely to follow them."""
-    c, timed = slurm_of(context.config), ordered.expected.runs > 0
+    c, timed = slurm_of(context.config), ordered.expected.run_count > 0
     unit = "GPU-hours" if ordered.gpus else "task-hours"
 
     def hours(runs: Counted) -> str:

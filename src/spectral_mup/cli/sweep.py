@@ -106,7 +106,7 @@ def sweep(
         argv = [*(f"{key}={value}" for key, value in keys.items() if value is not None), *overrides]
         call = f"the same call, sweep(…, name={name!r})"
         context = CallContext(load_config(argv), argv, call=call)
-        context.check_model()
+        context.check_own_code()
         if context.plan.todo:
             importable = {target, data}.isdisjoint(GIVEN)
             if workers and not importable:

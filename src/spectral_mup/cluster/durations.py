@@ -28,7 +28,7 @@ class Durations:
         self._factors[run.shape].append(seconds / self._guess(run))
 
     def seconds(self, run: RunConfig) -> float:
-        """Return the expected seconds of a run; a mere guess while there are no `runs`."""
+        """Return the expected seconds of a run; a mere guess before it has learned from any."""
         factors = self._factors.get(run.shape) or [factor for of_shape in self._factors.values() for factor in of_shape]
         return self._guess(run) * (statistics.median(factors) if factors else 1)
 
@@ -41,13 +41,13 @@ class Durations:
         return start + 6 * run.cost / flops
 
     @property
-    def runs(self) -> int:
+    def run_count(self) -> int:
         """Number of runs learned from."""
         return sum(map(len, self._factors.values()))
 
     @property
     def source(self) -> str:
-        return f"from {pluralize(self.runs, 'earlier run')}" if self.runs else "a guess until a run has ended"
+        return f"from {pluralize(self.run_count, 'earlier run')}" if self.run_count else "a guess until a run has ended"
 
 
 def measured_durations(runs_dir: Path, runs: Iterable[RunConfig], device: str) -> Durations:

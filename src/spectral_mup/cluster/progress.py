@@ -102,7 +102,7 @@ class Progress:
 
     def time_left(self) -> str:
         """Return the time until the verdicts; '' while no run was timed, and once all are done."""
-        if not self.durations.runs or self.done >= self.total:
+        if not self.durations.run_count or self.done >= self.total:
             return ""
         left = {run.run_id: self.durations.seconds(run) for run in self.plan.todo if run.run_id not in self._ended}
         begun = {run_id: r["step"] / r["steps"] * left.get(run_id, 0.0) for run_id, r in self.running.items()}

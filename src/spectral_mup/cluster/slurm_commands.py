@@ -255,7 +255,7 @@ def clock(text: str) -> float | None:
         return time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
 
 
-def limits() -> list[dict[str, str]]:
+def associations() -> list[dict[str, str]]:
     """Return this user's accounts, their QOS and limits on jobs, as the accounting has them. Raises NoAnswer."""
     fields = "Account,Partition,QOS,MaxJobs,MaxSubmit"
     rows = _answer(

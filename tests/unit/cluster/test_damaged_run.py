@@ -87,7 +87,7 @@ def test_a_damaged_submission_costs_its_own_runs_alone(tmp_path, monkeypatch, ca
         states = reconcile(runs_dir, jobs, runs).states
     assert [states[run.run_id].name for run in runs[2:5]] == ["queued", "queued", "planned"]
     pack = Pack(submissions(jobs)[-1], 0)
-    assert pack.todo() == runs[2:4] and made[0].task(0) == {} and made[0].read_cancelled() == set()
+    assert pack.todo() == runs[2:4] and made[0].task_record(0) == {} and made[0].read_cancelled() == set()
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == len({*lines}) == 2 and f"{jobs}/3 is a file where a folder should be" in lines[0] + lines[1]
     assert [line for line in lines if line.startswith(f"{made[0].path}/{name.strip()}: ") and said in line]

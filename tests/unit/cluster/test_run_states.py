@@ -195,7 +195,7 @@ class Told:
         self.submission.write_task(0, **values)
 
     def print(self, text: str) -> None:
-        (self.submission.logs / "7_0_0_log.out").write_text(text)
+        (self.submission.log_folder / "7_0_0_log.out").write_text(text)
 
     def own(self, restart: int = 0, **changed) -> None:
         """Claim the run for a start of the task, and edit what the claim says."""

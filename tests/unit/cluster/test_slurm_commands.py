@@ -38,7 +38,7 @@ READ = {  # a command's reader, and what the command prints
     "sacct": (lambda: slurm.sacct(["spectral_mup-a"], 0), ACCOUNTS),
     "scontrol show config": (slurm.settings, CONFIG),
     "scontrol show partition": (slurm.partitions, "PartitionName=main AllowGroups=ALL\nPartitionName=high GraceTime=5\n"),
-    "sacctmgr": (slurm.limits, "project|gpu|normal,long|8|100\nother||||\n"),
+    "sacctmgr": (slurm.associations, "project|gpu|normal,long|8|100\nother||||\n"),
 }
 
 

@@ -213,7 +213,7 @@ def test_one_damaged_run_stops_neither_the_plan_nor_the_analysis_of_the_others(t
     code, out, err = call("analyze", *argv)
     assert code == 0 and ("1 run to do" in out) == lost and snapshot(folder) == before
     assert (f"{runs[0].run_id}/{name}" in caplog.text) == (name != "timing.json")
-    assert measured_durations(folder, runs, "cpu").runs == 0 and Results(folder).seconds(runs[0]) == 0
+    assert measured_durations(folder, runs, "cpu").run_count == 0 and Results(folder).seconds(runs[0]) == 0
     assert norm_reader(runs, folder)([run.run_id for run in runs]).empty
 
 

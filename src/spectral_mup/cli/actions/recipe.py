@@ -57,8 +57,8 @@ def _judged(context: Context) -> dict[str, list[Any]]:
     config, folder = context.config, Path(context.config.paths.results) / context.config.sweep.name
     folder = folder if LR == next(iter(config.sweep.tune)) else folder / LR
     found: dict[str, list[Any]] = {rule: [] for rule in config.rule}
-    for axis in (folder, folder / "depth"):  # depth has its own folder where width varies too
-        for results in read_results(axis) if (axis / "verdicts.json").exists() else []:
+    for part in (folder, folder / "depth"):  # depth has its own folder where width varies too
+        for results in read_results(part) if (part / "verdicts.json").exists() else []:
             for v in results.verdicts if results.optimizer == config.optimizer.name else []:
                 found.get(v.rule, []).append(v)
     if missing := [rule for rule, verdicts in found.items() if not verdicts]:

@@ -10,7 +10,7 @@ from spectral_mup.cli.context import FAILED, OK, REFUSED, Context, format_counts
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm.doctor import LEGEND, WRONG
 from spectral_mup.cluster.slurm.doctor import doctor as examine
-from spectral_mup.cluster.slurm.run_states import NAMES, State, reconcile, tail
+from spectral_mup.cluster.slurm.run_states import STATES, State, reconcile, tail
 from spectral_mup.cluster.slurm.snapshot import code_now
 from spectral_mup.config.schema import SlurmConfig
 from spectral_mup.config.tune import LR
@@ -50,7 +50,7 @@ def _format_status(context: Context) -> str:
 
 def _curves(states: list[State]) -> list[str]:
     """Return one row per curve: how many of its runs are in which state."""
-    names = [name for name in NAMES if any(s.name == name for s in states)]
+    names = [name for name in STATES if any(s.name == name for s in states)]
     counts, curves = Counter((s.run.curve, s.name) for s in states), dict.fromkeys(s.run.curve for s in states)
     about = {
         "rule": [c.rule for c in curves], "width": [f"{c.width}" for c in curves], "depth": [f"{c.depth}" for c in curves],
@@ -67,7 +67,7 @@ def _curves(states: list[State]) -> list[str]:
 def _runs(states: list[State], every: bool) -> list[str]:
     """Return lines about the runs that are running or failed, by state; with `every`, about all of them."""
     lines = []
-    for name in NAMES if every else LISTED:
+    for name in STATES if every else LISTED:
         own = [f"  {_run_line(s)}" for s in states if s.name == name]
         shown = own if every else own[:SHOWN]
         lines += [f"{name}:"] * bool(own) + shown
@@ -167,21 +167,21 @@ def _last_lines(context: Context, state: State) -> list[str]:
         return [f"{folder.path}/error.txt:", *error.splitlines()[-WHY_LINES:]]
     if state.submission is None or not state.job:
         return []
-    lines, files = tail(state.submission, state.index).splitlines()[-WHY_LINES:], state.submission.log(state.index)
-    name = files[0] if files else f"{state.submission.logs}/"
+    lines, files = tail(state.submission, state.index).splitlines()[-WHY_LINES:], state.submission.log_files(state.index)
+    name = files[0] if files else f"{state.submission.log_folder}/"
     return [f"{name}:", *lines] if lines else [f"{name}: empty or missing"]
 
 
 def logs(context: Context) -> int:
     """Print the end of a task's log: of run=ID, else of the first running run, else of a failed one; watch=true follows it."""
     print_notes(context.report)
-    states = [s for s in context.matching() if s.submission and s.submission.log(s.index)]
+    states = [s for s in context.matching() if s.submission and s.submission.log_files(s.index)]
     if not states:
         which = "run" if context.config.run else "sweep"
         raise ConfigError(f"no logs yet for this {which}; {format_counts(context.report)}")
     state = min(states, key=lambda s: {"running": 0, "failed": 1}.get(s.name, 2))
     assert state.submission is not None
-    print(f"{_run_line(state)}, {state.name}\n{state.submission.log(state.index)[0]}:")
+    print(f"{_run_line(state)}, {state.name}\n{state.submission.log_files(state.index)[0]}:")
     print("\n".join(tail(state.submission, state.index).splitlines()[-LOG_LINES:]), flush=True)
     if context.config.watch:
         _follow(context, state)
@@ -191,10 +191,10 @@ def logs(context: Context) -> int:
 def _follow(context: Context, state: State) -> None:
     """Print what is added to a task's log until SLURM no longer has the task."""
     assert state.submission is not None
-    sizes = {p: p.stat().st_size for p in state.submission.log(state.index)}
+    sizes = {p: p.stat().st_size for p in state.submission.log_files(state.index)}
     live, asked = state.live, time.monotonic()
     while True:
-        for path in state.submission.log(state.index):
+        for path in state.submission.log_files(state.index):
             with path.open(errors="replace") as f:
                 f.seek(sizes.get(path, 0))
                 print(f.read(), end="", flush=True)
@@ -222,7 +222,7 @@ def cancel(context: Context) -> int:
         print(f"These tasks end at once: {', '.join(whole)}")
     if shared:
         print(f"These continue with their other runs and skip the cancelled ones not yet started: {', '.join(shared)}")
-    if not context.confirmed(f"Cancel {pluralize(len(chosen), 'run')}?"):
+    if not context.confirm(f"Cancel {pluralize(len(chosen), 'run')}?"):
         return REFUSED
     for submission in dict.fromkeys(s.submission for s in chosen if s.submission):
         submission.cancel(ids & {entry["run_id"] for pack in submission.packs for entry in pack})

@@ -16,7 +16,7 @@ RETRIED = ("failed", "lost", "paused", "cancelled", "preempted")
 def run(context: Context) -> int:
     """Submit to SLURM what is planned, cancelled, or failed for a passing cause; without SLURM train here until all is done."""
     cluster = context.config.cluster
-    context.check_model()
+    context.check_own_code()
     print(format_plan(context))
     if not context.plan.todo:
         return nothing_to_do(context)
@@ -28,7 +28,7 @@ def run(context: Context) -> int:
 
 def plan(context: Context) -> int:
     """Print the runs so far, those to do, and what would train them; on SLURM the tasks. Starts nothing."""
-    context.check_model()
+    context.check_own_code()
     print(format_plan(context))
     if not context.plan.todo:
         return nothing_to_do(context)

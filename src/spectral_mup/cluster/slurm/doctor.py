@@ -174,7 +174,7 @@ def _partitions(name: str | None) -> Iterator[Finding]:
 def limits() -> Iterator[Finding]:
     """Yield this user's accounts; none where the site does not show them."""
     with suppress(slurm.NoAnswer):
-        for row in slurm.limits():
+        for row in slurm.associations():
             where = f" in partition {row['Partition']}" if row["Partition"] else ""
             most = {"submitted": row["MaxSubmit"], "running": row["MaxJobs"]}
             message = "; ".join(f"at most {n} jobs {what}" for what, n in most.items() if n) or "no limit on jobs"

@@ -138,7 +138,7 @@ def this_node() -> str:
 
 def begin(pack: Pack, task: JobStart) -> None:
     """Record the start and the progress until then. Exits if too many starts in a row saved no step."""
-    before, progress = pack.submission.task(pack.index), pack.progress()
+    before, progress = pack.submission.task_record(pack.index), pack.progress()
     starts = 1 if progress > before.get("progress", -1) else before.get("starts_without_progress", 0) + 1
     pack.write_task(**asdict(task), state="running", cause=None, detail="", progress=progress, starts_without_progress=starts)
     if starts > pack.cluster.retries + 1:
@@ -179,7 +179,7 @@ def stop(pack: Pack, task: JobStart, signals: list[int]) -> int:
         log.info("cancelled, all is saved")
         return FAILED
     cause = why_stopped(task, pack.cluster.signal_seconds)
-    record = pack.submission.task(pack.index)
+    record = pack.submission.task_record(pack.index)
     if cause is causes.TIME and record["starts_without_progress"] >= STUCK_STARTS and pack.progress() <= record["progress"]:
         return give_up(pack, f"{STUCK_STARTS} starts of {pack.cluster.time} min saved no step")
     pack.write_task(state="stopped", cause=cause.name, detail=f"signals {signals}")

@@ -28,7 +28,7 @@ def main(path: str, exit_code: str) -> int:
     if code in (OK, PAUSED):
         return 0
     pack, task = Pack.of_this_task(path)
-    record = pack.submission.task(pack.index)
+    record = pack.submission.task_record(pack.index)
     started = record.get("job") == task.job and record.get("restart") == task.restart
     if code == FAILED and started and record.get("state") == "ended":
         return 0

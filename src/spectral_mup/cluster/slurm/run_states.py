@@ -25,7 +25,7 @@ from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.text import pluralize
 
-NAMES = ("done", "diverged", "running", "queued", "preempted", "planned", "failed", "paused", "cancelled", "lost")
+STATES = ("done", "diverged", "running", "queued", "preempted", "planned", "failed", "paused", "cancelled", "lost")
 NEW_SECONDS = 30.0  # a job may be missing from the queue for this long after sbatch
 TAIL_BYTES = 8192
 BREAKER = 5  # this many equal failures, before any run of a sweep has ended, pause the rest
@@ -35,7 +35,7 @@ BREAKER = 5  # this many equal failures, before any run of a sweep has ended, pa
 class State:
     """The state of one run.
 
-    `name` is one of NAMES, `tries` how many jobs the run was given to, `live` whether SLURM still has the last of them, `hold`
+    `name` is one of STATES, `tries` how many jobs the run was given to, `live` whether SLURM still has the last of them, `hold`
     why that one does not start before somebody releases it.
     """
 
@@ -71,7 +71,7 @@ class Report:
 
     def counts(self) -> dict[str, int]:
         counts = Counter(s.name for s in self.states.values())
-        return {name: counts[name] for name in NAMES if counts[name]}
+        return {name: counts[name] for name in STATES if counts[name]}
 
 
 def reconcile(runs_dir: Path, jobs_dir: Path, runs: Iterable[RunConfig]) -> Report:
@@ -135,7 +135,7 @@ class _Evidence:
     @cached_property
     def record(self) -> dict[str, Any]:
         """What the array task recorded of itself."""
-        return self.submission.task(self.index) if self.submission else {}
+        return self.submission.task_record(self.index) if self.submission else {}
 
     @cached_property
     def error_cause(self) -> Cause:
@@ -237,7 +237,7 @@ def decide(evidence: _Evidence) -> Row:
 def tail(submission: Submission, index: int) -> str:
     """Return the end of what an array task printed."""
     texts = []
-    for path in submission.log(index):
+    for path in submission.log_files(index):
         with path.open("rb") as f:
             f.seek(max(0, path.stat().st_size - TAIL_BYTES))
             texts.append(f.read().decode(errors="replace"))

@@ -28,7 +28,7 @@ def render(config: Config, submission: Submission) -> str:
 
     c = slurm_of(config)
     try:
-        executor = submitit.SlurmExecutor(folder=submission.logs)
+        executor = submitit.SlurmExecutor(folder=submission.log_folder)
     except RuntimeError:
         raise ConfigError("cluster=slurm: no srun on the PATH; launch from a login node, or use cluster=local") from None
     count = len(submission.packs)

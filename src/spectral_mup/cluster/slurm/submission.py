@@ -94,7 +94,7 @@ class Submission:
         return self.path / "preamble.sh"
 
     @property
-    def logs(self) -> Path:
+    def log_folder(self) -> Path:
         return self.path / "log"
 
     @cached_property
@@ -150,7 +150,7 @@ class Submission:
         """Return the run ids that were cancelled, as recorded on the disk now."""
         return set(self._peek("cancelled.json") or [])
 
-    def task(self, index: int) -> dict[str, Any]:
+    def task_record(self, index: int) -> dict[str, Any]:
         """Return what array task `index` last recorded of itself."""
         return self._peek(f"tasks/{index}.json") or {}
 
@@ -159,18 +159,18 @@ class Submission:
 
         Before any task has trained on another node that is only the worst one, as it may be the code that is to blame.
         """
-        records = [self.task(i) for i in range(len(self.packs))]
+        records = [self.task_record(i) for i in range(len(self.packs))]
         failures = Counter(node for record in records for node in record.get("failed_on", []))
         bad = [node for node, count in failures.most_common() if count >= UNFIT]
         fit = {record["trained_on"] for record in records if "trained_on" in record}
         return bad if fit - {*bad} else bad[:1]
 
     def write_task(self, index: int, **values: Any) -> None:
-        write_atomic(self.path / "tasks" / f"{index}.json", json_bytes(self.task(index) | values))
+        write_atomic(self.path / "tasks" / f"{index}.json", json_bytes(self.task_record(index) | values))
 
-    def log(self, index: int) -> list[Path]:
+    def log_files(self, index: int) -> list[Path]:
         """Return the files of what array task `index` printed, the batch script's first."""
-        return sorted(self.logs.glob(f"*_{index}_*_log.out"))
+        return sorted(self.log_folder.glob(f"*_{index}_*_log.out"))
 
     def config(self) -> Config:
         """Return the config of the launch."""

@@ -62,7 +62,7 @@ def split_into_packs(
     packs = []
     for same_shape in sorted(shapes.values(), key=lambda runs: runs[0].cost, reverse=True):
         each, workers = max(expected.seconds(same_shape[0]), 1e-3), workers_for(same_shape)
-        size = max(workers, int(seconds * workers / each)) if expected.runs else UNKNOWN_PACK * workers
+        size = max(workers, int(seconds * workers / each)) if expected.run_count else UNKNOWN_PACK * workers
         count = -(-len(same_shape) // size)
         packs += [same_shape[i * len(same_shape) // count : (i + 1) * len(same_shape) // count] for i in range(count)]
     return packs
