@@ -1,4 +1,4 @@
-"""Types of what sbatch is given: times as SLURM writes them, names that YAML may have read as numbers, further options."""
+"""Types of what sbatch is given: times in SLURM's notation, names that YAML may have read as numbers, further options."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from spectral_mup.util.fields import Int
 
-OURS = {  # sbatch's options that are set by us, and the key that decides them, if one does
+OURS = {  # sbatch's options that we set, and the key of `cluster` that decides each, if one does
     "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint", "exclude": "exclude",
     "time": "time", "nodes": "nodes", "mem": "memory", "nice": "nice", "gpus-per-node": "gpus", "gpus": "gpus",
     "cpus-per-task": "cpus", "ntasks": "cpus", "ntasks-per-node": "cpus", "signal": "signal_seconds",
@@ -18,7 +18,7 @@ OURS = {  # sbatch's options that are set by us, and the key that decides them, 
 
 
 def _minutes(value: Any) -> Any:
-    """Minutes, rounded up, of 'M', 'M:S', 'H:M:S', 'D-H', 'D-H:M' or 'D-H:M:S'."""
+    """Convert to minutes, rounded up, from 'M', 'M:S', 'H:M:S', 'D-H', 'D-H:M' or 'D-H:M:S'."""
     if not isinstance(value, str):
         return value
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", value.strip())
