@@ -1,5 +1,6 @@
-"""Types, choices and bounds of the config, but for `model` (models/configs.py) and `prepare` (data/prepare/settings.py).
+"""Types, choices and bounds of the config.
 
+Those of `cluster` are in cluster.py, of `model` in models/configs.py, of `prepare` in data/prepare/settings.py.
 Defaults are in conf/, whose YAML files give every key with its meaning.
 """
 
@@ -20,7 +21,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from spectral_mup.config.slurm_options import Minutes, Options, Text
+from spectral_mup.config.cluster import ClusterConfig
 from spectral_mup.data.prepare.settings import PrepareConfig
 from spectral_mup.models.configs import ModelConfig
 from spectral_mup.theory.growth import KINDS
@@ -240,44 +241,6 @@ class DeriveConfig(Part):
     update: Annotated[Float, Field(gt=0, lt=1)]
 
 
-def _check_per_gpu(value: Any) -> Any:
-    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError("must be auto, or a number from 1 on")
-    return value
-
-
-class ClusterConfig(Part):
-    """The keys that every scheduler has."""
-
-    scheduler: Literal["local", "slurm"]
-    workers: AtLeastOne | None
-    per_gpu: Annotated[int | str, BeforeValidator(_check_per_gpu)]
-    threads: AtLeastOne
-    device: Literal["auto", "cpu", "cuda"]
-    log_every: AtLeastOne
-    checkpoint_seconds: NotNegative
-
-
-class SlurmConfig(ClusterConfig):
-    partition: Text | None
-    account: Text | None
-    qos: Text | None
-    nodes: AtLeastOne
-    gpus: AtLeastZero
-    cpus: AtLeastOne
-    memory: str | None
-    time: Minutes
-    signal_seconds: AtLeastOne
-    constraint: Text | None
-    exclude: Text | None
-    nice: Int | None
-    array_parallelism: AtLeastOne | None
-    pack_minutes: Positive
-    preamble: str | None
-    extra: Options
-    retries: AtLeastZero
-
-
 class WandbConfig(Part):
     mode: Literal["disabled", "offline", "online"]
     project: str
@@ -311,9 +274,6 @@ class Config(Part):
     run: str | None
     cause: str | None
     figures: FiguresConfig
-
-
-SCHEDULERS: dict[str, type[ClusterConfig]] = {"local": ClusterConfig, "slurm": SlurmConfig}
 
 
 def to_plain(config: BaseModel) -> dict[str, Any]:

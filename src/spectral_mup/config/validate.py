@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from spectral_mup.config import schema, tune
+from spectral_mup.config.cluster import ClusterConfig, SlurmConfig
 from spectral_mup.config.optimizer_spec import rule_of, spec_of
 from spectral_mup.config.parse import walk
 from spectral_mup.errors import ConfigError
@@ -133,7 +134,7 @@ def _name(key: str, name: str) -> Iterator[str]:
         yield f"{key}={name}: must be a relative path of letters, digits, '_', '-', '.' and '/', no part beginning with '.'"
 
 
-def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
+def _training(t: schema.TrainConfig, c: ClusterConfig) -> Iterator[str]:
     if t.batch_size % t.accumulate:
         yield f"train.accumulate={t.accumulate}: train.batch_size={t.batch_size} is not a multiple of it"
     if t.warmup >= t.steps:
@@ -143,7 +144,7 @@ def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
         yield f"train.devices={t.devices}: train.batch_size={t.batch_size} is not a multiple of it {times}"
     if t.shard and t.devices == 1:
         yield "train.shard=true: needs more than one device, as in train.devices=2; or set train.shard=false"
-    if not isinstance(c, schema.SlurmConfig):
+    if not isinstance(c, SlurmConfig):
         return
     if c.device == "cuda" and not c.gpus:
         yield "cluster.device=cuda: cluster.gpus=0 requests no GPU; raise it, or use cluster.device=auto"
