@@ -21,7 +21,7 @@ from spectral_mup.cluster.slurm.pack import OK, Pack, StopSignals, begin, finish
 from spectral_mup.cluster.slurm_commands import JobStart
 from spectral_mup.cluster.team import Unfit, abandon, free_port
 from spectral_mup.cluster.worker import Worker, release_memory
-from spectral_mup.config.schema import SlurmConfig
+from spectral_mup.config.cluster import SlurmConfig
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.runs.sweep import Sweep, result_reader
