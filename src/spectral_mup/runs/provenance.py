@@ -15,7 +15,9 @@ from spectral_mup.util.registry import code_digest
 from spectral_mup.util.system import machine
 
 PACKAGE = Path(__file__).resolve().parents[1]
-NUMBERS = ("data", "models", "optim", "scaling", "theory", "training")  # packages whose code decides a run's numbers
+DECIDING = (  # the code that decides a run's numbers
+    "data/**/*.py", "models/**/*.py", "optim/**/*.py", "scaling/**/*.py", "theory/**/*.py", "training/**/*.py", "util/seeds.py",
+)  # fmt: skip
 COMMIT_FILE = "COMMIT"  # in a copy of the package: the commit it was made from
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "spectral-mup")
 
@@ -38,7 +40,7 @@ def commit() -> str:
 def code() -> str:
     """Return the first 12 hex digits of SHA-256 over the modules that decide a run's numbers."""
     digest = hashlib.sha256()
-    for path in sorted(path for room in NUMBERS for path in (PACKAGE / room).rglob("*.py")):
+    for path in sorted(path for pattern in DECIDING for path in PACKAGE.glob(pattern)):
         digest.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

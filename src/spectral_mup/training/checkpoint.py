@@ -18,6 +18,7 @@ from spectral_mup.util.files import write_atomic
 from spectral_mup.util.log import log
 
 KEPT_CHECKPOINTS = 2
+DAMAGED = ".damaged"  # appended to the name of a checkpoint that was moved aside
 FOLDER = 0x10  # attribute of a folder in an archive: torch reads nothing for it and returns uninitialised memory
 
 
@@ -71,8 +72,8 @@ def _newest(folder: RunFolder, place: torch.device) -> dict[str, Any] | None:
     for path in reversed(folder.checkpoint_files()):
         if (state := _load(path, place)) is not None:
             return state
-        path.replace(path.with_name(f"{path.name}.damaged"))
-        log.warning("%s is damaged and was moved aside, to %s.damaged", path, path.name, extra={"run": folder.run_id})
+        path.replace(path.with_name(f"{path.name}{DAMAGED}"))
+        log.warning("%s is damaged and was moved aside, to %s%s", path, path.name, DAMAGED, extra={"run": folder.run_id})
     return None
 
 

@@ -22,7 +22,7 @@ from spectral_mup.scaling.forward_multipliers import set_multipliers_
 from spectral_mup.scaling.groups import make_optimizers
 from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.run_scaling import hyperparameters, scale_run
-from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
+from spectral_mup.training.checkpoint import DAMAGED, load_checkpoint, save_checkpoint
 from spectral_mup.training.cuda_graph import GraphedStep, can_capture, set_capturable
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
 from spectral_mup.training.divergence import divergence
@@ -100,7 +100,7 @@ def train_run(
 
 def probed_steps(run: RunConfig) -> set[int]:
     """Return `probe.steps` and, if there are any, a quarter of the run and its end: what early steps show may not last."""
-    late = (run.train.steps // 4, run.train.steps) if run.probe.steps else ()
+    late = (max(1, run.train.steps // 4), run.train.steps) if run.probe.steps else ()
     return {*run.probe.steps, *late}
 
 
@@ -284,6 +284,6 @@ class RunLog:
             keep_weights(self.folder, self.trainer)
         if self.processes.is_main:
             self.folder.finish(result)
-            for old in self.folder.checkpoint_files():
+            for old in [*self.folder.checkpoint_files(), *self.folder.checkpoints.glob(f"*.pt{DAMAGED}")]:
                 old.unlink()
         return self.processes.broadcast(result)  # no rank continues before it is written

@@ -145,13 +145,13 @@ class Trainer:
     @torch.no_grad()
     def evaluate(self, batches: Iterable[tuple[Batch, int]]) -> float:
         """Return the mean loss over (batch, number of sequences) pairs, weighted by these numbers, without dropout."""
-        total, count = 0.0, 0
+        total, count, was_training = 0.0, 0, self.model.training
         self.model.eval()
         for batch, size in batches:
             with self._autocast():
                 total += float(self.loss(self.model, batch)) * size
             count += size
-        self.model.train()
+        self.model.train(was_training)
         return total / count
 
     def lrs(self) -> dict[str, float]:

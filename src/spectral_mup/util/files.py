@@ -153,7 +153,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict) or type(row.get("step")) is not int:
-                raise RecordError(f"{path}, line {number}: no row of JSON; the file was damaged, delete the run folder")
+                raise RecordError(
+                    f"{path}, line {number}: no row of JSON; the file was damaged; move the run's folder away to train it again"
+                )
             yield row
 
 

@@ -129,6 +129,8 @@ def test_evaluation_weights_batches_by_their_size_and_leaves_dropout_out():
     parts = [(batch(0, 0), 3), (batch(0, 1), 1)]
     expected = sum(float(loss(t.model, b).detach()) * n for b, n in parts) / 4
     assert t.evaluate(parts) == pytest.approx(expected) and t.model.training
+    t.model.eval()
+    assert t.evaluate(parts) == pytest.approx(expected) and not t.model.training
     assert math.isfinite(expected) and t.evaluate(parts[:1]) != pytest.approx(expected)
 
 
