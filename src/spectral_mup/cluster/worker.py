@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,10 @@ class Worker:
         """
         folder = RunFolder(Path(self.config.paths.runs), run.run_id)
         started = time.monotonic()
-        begun = self._begin(run, folder) if processes.is_main else Event("claimed", run)
+        begun = self.begin(run, folder) if processes.is_main else Event("claimed", run)
         if processes.broadcast(begun.kind) != "started":
             return begun
+        folder.nonce = processes.broadcast(folder.nonce)  # the claim is the team's
         if processes.is_main:
             send(begun)
         try:
@@ -128,8 +130,8 @@ class Worker:
             return Event("stopped", run)
         return Event("done", run, result | {"seconds": time.monotonic() - started})
 
-    def _begin(self, run: RunConfig, folder: RunFolder) -> Event:
-        """Claim a run: `started`, or how it has ended already."""
+    def begin(self, run: RunConfig, folder: RunFolder) -> Event:
+        """Claim a run: `started`, or how it has ended already, or failed; never an exception."""
         try:
             result = self.claim(run, folder)
         except Exception as error:
@@ -146,7 +148,7 @@ class Worker:
         folder.write_config(run.to_json())
         if folder.result() is None:
             job = current_job()
-            folder.claim(lambda owner: may_hold(folder, owner, job), asdict(job) if job else None)
+            folder.claim(partial(may_hold, folder, me=job), asdict(job) if job else None)
             if folder.result() is None:  # else written in the meantime
                 folder.write("provenance.json", provenance(run, self.device, t.devices, t.shard))
         return folder.result()
@@ -187,7 +189,7 @@ def _failure(run: RunConfig, folder: RunFolder, error: Exception) -> Event:
     if isinstance(error, ClaimedError):
         return Event("claimed", run, {"why": str(error)})
     try:
-        folder.write_error(traceback.format_exc())
+        folder.write_error(traceback.format_exc(), partial(may_hold, folder, me=current_job()))
     except ClaimedError as claimed:
         return Event("claimed", run, {"why": str(claimed)})
     except OSError:
