@@ -136,7 +136,7 @@ class Worker:
             result = self.claim(run, folder)
         except Exception as error:
             return _failure(run, folder, error)
-        return Event("started", run) if result is None else Event("done", run, result | {"seconds": 0.0})
+        return Event("started", run) if result is None else Event("done", run, result | {"seconds": 0.0, "trained": 0})
 
     def claim(self, run: RunConfig, folder: RunFolder) -> dict[str, Any] | None:
         """Claim a run's folder; return its result if it has one already. Raises ClaimedError while another process has it."""
@@ -156,7 +156,8 @@ class Worker:
     def train(
         self, run: RunConfig, folder: RunFolder, should_stop: Callable[[], bool], send: Send, processes: Any
     ) -> dict[str, Any] | None:
-        """Train a claimed run with these processes, maybe only this one; return its result, None if stopped before."""
+        """Train a claimed run with these processes, maybe only this one; return its result and how many steps were `trained`
+        now, None if stopped before."""
         from spectral_mup.training.run import train_run
 
         first: dict[str, int] = {}
@@ -181,6 +182,7 @@ class Worker:
             timing = {"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type}
             folder.write("timing.json", timing | {"devices": processes.size, "memory": peak_memory(self.device)})
             self.tracker.finish(result)
+            return result | {"trained": steps}
         return result
 
 

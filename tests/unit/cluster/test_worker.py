@@ -1,9 +1,12 @@
 """Whose failure a run has: that of the process, or the team, that holds it. Workers here have no torch."""
 
 import json
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.cli import RESULT
 from support.runs import TINY, bury, composed, first_point
 
 from spectral_mup import data
@@ -21,7 +24,7 @@ def worker(tmp_path, monkeypatch) -> Worker:
     config = composed(*TINY)
     paths = config.paths.model_copy(update={"runs": str(tmp_path)})
     tracker = SimpleNamespace(start=lambda *_: None, log=lambda *_: None, finish=lambda *_: None)
-    return Worker(config.model_copy(update={"paths": paths}), None, None, tracker)
+    return Worker(config.model_copy(update={"paths": paths}), None, SimpleNamespace(type="cpu"), tracker)
 
 
 class Team:
@@ -36,6 +39,9 @@ class Team:
         if self.is_main:
             self.sent.append(value)
         return self.sent.pop(0) if not self.is_main else value
+
+
+SINGLE = SimpleNamespace(size=1, rank=0, is_main=True, broadcast=lambda value: value)
 
 
 def test_who_fails_before_it_has_a_run_says_nothing_of_one_that_another_trains(worker, tmp_path, monkeypatch):
@@ -98,3 +104,21 @@ def test_a_run_that_cannot_be_begun_is_not_tried_for_ever(worker, tmp_path, monk
     claimed = array_task._claim_next(pack, worker)  # the control
     assert claimed is not None and claimed.run_id == runs[0].run_id and events[2:] == ["started"]
     assert json.loads((claimed.path / "attempts/1/owner.json").read_text())["nonce"] == claimed.nonce
+
+
+def test_a_run_that_is_resumed_says_how_many_steps_it_trained_now(worker, monkeypatch):
+    """From which the time of others is told, by its launcher at once and by later ones."""
+    run = first_point(worker.config)
+
+    def train_run(run, folder, corpus, *, on_rows, **more):
+        on_rows([{"step": step, "loss": 2.0} for step in (9, 10)])
+        on_rows([{"step": step, "loss": 2.0} for step in (11, 12)])
+        folder.finish(RESULT)
+        return RESULT
+
+    monkeypatch.setitem(sys.modules, "spectral_mup.training.run", SimpleNamespace(train_run=train_run))
+    event = worker.execute(run, lambda: False, lambda event: None, SINGLE)
+    folder = RunFolder(Path(worker.config.paths.runs), run.run_id)
+    assert event.kind == "done" and event.payload["steps"] == 12, event.payload
+    assert event.payload["trained"] == folder.read("timing.json")["steps"] == 4
+    assert worker.execute(run, lambda: False, lambda event: None, SINGLE).payload["trained"] == 0
