@@ -1,6 +1,7 @@
 """Whose failure a run has: that of the process, or the team, that holds it. Workers here have no torch."""
 
 import json
+import multiprocessing
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from support.runs import TINY, bury, composed, first_point
 
 from spectral_mup import data
 from spectral_mup.cluster import worker as module
+from spectral_mup.cluster import worker_process
 from spectral_mup.cluster.slurm import array_task
 from spectral_mup.cluster.worker import Worker
 from spectral_mup.runs.run_folder import ClaimedError, RunFolder
@@ -122,3 +124,19 @@ def test_a_run_that_is_resumed_says_how_many_steps_it_trained_now(worker, monkey
     assert event.kind == "done" and event.payload["steps"] == 12, event.payload
     assert event.payload["trained"] == folder.read("timing.json")["steps"] == 4
     assert worker.execute(run, lambda: False, lambda event: None, SINGLE).payload["trained"] == 0
+
+
+def test_every_process_of_a_worker_is_known_by_its_name(worker, monkeypatch):
+    """A second Ctrl-C kills those of this name, and no other child of the launch."""
+    made: list[dict] = []
+
+    def process(**given):
+        made.append(given)
+        return SimpleNamespace(start=lambda: None)
+
+    context = SimpleNamespace(Pipe=multiprocessing.Pipe, Process=process)
+    monkeypatch.setattr(worker_process.mp, "get_context", lambda method: context)
+    monkeypatch.setattr(worker_process.resource_tracker, "ensure_running", lambda: None)
+    team = worker_process.WorkerProcess(worker.config, 0, ["0", "1"])
+    assert [given["name"] for given in made] == [module.WORKER] * 2
+    team.close()
