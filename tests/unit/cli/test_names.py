@@ -79,6 +79,14 @@ def test_a_name_alone_is_all_of_its_words(trained):
     assert call("analyze", *trained) == (code, out, "")
 
 
+def test_a_folder_of_results_that_was_renamed_is_the_sweep_of_its_new_name(trained, tmp_path):
+    Path("results/tiny").rename("results/moved")
+    code, out, err = launch("moved")
+    assert (code, err) == (0, "") and out.startswith("moved: 6 runs: 6 done")
+    assert out.endswith(" sweep.name=moved\n")  # the next command
+    assert launch("moved", "sweep.name=copy")[1].startswith("copy: ")
+
+
 def test_the_words_that_decide_nothing_may_be_added(trained):
     for word in ("cluster.workers=1", "wandb.mode=offline", "figures.width=5", "train.devices=2"):
         assert "6 done, 0 to do" in launch("tiny", word)[1]
