@@ -12,6 +12,8 @@ from support.runs import TINY
 
 from spectral_mup.cli.context import Context, command
 from spectral_mup.cli.names import context_of, keep_name
+from spectral_mup.cluster.slurm.snapshot import snapshot_config
+from spectral_mup.cluster.slurm.submission import prepare, take
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.sweep_record import FILE, read_record, recorded_names
 from spectral_mup.tracking.push import Counts
@@ -85,6 +87,16 @@ def test_a_folder_of_results_that_was_renamed_is_the_sweep_of_its_new_name(train
     assert (code, err) == (0, "") and out.startswith("moved: 6 runs: 6 done")
     assert out.endswith(" sweep.name=moved\n")  # the next command
     assert launch("moved", "sweep.name=copy")[1].startswith("copy: ")
+
+
+def test_a_name_tunes_two_keys_in_the_order_of_its_launch(trained):
+    """So does a task on SLURM that submits what follows."""
+    words = [*trained, "lr.adaptive=true", "sweep.tune=[optimizer.adamw.lr,lr]", "sweep.name=turns"]
+    context = context_of(words, "{}")
+    keep_name(context)
+    submission = take(prepare(Path("jobs"), snapshot_config(context.config), [], "", "code"), 1, lambda _: "")
+    for config in (context_of(["turns"], "{}").config, submission.config()):
+        assert [*config.sweep.tune] == ["optimizer.adamw.lr", "lr"]
 
 
 def test_the_words_that_decide_nothing_may_be_added(trained):

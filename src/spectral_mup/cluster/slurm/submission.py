@@ -236,7 +236,7 @@ def prepare(
     if site := config["cluster"].get("preamble"):  # it may have secrets: never in the script, and as hidden as it was
         lines = Path(site).read_bytes().replace(b"\r\n", b"\n")  # as written on Windows
         write_atomic(prepared.preamble, lines, Path(site).stat().st_mode & 0o755)
-    write_atomic(path / "config.json", json_bytes(config))
+    write_atomic(path / "config.json", json_bytes(config, sort_keys=False))  # sweep.tune has an order
     write_atomic(path / "submission.json", json_bytes({k: v for k, v in asdict(prepared).items() if k != "path"}))
     return prepared
 
