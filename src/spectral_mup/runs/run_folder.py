@@ -132,15 +132,8 @@ class RunFolder:
         """
         if damage := self.damage():
             raise damage
-        before, owner = self._latest_attempt(), self.owner()
-        if owner is not None and is_running(owner):
-            by = f"process {owner['pid']} on {owner['host']}"
-            if owner.get("slurm"):
-                by = f"SLURM job {owner['slurm']['job']} on {owner['host']}"
-                by += f"; if that has ended and no SLURM answers here, move {self.path}/attempts away"
-            elif owner["host"] != socket.gethostname():
-                by += "; if that has ended, the run is free minutes after its last heartbeat"
-            raise ClaimedError(f"{self.run_id} is claimed by {by}")
+        before = self._latest_attempt()
+        self._check_free(is_running)
         nonce = secrets.token_hex(8)
         prepared = self.path / "attempts" / f"{PREPARED}{nonce}"
         owner = this_process() | {"nonce": nonce, "time": time.time()} | ({"slurm": dict(slurm)} if slurm else {})
@@ -158,6 +151,19 @@ class RunFolder:
         self.nonce = nonce
         self._archive_error(before)
         self._sweep_up()
+
+    def _check_free(self, is_running: Callable[[Mapping[str, Any]], bool]) -> None:
+        """Raise ClaimedError while a running process has the run."""
+        owner = self.owner()
+        if owner is None or not is_running(owner):
+            return
+        by = f"process {owner['pid']} on {owner['host']}"
+        if owner.get("slurm"):
+            by = f"SLURM job {owner['slurm']['job']} on {owner['host']}"
+            by += f"; if that has ended and no SLURM answers here, move {self.path}/attempts away"
+        elif owner["host"] != socket.gethostname():
+            by += "; if that has ended, the run is free minutes after its last heartbeat"
+        raise ClaimedError(f"{self.run_id} is claimed by {by}")
 
     def _too_late(self) -> ClaimedError:
         return ClaimedError(f"{self.run_id} was claimed by another process just now")
@@ -270,10 +276,16 @@ class RunFolder:
     def status(self) -> dict[str, Any] | None:
         return self.peek("status.json")
 
-    def write_error(self, text: str) -> None:
-        """Write the traceback of a failure. Raises ClaimedError if this process has lost the run, which then has not failed."""
+    def write_error(self, text: str, is_running: Callable[[Mapping[str, Any]], bool] = is_alive) -> None:
+        """Write the traceback of a failure.
+
+        Raises ClaimedError if another process has the run, which then has not failed: this one lost it, or failed before it
+        had it while its owner still runs (see `claim`).
+        """
         if self.nonce is not None:
             self.check_claim()
+        else:
+            self._check_free(is_running)
         write_atomic(self.path / "error.txt", text.encode())
 
     def error(self) -> str | None:

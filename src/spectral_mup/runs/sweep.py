@@ -62,6 +62,15 @@ class Sweep:
         return [axis for axis in AXES if len(self.sizes[axis]) > 1] or ["width"]
 
     @property
+    def parts(self) -> dict[tuple[str, str], str]:
+        """Where the verdicts of each (tuned key, axis) lie, below the sweep's results; those of the first two right there."""
+        return {
+            (key, axis): "/".join([*[key] * (i > 0), *[axis] * (j > 0)])
+            for i, key in enumerate(self.config.sweep.tune)
+            for j, axis in enumerate(self.axes)
+        }
+
+    @property
     def budget(self) -> tuple[float, float]:
         """(runs, hours of training) that each chain over the sizes may take: an even share of sweep.budget; inf without one."""
         budget, chains = self.config.sweep.budget, [of for name in self.config.sweep.tune for of in self.over_sizes(name, {})]

@@ -26,7 +26,7 @@ def read_record(results: Path, name: str) -> SweepRecord | None:
 
 def write_record(config: Config, words: Sequence[str]) -> None:
     """Record these words and this config under the sweep's name."""
-    content = json_bytes({"words": [*words], "config": to_plain(config)})
+    content = json_bytes({"words": [*words], "config": to_plain(config)}, sort_keys=False)  # sweep.tune has an order
     path = Path(config.paths.results, config.sweep.name, FILE)
     if not path.is_file() or path.read_bytes() != content:
         write_atomic(path, content)
