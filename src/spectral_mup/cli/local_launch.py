@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import sys
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -95,7 +96,8 @@ def train_here(context: Context, forgiven: Collection[str] = (), in_this_process
 def _stop_requests() -> Iterator[Callable[[], bool]]:
     """Yield a function that returns whether SIGINT or SIGTERM has arrived; inside, the first of them does nothing else.
 
-    Every further one kills the workers or, if there are none, raises KeyboardInterrupt.
+    Every further one kills the workers or, if there are none, raises KeyboardInterrupt. Outside the main thread, where Python
+    lets nobody handle signals, none is heard.
     """
     asked: list[int] = []
 
@@ -107,7 +109,8 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
             if not workers:
                 raise KeyboardInterrupt
 
-    previous = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    heard = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {s: signal.signal(s, ask) for s in heard}
     try:
         yield lambda: bool(asked)
     finally:

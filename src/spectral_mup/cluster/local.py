@@ -12,7 +12,7 @@ import math
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -81,21 +81,32 @@ def run_here(
 
     threads = torch.get_num_threads()
     worker, failed, done = Worker.start(config), {}, False
+    claimed_until: dict[str, float] = {}
     try:
         while waiting := [] if stop() else [run for run in todo() if run.run_id not in failed]:
-            event = worker.execute(waiting[0], stop, on_event, SINGLE_PROCESS)
+            ready = _ready(waiting, claimed_until)
+            if not ready:
+                time.sleep(CLAIMED_RETRY_SECONDS)
+                continue
+            event = worker.execute(ready[0], stop, on_event, SINGLE_PROCESS)
             on_event(event)
             done |= event.kind == "done"
             if event.kind == "failed":
                 failed[event.run.run_id] = event.payload["error"]
             elif event.kind == "claimed":
-                time.sleep(CLAIMED_RETRY_SECONDS)
+                claimed_until[event.run.run_id] = time.monotonic() + CLAIMED_RETRY_SECONDS
             if not done and len(failed) >= MAX_FIRST_FAILURES:
                 break
     finally:
         worker.tracker.close()
         torch.set_num_threads(threads)
     return failed
+
+
+def _ready(runs: Sequence[RunConfig], claimed_until: Mapping[str, float]) -> list[RunConfig]:
+    """Return the runs without those that another process had when they were last tried, not long ago."""
+    now = time.monotonic()
+    return [run for run in runs if claimed_until.get(run.run_id, 0) <= now]
 
 
 class WorkerPool:
@@ -118,8 +129,7 @@ class WorkerPool:
 
     def dispatch(self, runs: Sequence[RunConfig]) -> None:
         """Give these runs to idle workers, then to new ones, as far as there is room; end idle workers that have none."""
-        now = time.monotonic()
-        ready = [run for run in runs if self._claimed_until.get(run.run_id, 0) <= now]
+        ready = _ready(runs, self._claimed_until)
         if not ready:
             return
         placement = self._place([*ready, *(w.run for w in self._workers if w.run)])
@@ -180,6 +190,7 @@ class WorkerPool:
                 worker.end(time.monotonic())
                 if worker.run is not None and worker.begun:
                     self.on_death(worker.run, exit_code)
+                    ended = True
                 elif worker.run is not None:  # it had not claimed the run yet
                     self.unfit.append(worker.unfit or f"a process ended with exit code {exit_code} while it began")
         return ended

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spectral_mup.errors import Unanswered
+from spectral_mup.errors import ConfigError, Unanswered
 from spectral_mup.util.system import user_name
 
 ENDED = "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY PREEMPTED REVOKED TIMEOUT".split()
@@ -20,8 +20,12 @@ ACCOUNTING_SECONDS = 10
 NO_ANSWER = re.compile("timed out|unable to contact|communication|connection refused|resolve_ctls|unexpected message", re.I)
 FROM_SHELL = {key: f"SBATCH_{key.upper()}" for key in ("account", "partition", "qos", "constraint")}
 NOW = "now"
+NO_ARRAYS = "the site has job arrays switched off; ask it to allow them, or train with cluster=local in a job of your own"
 NAME = "spectral_mup-"  # how the names of our jobs begin
-OUTER = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "PMI_", "PMIX_", "SUBMITIT_")
+OUTER = (
+    "SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "PMI_", "PMIX_",
+    "SUBMITIT_",
+)  # fmt: skip
 
 
 class NoAnswer(Unanswered):
@@ -263,10 +267,17 @@ def limits() -> list[dict[str, str]]:
 
 
 def max_array_size() -> int:
-    """Return how many tasks an array may have: MaxArraySize caps the index, which counts from 0."""
-    with suppress(NoAnswer):
-        return int(settings().get("MaxArraySize", "1001"))
-    return 1001
+    """Return how many tasks an array may have: MaxArraySize caps the index, which counts from 0.
+
+    Raises ConfigError where the site has job arrays switched off.
+    """
+    try:
+        size = int(settings().get("MaxArraySize", "1001"))
+    except NoAnswer:
+        return 1001
+    if size == 0:
+        raise ConfigError(f"MaxArraySize=0: {NO_ARRAYS}")
+    return size
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import os
 import pkgutil
 import signal
 import typing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -156,6 +157,21 @@ def test_a_second_stop_kills_workers_that_do_not_end(signals):
     own.kill()
     own.join()
     worker.close()
+
+
+def test_a_launch_outside_the_main_thread_leaves_signals_to_that():
+    """As of a `sweep` that a server or a notebook calls in a thread, where Python lets nobody handle signals."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handled = [signal.getsignal(number) for number in signals]
+
+    def launch() -> list:
+        with local_launch._stop_requests() as stopping:
+            return [stopping(), *map(signal.getsignal, signals)]
+
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(launch).result() == [False, *handled]
+    stopping, *inside = launch()  # the control
+    assert not stopping and not {*inside} & {*handled} and [signal.getsignal(number) for number in signals] == handled
 
 
 def wait_for_ever() -> None:

@@ -28,7 +28,12 @@ EXPECTED = {
     Refusal("held back"): (3, "refused: held back"),
     Unanswered("no answer"): (4, "error: no answer"),
     NoAnswer("no answer"): (4, "error: no answer"),
-    OSError(28, "No space left on device", "runs"): (1, "error: runs: No space left on device"),
+    OSError(28, "No space left on device", "runs"): (1, "error: runs: No space left on device; free space on"),
+    PermissionError(13, "Permission denied", "runs"): (1, "error: runs: Permission denied; get the permission, or"),
+    ConnectionRefusedError(111, "Connection refused"): (
+        1,
+        "error: ConnectionRefusedError: Connection refused; remove the cause",
+    ),
     KeyboardInterrupt(): (130, ""),
 }
 

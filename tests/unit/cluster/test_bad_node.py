@@ -104,6 +104,18 @@ def test_a_node_that_fails_twice_is_excluded(array, fail: Callable, cause):
     assert not [run for run in pack.runs if pack.folder(run).error()], "no run has failed"
 
 
+def test_of_a_team_the_first_rank_alone_records_that_it_cannot_begin(array, caplog):
+    """The others know less: what it writes while they read would be lost, as how many starts have saved nothing."""
+    pack, task = array.start(0, 0, "n1")
+    before = array.record(0)
+    array.patch.setenv("SLURM_PROCID", "1")
+    assert give_back(pack, task, Unfit("ImportError: libcudart.so.12")) == TEMPORARY_FAILURE
+    assert array.record(0) == before and caplog.messages[-1] == "n1, rank 1: ImportError: libcudart.so.12"
+    array.patch.setenv("SLURM_PROCID", "0")
+    assert give_back(pack, task, Unfit("ImportError: libcudart.so.12")) == TEMPORARY_FAILURE
+    assert array.record(0)["state"] == "unfit" and "2 runs are given back" in caplog.text
+
+
 def test_the_only_node_is_not_excluded(array):
     array.nodes = ["n1"]
     for restart in range(3):

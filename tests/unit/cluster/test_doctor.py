@@ -77,6 +77,13 @@ def test_a_preamble_that_bash_cannot_read_is_told(said):
     assert said(preamble="none.sh")["preamble"] == (WRONG, "no such file; slurm/ has an example")
 
 
+def test_a_site_without_job_arrays_is_told(tiny, monkeypatch):
+    monkeypatch.setattr(doctor, "_partitions", lambda name: iter(()))
+    for size, mark in (("0", WRONG), ("1001", KNOW)):
+        found = {f.subject: f for f in doctor.check_settings({slurm.NOW: "", "MaxArraySize": size}, tiny("cluster=slurm"))}
+        assert found["MaxArraySize"].mark == mark and ("switched off" in found["MaxArraySize"].message) == (mark == WRONG)
+
+
 def test_hidden_jobs_of_others_are_told(monkeypatch, tiny):
     monkeypatch.setattr(doctor, "_partitions", lambda name: iter(()))
     for private, told in (("jobs,users", True), ("none", False)):

@@ -1,7 +1,9 @@
 """Who holds a run, and whether they live: every row of the table, and what is behind the words of its columns."""
 
+import inspect
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,10 +17,16 @@ from spectral_mup.util import processes
 from spectral_mup.util.processes import UNSEEN, lives_here, this_process
 
 HERE, THERE = this_process(), this_process() | {"host": "n1"}
-ROWS = [
-    [line[start:end].strip() for start, end in ((8, 40), (40, 68), (68, 92), (92, 110))]
-    for line in (lives.__doc__ or "").partition("-------\n")[2].partition("\n\n")[0].splitlines()
-]
+
+
+def rows_of(doc: str) -> list[list[str]]:
+    """The cells of the table in a docstring, whose columns are where its header is underlined."""
+    _, underlines, *lines = inspect.cleandoc(doc).split("\n\n")[1].splitlines()
+    columns = [underline.span() for underline in re.finditer("-+", underlines)]
+    return [[line[start:end].strip() for start, end in columns] for line in lines]
+
+
+ROWS = rows_of(lives.__doc__ or "")
 WRITERS = {  # what owner.json says; those who ask are the second start of the task 8_0
     "an earlier start of my job": THERE | {"slurm": {"job": "8_0", "restart": 0}},
     "a process that I see": HERE,
@@ -53,6 +61,12 @@ def slurm(monkeypatch):
 
     say.asked = asked  # type: ignore[attr-defined]
     return say
+
+
+def test_the_table_is_the_same_as_every_compiler_keeps_it():
+    """From Python 3.13 on a docstring has no indentation, before that its own."""
+    doc = lives.__doc__ or ""
+    assert len(ROWS) == 16 and rows_of(inspect.cleandoc(doc)) == rows_of(doc.replace("\n", "\n    ")) == ROWS
 
 
 def test_the_table_has_a_row_for_everything():

@@ -39,6 +39,19 @@ def test_a_run_that_has_ended_is_looked_at_once(pack, monkeypatch):
     assert pack.todo() == runs[1:] and set(looked) == {run.run_id for run in runs[1:]}
 
 
+def test_a_job_without_an_array_is_told_so(pack, monkeypatch):
+    """As after `sbatch submit.sh` of a script without its options."""
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(SystemExit) as ended:
+        Pack.of_this_task(str(pack.submission.path))
+    assert ended.value.code == 2
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
+    assert Pack.of_this_task(str(pack.submission.path))[1] == JobStart("7_0", 0)  # the control
+
+
 def test_a_run_with_a_result_has_not_failed_whatever_has_become_of_its_folder(pack, tmp_path, monkeypatch):
     """Moved to an archive, with a link in its place, through which nothing would be written."""
     monkeypatch.setattr(slurm_pack, "extend", lambda pack: None)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spectral_mup.cluster import slurm_commands as slurm
+from spectral_mup.errors import ConfigError
 from spectral_mup.util.system import user_name
 
 NOTICES = "Welcome to the cluster!\n\nMaintenance on 2026-12-01 | see https://x/y?a=b | storage | is | at | 97 % |\n"
@@ -107,6 +108,26 @@ def test_that_no_job_of_an_id_is_known_is_an_answer_and_silence_is_none(says):
     says("", 1, "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
     with pytest.raises(slurm.NoAnswer):
         slurm.squeue(["7"])
+
+
+def test_a_site_without_job_arrays_is_told_so(says):
+    says("MaxArraySize            = 0\n")
+    with pytest.raises(ConfigError, match=r"MaxArraySize=0: the site has job arrays switched off; .*cluster=local"):
+        slurm.max_array_size()
+    says(CONFIG)
+    assert slurm.max_array_size() == 11
+    says("", 1, "slurm_load_ctl_conf error: Unable to contact slurm controller (connect failure)")
+    assert slurm.max_array_size() == 1001
+
+
+def test_no_option_that_the_user_s_shell_has_for_a_command_reaches_ours(monkeypatch):
+    """As SINFO_PARTITION, which would hide the nodes of all other partitions."""
+    for command in ("sbatch", "srun", "squeue", "sacct", "scancel", "scontrol", "sinfo"):
+        monkeypatch.setenv(f"{command.upper()}_PARTITION", "high")
+    monkeypatch.setenv("SLURM_CLUSTERS", "other")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    passed = slurm.environment()
+    assert [name for name in passed if name.endswith("_PARTITION") or name.startswith("SLURM_")] == ["SLURM_CONF"]
 
 
 def test_what_is_no_text_in_a_job_s_name_stops_nothing(tmp_path, monkeypatch):

@@ -113,7 +113,7 @@ def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignal
     progress = Progress(log_run, Durations(worker.device.type))
     progress.look(pack.plan(), 1)
     while not processes.any(stopping()):
-        claimed = _claim_next(pack, worker) if processes.is_main else None
+        claimed = _claim_next(pack, worker, stopping) if processes.is_main else None
         run_id = processes.broadcast(claimed and claimed.run_id)
         if run_id is None:
             return
@@ -131,10 +131,10 @@ def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignal
             progress.look(pack.plan(), 1)
 
 
-def _claim_next(pack: Pack, worker: Worker) -> RunFolder | None:
-    """Claim the next run to train that no other process has; called by rank 0 alone."""
+def _claim_next(pack: Pack, worker: Worker, stopping: StopSignals) -> RunFolder | None:
+    """Claim the next run to train that no other process has, None without one or once stopped; called by rank 0 alone."""
     failed: set[str] = set()  # not to be tried again at once, also where that could not be written
-    while todo := [run for run in pack.todo() if run.run_id not in failed]:
+    while not stopping() and (todo := [run for run in pack.todo() if run.run_id not in failed]):
         for run in todo:
             folder = pack.folder(run)
             event = worker.begin(run, folder)

@@ -131,7 +131,10 @@ def check_settings(settings: dict[str, str], config: Config) -> Iterator[Finding
         yield Finding(LOOK, "clock", f"the controller's is {skew:+.0f} s from ours: states may look outdated")
     if "jobs" in settings.get("PrivateData", ""):
         yield Finding(KNOW, "PrivateData", "others' jobs are hidden: a run that one of them has is told by its heartbeat alone")
-    yield Finding(KNOW, "MaxArraySize", f"{settings.get('MaxArraySize', '?')}: longer sweeps become several arrays")
+    if (size := settings.get("MaxArraySize", "?")) == "0":
+        yield Finding(_needed(config), "MaxArraySize", f"0: {slurm.NO_ARRAYS}")
+    else:
+        yield Finding(KNOW, "MaxArraySize", f"{size}: longer sweeps become several arrays")
     if "SLURM_VERSION" in settings and settings.get("JobRequeue") == "0":
         yield Finding(KNOW, "JobRequeue", "0: the site does not requeue by default; our scripts set --requeue")
     mode, about = settings.get("PreemptMode", "OFF"), ""

@@ -77,11 +77,11 @@ class Pack:
     @classmethod
     def of_this_task(cls, path: str) -> tuple[Pack, JobStart]:
         """Return the pack of this process's array task, and its start. Exits with code 2 outside a job array."""
-        task, submission = slurm.current_job(), open_submission(Path(path))
-        if task is None or submission is None:
+        task, index, submission = slurm.current_job(), os.environ.get("SLURM_ARRAY_TASK_ID"), open_submission(Path(path))
+        if task is None or index is None or submission is None:
             log.error("%s: not a submission, or this process is not in a job array", path)
             sys.exit(2)
-        return cls(submission, int(os.environ["SLURM_ARRAY_TASK_ID"])), task
+        return cls(submission, int(index)), task
 
     def todo(self) -> list[RunConfig]:
         """Return the unfinished runs without those that another process has held for long; none if the sweep is paused."""
@@ -194,7 +194,13 @@ def stop(pack: Pack, task: JobStart, signals: list[int]) -> int:
 
 
 def give_back(pack: Pack, task: JobStart, error: Unfit) -> int:
-    """End a task that cannot train on its node, so that its runs are trained on another; logged once for all of them."""
+    """End a task that cannot train on its node, so that its runs are trained on another; logged once for all of them.
+
+    Of a team rank 0 alone records it: others that read and write the record meanwhile would undo what it has just written.
+    """
+    if (rank := int(os.environ.get("SLURM_PROCID", "0"))) > 0:
+        log.error("%s, rank %d: %s", this_node(), rank, error)
+        return TEMPORARY_FAILURE
     pack.write_task(**asdict(task), state="unfit", cause=causes.LAUNCH.name, detail=f"on {this_node()}: {error}")
     log.error("%s: %s; %s are given back", this_node(), error, pluralize(len(pack.unfinished()), "run"))
     return TEMPORARY_FAILURE

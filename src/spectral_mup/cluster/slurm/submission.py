@@ -12,8 +12,8 @@
     jobs/code/<hash>/      the code that they run
 
 A folder is prepared under another name and renamed to the next number. Of two launches that try the same number one gets
-ENOTEMPTY, looks again, and submits only what is still left. A numbered folder is never deleted. Where one cannot be read, its
-own runs count as not submitted, and no others. Imports no torch.
+ENOTEMPTY, looks again, and submits only what is still left. A numbered folder is never deleted; one that was only prepared is,
+a day later, by another launch. Where one cannot be read, its own runs count as not submitted, and no others. Imports no torch.
 """
 
 import re

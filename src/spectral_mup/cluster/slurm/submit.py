@@ -16,6 +16,7 @@ from pathlib import Path
 
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.durations import Durations, measured_durations
+from spectral_mup.cluster.liveness import silence
 from spectral_mup.cluster.placement import Machine, Placement, memory_of
 from spectral_mup.cluster.slurm.run_states import Report, State, breaker, reconcile
 from spectral_mup.cluster.slurm.script import render, slurm_of
@@ -34,6 +35,7 @@ from spectral_mup.util.text import pluralize
 UNKNOWN_PACK = 4  # runs for each worker of a task while their duration is unknown
 SETTLE_SECONDS = 5.0  # an sbatch that outlives its launcher has reached the controller by then
 ATTEMPTS = 3
+UNFINISHED_SECONDS = 86400.0  # since a folder was prepared, after which its launcher no longer lives
 NO_NODE = re.compile("node configuration is not available|nodes required|down, drained", re.I)
 GPU_BYTES = 40e9  # assumed of a node's GPU on a login node; a task measures its own
 
@@ -177,6 +179,8 @@ def submit(
     submitted: list[Submission] = []
     given: set[str] = set()
     arrays = 0  # how many this call will make in all
+    for folder in (jobs_dir, jobs_dir / "code"):
+        _remove_unfinished(folder)
     while True:
         number = max(numbered(jobs_dir), default=0) + 1  # read first: a launch that submits from now on takes it
         plan = plan_now()
@@ -202,6 +206,13 @@ def submit(
         _sbatch(taken, submitted)
         submitted.append(taken)
         given |= taken_ids
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what launchers have prepared in a folder and were killed before they had put it in place."""
+    for path in folder.glob("new.*"):
+        if (silence(path) or 0) > UNFINISHED_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _share(limit: int | None, arrays: int, report: Report, submitted: Sequence[Submission]) -> tuple[int | None, str | None]:
@@ -250,6 +261,7 @@ def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
     so_far = f"submitted so far: {', '.join(f'{s.path.name} (job {s.job})' for s in submitted) or 'nothing'}"
     job, accepted, message = None, False, "it shows no job id, and the queue no job of this name"
     for attempt in range(ATTEMPTS):
+        time.sleep(attempt * (1 + random.random()))
         try:
             if not accepted:
                 job, accepted = slurm.sbatch(taken.script), True
@@ -265,7 +277,6 @@ def _sbatch(taken: Submission, submitted: Sequence[Submission]) -> None:
         if job is not None:
             taken.record_job(job)
             return
-        time.sleep((attempt + 1) * (1 + random.random()))
     raise Incomplete(f"sbatch: {message}; {so_far}; run the same command again")
 
 
