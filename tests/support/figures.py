@@ -3,6 +3,11 @@
 import matplotlib.text
 
 
+def texts(artist) -> list[str]:
+    """All that is written in a figure, or in axes of it."""
+    return [t.get_text() for t in artist.findobj(matplotlib.text.Text) if t.get_text().strip()]
+
+
 def assert_printable(figure, texts_in_panels=False, width=6.75):
     """Check a drawn figure, so many inches wide; `texts_in_panels`: texts inside panels too must keep apart."""
     figure.draw_without_rendering()

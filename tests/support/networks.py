@@ -17,6 +17,17 @@ def mlp(width: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
 
 
+def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs of an `mlp`, and classes that follow from them."""
+    g = torch.Generator().manual_seed(1000 * seed + step)
+    x = torch.randn(64, 8, generator=g)
+    return x, (x[:, 0] * x[:, 1]).sign().long() + 1
+
+
+def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
 def gpt(width: int, depth: int = 2, tied: bool = False) -> NanoGPT:
     return NanoGPT(nanogpt(head_size=8, tied=tied), 50, width, depth)
 

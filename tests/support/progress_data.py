@@ -45,7 +45,7 @@ class HalfWay:
             gone = loss == float("inf")
             end = {"status": "diverged" if gone else "done", "diverged_step": 3, "val_loss": None if gone else loss}
             self.progress.on_event(Event("started", run))
-            self.progress.on_event(Event("done", run, end | {"seconds": 10.0, "steps": run.train.steps}))
+            self.progress.on_event(Event("done", run, end | {"seconds": 10.0, "trained": run.train.steps}))
             self.look()
         failed, *running = self.plan.todo[: self.workers + 1]
         self.progress.on_event(Event("failed", failed, {"error": "ValueError: no luck"}))

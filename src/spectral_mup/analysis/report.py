@@ -1,4 +1,4 @@
-"""From points and norms to the folder of a sweep's results, and to the table on the screen."""
+"""The folder of a sweep's results, and the table on the screen, made from points and norms."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -26,7 +26,7 @@ LARGER = {"width": "wider", "depth": "deeper", "steps": "longer", "batch_size": 
 OF_MODELS = ("width", "depth")  # the axes over which rules differ and features are judged
 LOOKS = "Intervals leave room for several looks at a verdict: in 95 % of sweeps all of them hold."
 ONE_SEED = "with one seed, an interval rests on how far the sizes lie from a line, and is wide"
-COLUMNS = 100  # of the screen
+COLUMNS = 100  # width of the screen, in characters
 ORDER = ["family", "optimizer", "rule", *AXES, "log2_lr", "seed"]
 
 
@@ -38,13 +38,18 @@ def report(
 ) -> list[Verdict]:  # fmt: skip
     """Judge a sweep over one axis, write everything that can be said about it into out_dir, and return the verdicts.
 
-    curves.csv      every point                      optima.csv    one row per rule and size
-    features.csv    slopes of all modules and steps  verdicts.json the rest, strict JSON (undefined numbers: null)
-    FIGURE          .pdf .svg .png, .txt its caption, and .csv of what is drawn, of each of `figures` (names of
-                    figures.FIGURES or import paths; None: all of FIGURES) for which the runs recorded what it needs
-    `base`: {axis: size that was tuned}, by default the smallest; `judging`: options of `judge`; `name` to `codes`: what
-    verdicts.json says of where the points come from. The same points and norms give the same bytes, in however many
-    `processes` the figures are drawn.
+    The files; the same points and norms give the same bytes:
+
+        curves.csv       one row per point
+        optima.csv       one row per rule and size
+        features.csv     slopes of all modules and steps
+        verdicts.json    the rest, in strict JSON: undefined numbers are null
+        FIGURE.*         .pdf, .svg and .png; .txt, its caption; .csv, what is drawn
+
+    `figures` are names of figures.FIGURES or import paths, None for all of FIGURES; those that need what the runs have not
+    recorded are left out. `processes` draw them. `base` is {axis: size that was tuned}, by default the smallest; `judging`
+    are options of `judge`; `command`, `commit`, `train_hours` and `codes` say in verdicts.json where the points come from.
+    Raises ValueError without points.
     """
     if points.empty:
         raise ValueError(f"sweep {name} has no points: nothing to report")
@@ -63,14 +68,17 @@ def report(
 
 
 def along(points: pd.DataFrame, axis: str, base: Mapping[str, int]) -> pd.DataFrame:
-    """The points on which an axis is judged: those at the base of the others; over steps and batch size under no rule."""
+    """Return the points on which an axis is judged: those at the base of all other axes.
+
+    Over width and depth they are under rules, over steps and batch size under none.
+    """
     at_base = np.all([points[other] == base[other] for other in AXES if other != axis], axis=0)
     of_axis = rows(points, at_base & ((points["rule"] != BASE.name) == (axis in OF_MODELS)))
-    return of_axis.drop_duplicates(["rule", "run_id"])  # those of the base itself are on the curves of several axes
+    return of_axis.drop_duplicates(["rule", "run_id"])  # a run at the base is on the curves of several axes
 
 
 def of_rules(points: pd.DataFrame) -> pd.DataFrame:
-    """The points under rules, over width and depth; the others are over steps and batch size, which no rule sees."""
+    """Return the points under rules, over width and depth; the others are over steps and batch size, which no rule scales."""
     return rows(points, points["rule"] != BASE.name)
 
 
@@ -78,7 +86,7 @@ def report_joint(
     points: pd.DataFrame, norms: pd.DataFrame, verdicts: Sequence[Verdict], base: Mapping[str, int],
     out_dir: Path | str, figures: Sequence[str] | None = None, printing: Printing | None = None, processes: int = 1,
 ) -> str:  # fmt: skip
-    """Write joint_regret.csv and the figures of a sweep over width and depth, and return its lines for the screen."""
+    """Write joint_regret.csv and the figures of a sweep over width and depth, and return what the screen shows of it."""
     chosen, out = choose_figures(figures), Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     points = as_judged(points)
@@ -89,9 +97,9 @@ def report_joint(
 
 
 def judge_all(points: pd.DataFrame, norms: pd.DataFrame | None, axis: str, base: int | None, **judging: Any) -> list[Verdict]:
-    """One verdict per rule (`judging`: options of `judge`), with its feature check at the lr nearest the base's optimum.
+    """Return one verdict per rule, over width and depth with its feature check, at the lr nearest the base's optimum.
 
-    `norms` None: none are to be judged.
+    `judging` are options of `judge`. Without `norms` (None) no features are checked.
     """
     verdicts = []
     for label, part in by_rule(points).items():
@@ -108,7 +116,10 @@ def judge_all(points: pd.DataFrame, norms: pd.DataFrame | None, axis: str, base:
 
 
 def judged_near(part: pd.DataFrame, finished: Mapping[int, Optimum], base: int) -> float:
-    """The log2 lr near which a rule's features are judged: its optimum at the base, else at the smallest size that has one."""
+    """Return the log2 lr near which a rule's features are judged.
+
+    It is the optimum at the base, else at the smallest size that has one, else the median of the lrs.
+    """
     optima = [finished.get(base, o) for o in finished.values()]
     return optima[0].log2_lr if optima else float(np.median(part["log2_lr"].to_numpy(float)))
 
@@ -116,10 +127,10 @@ def judged_near(part: pd.DataFrame, finished: Mapping[int, Optimum], base: int) 
 def norms_to_judge(
     points: pd.DataFrame, read: Callable[[Collection[str]], pd.DataFrame], axis: str, base: int | None
 ) -> set[str]:
-    """The runs whose norms `judge_all` and the figures of an axis look at, of all that ended.
+    """Return the ids of the runs whose norms `judge_all` and the figures of an axis use.
 
-    Of every rule those at the lr of its feature check; all of the rule where no lr has norms at every size. `read` gives the
-    norms of runs by their ids.
+    They are those at the lr of each rule's feature check, or all of a rule that ended if no lr has norms at every size. `read`
+    returns the norms of runs by their ids.
     """
     found: set[str] = set()
     for part in by_rule(as_judged(points)).values() if axis in OF_MODELS else ():
@@ -139,16 +150,16 @@ def norms_to_judge(
 
 
 def format_verdicts(verdicts: Sequence[Verdict]) -> str:
-    """The table for the screen: plain text, one line per rule, then what the numbers alone do not say."""
+    """Format the table for the screen: plain text, one line per rule, then notes on the numbers."""
     cells, sizes = table_of(verdicts), len({size for v in verdicts for size in v.optima})
     notes = [line for note in notes_on(verdicts) for line in wrap(note.strip(), len(note) - len(note.lstrip()), COLUMNS)]
     return "\n".join([*aligned(cells, groups=[len(cells[0]) - 1 - 2 * sizes, sizes, sizes]), *notes])
 
 
 def table_of(verdicts: Sequence[Verdict]) -> list[list[str]]:
-    """Cells of the table, the head first, a row per rule.
+    """Return the cells of the table, the head first, then one row per rule.
 
-    log2 lr* is the optimum, '<' or '>' where it is not bracketed on that side; 'none' where nothing finished.
+    log2 lr* is the optimum, with '<' or '>' if it is not bracketed on that side; 'none' if nothing finished.
     """
     sizes, axis, tuned = sorted({size for v in verdicts for size in v.optima}), verdicts[0].axis, verdicts[0].tuned
     of_axis, best = axis.replace("_", " "), "lr*" if tuned == LR else "best"
@@ -161,7 +172,7 @@ def table_of(verdicts: Sequence[Verdict]) -> list[list[str]]:
 
 
 def notes_on(verdicts: Sequence[Verdict]) -> list[str]:
-    """Lines that say what the numbers in the table mean, and what they alone do not say."""
+    """Return lines that say what the numbers in the table mean, and what they do not show."""
     axis, tuned = verdicts[0].axis, verdicts[0].tuned
     of_axis, best = axis.replace("_", " "), "lr*" if tuned == LR else "best"
     about = named(f"log2 of the best learning rate. Regret: cost of the lr tuned at {of_axis} {verdicts[0].base}", tuned)
@@ -185,10 +196,10 @@ def notes_on(verdicts: Sequence[Verdict]) -> list[str]:
 
 
 def aligned(cells: Sequence[Sequence[str]], groups: Sequence[int], keys: int = 1) -> list[str]:
-    """Lines of a table with columns of equal width, the head underlined.
+    """Return the lines of a table with its columns aligned and its head underlined.
 
-    The first `keys` columns name the row, the others come in groups of these lengths. A group that would reach beyond COLUMNS
-    stands in a further table below, whose rows are named again.
+    The first `keys` columns name the row; the others come in groups of these lengths. A group that would reach beyond COLUMNS
+    goes into a further table below, which repeats the names.
     """
     columns = list(zip(*cells, strict=True))
     names, others = columns[:keys], iter(columns[keys:])
@@ -210,7 +221,7 @@ def _fits(columns: Sequence[Sequence[str]]) -> bool:
 
 
 def verdict_cells(v: Verdict) -> tuple[str, str, str]:
-    """Verdict, slope and regret as cells of a table."""
+    """Format verdict, slope and regret as cells of a table."""
     return (
         v.verdict,
         format_slope(v.slope, v.slope_lo, v.slope_hi) or "-",
@@ -219,10 +230,10 @@ def verdict_cells(v: Verdict) -> tuple[str, str, str]:
 
 
 def best_loss(o: Optimum | None) -> str:
-    """Loss at the optimum as a cell of a table."""
+    """Format the loss at the optimum as a cell of a table."""
     return f"{o.loss:.3f}" if o else "none"
 
 
 def best_lr(o: Optimum | None) -> str:
-    """log2 of the optimum as a cell of a table, '<' or '>' on the sides where nothing worse was tested."""
+    """Format log2 of the optimum as a cell of a table, with '<' or '>' for a side where nothing worse was tested."""
     return "".join({"lower": "<", "higher": ">"}[s] for s in o.open_sides) + f"{o.log2_lr:.2f}" if o else "none"

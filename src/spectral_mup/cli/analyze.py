@@ -83,7 +83,7 @@ def inputs_of(context: Context) -> str | None:
 def judge_and_draw(context: Context) -> dict[str, Any]:
     """Write the results; return what the screen shows, whether all is as claimed, and the state of the files.
 
-    The results of the first key that is tuned are in the sweep's folder, those of a second in a folder of its name below it.
+    Each key and axis is judged into its folder (see Sweep.parts).
     """
     check_name(context)
     s, results, plan = context.config.sweep, Path(context.config.paths.results), context.plan
@@ -92,7 +92,7 @@ def judge_and_draw(context: Context) -> dict[str, Any]:
         if len(s.tune) > 1:
             lines.append(_format_turns(plan, tuned))
         if curves := plan.judged(tuned):
-            found, said, written = judge_tuned(context, curves, s.name if tuned == [*s.tune][0] else f"{s.name}/{tuned}", codes)
+            found, said, written = judge_tuned(context, curves, tuned, codes)
             verdicts += found
             lines += said
             folders += written
@@ -150,12 +150,11 @@ def _format_turns(plan: Plan, tuned: str) -> str:
 
 
 def judge_tuned(
-    context: Context, curves: Mapping[Curve, Sequence[RunConfig]], name: str, codes: Mapping[str, str]
+    context: Context, curves: Mapping[Curve, Sequence[RunConfig]], tuned: str, codes: Mapping[str, str]
 ) -> tuple[list[Any], list[str], list[str]]:
     """Judge one key over every axis; return the verdicts, lines for the screen, and the folders written, below paths.results.
 
-    Where several axes vary, each is judged at the base of the others: the first into the folder `name`, each other into a
-    folder named by the axis below it.
+    Where several axes vary, each is judged at the base of the others.
     """
     from spectral_mup.analysis.collect import collect, norm_reader
     from spectral_mup.analysis.report import along, format_verdicts, norms_to_judge, of_rules, report, report_joint
@@ -165,20 +164,22 @@ def judge_tuned(
     runs = {run.run_id: run for of_curve in curves.values() for run in of_curve}
     read_norms = norm_reader(list(runs.values()), context.runs)
     if set(points["status"]) == {"missing"}:
-        return [], [f"{next(iter(curves)).tuned}: no run is done yet"], []
+        return [], [f"{tuned}: no run is done yet"], []
     on_axes = {axis: along(points, axis, base) for axis in axes}
     norms = read_norms(set().union(*(norms_to_judge(p, read_norms, axis, base[axis]) for axis, p in on_axes.items())))
     figures = context.config.figures
     drawing: Any = {"figures": figures.only, "printing": Printing.of(figures), "processes": own_cores()}
     judging: Any = {"tolerance": context.config.verdict.slope, "regret_limit": context.config.verdict.regret}
     judging |= {"alpha": ALPHA} if context.config.lr.adaptive else {}
+    name, parts = context.config.sweep.name, context.sweep.parts
+    places = {axis: Path(name, parts[tuned, axis]).as_posix() for axis in axes}
     verdicts, lines, folders = [], [], []
     for axis, on_axis in on_axes.items():
         if len(axes) > 1:
             others = ", ".join(f"{other.replace('_', ' ')} {base[other]}" for other in axes if other != axis)
             lines.append(f"Over {axis.replace('_', ' ')}, at {others}{': no runs yet' if on_axis.empty else ''}")
         if not on_axis.empty:
-            folders.append(name if axis == axes[0] else f"{name}/{axis}")
+            folders.append(places[axis])
             ended = set(on_axis["run_id"].where(on_axis["status"] != "missing").dropna())
             seconds = [context.results.seconds(runs[run_id]) for run_id in ended]
             hours = round(sum(seconds) / 3600, 4) if all(seconds) else None
@@ -191,7 +192,7 @@ def judge_tuned(
             verdicts += found
     if {"width", "depth"} <= {*axes}:
         of_models = [v for v in verdicts if v.axis in ("width", "depth")]
-        lines.append(report_joint(of_rules(points), norms, of_models, base, results / name, **drawing))
+        lines.append(report_joint(of_rules(points), norms, of_models, base, results / places[axes[0]], **drawing))
     return verdicts, lines, folders
 
 

@@ -51,7 +51,8 @@ def context_of(argv: Sequence[str], program: str, flags: Collection[str] = (), a
             raise ConfigError(_unknown(name, results, actions))
         words = [f"sweep={name}", *more]
         return Context(load_config(words), words, program)
-    words = merged(record.words, more)
+    renamed = [f"sweep.name={name}"] * (record.config["sweep"]["name"] != name)  # its folder, by hand
+    words = merged(merged(record.words, renamed), more)
     changed = any(decides(key_of(word)) for word in more)
     return Context(load_config(words, None if changed else record.config), words, program)
 

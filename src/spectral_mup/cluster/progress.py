@@ -57,7 +57,8 @@ class Progress:
         listed = [(run, 1.0) for run in plan.todo]
         least, usual = (outlook.least, outlook.usual) if outlook else (listed, listed)
         self._totals = [len(plan.runs) - len(plan.todo) + round(sum(n for _, n in runs)) for runs in (least, usual)]
-        self._seconds = [self.durations.total(runs) for runs in (least, usual)]
+        self._coming = least, usual
+        self._seconds = self._expected()
         self.plan, self.workers, self.later_curves, self._ended = plan, workers, later_curves, set()
         before = {state.curve for state in (curves if self.curves is None else self.curves) if state.ended}
         self.curves = curves
@@ -84,6 +85,10 @@ class Progress:
     @property
     def done(self) -> int:
         return len(self.plan.runs) - len(self.plan.todo) + len(self._ended_since())
+
+    def _expected(self) -> list[float]:
+        """Return how long what the plan was given with takes one worker, by all that was timed until now."""
+        return [self.durations.total(runs) for runs in self._coming]
 
     def _ended_since(self) -> list[RunConfig]:
         """Return the runs that have ended since the plan was made; it may know of one already whose event comes only now."""
@@ -132,8 +137,9 @@ class Progress:
         run, payload = event.run, event.payload
         if event.kind == "done":
             self._ended.add(run.run_id)
-            if payload["seconds"] and payload["steps"]:  # else it was done already
-                self.durations.learn(run, payload["seconds"] / payload["steps"] * run.train.steps)
+            if payload["trained"] > 0:  # else it was done already
+                self.durations.learn(run, payload["seconds"] / payload["trained"] * run.train.steps)
+                self._seconds = self._expected()
             if payload["status"] == "diverged":
                 return f"{run}: diverged at step {payload['diverged_step']}", "yellow"
             return f"{run}: loss {payload['val_loss']:.4f} in {format_duration(payload['seconds'])}", ""

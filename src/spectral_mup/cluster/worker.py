@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -113,9 +114,10 @@ class Worker:
         """
         folder = RunFolder(Path(self.config.paths.runs), run.run_id)
         started = time.monotonic()
-        begun = self._begin(run, folder) if processes.is_main else Event("claimed", run)
+        begun = self.begin(run, folder) if processes.is_main else Event("claimed", run)
         if processes.broadcast(begun.kind) != "started":
             return begun
+        folder.nonce = processes.broadcast(folder.nonce)  # the claim is the team's
         if processes.is_main:
             send(begun)
         try:
@@ -128,13 +130,13 @@ class Worker:
             return Event("stopped", run)
         return Event("done", run, result | {"seconds": time.monotonic() - started})
 
-    def _begin(self, run: RunConfig, folder: RunFolder) -> Event:
-        """Claim a run; return `started`, or how it has ended already."""
+    def begin(self, run: RunConfig, folder: RunFolder) -> Event:
+        """Claim a run; return `started`, or how it has ended already, or `failed`. Never raises."""
         try:
             result = self.claim(run, folder)
         except Exception as error:
             return _failure(run, folder, error)
-        return Event("started", run) if result is None else Event("done", run, result | {"seconds": 0.0})
+        return Event("started", run) if result is None else Event("done", run, result | {"seconds": 0.0, "trained": 0})
 
     def claim(self, run: RunConfig, folder: RunFolder) -> dict[str, Any] | None:
         """Claim a run's folder; return its result if it has one already. Raises ClaimedError while another process has it."""
@@ -146,7 +148,7 @@ class Worker:
         folder.write_config(run.to_json())
         if folder.result() is None:
             job = current_job()
-            folder.claim(lambda owner: may_hold(folder, owner, job), asdict(job) if job else None)
+            folder.claim(partial(may_hold, folder, me=job), asdict(job) if job else None)
             if folder.result() is None:  # else written in the meantime
                 folder.write("provenance.json", provenance(run, self.device, t.devices, t.shard))
         return folder.result()
@@ -154,7 +156,10 @@ class Worker:
     def train(
         self, run: RunConfig, folder: RunFolder, should_stop: Callable[[], bool], send: Send, processes: Any
     ) -> dict[str, Any] | None:
-        """Train a claimed run with these processes, maybe only this one; return its result, None if stopped early."""
+        """Train a claimed run with these processes, maybe only this one; return its result, None if stopped early.
+
+        `trained` in it are the steps taken now, fewer than `steps` where the run was resumed.
+        """
         from spectral_mup.training.run import train_run
 
         first: dict[str, int] = {}
@@ -179,6 +184,7 @@ class Worker:
             timing = {"seconds": time.monotonic() - started, "steps": steps, "device": self.device.type}
             folder.write("timing.json", timing | {"devices": processes.size, "memory": peak_memory(self.device)})
             self.tracker.finish(result)
+            return result | {"trained": steps}
         return result
 
 
@@ -187,7 +193,7 @@ def _failure(run: RunConfig, folder: RunFolder, error: Exception) -> Event:
     if isinstance(error, ClaimedError):
         return Event("claimed", run, {"why": str(error)})
     try:
-        folder.write_error(traceback.format_exc())
+        folder.write_error(traceback.format_exc(), partial(may_hold, folder, me=current_job()))
     except ClaimedError as claimed:
         return Event("claimed", run, {"why": str(claimed)})
     except OSError:

@@ -1,6 +1,6 @@
-"""The one gate from a command line to a checked config: Hydra composes, schema.py types, validate.py checks.
+"""The only way from a command line to a checked config: Hydra composes, schema.py types, validate.py checks.
 
-A mistake is one line that names key and fix. Nothing in this module imports torch.
+Every mistake is reported in one line that names the key and the fix. Imports no torch.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from spectral_mup.util.system import package_root
 def load_config(overrides: list[str], recorded: Mapping[str, Any] | None = None) -> Config:
     """Compose the presets with the overrides of a command line and check the result. Raises ConfigError.
 
-    `recorded` is the config of a sweep that is resumed: what decides its runs and its verdict is taken from there.
+    `recorded` is the config of a sweep that is resumed; all that decides its runs and its verdict is taken from there.
     """
     refuse_in_overrides(overrides)
-    overrides = [re.sub(r"^figures=(?=[\[\w])", "figures.only=", override) for override in overrides]  # names alone say which
+    overrides = [re.sub(r"^figures=(?=[\[\w])", "figures.only=", override) for override in overrides]  # a shorthand
     check_overrides(overrides)
     source, given = PresetSource(), [key_of(override) for override in overrides]
     try:
@@ -47,7 +47,7 @@ def load_config(overrides: list[str], recorded: Mapping[str, Any] | None = None)
         raise
     except RecursionError:
         raise ConfigError(f"{', '.join(overrides)}: the defaults of a file lead back to itself; take it out of them") from None
-    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:  # the last two: of lists of defaults
+    except (HydraException, OmegaConfBaseException, ValueError, AssertionError) as error:  # the last two: lists of defaults
         raise ConfigError(_explain(error, given)) from None
     plain = OmegaConf.to_container(composed)
     refuse_credentials(plain)
@@ -65,14 +65,14 @@ def load_config(overrides: list[str], recorded: Mapping[str, Any] | None = None)
 
 
 class PresetSource(ConfigSource):
-    """Presets of all project folders, each placed from the root of the config; the `defaults` of a sweep are read by Hydra."""
+    """Presets of all project folders, placed at the root of the config; the `defaults` of a sweep are left to Hydra."""
 
     def __init__(self) -> None:
         super().__init__("spectral-mup", "spectral-mup://")
-        self.loaded: list[tuple[str, dict[str, Any]]] = []  # files, and what each gives
+        self.loaded: list[tuple[str, dict[str, Any]]] = []  # (file, what it sets), in the order of reading
 
     def __deepcopy__(self, memo: Any) -> PresetSource:
-        return self  # Hydra reads from copies of its sources, whose `loaded` nobody would see
+        return self  # Hydra reads from copies of its sources; all must fill one `loaded`
 
     @staticmethod
     def scheme() -> str:
@@ -98,7 +98,7 @@ class PresetSource(ConfigSource):
         return config_path in GROUPS
 
     def is_config(self, config_path: str) -> bool:
-        """Any name in a group: one that does not exist is an error of read_preset. config.yaml itself is the package's."""
+        """Accept any name in a group, as read_preset reports one that does not exist; config.yaml itself is the package's."""
         group, _, name = config_path.partition("/")
         return group in GROUPS and bool(name)
 
@@ -110,7 +110,7 @@ class PresetSource(ConfigSource):
 
 
 def _check_sweep(file: Path, content: dict[str, Any]) -> None:
-    """Raise ConfigError about a key that no config has, and about what Hydra could not read in the list of defaults."""
+    """Raise ConfigError on a key that no config has, or on an entry of `defaults` that Hydra could not read."""
     for key in content:
         if key != "defaults" and key not in Config.model_fields:
             raise ConfigError(f"{unknown(key)} (in {shown(file)})")
@@ -132,7 +132,7 @@ def _check_sweep(file: Path, content: dict[str, Any]) -> None:
 
 
 def _explain(error: Exception, given: list[str]) -> str:
-    """One line about what Hydra refuses; `given` are the keys of the command line."""
+    """Explain in one line what Hydra refuses; `given` are the keys of the command line."""
     text = " ".join(str(error).split())
     for key in given:
         if f"Could not override '{key}'" in text or f"Key '{key.rsplit('.')[-1]}' is not in struct" in text:
@@ -143,7 +143,7 @@ def _explain(error: Exception, given: list[str]) -> str:
 
 
 def _of_interpolation(error: OmegaConfBaseException) -> str:
-    """The key whose value refers to another one in vain."""
+    """Explain in one line which value could not be interpolated, and why."""
     text = str(error).splitlines()[0]
     if found := re.search(r"[Ii]nterpolation key '([^']*)' not found", text):
         near = nearest(found[1], known_keys())
@@ -152,7 +152,7 @@ def _of_interpolation(error: OmegaConfBaseException) -> str:
 
 
 def _not_in_config(key: str) -> str:
-    """Why a key cannot be set: no config has it, another family or scheduler has it, or the chosen file leaves it out."""
+    """Explain why a key cannot be set: no config has it, only another family or scheduler, or the chosen file leaves it out."""
     group = key.partition(".")[0]
     of_variant = {name: list(keys(cls, group)) for name, cls in variants(group).items()}
     owners = [name for name, known in of_variant.items() if key in known]
@@ -166,7 +166,7 @@ def _not_in_config(key: str) -> str:
 
 
 def _where(message: str, source: PresetSource, given: list[str], recorded: bool = False) -> str:
-    """(in FILE) if the key that an error begins with was set by a preset, or recorded, and not by the command line."""
+    """Say where the key at the start of a message was set: in which file, or as recorded; empty for the command line."""
     found = re.match(r"[\w/*-]+(\.[\w/*-]+)*", message)
     key = found[0] if found else ""
     if recorded and decides(key):

@@ -1,7 +1,7 @@
-"""No key, token, secret or password is ever part of a config: it would be written into run folders, scripts and logs.
+"""Keep keys, tokens, secrets and passwords out of configs, which are written into run folders, scripts and logs.
 
-They are found by name (`NAME`, in any part of a key, and before a = in a value), where the environment's are interpolated, in
-addresses (user:password@host), and in wandb.* by look.
+They are recognised by name (`NAME`): in any part of a key, before a = in a value, and in ${oc.env:…}; in an address, as
+user:password@host; and in wandb.* by their form.
 """
 
 import re
@@ -13,14 +13,14 @@ from spectral_mup.errors import ConfigError
 
 NAME = re.compile(r"api[-_]?key|token$|secret|passw(or)?d", re.IGNORECASE)
 FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
-ASSIGNED = re.compile(r"([\w.-]+)\s*=\s*[^\s,;]")  # as in export: "ALL,NAME=value"; ALL,NAME alone hands a variable on
+ASSIGNED = re.compile(r"([\w.-]+)\s*=\s*[^\s,;]")  # as in export: "ALL,NAME=value"; "ALL,NAME" gives no value away
 ADDRESS = re.compile(r"\w://[^\s/@:]*:[^\s/@]+@")
 INNER_KEY = re.compile(r"[{,]\s*['\"]?([\w.-]+)['\"]?\s*:")  # of a dict on the command line, as in args={lr: 1}
 WANDB_KEY = re.compile(r"[0-9a-f]{40}|wandb_v1_\w{20,}", re.IGNORECASE)
 
 
 def refuse_in_overrides(overrides: Sequence[str]) -> None:
-    """Refuse a command line that names a credential, before anything parses it and repeats it. Raises ConfigError."""
+    """Raise ConfigError on a command line with a credential, before anything parses it and repeats it."""
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
         key = re.split(r"[^\w.@/-]", key)[0]  # so that a value behind a colon is not repeated as if it were the key
@@ -28,7 +28,7 @@ def refuse_in_overrides(overrides: Sequence[str]) -> None:
 
 
 def refuse_credentials(config: Any) -> None:
-    """Refuse a composed, not yet resolved config that has a credential at any depth. Raises ConfigError."""
+    """Raise ConfigError on a composed config, not yet interpolated, that has a credential at any depth."""
     for key, value in walk(config):
         _refuse(key, key.split("."), value if isinstance(value, str) else "")
 

@@ -34,7 +34,10 @@ def differences(recorded: Mapping[str, Any], config: Config) -> list[tuple[str, 
     """(key, recorded value, value now) of the deciding keys that differ; of a table with other names in it, these names."""
     now = json.loads(json.dumps(to_plain(config)))  # as a record holds it, without tuples
     old = resumed(recorded, now)
-    return [found for part in DECIDING for found in _differences(part, old[part], now[part])]
+    found = [found for part in DECIDING for found in _differences(part, old[part], now[part])]
+    before, tuned = [*old["sweep"]["tune"]], [*now["sweep"]["tune"]]
+    turned = {*before} == {*tuned} and before != tuned  # the first is tuned first, and judged into the sweep's own folder
+    return found + [("sweep.tune", before, tuned)] * turned
 
 
 def _differences(key: str, old: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -8,8 +8,9 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from spectral_mup.config.cluster import SCHEDULERS, ClusterConfig
 from spectral_mup.config.presets import folders
-from spectral_mup.config.schema import SCHEDULERS, ClusterConfig, Config
+from spectral_mup.config.schema import Config
 from spectral_mup.errors import ConfigError
 from spectral_mup.models import FAMILIES
 from spectral_mup.models.configs import FamilyConfig, ModelConfig

@@ -20,30 +20,30 @@ from spectral_mup.util.system import package_root
 
 GROUPS = ("cluster", "data", "model", "optimizer", "rule", "sweep", "train")
 MEANT = {"mup": "spectral", "µp": "spectral", "μp": "spectral", "sp": "standard", "gpt": "nanogpt", "gpt2": "nanogpt"}
-"""What presets are called elsewhere."""
-NAMED_BY_FILE = {"model": "family", "data": "source"}  # what the name of a file stands for if no YAML gives it
+"""What presets are called elsewhere; whoever gives such a name is pointed to the preset."""
+NAMED_BY_FILE = {"model": "family", "data": "source"}  # keys whose default is the name of the file
 
 
 def folders() -> list[Path]:
-    """Folders that hold conf/ and sweeps/, in the order in which presets are looked for."""
+    """Return the folders that hold conf/ and sweeps/, in the order in which presets are looked for."""
     listed = filter(None, os.environ.get("SPECTRAL_MUP_PATH", "").split(os.pathsep))
     return list(dict.fromkeys(p.resolve() for p in (Path.cwd(), *[Path(x).expanduser() for x in listed], package_root())))
 
 
 def candidates(path: str) -> list[Path]:
-    """Where group/name may lie, without .yaml: conf/group/name, but sweeps/name for the group sweep."""
+    """Return where group/name may lie, without .yaml: conf/group/name, but sweeps/name for the group sweep."""
     group, _, name = path.partition("/")
     return [(folder / "sweeps" if group == "sweep" else folder / "conf" / group) / name for folder in folders()]
 
 
 def options(group: str) -> list[str]:
-    """Names that a config group offers, nested ones as folder/name."""
+    """List the names that a config group offers, nested ones as folder/name."""
     found = {str(p.relative_to(top).with_suffix("")) for top in candidates(group) for p in top.rglob("*.yaml")}
-    return sorted(name for name in found if not name.startswith("results/"))  # of sweeps: what they left, not presets
+    return sorted(name for name in found if not name.startswith("results/"))  # sweeps/results has results, not presets
 
 
 def files_of(group: str, name: str) -> list[Path]:
-    """Files of a preset, the one that counts first. Raises ConfigError, which lists those that exist, if there is none."""
+    """List the files of a preset, the one that counts first. Raises ConfigError with the names that exist if there is none."""
     files = [path for p in candidates(f"{group}/{name}") if (path := p.with_name(f"{p.name}.yaml")).is_file()]
     if not files or Path(name).is_absolute() or ".." in Path(name).parts:
         known = options(group)
@@ -54,7 +54,7 @@ def files_of(group: str, name: str) -> list[Path]:
 
 
 def read_preset(group: str, name: str, inside: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """A preset of conf/ over those that its `defaults` name, which are of the same group. Raises ConfigError.
+    """Read a preset of conf/, merged over those of the same group that its `defaults` name. Raises ConfigError.
 
     `inside` are the files that inherit this one; a file may extend one of its own name in a later folder.
     """
@@ -75,7 +75,7 @@ def read_preset(group: str, name: str, inside: tuple[Path, ...] = ()) -> dict[st
 
 
 def _loader() -> Any:
-    """OmegaConf's, but 4:00:00 and 012345 are text: YAML 1.1 makes 14400 and 5349 of them."""
+    """Return OmegaConf's YAML loader, changed to read 4:00:00 and 012345 as text: in YAML 1.1 they are 14400 and 5349."""
     loader: Any = get_yaml_loader()
     number = "tag:yaml.org,2002:int"
     for first, known in loader.yaml_implicit_resolvers.items():
@@ -85,7 +85,7 @@ def _loader() -> Any:
 
 
 def load_yaml(path: Path) -> dict[str, Any]:
-    """Keys and values of a YAML file, not interpolated. Raises ConfigError, which names the file."""
+    """Read the keys and values of a YAML file, not interpolated. Raises ConfigError, which names the file."""
     try:
         plain = OmegaConf.to_container(OmegaConf.create(yaml.load(path.read_text("utf-8"), Loader=_loader()) or {}))
     except RecursionError:
@@ -101,10 +101,10 @@ def load_yaml(path: Path) -> dict[str, Any]:
 
 
 def default_results() -> str:
-    """Where results are, if no word says otherwise."""
+    """Return paths.results as the package's config.yaml has it."""
     return load_yaml(package_root() / "conf" / "config.yaml")["paths"]["results"]
 
 
 def shown(path: Path) -> str:
-    """A path as short as it can be said from here."""
+    """Return a path for messages: relative to the working directory if it lies in it."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

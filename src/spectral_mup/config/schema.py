@@ -1,6 +1,7 @@
-"""Types, choices and bounds of the config; of `model` see models/configs.py, of `prepare` data/prepare/settings.py.
+"""Types, choices and bounds of the config.
 
-Defaults live in conf/, whose YAML gives every value with its meaning.
+Those of `cluster` are in cluster.py, of `model` in models/configs.py, of `prepare` in data/prepare/settings.py.
+Defaults are in conf/, whose YAML files give every key with its meaning.
 """
 
 import re
@@ -20,7 +21,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from spectral_mup.config.slurm_options import Minutes, Options, Text
+from spectral_mup.config.cluster import ClusterConfig
 from spectral_mup.data.prepare.settings import PrepareConfig
 from spectral_mup.models.configs import ModelConfig
 from spectral_mup.theory.growth import KINDS
@@ -38,7 +39,7 @@ TableExponents = dict[Annotated[str, one_of("m_out", "m_in", "m_max", "m_aspect"
 LawExponents = dict[Annotated[str, one_of("m_out", "m_in", "m_max", "m_aspect", "c", "a", "s")], Float]
 ShapeExponents = dict[Annotated[str, one_of("fan_out", "fan_in")], Float]
 
-ARGUMENTS = {  # of optimizers, by the names that they commonly have: (what it must be, whether it is)
+ARGUMENTS = {  # common arguments of optimizers: (what the value must be, whether it is)
     "eps": ("positive", lambda x: x > 0),
     "betas": ("numbers in [0, 1)", lambda x: all(0 <= beta < 1 for beta in x)),
     **dict.fromkeys(("gamma", "weight_decay"), ("at least 0", lambda x: x >= 0)),
@@ -82,7 +83,7 @@ class OptimizerConfig(Part):
 
 
 class ScalingTable(TypedDict, total=False):
-    """See theory.rules.Rule: a quantity that is not given differs from one that is empty."""
+    """A published table (see theory.rules.Rule); a quantity left out means something else than an empty one."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
 
@@ -118,23 +119,23 @@ class DataConfig(Part):
 
     @property
     def place(self) -> tuple[str, str | None, int | None, str | None]:
-        """What spectral_mup.data finds a text by."""
+        """The arguments by which spectral_mup.data finds a text."""
         return self.source, self.path, self.vocab_size, self.target
 
 
-# Of TrainConfig: by whom, how fast and in how much memory a run is trained, and what is kept of it; they change its numbers by
-# rounding alone.
+# Keys of TrainConfig that say on how many devices, how fast and in how much memory a run is trained, and what is kept of it.
+# They change its numbers by rounding alone and are not part of its id.
 PROCESS_KEYS = ("devices", "shard", "graph", "checkpoint_activations", "keep")
 
 
 def _warmup_steps(value: Any, info: ValidationInfo) -> int:
-    """Whole steps of warmup; a number below 1 is a fraction f of the n steps: ⌊f·n⌋, at least 1 but below n."""
+    """Return whole steps of warmup; a number f below 1 is a fraction of the n steps: ⌊f·n⌋, at least 1 but below n."""
     number = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
     if number and value % 1 == 0:
         return int(value)
     if not number or not value < 1:
         raise ValueError("must be a fraction of train.steps below 1, as in 0.1, or a whole number of steps, as in 40")
-    steps = info.data.get("steps", 1)  # without them that is the mistake which is told
+    steps = info.data.get("steps", 1)  # where steps is invalid, that is the mistake reported
     return min(max(1, int(Decimal(str(value)) * steps)), steps - 1)
 
 
@@ -173,7 +174,7 @@ class LrConfig(Part):
 
 
 def _as_table(tune: Any) -> Any:
-    """One name or several as {name: the log2 values that its search starts from, none if they follow from its value}."""
+    """Return the keys as {name: log2 values from which its search starts, empty if they follow from its value}."""
     if isinstance(tune, dict):
         return tune
     names = [tune] if isinstance(tune, str) else tune
@@ -240,44 +241,6 @@ class DeriveConfig(Part):
     update: Annotated[Float, Field(gt=0, lt=1)]
 
 
-def _check_per_gpu(value: Any) -> Any:
-    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ValueError("must be auto, or a number from 1 on")
-    return value
-
-
-class ClusterConfig(Part):
-    """What every scheduler has."""
-
-    scheduler: Literal["local", "slurm"]
-    workers: AtLeastOne | None
-    per_gpu: Annotated[int | str, BeforeValidator(_check_per_gpu)]
-    threads: AtLeastOne
-    device: Literal["auto", "cpu", "cuda"]
-    log_every: AtLeastOne
-    checkpoint_seconds: NotNegative
-
-
-class SlurmConfig(ClusterConfig):
-    partition: Text | None
-    account: Text | None
-    qos: Text | None
-    nodes: AtLeastOne
-    gpus: AtLeastZero
-    cpus: AtLeastOne
-    memory: str | None
-    time: Minutes
-    signal_seconds: AtLeastOne
-    constraint: Text | None
-    exclude: Text | None
-    nice: Int | None
-    array_parallelism: AtLeastOne | None
-    pack_minutes: Positive
-    preamble: str | None
-    extra: Options
-    retries: AtLeastZero
-
-
 class WandbConfig(Part):
     mode: Literal["disabled", "offline", "online"]
     project: str
@@ -313,9 +276,6 @@ class Config(Part):
     figures: FiguresConfig
 
 
-SCHEDULERS: dict[str, type[ClusterConfig]] = {"local": ClusterConfig, "slurm": SlurmConfig}
-
-
 def to_plain(config: BaseModel) -> dict[str, Any]:
-    """A part of the config as plain dicts, lists and numbers."""
+    """Return a part of the config as plain dicts, lists and numbers."""
     return config.model_dump()

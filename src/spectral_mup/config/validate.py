@@ -1,4 +1,4 @@
-"""What can be known wrong with a config beyond single values, which schema.py bounds: each mistake is one line."""
+"""Checks of a config beyond single values, which schema.py bounds; every mistake is reported in one line."""
 
 import importlib.util
 import re
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 
 from spectral_mup.config import schema, tune
+from spectral_mup.config.cluster import ClusterConfig, SlurmConfig
 from spectral_mup.config.optimizer_spec import rule_of, spec_of
 from spectral_mup.config.parse import walk
 from spectral_mup.errors import ConfigError
@@ -13,11 +14,11 @@ from spectral_mup.models.configs import ModelConfig
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.util.registry import did_you_mean
 
-NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # of a sweep or an optimizer, by which folders and files are called
+NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # of a sweep or an optimizer, after which folders and files are named
 
 
 def check(config: schema.Config) -> None:
-    """Everything that can be known wrong before a run. Raises ConfigError, or RuleError where a rule covers no optimizer."""
+    """Raise ConfigError on any mistake that can be known before a run, RuleError if a rule does not cover an optimizer."""
     c = config
     mistakes = chain(
         _sweep(c.sweep, c.lr),
@@ -36,7 +37,7 @@ def check(config: schema.Config) -> None:
 def varied(
     config: schema.Config, log2: Mapping[str, float], steps: int | None = None, batch_size: int | None = None
 ) -> schema.Config:
-    """The config of runs of this length and batch with keys at 2**log2 (see tune). Raises ConfigError where it cannot be so."""
+    """Return the config with this length and batch and keys at 2**log2 (see tune). Raises ConfigError if that is invalid."""
     c = tune.with_numbers(tune.with_sizes(config, steps, batch_size), log2)
     _refuse(
         chain(_training(c.train, c.cluster), _optimizer(c.optimizer, c.model, c.train), _widths(c.model, c.sweep, c.derive))
@@ -128,12 +129,12 @@ def _sweep(s: schema.SweepConfig, lr: schema.LrConfig) -> Iterator[str]:
 
 
 def _name(key: str, name: str) -> Iterator[str]:
-    """A name that files and folders are given."""
+    """Check a name after which files and folders are named."""
     if not NAME.fullmatch(name):
         yield f"{key}={name}: must be a relative path of letters, digits, '_', '-', '.' and '/', no part beginning with '.'"
 
 
-def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
+def _training(t: schema.TrainConfig, c: ClusterConfig) -> Iterator[str]:
     if t.batch_size % t.accumulate:
         yield f"train.accumulate={t.accumulate}: train.batch_size={t.batch_size} is not a multiple of it"
     if t.warmup >= t.steps:
@@ -143,7 +144,7 @@ def _training(t: schema.TrainConfig, c: schema.ClusterConfig) -> Iterator[str]:
         yield f"train.devices={t.devices}: train.batch_size={t.batch_size} is not a multiple of it {times}"
     if t.shard and t.devices == 1:
         yield "train.shard=true: needs more than one device, as in train.devices=2; or set train.shard=false"
-    if not isinstance(c, schema.SlurmConfig):
+    if not isinstance(c, SlurmConfig):
         return
     if c.device == "cuda" and not c.gpus:
         yield "cluster.device=cuda: cluster.gpus=0 requests no GPU; raise it, or use cluster.device=auto"
@@ -175,7 +176,7 @@ def _optimizer(o: schema.OptimizerConfig, m: ModelConfig, t: schema.TrainConfig)
     for a in spec.algorithms.values():  # torch's fused SGD does not take sharded parameters
         if t.shard and a.target == "torch.optim.SGD" and a.args.get("fused"):
             yield f"train.shard=true: not with the fused {a.name}; set optimizer.algorithms.{a.name}.args.fused=false"
-    # A direction as large as the weight (LAMB's) has no size law where the weight starts at zero: it grows as Adam's.
+    # A direction as large as the weight (LAMB's) has no size law where the weight starts at zero: there it grows as Adam's.
     for key, std in m.init_std:
         kind = key if key in KINDS else "embedding"  # positions are looked up as tokens are
         if std == 0 and (spec.by_kind[kind].update_norm or {}).get("s"):
@@ -186,7 +187,7 @@ def _optimizer(o: schema.OptimizerConfig, m: ModelConfig, t: schema.TrainConfig)
 
 
 def _rules(c: schema.Config) -> Iterator[str]:
-    """Each must cover every algorithm in use, else `law` and `row` raise RuleError.
+    """Check that each rule covers every algorithm in use, else `law` and `row` raise RuleError, and fits a tied readout.
 
     A tied readout cannot carry an init or lr of its own: its scaling must be a multiplier on the logits.
     """
@@ -195,7 +196,7 @@ def _rules(c: schema.Config) -> Iterator[str]:
     spec = spec_of(c.optimizer)
     for name, config in c.rule.items():
         rule = rule_of(name, config)
-        for kind in KINDS if c.action != "derive" else ():  # which uses no rule
+        for kind in KINDS if c.action != "derive" else ():  # derive uses no rule
             a = spec.by_kind[kind]
             if rule.scaling == "derived" and a.update_norm is None:
                 yield (

@@ -3,8 +3,9 @@
 Parameters of equal shape, dtype and device are stacked to (n, *shape), 16-bit ones in float32; `direction` maps the stacked
 gradient to the stacked direction U; one place applies W ← (1 − lr·λ)·W − lr·U. A new optimizer is a subclass with `init_state`
 and `direction`. With `numbers` and `steady` it says what changes from step to step, so that a step can be captured once as a
-CUDA graph and replayed. Where an optimizer acts on matrices, `direction` sees (N, out, in) whatever a parameter is to torch:
-parts of a fused projection, heads, experts and convolutions too (matrices.py).
+CUDA graph and replayed. Where an optimizer acts on matrices, `direction` sees (N, out, in) whatever shape a parameter has in
+torch: parts of a fused projection, heads, experts and convolutions too (matrices.py).
+
 Parameters that are sharded over processes (DTensors, as FSDP2 makes them) are gathered: every process computes the whole
 direction and keeps the whole state.
 """
@@ -38,8 +39,8 @@ class UsesSampledLabels(Protocol):
     """An optimizer that estimates curvature from gradients on labels drawn from the model's own softmax (arXiv 2305.14342).
 
     Before every `hessian_interval`-th step, the first included, a trainer leaves in p.grad the gradient of the mean loss
-    over `tokens` tokens so labelled, calls `update_hessian(tokens)`, clears the gradients and takes the step itself.
-    Where that mean is over micro-batches and ranks, `tokens` counts them all.
+    over `tokens` tokens so labelled, calls `update_hessian(tokens)` and clears the gradients; then it takes the step.
+    If that mean is over micro-batches and ranks, `tokens` counts those of all.
     """
 
     @property
@@ -52,14 +53,14 @@ class StackedOptimizer(torch.optim.Optimizer):
     """Base of optimizers whose direction is a function of a stack of equal-shaped parameters.
 
     State is kept stacked and shown per parameter as views of the stack, so state_dict, deepcopy and checkpoints see an
-    ordinary torch optimizer. Steps are counted per parameter, so one that joins late starts as if alone.
+    ordinary torch optimizer. Steps are counted per parameter, so one whose gradients begin late starts as if alone.
     Raises ValueError on complex parameters, on sparse gradients, on options out of range and, if `matrices_only`, on
     parameters that are not matrices, whether they come by the constructor or by add_param_group.
     """
 
     matrices_only = True
-    capturable = False  # whether `numbers` and `steady` say all that changes from step to step
-    feed: Callable[[Group, int], Group] | None = None  # while a step is captured: a group with its numbers as tensors
+    capturable = False  # whether `numbers` and `steady` cover all that changes from step to step
+    feed: Callable[[Group, int], Group] | None = None  # while a step is captured: gives a group its numbers, as tensors
 
     def __init__(self, params: Any, defaults: dict[str, Any]) -> None:
         super().__init__(params, defaults)
@@ -67,7 +68,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         self._watch = ScheduleWatch()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's; raises ValueError, and adds nothing, on parameters and options that the optimizer cannot take."""
+        """Add a group as torch does; raises ValueError, and adds nothing, on parameters or options that cannot be taken."""
         super().add_param_group(param_group)
         try:
             self.check(self.param_groups[-1])
@@ -76,7 +77,7 @@ class StackedOptimizer(torch.optim.Optimizer):
             raise
 
     def check(self, group: Group) -> None:
-        """Raise ValueError on parameters and options of a group that this optimizer cannot take; a subclass adds its own."""
+        """Raise ValueError on parameters and options that this optimizer cannot take; a subclass adds its own."""
         for name, p in named(group):
             if p.is_complex():
                 fix = "train its real and imaginary part, torch.view_as_real(p), or give it to torch.optim.AdamW"
@@ -98,12 +99,12 @@ class StackedOptimizer(torch.optim.Optimizer):
         self.check_option(group, "momentum", "a number, at least 0 and below 1", lambda x: 0 <= x < 1)
 
     def _view(self, p: Tensor, group: Group) -> MatrixView | None:
-        """How a parameter is read as matrices; None: it is one. Raises ValueError where it cannot be."""
+        """Return how a parameter is read as matrices; None: it is taken whole. Raises ValueError where it cannot be read."""
         view = matrix_view(p.shape, group) if self.matrices_only else None
         return None if view is None or view.plain else view
 
     def check_option(self, group: Group, option: str, wanted: str, holds: Callable[[Any], bool]) -> None:
-        """Raise ValueError unless the option, where the group has it, is as wanted."""
+        """Raise ValueError if the group has the option and `holds` is false of it; `wanted` says in words what it must be."""
         try:
             ok = option not in group or bool(holds(group[option]))
         except TypeError:  # a string or None where a number is due
@@ -112,41 +113,43 @@ class StackedOptimizer(torch.optim.Optimizer):
             raise ValueError(f"{type(self).__name__}: {option} is {wanted}, not {group[option]!r}")
 
     def init_state(self, weight: Tensor, group: Group) -> State:
-        """Fresh state for a stack of weights (n, *shape), in the stack's dtype; every tensor keeps the leading axis n."""
+        """Return fresh state for stacked weights (n, *shape), in the stack's dtype; every tensor keeps the leading axis n."""
         raise NotImplementedError(f"{type(self).__name__}.init_state")
 
     def direction(self, gradient: Tensor, weight: Tensor, state: State, group: Group, step: int) -> Tensor | None:
-        """U for stacked gradients and weights (n, *shape), before lr; updates `state` in place; step from 1.
+        """Return U for stacked gradients and weights (n, *shape), before lr; update `state` in place. Steps count from 1.
 
-        `group` also has what `numbers` returned. None takes no step and no decay, for a first call that only fills the state.
+        `group` also has what `numbers` returned. On None neither step nor decay is taken, as in a first call that only fills
+        the state.
         """
         raise NotImplementedError(f"{type(self).__name__}.direction")
 
     def numbers(self, group: Group, step: int) -> dict[str, float]:
-        """What enters `direction` and changes from step to step, a bias correction say; `direction` finds it in `group`."""
+        """Return the numbers in `direction` that change from step to step, as a bias correction does; they join `group`."""
         return {}
 
     def steady(self, group: Group, step: int) -> bool:
-        """Whether a step runs the same operations as most do; others, that renew a root say, are never captured."""
+        """Return whether a step runs the same operations as most; others, as those that renew a root, are never captured."""
         return True
 
     def step_numbers(self, group: Group, step: int) -> dict[str, float]:
-        """`numbers`, and those of the shared step: lr, and shrink = 1 − lr·λ."""
+        """Return `numbers` and those of the shared step: lr, and shrink = 1 − lr·λ."""
         return {"lr": group["lr"], "shrink": 1.0 - group["lr"] * self.decay(group)} | self.numbers(group, step)
 
     def decay(self, group: Group) -> float:
-        """λ of the shared step; an optimizer that decays inside its direction answers 0."""
+        """Return λ of the shared step; 0 if an optimizer decays inside its direction."""
         return group["weight_decay"]
 
     def diagnose(self, stack: Stack) -> dict[str, Tensor]:
-        """{quantity: (n,)} of the step just taken, by a stack's state; nothing unless an optimizer says so."""
+        """Return {quantity: (n,)} of the step just taken, from a stack's state; empty unless a subclass has some."""
         return {}
 
     @torch.no_grad()
     def diagnostics(self) -> dict[Tensor, dict[str, float]]:
-        """{parameter: {quantity: value}} after a step and before its gradients are cleared; what for, each optimizer says.
+        """Return {parameter: {quantity: value}} after a step, before its gradients are cleared; see `diagnose`.
 
-        Of a parameter that is several matrices, the mean over them."""
+        Of a parameter that is several matrices, the mean over them.
+        """
         told: dict[Tensor, dict[str, float]] = {}
         for stack in self.stacks():
             of_parts = [self.diagnose(part) for _, part in stack.parts()]
@@ -156,11 +159,11 @@ class StackedOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._stacks = {}  # loaded tensors are no views of the old stacks
+        self._stacks = {}  # loaded tensors are not views of the old stacks
         self.__dict__.setdefault("_watch", ScheduleWatch())
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, but the state of 16-bit parameters is not rounded to their dtype."""
+        """Load the state as torch does, but without rounding that of 16-bit parameters to their dtype."""
         super().load_state_dict(state_dict)
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]
         parameters = [p for group in self.param_groups for p in group["params"]]
@@ -195,11 +198,11 @@ class StackedOptimizer(torch.optim.Optimizer):
         return loss
 
     def before_step(self) -> None:
-        """Warn, once, of what the loop around the optimizer gets wrong; a subclass adds its own."""
+        """Warn, once, of mistakes in the loop around the optimizer; a subclass adds its own."""
         self._watch(self)
 
     def _direction(self, stack: Stack, group: Group) -> Tensor | None:
-        """U of a stack (n, *shape), its matrices one by one; `group` has the numbers of the step."""
+        """Return U of a stack (n, *shape), matrices of one size at a time; `group` has the numbers of the step."""
         us = {
             suffix: self.direction(part.gradient, part.weight, part.state, group, stack.step + 1)
             for suffix, part in stack.parts()
@@ -209,7 +212,7 @@ class StackedOptimizer(torch.optim.Optimizer):
         return us[""] if stack.view is None else stack.view.put(us, len(stack.params))  # type: ignore[arg-type]
 
     def _apply(self, params: list[Tensor], weight: Tensor, u: Tensor, shrink: float, lr: float) -> None:
-        """W ← shrink·W − lr·U, rounded once where W has 16 bits."""
+        """Apply W ← shrink·W − lr·U, rounded once where W has 16 bits."""
         us = [shard_like(x, p) for x, p in zip(u.to(weight.dtype).unbind(0), params, strict=True)]
         if params[0].dtype == weight.dtype:
             if shrink != 1.0:
@@ -220,7 +223,7 @@ class StackedOptimizer(torch.optim.Optimizer):
                 p.copy_(p.to(weight.dtype) * shrink - lr * x)
 
     def steady_next(self) -> bool:
-        """Whether the next step is steady for all parameters."""
+        """Return whether the next step is steady for all parameters."""
         ages = {(i, self.state[p].get("step", 0)) for i, group in enumerate(self.param_groups) for p in group["params"]}
         return all(self.steady(self.param_groups[i], age + 1) for i, age in ages)
 
@@ -231,7 +234,7 @@ class StackedOptimizer(torch.optim.Optimizer):
                 self.state[p]["step"] += 1
 
     def stacks(self) -> Iterator[Stack]:
-        """Parameters that have gradients, by group, shape, dtype, device and steps taken so far."""
+        """Yield the parameters that have gradients, stacked by group, shape, dtype, device and number of steps taken so far."""
         self._check_gradients()
         for group in self.param_groups:
             for step, params in same_kind(group, self.state):
@@ -257,13 +260,13 @@ class StackedOptimizer(torch.optim.Optimizer):
                 for name, tensor in self.init_state(weight, stack.group).items()
             }
             show(fresh, stack, self.state)
-            # A stack that held one of these before is no longer what its parameters see.
+            # The parameters no longer see a stack that held one of them before.
             self._stacks = {old: state for old, state in self._stacks.items() if not set(old) & set(ids)}
             self._stacks[ids] = fresh
         return self._stacks[ids]
 
 
 def bias_corrections(group: Group, step: int) -> dict[str, float]:
-    """1 − β^step of the first and the second moment."""
+    """Return 1 − β^step of the first and the second moment."""
     beta1, beta2 = group["betas"]
     return {"correction1": 1.0 - beta1**step, "correction2": 1.0 - beta2**step}

@@ -1,6 +1,6 @@
 """Stacks of parameters, and how their state lies in memory: stacked for the optimizer, shown per parameter as views.
 
-Sharded parameters (DTensors) are whole in a stack.
+Sharded parameters (DTensors) are gathered: a stack has them whole.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,15 +14,15 @@ from spectral_mup.optim.matrices import MatrixView
 Group = dict[str, Any]  # one of torch's param_groups
 State = dict[str, Tensor]  # of a stack, every tensor with the leading axis n
 
-# On a CPU, a parameter with that many entries stands alone: to copy it costs more than the calls that a stack saves.
+# On a CPU, a parameter with this many entries is a stack of its own: copying it costs more than the calls that stacking saves.
 LARGE = 2**16
 
 
 class Stack(NamedTuple):
     """Parameters of one group, shape, dtype, device and age, all with gradients; tensors have the leading axis n = len(params).
 
-    Weight, gradient and state of 16-bit parameters are float32: an average that moves by 1 − β a step stands still in theirs.
-    Weight and gradient may lie in the parameters' own memory: read them only.
+    Weight, gradient and state of 16-bit parameters are float32: in their own dtype an average that moves by 1 − β
+    per step would stand still. Weight and gradient may lie in the parameters' own memory: only read them.
     """
 
     group: Group
@@ -31,10 +31,10 @@ class Stack(NamedTuple):
     gradient: Tensor
     state: State
     step: int  # steps that these parameters took so far
-    view: MatrixView | None = None  # None: their matrices are read as they are
+    view: MatrixView | None = None  # how they are read as matrices; None: each is taken whole
 
     def parts(self) -> "Iterator[tuple[str, Stack]]":
-        """Its matrices, one stack for each size of them, and the suffix of their state's names; itself if they are plain."""
+        """Yield its matrices, one stack per size of them, with the suffix of their state's names; itself if they are plain."""
         if self.view is None:
             yield "", self
             return
@@ -46,7 +46,7 @@ class Stack(NamedTuple):
 
 
 def same_kind(group: Group, state: Mapping[Tensor, Mapping[str, Any]]) -> Iterator[tuple[int, list[Tensor]]]:
-    """The parameters of a group that have gradients, as they can be stacked, with the steps that they took so far."""
+    """Yield (steps taken so far, parameters) of a group: those with gradients, together where they can be stacked."""
     kinds: dict[tuple[Any, ...], list[Tensor]] = {}
     for p in group["params"]:
         if p.grad is not None:
@@ -59,7 +59,7 @@ def same_kind(group: Group, state: Mapping[Tensor, Mapping[str, Any]]) -> Iterat
 
 
 def stack_of(group: Group, params: list[Tensor], step: int, view: MatrixView | None) -> Stack:
-    """The stack of parameters of one kind, without its state."""
+    """Stack parameters of one kind, with empty state."""
     dtype = stack_dtype(params[0])
     weight = _stack([whole(p.detach()).to(dtype) for p in params])
     gradient = _stack([whole(p.grad).to(dtype) for p in params])  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def stack_of(group: Group, params: list[Tensor], step: int, view: MatrixView | N
 
 
 def show(fresh: State, stack: Stack, state: Mapping[Tensor, dict[str, Any]]) -> None:
-    """Show a stack's fresh state per parameter, in `state`, as views; what a parameter had there of the same name is kept."""
+    """Put views of a stack's fresh state into `state`, per parameter; values already there by the same name are kept."""
     for name, tensor in fresh.items():
         of_params = tensor if stack.view is None else tensor.unflatten(0, (len(stack.params), -1))
         for p, own in zip(stack.params, of_params.unbind(0), strict=True):
@@ -77,34 +77,34 @@ def show(fresh: State, stack: Stack, state: Mapping[Tensor, dict[str, Any]]) -> 
 
 
 def by_parameter(values: list[Tensor], n: int) -> list[float]:
-    """Means over the matrices of each of n parameters, of values (n · matrices,) by size of them."""
+    """Average over the matrices of each of n parameters; `values` are (n · matrices,), one tensor per size of matrix."""
     return torch.cat([x.unflatten(0, (n, -1)) for x in values], 1).double().mean(1).tolist()
 
 
 def named(group: Group) -> Iterator[tuple[str, Tensor]]:
-    """Parameters of a group, by name where it has names (ours, or torch's of named_parameters)."""
+    """Yield names and parameters of a group: its names if it has any (ours, or from torch's named_parameters)."""
     names = group.get("names") or group.get("param_names") or []
     for i, p in enumerate(group["params"]):
         yield names[i] if i < len(names) else f"parameter {i} of its group", p
 
 
 def stack_dtype(p: Tensor) -> torch.dtype:
-    """The dtype in which a parameter's state is kept and its direction computed: its own, but at least float32."""
+    """Return the dtype of a parameter's state and direction: its own, but at least float32."""
     return torch.float32 if p.dtype.itemsize < 4 else p.dtype
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:
-    """(n, *shape), no copy if n is 1."""
+    """Stack to (n, *shape), without a copy if n is 1."""
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
 def whole(t: Tensor) -> Tensor:
-    """A tensor itself, or all shards of a DTensor."""
+    """Return a tensor itself, or a DTensor with all its shards gathered."""
     return t.full_tensor() if hasattr(t, "full_tensor") else t  # type: ignore[attr-defined]
 
 
 def shard_like(full: Tensor, like: Tensor) -> Tensor:
-    """A tensor itself, or cut as the DTensor `like` is; every process has it in full, so nothing is sent."""
+    """Return a tensor itself, or sharded as the DTensor `like` is; every process has it whole, so nothing is sent."""
     if not hasattr(like, "device_mesh"):
         return full
     from torch.distributed.tensor import DTensor, Replicate

@@ -1,4 +1,4 @@
-"""The GPU memory that a run needs, measured on the first run of its shape, until then estimated. Imports no torch."""
+"""The GPU memory that a run needs: estimated until a run of its shape has been measured. Imports no torch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,18 +6,19 @@ from pathlib import Path
 from spectral_mup.runs.run_config import RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 
-CONTEXT_BYTES = 0.6e9  # what CUDA and its libraries take for each process, which torch does not count
-# Numbers kept for each parameter: two moments, and where an optimizer has factors of both sides, these and what is made of
-# them (roots, bases), for matrices of sides up to 1 : 4.
+CONTEXT_BYTES = 0.6e9  # taken in each process by CUDA and its libraries, which torch does not count
+# Numbers of optimizer state per parameter: two moments; for optimizers that keep a factor for each side of a matrix also these
+# and their roots or bases, at aspect ratios up to 1 : 4.
 STATES, FACTORED = 2, {"spectral_mup.optim.shampoo.Shampoo": 10, "spectral_mup.optim.soap.SOAP": 11}
 
 
 def estimate_bytes(run: RunConfig, vocab_size: int | None) -> float:
-    """Bytes of a process that trains the run, rather too many: 4·P·(5 + s) + 4·t·(depth·(12·width + 4·mlp) + 5·vocabulary).
+    """Estimate the bytes that a process training the run takes, rather too many than too few.
 
-    P parameters (blocks of four width × width and three width × mlp matrices), each with gradient, s numbers of optimizer state
-    and three passing ones of the step; t tokens of a micro-batch, all in float32, with attention that keeps no T × T matrix,
-    without activation checkpointing and without sharing by several processes.
+    4·P·(5 + s) + 4·t·(depth·(12·width + 4·mlp) + 5·vocabulary) + CONTEXT_BYTES, all numbers in float32: P parameters (blocks of
+    four width × width and three width × mlp matrices), each with its gradient, s numbers of optimizer state and three
+    temporaries of the step; t tokens of a micro-batch. Attention is taken to keep no T × T matrix, activations to be kept
+    (no checkpointing), and nothing to be shared among processes.
     """
     m, t, w = run.model, run.train, run.width
     mlp = m.mlp_width(w)
@@ -29,14 +30,14 @@ def estimate_bytes(run: RunConfig, vocab_size: int | None) -> float:
 
 
 class RunMemory:
-    """What the runs of one sweep need; `vocab_size` is that of their text."""
+    """The GPU memory that the runs of one sweep need; `vocab_size` is that of their text."""
 
     def __init__(self, runs_dir: Path, vocab_size: int | None) -> None:
         self.runs_dir, self.vocab_size = runs_dir, vocab_size
         self._measured: dict[tuple[int, int, int], float] = {}
 
     def learn(self, runs: Iterable[RunConfig]) -> None:
-        """Read from timing.json what those of the runs took that have ended on a GPU of their own."""
+        """Read from timing.json what the runs took that have ended on a single GPU; one run per shape is enough."""
         for run in runs:
             if run.shape not in self._measured:
                 timing = RunFolder(self.runs_dir, run.run_id).peek("timing.json") or {}
@@ -44,7 +45,7 @@ class RunMemory:
                     self._measured[run.shape] = timing["memory"]["reserved"] + CONTEXT_BYTES
 
     def largest(self, runs: Iterable[RunConfig]) -> tuple[float, str]:
-        """Bytes that the neediest of the runs takes, and whether they were 'measured' or 'estimated'."""
+        """Return the bytes that the most demanding of the runs takes, and whether they were 'measured' or 'estimated'."""
         shapes = {run.shape: run for run in runs}
         needs = [
             (self._measured[shape], "measured") if shape in self._measured

@@ -7,13 +7,13 @@ from spectral_mup.errors import RecordError
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.files import read_rows
 
-ABOUT = ("step", "name", "what", "kind", "fan_out", "fan_in", "multiplier")  # of a row of norms.jsonl: what it is about
+ABOUT = ("step", "name", "what", "kind", "fan_out", "fan_in", "multiplier")  # columns of norms.jsonl that are not quantities
 
 Row = Mapping[str, Any]
 
 
 def join(metrics: Iterable[Row], timing: Iterable[Row], norms: Iterable[Row]) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl, each with what the others have of its step; norms are named QUANTITY/TENSOR."""
+    """Join timing and norms to the rows of metrics.jsonl, by step; a norm becomes the column QUANTITY/TENSOR."""
     more: dict[int, dict[str, Any]] = {}
     for row in timing:
         more.setdefault(row["step"], {}).update(row)
@@ -24,7 +24,7 @@ def join(metrics: Iterable[Row], timing: Iterable[Row], norms: Iterable[Row]) ->
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, Any]]:
-    """These rows of a run's files; without timing where that cannot be read. Raises RecordError where the rest cannot."""
+    """Read these rows of a run. Timing that cannot be read is left out; raises RecordError if the rest cannot be read."""
 
     def rows(name: str) -> list[dict[str, Any]]:
         path = folder.path / name

@@ -1,4 +1,4 @@
-"""Under what a run was trained: code, packages, machine. Recorded beside the result, never part of its identity."""
+"""What a run was trained with: code, packages, machine. Recorded beside the result, never part of its identity."""
 
 import functools
 import hashlib
@@ -15,19 +15,21 @@ from spectral_mup.util.registry import code_digest
 from spectral_mup.util.system import machine
 
 PACKAGE = Path(__file__).resolve().parents[1]
-NUMBERS = ("data", "models", "optim", "scaling", "theory", "training")  # rooms
+DECIDING = (  # the code that decides a run's numbers
+    "data/**/*.py", "models/**/*.py", "optim/**/*.py", "scaling/**/*.py", "theory/**/*.py", "training/**/*.py", "util/seeds.py",
+)  # fmt: skip
 COMMIT_FILE = "COMMIT"  # in a copy of the package: the commit it was made from
 PACKAGES = ("torch", "numpy", "hydra-core", "omegaconf", "spectral-mup")
 
 
 @functools.cache
 def commit() -> str:
-    """Commit of the source tree, with `+` if it has changes; 'unknown' outside a git checkout."""
+    """Return the commit of the source tree, with `+` if it has changes; 'unknown' outside a git checkout."""
     if (PACKAGE / COMMIT_FILE).exists():  # a copy that a job runs from
         return (PACKAGE / COMMIT_FILE).read_text().strip()
     try:
         run = functools.partial(subprocess.run, cwd=PACKAGE, capture_output=True, text=True, timeout=10, check=True)
-        run(["git", "ls-files", "--error-unmatch", "__init__.py"])  # else installed somewhere in another project's checkout
+        run(["git", "ls-files", "--error-unmatch", "__init__.py"])  # fails unless this is the package's own checkout
         sha = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
         return sha + ("+" if run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip() else "")
     except (OSError, subprocess.SubprocessError):
@@ -36,15 +38,15 @@ def commit() -> str:
 
 @functools.cache
 def code() -> str:
-    """First hex digits of SHA-256 over the modules from which a run's numbers follow."""
+    """Return the first 12 hex digits of SHA-256 over the modules that decide a run's numbers."""
     digest = hashlib.sha256()
-    for path in sorted(path for room in NUMBERS for path in (PACKAGE / room).rglob("*.py")):
+    for path in sorted(path for pattern in DECIDING for path in PACKAGE.glob(pattern)):
         digest.update(f"{path.relative_to(PACKAGE)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 
 def code_of(found: Mapping[str, Any] | None) -> str | None:
-    """The code that trained a run, by its provenance.json, as two runs of one verdict must share it; None: not known."""
+    """Describe the code that trained a run, by its provenance.json; runs of one verdict should agree in it. None: not known."""
     if not found:
         return None
     packages, own = found.get("packages"), found.get("own")
@@ -55,9 +57,10 @@ def code_of(found: Mapping[str, Any] | None) -> str | None:
 
 
 def provenance(run: RunConfig, device: Any, devices: int = 1, shard: bool = False) -> dict[str, Any]:
-    """What provenance.json holds; `devices` train together, each with a `shard` of the model or all of it.
+    """Return the content of provenance.json; `devices` train together, each with a `shard` of the model or all of it.
 
-    `own` are digests of optimizers that are neither the package's nor torch's; those of a model or of data are in the config.
+    `own` are digests of optimizers that are neither this package's nor torch's; those of a user's model or data are in the
+    run's config.
     """
     import torch
 

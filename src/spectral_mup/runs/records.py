@@ -1,4 +1,4 @@
-"""What the .json files of runs and sweeps must hold, by name: the fields that others rest on; more may be there."""
+"""The fields that the .json files of runs and sweeps must have because code relies on them; more are allowed."""
 
 from typing import Any, Literal, NotRequired
 
@@ -7,11 +7,11 @@ from typing_extensions import TypedDict
 
 from spectral_mup.config.deciding import DECIDING
 
-STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # a text is not a number
+STRICT = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)  # the text "1" is not a number
 
 
 def record(**fields: Any) -> Any:
-    """A type of dicts that have these fields."""
+    """Make a type of dicts that have these fields, and maybe more."""
     return with_config(STRICT)(TypedDict("Record", fields))  # type: ignore[misc]
 
 

@@ -1,4 +1,4 @@
-"""What the runs of a sweep came to, read once: from their folders, or from a cache of folders that have not changed since."""
+"""The results of a sweep's runs, each read once: from its folder, or from a cache while the folder is unchanged."""
 
 import math
 import os
@@ -11,12 +11,12 @@ from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.util.files import read_cache, write_cache
 from spectral_mup.util.log import log
 
-FILES = ("config.json", "result.json", "norms.jsonl")  # of a run folder: what its analysis rests on
+FILES = ("config.json", "result.json", "norms.jsonl")  # of a run folder, on which its analysis depends
 FileState = list[int] | None
 
 
 class Results:
-    """Results of the runs under a folder. `cache` is a file that holds those of an earlier process; only speed rests on it."""
+    """Results of the runs under a folder; `cache` is a file with those that earlier processes read, which only saves time."""
 
     def __init__(self, runs: Path, cache: Path | None = None) -> None:
         self.runs, self.cache = runs, cache
@@ -26,11 +26,14 @@ class Results:
         self._refused: set[str] = set()
 
     def of(self, run: RunConfig) -> dict[str, Any] | None:
-        """Content of result.json; None while there is none, and where the run's folder cannot be read or contradicts itself,
-        which is logged once: the other runs go on. Raises RecordError or OSError where none can be read."""
+        """Return the content of result.json, None until there is one.
+
+        None also for a run whose folder cannot be read or contradicts itself, which is logged once. Raises RecordError or
+        OSError if no run can be read.
+        """
         run_id = run.run_id
         if run_id not in self._known:
-            # taken before the files are read; who keeps no cache is spared the calls, which take long on a network disk
+            # taken before the files are read, so that no change is missed; only for a cache, being slow on a network disk
             state = [file_state(f"{self.runs}/{run_id}/{name}") for name in FILES] if self.cache else []
             before, result = self._cached.get(run_id, (None, None))
             if before != state:
@@ -49,37 +52,37 @@ class Results:
             return folder.read("result.json")
         except (RecordError, OSError) as error:
             if not (self.runs.is_dir() and os.access(self.runs, os.X_OK)):
-                raise  # which is not a matter of this run
+                raise  # it is not only this run that cannot be read
             if run.run_id not in self._refused:
                 log.warning("%s; until then the run counts as missing", error, extra={"run": run.run_id})
             self._refused.add(run.run_id)
             return None
 
     def loss(self, run: RunConfig) -> float | None:
-        """Loss of a run that is done, inf if it diverged, None if it has not ended."""
+        """Return the loss of a run, inf if it diverged, None if it has not ended."""
         result = self.of(run)
         if result is None:
             return None
         return result["val_loss"] if result["status"] == "done" else math.inf
 
     def seconds(self, run: RunConfig) -> float:
-        """Seconds for which a run that has ended was trained; 0 where that is not known."""
+        """Return the seconds for which a run was trained, 0 if it has not ended or they are not known."""
         timing = RunFolder(self.runs, run.run_id).peek("timing.json") if self.of(run) else None
         return timing["seconds"] if timing else 0.0
 
     def states(self) -> dict[str, list[FileState]]:
-        """What the FILES of every run that was found to have ended looked like; known with a cache alone."""
+        """Return the file states of FILES of every run found to have ended, by id; without a cache they are empty lists."""
         return {run_id: state for run_id, (state, _) in self._known.items()}
 
     def save(self) -> None:
-        """Write what is known to the cache, if it is news."""
+        """Write what is known to the cache, if it has changed."""
         known = {run_id: [*entry] for run_id, entry in self._known.items()}
         if self.cache and known != self._cached:
             write_cache(self.cache, known)
 
 
 def file_state(path: Path | str) -> FileState:
-    """By what a change of a file is seen: its size, its times, and which one it is; None without one."""
+    """Return what changes whenever a file does: its size, times of change and inode; None without a file."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""What a run is: everything that decides its numbers, typed and frozen, and the id made of it. Imports no torch."""
+"""A run as a value: everything that decides its numbers, typed and frozen, and the id made of it. Imports no torch."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ AXES = ("width", "depth", "steps", "batch_size")  # the sizes of a run over whic
 
 @dataclass(frozen=True)
 class Curve:
-    """Losses of one size under one rule, over log2 of the key that is tuned."""
+    """The losses of one size under one rule, over log2 of the key that is tuned."""
 
     rule: str
     width: int
@@ -31,7 +31,7 @@ class Curve:
     steps: int | None = None  # None: train.steps
     batch_size: int | None = None  # None: train.batch_size
     tuned: str = LR
-    held: tuple[tuple[str, float], ...] = ()  # other keys that do not stay as the config has them, with their log2
+    held: tuple[tuple[str, float], ...] = ()  # other keys that are not at the config's value, and their log2
 
     def __str__(self) -> str:
         sizes = {"width": self.width, "depth": self.depth, "steps": self.steps, "batch size": self.batch_size}
@@ -57,7 +57,7 @@ class RunConfig:
     """One training run: all that decides its numbers, and which of them are recorded (`probe`); no path, host or clock.
 
     At the base width and depth every rule gives the same model to the bit, so such a run belongs to no rule: `rule` is BASE.
-    `curve` and `value` say how a sweep came to it, and are no part of its identity: runs of several curves may be the same.
+    `curve` and `value` say why a sweep wants the run and are not part of its identity: curves may share a run.
     """
 
     model: ModelConfig
@@ -76,7 +76,7 @@ class RunConfig:
     value: float  # log2 of what is tuned
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts, lists and numbers: what config.json holds and the id is the hash of."""
+        """Return plain dicts, lists and numbers: the content of config.json, of which the id is the hash."""
         return dict(self._plain)
 
     @cached_property
@@ -84,14 +84,14 @@ class RunConfig:
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("curve", "value")}
         values |= {name: to_plain(values[name]) for name in ("model", "train", "probe")}
         factors = {name: x for name, x in values["model"].pop("multipliers").items() if x != 1}
-        values["model"] |= {"multipliers": factors} if factors else {}  # ids are as before there were any
+        values["model"] |= {"multipliers": factors} if factors else {}  # so that older ids stay
         values |= {name: asdict(values[name]) for name in ("optimizer", "data")}
         values["rule"] = None if self.rule == BASE else asdict(self.rule)
         values["train"] = {key: value for key, value in values["train"].items() if key not in PROCESS_KEYS}
         return {"schema_version": SCHEMA_VERSION} | values
 
     def at(self, log2_lr: float, seed: int) -> "RunConfig":
-        """The same run at another lr and seed; of thousands of a curve, all that they share is made plain once."""
+        """Return the same run at another lr and seed, sharing its plain form: a curve may have thousands of runs."""
         varied = {"log2_lr": log2_lr, "seed": seed}
         other = replace(self, **varied, value=log2_lr if self.curve.tuned == LR else self.value)
         other.__dict__["_plain"] = self._plain | varied
@@ -104,17 +104,17 @@ class RunConfig:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Its size on each of the AXES."""
+        """The run's size on each of the AXES."""
         return dict(zip(AXES, (self.width, self.depth, self.train.steps, self.train.batch_size), strict=True))
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Width, depth and sequences per step: what the memory and the time of a step follow from."""
+        """Width, depth and sequences per step, which decide the memory and time of a step within a sweep."""
         return self.width, self.depth, self.train.batch_size
 
     @property
     def cost(self) -> float:
-        """Relative cost, that of a token times tokens: only ratios between runs mean anything."""
+        """Cost of a token times number of tokens; only ratios between runs mean anything."""
         m, t = self.model, self.train
         return m.flops_per_token(self.width, self.depth) * t.steps * t.batch_size * m.context
 
@@ -131,7 +131,7 @@ class RunConfig:
 
 
 def hash_of(config: dict[str, Any]) -> str:
-    """Id of a run by its config.json. Raises ValueError on numbers that are not finite."""
+    """Return the id of a run from its config.json. Raises ValueError on numbers that are not finite."""
     own = {key: config[key] for key in ("log2_lr", "seed") if key in config}
     shared = {key: value for key, value in config.items() if key not in own}  # by all runs of a curve
     entries = _canonical(json.dumps(own)) | _canonical(json.dumps(shared))
@@ -140,5 +140,5 @@ def hash_of(config: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=1024)
 def _canonical(config: str) -> dict[str, bytes]:
-    """Every entry of a config in RFC 8785, whose making takes ten times as long as the rest of a hash."""
+    """Return every entry of a config in RFC 8785; cached, as this takes ten times as long as the rest of a hash."""
     return {key: rfc8785.dumps({key: value})[1:-1] for key, value in json.loads(config).items()}

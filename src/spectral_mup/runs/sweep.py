@@ -1,4 +1,4 @@
-"""A sweep as a declaration: its curves, of which keys over which sizes, and the run of each point. Imports no torch."""
+"""A sweep as a declaration: which keys are tuned at which sizes, as curves, and the run of each point. Imports no torch."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -16,17 +16,17 @@ from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import AXES, BASE, Corpus, Curve, RunConfig
 from spectral_mup.util.text import pluralize
 
-TURNS = 6  # at most, of two keys that are tuned by turns: three each
-SETTLED = 0.5  # octaves: a key found so near to where it was held while the other was tuned ends the turns
-SIZES_FOR_A_SLOPE = 3  # through two sizes a line always fits
+TURNS = 6  # at most, when two keys are tuned by turns: three each
+SETTLED = 0.5  # octaves: turns end when a key is found this near to where it was held while the other was tuned
+SIZES_FOR_A_SLOPE = 3  # any two sizes lie on a line
 
 
 @dataclass(frozen=True)
 class Chain:
     """Curves to be searched one after the other, small to large, each around the optimum of the one before.
 
-    `start` are the log2 values of the tuned key that the first search starts from. `turn`: a search at the base that only finds
-    where a key is held while another is tuned; no verdict is about it.
+    `start` are the log2 values of the tuned key that the first search starts from. A `turn` is a search at the base that only
+    finds where to hold a key while another is tuned; it gets no verdict.
     """
 
     curves: list[Curve]
@@ -35,7 +35,7 @@ class Chain:
 
 
 Outcome = Callable[[RunConfig], float | None]
-"""Loss of a run that is done (inf if it diverged), None if it is not."""
+"""The loss of a run (inf if it diverged), None if it has not ended."""
 
 
 class Sweep:
@@ -51,7 +51,7 @@ class Sweep:
 
     @property
     def base(self) -> dict[str, int]:
-        """The size of each axis at which the others are judged: the base, or the smallest where none is so small."""
+        """The size of each axis at which the others are judged: the base, or the smallest if the base is not swept."""
         s, t = self.config.sweep, self.config.train
         base = {"width": s.base_width, "depth": s.base_depth, "steps": t.steps, "batch_size": t.batch_size}
         return {axis: base[axis] if base[axis] in sizes else sizes[0] for axis, sizes in self.sizes.items()}
@@ -60,6 +60,15 @@ class Sweep:
     def axes(self) -> list[str]:
         """The axes over which optima are judged: those of more than one size, or width."""
         return [axis for axis in AXES if len(self.sizes[axis]) > 1] or ["width"]
+
+    @property
+    def parts(self) -> dict[tuple[str, str], str]:
+        """Where the verdicts of each (tuned key, axis) lie, below the sweep's results; those of the first two right there."""
+        return {
+            (key, axis): "/".join([*[key] * (i > 0), *[axis] * (j > 0)])
+            for i, key in enumerate(self.config.sweep.tune)
+            for j, axis in enumerate(self.axes)
+        }
 
     @property
     def budget(self) -> tuple[float, float]:
@@ -73,10 +82,10 @@ class Sweep:
     # --- what is to be searched -----------------------------------------------------------------------------------
 
     def chains(self, found: Mapping[Curve, float]) -> Iterator[Chain]:
-        """Yield what is to be searched, as far as the best log2 values `found` so far let it be said.
+        """Yield the chains to search, as far as they follow from the best log2 values `found` so far.
 
-        `found` is read between two chains, so that whoever searches may fill it on the way. Two keys are first tuned by turns
-        at the base, each with the other held where it was last found, until one is found where it was held already.
+        `found` is read after every chain, so that the caller can fill it in between. Two keys are first tuned by turns at the
+        base, each with the other held where it was last found, until one is found where it was held already.
         """
         c, s = self.config, self.config.sweep
         at, turns = {name: held_at(c, name) for name in s.tune}, []
@@ -99,11 +108,11 @@ class Sweep:
         return start_of(self.config, name) if near is None or not self.config.lr.adaptive else [near - 1, near, near + 1]
 
     def _held(self, name: str, at: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
-        """What is held while this key is tuned; lr too, if it is never tuned."""
+        """Return the keys that are held while this one is tuned, with their log2; lr too, if it is never tuned."""
         return tuple(sorted((other, x) for other, x in ({LR: self.config.sweep.lr[0]} | dict(at)).items() if other != name))
 
     def over_sizes(self, name: str, at: Mapping[str, float]) -> Iterator[list[Curve]]:
-        """Every width and depth under each rule; the other sizes at the base, where all rules are one."""
+        """Yield the curves of each chain: all widths and depths under one rule; all steps, or batch sizes, at the base."""
         held, base = self._held(name, at), self.base
         for rule in self.config.rule if {"width", "depth"} & {*self.axes} else ():
             sizes = [(width, depth) for depth in self.sizes["depth"] for width in self.sizes["width"]]
@@ -114,7 +123,7 @@ class Sweep:
                 yield [replace(own, **{axis: size}) for size in sizes]
 
     def warnings(self) -> list[str]:
-        """Why there can be no verdict, however the runs end: a line each."""
+        """Return why there can be no verdict, however the runs end, one line per reason."""
         c, few = self.config, [axis for axis in self.axes if len(self.sizes[axis]) < SIZES_FOR_A_SLOPE]
         lines = [
             f"no verdict over {axis.replace('_', ' ')}: a slope needs {SIZES_FOR_A_SLOPE} sizes, here "
@@ -131,7 +140,7 @@ class Sweep:
     # --- runs -----------------------------------------------------------------------------------------------------
 
     def is_base(self, curve: Curve) -> bool:
-        """Whether its size is the one that is tuned."""
+        """Return whether a curve is at the base on every axis."""
         t = self.config.train
         return self._is_base_model(curve) and curve.steps in (None, t.steps) and curve.batch_size in (None, t.batch_size)
 
@@ -139,7 +148,7 @@ class Sweep:
         return (curve.width, curve.depth) == (self.config.sweep.base_width, self.config.sweep.base_depth)
 
     def run(self, curve: Curve, value: float, seed: int) -> RunConfig:
-        """The run of a curve at a log2 value of what it tunes, and a seed; at the base size the same one whatever the rule.
+        """Return the run of a curve at a log2 value of its tuned key and a seed; at the base size every rule has the same run.
 
         Raises ConfigError on a value that the key cannot have (see `possible`).
         """
@@ -165,7 +174,7 @@ class Sweep:
         )  # fmt: skip
 
     def possible(self, curve: Curve, value: float) -> bool:
-        """Whether what a curve tunes can have this log2 value: a momentum is below 1, a warmup shorter than the run."""
+        """Return whether the tuned key can have this log2 value: a momentum must be below 1, a warmup shorter than the run."""
         try:
             self.run(curve, value, self.config.sweep.seed[0])
         except ConfigError:
@@ -174,10 +183,10 @@ class Sweep:
 
 
 def result_reader(runs: Path) -> Outcome:
-    """Outcome that reads run folders, each result once; see Results.of for those that cannot be read."""
+    """Make an Outcome that reads run folders, each result once; Results.of says what becomes of unreadable ones."""
     return Results(runs).loss
 
 
 def open_sweep(config: Config) -> Sweep:
-    """The sweep of a checked config. Raises data.DataError, a ValueError, if its corpus is not here."""
+    """Return the sweep of a checked config. Raises data.DataError, a ValueError, if its corpus cannot be found."""
     return Sweep(config, data.fingerprint(*config.data.place))

@@ -1,4 +1,4 @@
-"""What a sweep's name stands for: the words of its launch and the config they made, in paths.results/NAME/sweep.json."""
+"""What a sweep's name stands for: the words of its launch and the resulting config, in paths.results/NAME/sweep.json."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,26 +12,26 @@ FILE = "sweep.json"
 
 
 class SweepRecord(NamedTuple):
-    """`words` are overrides without those about one command; `config` is a whole config as plain dicts."""
+    """A launched sweep: `words`, its overrides but those that concern one command, and `config`, all of it as plain dicts."""
 
     words: list[str]
     config: dict[str, Any]
 
 
 def read_record(results: Path, name: str) -> SweepRecord | None:
-    """The record of a name, None if no sweep of this name was launched. Raises RecordError where it cannot be read."""
+    """Read the record of a name, None if no sweep of this name was launched. Raises RecordError if it cannot be read."""
     found = read_json(results / name / FILE, RECORDS[FILE], "restore it, or move it away and launch with all words")
     return SweepRecord(found["words"], found["config"]) if found else None
 
 
 def write_record(config: Config, words: Sequence[str]) -> None:
-    """Let the config's name stand for these words and this config."""
-    content = json_bytes({"words": [*words], "config": to_plain(config)})
+    """Record these words and this config under the sweep's name."""
+    content = json_bytes({"words": [*words], "config": to_plain(config)}, sort_keys=False)  # sweep.tune has an order
     path = Path(config.paths.results, config.sweep.name, FILE)
     if not path.is_file() or path.read_bytes() != content:
         write_atomic(path, content)
 
 
 def recorded_names(results: Path) -> list[str]:
-    """Names of the sweeps that were launched into a folder of results."""
+    """List the names of the sweeps that were launched into a folder of results."""
     return sorted(path.parent.relative_to(results).as_posix() for path in results.rglob(FILE)) if results.is_dir() else []

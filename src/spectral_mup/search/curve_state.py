@@ -52,7 +52,7 @@ def curve_states(plan: Plan, outcome: Outcome) -> list[CurveState]:
         else:
             state = REFINING if best is not None and min(means) < best < max(means) else SEARCHING
         known = [loss for of_seeds in losses.values() for loss in of_seeds]
-        loss = math.nan if best is None else means[best]
+        loss = math.nan if best is None else means.get(best, math.nan)  # a value that the key cannot have has no runs
         diverged = sum(map(math.isinf, known))
         found.append(CurveState(curve, len(known), len(runs), diverged, best if finite else None, loss, state))
     return found

@@ -1,7 +1,8 @@
 """Copy runs to Weights & Biases while they train, in the background; nothing is read back.
 
 Training puts rows in a queue and never waits. If W&B cannot be reached, one warning is logged and the rest is dropped;
-action=wandb_push replays it later. So it does for a run resumed offline: in a sync a later start overwrites an earlier one.
+action=wandb_push replays it later. A run resumed offline needs that as well: in `wandb sync` its later start overwrites the
+earlier one.
 """
 
 import os
@@ -20,12 +21,12 @@ from spectral_mup.util.log import log
 
 INIT_SECONDS = 20
 CLOSE_SECONDS = 10
-LONGEST_TAG = 64  # that W&B accepts
+LONGEST_TAG = 64  # characters that W&B accepts
 SHORT = {"width": "w", "depth": "d", "lr": "lr", "seed": "s"}
 
 
 def import_wandb(mode: str) -> Any:
-    """The module; offline it would look for a server at exit, and wait for one that never answers, unless told not to."""
+    """Import wandb; offline, turn off its error reports, which at exit would wait for a server that never answers."""
     if mode == "offline":
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
@@ -34,9 +35,9 @@ def import_wandb(mode: str) -> Any:
 
 
 def describe(run: RunConfig, sweep: str) -> dict[str, Any]:
-    """How W&B lists a run of a sweep, as arguments of wandb.init: 'spectral w256 d2 lr2^-6 s0', grouped by sweep.
+    """Return how W&B lists a run, as arguments of wandb.init: named 'spectral w256 d2 lr2^-6 s0', grouped by sweep.
 
-    In its config the few keys that one sorts and filters by lie beside the whole RunConfig, under `run`.
+    Its config has the few keys by which runs are sorted and filtered, and under `run` the whole RunConfig.
     """
     about = {"sweep": sweep, "optimizer": run.optimizer.name, "rule": run.rule.name, "width": run.width, "depth": run.depth}
     about |= {"lr": 2.0**run.log2_lr, "seed": run.seed, "run": run.to_json()}
@@ -50,7 +51,7 @@ def describe(run: RunConfig, sweep: str) -> dict[str, Any]:
 
 
 def open_run(run_id: str, about: Mapping[str, Any], mode: str, project: str, **settings: Any) -> Any:
-    """Begin or resume the W&B run of this id, with the training step as axis. Raises whatever W&B raises."""
+    """Start or resume the W&B run of this id, with the training step as axis. Raises whatever W&B raises."""
     wandb = import_wandb(mode)
     run = wandb.init(
         project=project, id=run_id, mode=mode, resume="allow", reinit="finish_previous", **about,
@@ -62,7 +63,7 @@ def open_run(run_id: str, about: Mapping[str, Any], mode: str, project: str, **s
 
 
 def log_row(run: Any, row: Mapping[str, Any]) -> None:
-    """Log a row (see runs.metrics) at its own step, so that W&B drops a step that it has: a resumed run repeats some."""
+    """Log a row (see runs.metrics) at its own step, so that W&B drops the steps that a resumed run repeats."""
     values = {name: value for name, value in row.items() if name != "step" and value is not None}
     run.log({"train_step": row["step"]} | values, step=row["step"])
 
@@ -75,7 +76,7 @@ def finish_run(run: Any, result: Mapping[str, Any] | None) -> None:
 
 
 def end_service(seconds: float = CLOSE_SECONDS) -> None:
-    """Let W&B's own process end, and kill it where it does not: at the exit of this one, W&B waits for it for ever."""
+    """End W&B's own process, killing it if it does not end: on exit of this one, W&B would wait for it for ever."""
     if "wandb" not in sys.modules:
         return
     ending = threading.Thread(target=import_wandb("").teardown, daemon=True)
@@ -88,7 +89,7 @@ def end_service(seconds: float = CLOSE_SECONDS) -> None:
 
 
 def _services() -> list[int]:
-    """Ids of W&B's processes that this one has started, by /proc and the name of their program; none without /proc."""
+    """Return the ids of W&B's processes that this one has started, found by name in /proc; none without /proc."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -100,7 +101,7 @@ def _services() -> list[int]:
 
 
 class WandbLogger:
-    """Copies runs to W&B under id = run_id, one after the other, from a daemon thread. mode 'disabled' does nothing."""
+    """A daemon thread that copies runs to W&B, one after the other, each under its run_id; mode 'disabled' does nothing."""
 
     def __init__(self, mode: str, project: str) -> None:
         self.mode, self.project = mode, project
@@ -111,7 +112,7 @@ class WandbLogger:
             self._thread.start()
 
     def start(self, run_id: str, about: dict[str, Any]) -> None:
-        """Begin the run of this id, described as by `describe`."""
+        """Start the run of this id; `about` is what `describe` returns."""
         self._put("start", (run_id, about))
 
     def log(self, rows: list[dict[str, Any]]) -> None:
@@ -121,7 +122,7 @@ class WandbLogger:
         self._put("finish", result)
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Wait a bounded time for what is queued, and for W&B to end."""
+        """Wait for what is queued, then for W&B to end, each for a bounded time."""
         if self.mode != "disabled":
             self._put("close", None)
             self._thread.join(seconds)

@@ -1,7 +1,8 @@
 """Replay run folders into Weights & Biases, any time and any number of times; W&B is never read.
 
-Each row goes to the W&B run of the run's id at its own step, and W&B drops a step that it has. runs/<id>/wandb.json records
-what was sent where, written after W&B took it: after a kill the next push sends that run again, later ones only what is new.
+Each row goes at its own step to the W&B run of the run's id, and W&B drops steps that it already has. runs/<id>/wandb.json
+records what was sent where, once W&B has taken it: after a kill the next push sends that run again, later ones only what is
+new.
 """
 
 import json
@@ -19,8 +20,8 @@ from spectral_mup.tracking.live import describe, finish_run, import_wandb, log_r
 from spectral_mup.util.log import log
 from spectral_mup.util.text import pluralize
 
-FINISH_SECONDS = 120  # that W&B has for the rows of one run, as a replay must not wait for ever
-UNKNOWN = ("x_disable_stats", "x_disable_meta", "disable_git", "disable_code")  # of the machine that trained
+FINISH_SECONDS = 120  # for W&B to take the rows of one run: a replay must not wait for ever
+UNKNOWN = ("x_disable_stats", "x_disable_meta", "disable_git", "disable_code")  # else W&B would describe this machine
 SETTINGS: dict[str, Any] = dict.fromkeys(UNKNOWN, True) | {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
 
 
@@ -30,7 +31,7 @@ class PushError(Unanswered):
 
 @dataclass
 class Counts:
-    """Runs that had something new and the rows they gave, runs that had nothing new, without a row yet, and damaged ones."""
+    """Numbers of runs pushed and of their rows; of runs with nothing new, without a row yet, and damaged."""
 
     pushed: int = 0
     rows: int = 0
@@ -42,8 +43,8 @@ class Counts:
 def push(runs_dir: Path, runs: Sequence[RunConfig], sweep: str, project: str, mode: str, on_run: Callable[[], None]) -> Counts:
     """Send the rows and results of these runs of a sweep that W&B does not have; call `on_run` after each run.
 
-    `mode` is 'online', or 'offline' for folders that `wandb sync` takes later: then a run that grew is written whole again, as
-    of two folders a sync keeps the later. Raises PushError at the first refusal; what was pushed until then is recorded.
+    `mode` is 'online', or 'offline' for folders that `wandb sync` takes later. Of two folders of a run it keeps the later one,
+    so offline a run that grew is written whole. Raises PushError at the first refusal; what was pushed until then is recorded.
     """
     counts = Counts()
     target = target_of(project, mode)
@@ -52,7 +53,7 @@ def push(runs_dir: Path, runs: Sequence[RunConfig], sweep: str, project: str, mo
         before = folder.peek("wandb.json") or {}
         if not target.items() <= before.items():
             before = {}
-        result = folder.result()  # before the rows, which are complete if there is one
+        result = folder.result()  # read before the rows: if there is one, they are complete
         try:
             rows = [] if before.get("finished") else read_metrics(folder)
         except (RecordError, OSError) as error:
@@ -79,7 +80,7 @@ def push(runs_dir: Path, runs: Sequence[RunConfig], sweep: str, project: str, mo
 
 
 def target_of(project: str, mode: str) -> dict[str, Any]:
-    """Server, entity (null: the key's own) and project. Raises PushError if no key is known, never prompts for one."""
+    """Return mode, server, entity (None: the key's own) and project. Raises PushError if no key is known; never prompts."""
     wandb = import_wandb(mode)
     try:
         settings = wandb.setup(wandb.Settings(silent=True, mode=mode)).settings
@@ -100,16 +101,16 @@ def _send(
 
 
 def finish_sent(target: Any, result: Mapping[str, Any] | None) -> None:
-    """As finish_run, but raises PushError also where the client gave up."""
+    """Do as finish_run does, but raise PushError also if W&B's client gave up on the rows."""
     client_log = Path(target.settings.log_internal)
     finish_run(target, result)
     for line in client_log.read_text("utf-8").splitlines() if client_log.exists() else ():
-        if "filestream: fatal error" in line:  # the client gave up on the rows, which only its own log shows
+        if "filestream: fatal error" in line:  # shown in the client's own log alone
             raise PushError(json.loads(line)["msg"])
 
 
 def refusal(error: Exception | str, pushed: int | None = None) -> str:
-    """One line about what W&B refused, after the runs that were pushed before; the key is never repeated."""
+    """Format what W&B refused, how many runs were pushed before, and the fix in one line, which never repeats the key."""
     message = " ".join(str(error).split()) or type(error).__name__
     if key := os.environ.get("WANDB_API_KEY"):
         message = message.replace(key, "…")

@@ -16,9 +16,9 @@ SENT, UNCHANGED, NOT_JUDGED = "pushed, with its table and figures", "nothing new
 
 
 def push_verdict(folder: Path, parts: Sequence[str], sweep: str, project: str, mode: str, memory: Path) -> str:
-    """Send what analyze wrote into a folder, unless `memory` says that W&B has it; return which of the three it was.
+    """Send what analyze wrote into a folder, unless the file `memory` says that W&B has it.
 
-    `parts` are the folders below it of further axes and keys. Raises PushError.
+    Returns SENT, UNCHANGED or NOT_JUDGED. `parts` are its subfolders, of further axes and keys. Raises PushError.
     """
     found = {}
     for part in ("", *parts):
@@ -53,6 +53,6 @@ def _send(found: Mapping[str, Written], figures: Mapping[str, Path], sweep: str,
 
 
 def _numbers(part: str, written: Written) -> dict[str, Any]:
-    """{RULE/verdict, RULE/slope, RULE/regret: value}, the last in fractions of the loss."""
+    """Return {RULE/verdict, RULE/slope, RULE/regret: value}, the regret as a fraction of the loss."""
     said = {(v.rule, name): getattr(v, name) for v in written.verdicts for name in ("verdict", "slope", "regret")}
     return {f"{part}{rule}/{name}": value for (rule, name), value in said.items()}

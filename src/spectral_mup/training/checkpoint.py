@@ -1,6 +1,6 @@
-"""Checkpoints of a run: whole tensors in one file a step, whatever number of processes trained and however they shard.
+"""Checkpoints of a run: one file per step, of whole tensors, however many processes trained it.
 
-So a run may resume with another number of devices, sharded or not.
+So a run may resume on another number of devices, sharded or not.
 """
 
 import errno
@@ -18,13 +18,14 @@ from spectral_mup.util.files import write_atomic
 from spectral_mup.util.log import log
 
 KEPT_CHECKPOINTS = 2
-FOLDER = 0x10  # attribute of a part of an archive for which torch reads nothing, into memory that is not cleared
+DAMAGED = ".damaged"  # appended to the name of a checkpoint that was moved aside
+FOLDER = 0x10  # attribute of a folder in an archive: torch reads nothing for it and returns uninitialised memory
 
 
 def save_checkpoint(folder: RunFolder, trainer: Trainer, auto: dict[str, str]) -> None:
-    """Write ckpt/<step>.pt atomically from the main process and keep the last two; every process calls it.
+    """Write ckpt/<step>.pt atomically from the main process and keep the last two; every process must call it.
 
-    Raises ClaimedError if the run is no longer ours.
+    Raises ClaimedError if this process has lost the run.
     """
     processes = trainer.processes
     if processes.is_main:
@@ -41,18 +42,19 @@ def save_checkpoint(folder: RunFolder, trainer: Trainer, auto: dict[str, str]) -
 
 
 def load_checkpoint(folder: RunFolder, trainer: Trainer, auto: dict[str, str]) -> dict[str, str]:
-    """Resume the trainer from the newest checkpoint that is whole; what `auto` meant when it was written, `auto` without one.
+    """Resume the trainer from the newest checkpoint that is whole, if any, and return what `auto` meant when it was written.
 
-    The main process moves damaged ones aside. That a file cannot be read, or does not fit the memory, may pass and says nothing
-    of it: raises OSError, MemoryError or torch's RuntimeError, and RuntimeError where another rank does not see the file.
+    Without a checkpoint, returns `auto`. The main process moves damaged ones aside. One that cannot be read, or does not fit
+    in memory, need not be damaged: it stays, and OSError, MemoryError or torch's RuntimeError is raised; RuntimeError also if
+    another rank does not see the file.
     """
     processes, parameters = trainer.processes, trainer.model.parameters()
     sharded = any(hasattr(p, "device_mesh") for p in parameters)
-    place = torch.device("cpu") if sharded else next(trainer.model.parameters()).device  # the whole may not fit the device
+    place = torch.device("cpu") if sharded else next(trainer.model.parameters()).device  # whole tensors may not fit the device
     state = _newest(folder, place) if processes.is_main else None
     step = processes.broadcast(None if state is None else state["step"])
     if step is None:
-        return processes.broadcast(auto)  # what it means may differ from machine to machine
+        return processes.broadcast(auto)  # the main process decides: machines may differ
     if not processes.is_main:
         state = _load(_path(folder, step), place)
     if state is None:
@@ -66,17 +68,17 @@ def _path(folder: RunFolder, step: int) -> Path:
 
 
 def _newest(folder: RunFolder, place: torch.device) -> dict[str, Any] | None:
-    """The newest checkpoint that is one; those that are none are renamed, so that they count for nothing."""
+    """Return the newest checkpoint that is whole; damaged ones before it are renamed, so that they no longer count."""
     for path in reversed(folder.checkpoint_files()):
         if (state := _load(path, place)) is not None:
             return state
-        path.replace(path.with_name(f"{path.name}.damaged"))
-        log.warning("%s is damaged and was moved aside, to %s.damaged", path, path.name, extra={"run": folder.run_id})
+        path.replace(path.with_name(f"{path.name}{DAMAGED}"))
+        log.warning("%s is damaged and was moved aside, to %s%s", path, path.name, DAMAGED, extra={"run": folder.run_id})
     return None
 
 
 def _load(path: Path, place: torch.device) -> dict[str, Any] | None:
-    """What was saved; None if the file is not whole, or not of ours."""
+    """Read a checkpoint; None if the file is damaged, or is not one of ours."""
     if not _is_whole(path):
         return None
     try:
@@ -84,7 +86,7 @@ def _load(path: Path, place: torch.device) -> dict[str, Any] | None:
     except (pickle.UnpicklingError, EOFError):
         return None
     except RuntimeError as error:
-        if "PytorchStreamReader" not in str(error):  # which checks more of the archive's headers
+        if "PytorchStreamReader" not in str(error):  # the reader checks more of the archive's headers
             raise
         return None
     ours = isinstance(state, dict) and "auto" in state and state.get("step") == int(path.stem)
@@ -92,14 +94,14 @@ def _load(path: Path, place: torch.device) -> dict[str, Any] | None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether it is a file of torch's, a zip archive whose parts have the checksums that were written with them."""
+    """Return whether it is a file of torch's: a zip archive whose parts have the checksums written with them."""
     try:
         with zipfile.ZipFile(path) as archive:
             parts = archive.infolist()
             as_folder = any(part.external_attr & FOLDER for part in parts)
             return not as_folder and any(p.filename.endswith("/data.pkl") for p in parts) and archive.testzip() is None
     except OSError as error:
-        if error.errno != errno.EINVAL:  # of a damaged offset
+        if error.errno != errno.EINVAL:  # as of a damaged offset
             raise
     except MemoryError:
         raise

@@ -1,8 +1,8 @@
 """Train one run of a sweep into its folder, with probes, checkpoints and a check for divergence.
 
 Every number depends on the run config alone, so on a CPU a run that was killed and resumed equals an unbroken one bit for bit
-(with precision `auto`, in the precision it began with). Over several devices, or another number of them, it is equal but for
-rounding, and for what dropout draws.
+(with precision `auto`, in the precision it began with). On several devices, or resumed on another number of them, it is equal
+but for rounding, and for what dropout draws.
 """
 
 import math
@@ -22,7 +22,7 @@ from spectral_mup.scaling.forward_multipliers import set_multipliers_
 from spectral_mup.scaling.groups import make_optimizers
 from spectral_mup.scaling.init import init_
 from spectral_mup.scaling.run_scaling import hyperparameters, scale_run
-from spectral_mup.training.checkpoint import load_checkpoint, save_checkpoint
+from spectral_mup.training.checkpoint import DAMAGED, load_checkpoint, save_checkpoint
 from spectral_mup.training.cuda_graph import GraphedStep, can_capture, set_capturable
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
 from spectral_mup.training.divergence import divergence
@@ -38,8 +38,8 @@ from spectral_mup.training.weights import keep_weights
 from spectral_mup.util.files import read_rows, write_atomic
 
 TRAIN_LOSS_STEPS = 20  # steps whose mean is the result's train_loss
-GPU_WRITE_SECONDS = 0.5  # at least, between two writes of losses: each waits for the GPU
-NORM_STEPS = 10  # between two measurements of the gradient's norm, whatever cluster.log_every: metrics follow from the config
+GPU_WRITE_SECONDS = 0.5  # at least, between two writes of losses, as each waits for the GPU
+NORM_STEPS = 10  # between two measurements of the gradient's norm; not cluster.log_every, as metrics depend on the run alone
 LOGS = ("metrics.jsonl", "norms.jsonl")
 
 
@@ -58,13 +58,13 @@ def train_run(
 ) -> dict[str, Any] | None:
     """Train a run into its claimed folder and return its result; None if stopped before the end.
 
-    Resumes from the newest checkpoint that is whole. `should_stop` is asked before every step; `on_rows` sees the rows of
-    metrics.jsonl as they are written, each with what norms.jsonl and timing.jsonl have of its step. Raises ClaimedError if the
+    Resumes from the newest checkpoint that is whole. `should_stop` is asked before every step; `on_rows` gets the rows of
+    metrics.jsonl as they are written, each joined with those of norms.jsonl and timing.jsonl. Raises ClaimedError if the
     folder was taken over, OSError if it cannot be written.
 
-    All `processes` of a group call it with the same run, each with its device: a step's batch is cut over them by
-    micro-batches, with `shard` the parameters too. One asked to stop stops all; files and `on_rows` are the main one's alone.
-    Raises ValueError if the batch cannot be cut so.
+    All `processes` of a group must call it with the same run, each on its own device: they share the micro-batches of a step
+    and, with `shard`, the parameters. If one is asked to stop, all stop; only the main one writes files and calls `on_rows`.
+    Raises ValueError if the batch cannot be divided so.
     """
     t = run.train
     task = make_task(run, corpus, device, processes)
@@ -100,17 +100,20 @@ def train_run(
 
 def probed_steps(run: RunConfig) -> set[int]:
     """Return `probe.steps` and, if there are any, a quarter of the run and its end: what early steps show may not last."""
-    late = (run.train.steps // 4, run.train.steps) if run.probe.steps else ()
+    late = (max(1, run.train.steps // 4), run.train.steps) if run.probe.steps else ()
     return {*run.probe.steps, *late}
 
 
 def norm_due(step: int) -> bool:
-    """Whether the gradient's norm is measured at a step: at the first and every tenth."""
+    """Return whether the gradient's norm is measured at a step: the first and every tenth."""
     return step == 1 or step % NORM_STEPS == 0
 
 
 def checkpoint_blocks(model: Any, random: bool) -> None:
-    """Let each block make its activations again in the backward pass; `random`: it draws random numbers."""
+    """Make each block recompute its activations in the backward pass; `random`: it draws random numbers, as for dropout.
+
+    Raises ValueError on a model that cannot.
+    """
     if hasattr(model, "checkpoint_blocks"):
         model.checkpoint_blocks(random=random)
     elif hasattr(model, "gradient_checkpointing_enable"):  # transformers
@@ -121,7 +124,7 @@ def checkpoint_blocks(model: Any, random: bool) -> None:
 
 
 def make_task(run: RunConfig, corpus: data.Corpus | data.OwnBatches, device: torch.device, processes: ProcessGroup) -> Task:
-    """The data and losses of a run, from a text or from batches of the user's own."""
+    """Return the data and losses of a run, from a text or from the user's own batches."""
     own = isinstance(corpus, data.OwnBatches)
     return own_task(run, corpus, device, processes) if own else text_task(run, corpus, device, processes)
 
@@ -135,7 +138,10 @@ def build_trainer(
     processes: ProcessGroup,
     shard: bool,
 ) -> tuple[Trainer, Callable[..., Tensor], Probe, dict[str, str]]:
-    """Build the run's model, once, scale and initialise it, and resume it: (trainer, its step, probe, what `auto` means)."""
+    """Build, scale, initialise and resume the run's model; return (trainer, its step, probe, what `auto` means).
+
+    Raises ValueError if the batch cannot be divided among the processes, or train.graph=true cannot be had.
+    """
     t = run.train
     microbatches = processes.size * t.accumulate
     if t.batch_size % microbatches:
@@ -161,7 +167,7 @@ def build_trainer(
         sampled_loss=task.sampled_loss, forward=wrapped, processes=processes,
         norm_due=norm_due,
     )  # fmt: skip
-    redraws = t.checkpoint_activations and run.model.dropout > 0  # a generator that is set back cannot be captured
+    redraws = t.checkpoint_activations and run.model.dropout > 0  # resetting a generator cannot be captured
     capturable = task.static_text is not None and processes.size == 1 and not redraws and can_capture(optimizers, device)
     if t.graph == "true" and not capturable:
         raise ValueError(
@@ -181,7 +187,7 @@ def build_trainer(
 
 
 class RunLog:
-    """The losses of a run: those written, those still on the device, and what becomes of them in the end."""
+    """The losses of a run, written or still on the device, and its result."""
 
     def __init__(
         self,
@@ -201,7 +207,7 @@ class RunLog:
         self.since: dict[str, float] = {}
 
     def resume(self, step: int, probe: Probe) -> None:
-        """Drop what the files have beyond a checkpoint's step; at step 0 begin them with the probe's first rows."""
+        """Drop the rows beyond a checkpoint's step; at step 0, start the files anew with the probe's first rows."""
         self.since = {"began": step, "started": time.time()}
         self.watch.begin(step)
         first = probe.first_rows() if step == 0 else []
@@ -219,7 +225,7 @@ class RunLog:
         self.losses = self.processes.broadcast(self.losses)
 
     def take(self, step: int, loss: Tensor) -> None:
-        """Take the loss of a step just taken, and the gradient's norm where it was measured; neither waits for the device."""
+        """Keep the loss of a step just taken, and the gradient's norm if measured, without waiting for the device."""
         self.losses_pending.append(loss)
         if self.trainer.norm_due(step) and self.trainer.gradient_norm is not None:
             self.gradients_pending[step] = self.trainer.gradient_norm
@@ -245,7 +251,7 @@ class RunLog:
             self.folder.append(LOGS[1], rows)
 
     def _rows(self, known: int) -> list[dict[str, Any]]:
-        """Rows of metrics.jsonl: the loss of every step, the lr of the base, and at some the gradient's norm, a val_loss."""
+        """Return rows of metrics.jsonl: loss and lr of the base at every step, at some the gradient's norm or a val_loss."""
         gradients = torch.stack([*self.gradients_pending.values()]).tolist() if self.gradients_pending else []
         norms, rows = dict(zip(self.gradients_pending, gradients, strict=True)), []
         for step, loss in enumerate(self.losses[known:], known + 1):
@@ -255,7 +261,7 @@ class RunLog:
         return rows
 
     def finish(self, task: Task, auto: Mapping[str, str], diverged: int | None, val_loss: float) -> dict[str, Any]:
-        """Write and return the result."""
+        """Write and return the result; drop what came after a divergence, and the checkpoints."""
         losses = self.losses[:diverged]  # what came after depends on when the loop noticed
         tail = losses[-TRAIN_LOSS_STEPS:]
         result = {
@@ -278,6 +284,6 @@ class RunLog:
             keep_weights(self.folder, self.trainer)
         if self.processes.is_main:
             self.folder.finish(result)
-            for old in self.folder.checkpoint_files():
+            for old in [*self.folder.checkpoint_files(), *self.folder.checkpoints.glob(f"*.pt{DAMAGED}")]:
                 old.unlink()
         return self.processes.broadcast(result)  # no rank continues before it is written

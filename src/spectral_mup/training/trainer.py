@@ -1,4 +1,4 @@
-"""The one training step, for sweeps, derive, check_features and a user's own models: gradients, clip, lr, optimizers.
+"""The one training step of sweeps, derive, check_features and a user's own models: gradients, clip, lr, optimizers.
 
 trainer = Trainer(model, optimizers, batches, loss)
 while trainer.step_number < steps:
@@ -22,9 +22,9 @@ SampledLoss = Callable[[Any, Batch], tuple[Tensor, int]]
 
 
 def sampled_label_loss(logits: Tensor, draws: Tensor) -> Tensor:
-    """Mean cross entropy on labels drawn from softmax(logits): each where the cumulative softmax passes its uniform draw.
+    """Return the mean cross entropy on labels drawn from softmax(logits): each where its cumulative sum passes a draw.
 
-    logits (..., vocabulary), draws (...) in [0, 1).
+    logits (..., vocabulary); draws (...), uniform in [0, 1).
     """
     logits = logits.flatten(0, -2).float()
     cumulative = logits.detach().softmax(-1).cumsum(-1)
@@ -33,9 +33,9 @@ def sampled_label_loss(logits: Tensor, draws: Tensor) -> Tensor:
 
 
 def own_loss(model: Any, batch: Batch) -> Tensor:
-    """The loss that a model computes from a batch, by keywords if it is a dict: its output, or `loss` of that (transformers).
+    """Return the loss that a model computes from a batch: its output, or the `loss` of that (transformers).
 
-    Raises ValueError where neither is a scalar.
+    A dict is passed as keywords, any other batch as positional arguments. Raises ValueError if neither is a scalar.
     """
     out = model(**batch) if isinstance(batch, Mapping) else model(*batch)
     loss = getattr(out, "loss", out)
@@ -47,22 +47,24 @@ def own_loss(model: Any, batch: Batch) -> Tensor:
 
 
 class Trainer:
-    """What changes from step to step: the model, its optimizers, the step number and torch's generators.
+    """All that changes from step to step: the model, its optimizers, the step number and torch's generators.
 
-    model         the module whose parameters are trained
-    optimizers    torch optimizers; a group's peak lr is its `base_lr` (else the lr it was built with)
-    batches       step (from 0) to the micro-batches of it that this process trains on
-    loss          (model, micro-batch) to its mean loss, a scalar
-    schedule      step to the lr as a fraction of the peak
-    clip          largest norm of the gradient, None: unlimited
-    sampled_loss  (model, micro-batch) to the mean loss on labels drawn from the model's own softmax, and their number; for
-                  optimizers that use them (Sophia), see UsesSampledLabels
-    forward       what `loss` calls as the model: its compiled, DDP-wrapped or FSDP2-sharded self
-    bfloat16      compute losses under torch.autocast
-    processes     those that train together, each on its own micro-batches
-    norm_due      whether `gradient_norm` is measured at a step (from 1)
+    Args:
+        model: The module whose parameters are trained.
+        optimizers: Torch optimizers; a group's peak lr is its `base_lr`, else the lr it was built with.
+        batches: Step (from 0) to the micro-batches of it that this process trains on.
+        loss: (model, micro-batch) to its mean loss, a scalar.
+        schedule: Step (from 0) to the lr as a fraction of the peak.
+        clip: Largest norm of the gradient; None: unlimited.
+        sampled_loss: (model, micro-batch) to the mean loss on labels drawn from the model's own softmax, and their number; for
+            optimizers that use them (Sophia), see `UsesSampledLabels`.
+        forward: What `loss` calls as the model: its compiled, DDP-wrapped or FSDP2-sharded self; None: the model.
+        bfloat16: Whether losses are computed in bfloat16, under torch.autocast.
+        processes: Those that train together, each on its own micro-batches.
+        norm_due: Step (from 1) to whether `gradient_norm` is measured at it.
 
-    Raises ValueError where an optimizer uses sampled labels and `sampled_loss` is missing.
+    Raises:
+        ValueError: An optimizer uses sampled labels and `sampled_loss` is missing.
     """
 
     def __init__(
@@ -100,7 +102,8 @@ class Trainer:
     def step(self, around: AbstractContextManager[Any] | None = None) -> Tensor:
         """Take one step and return the mean loss of this process's micro-batches.
 
-        `around` is entered when the gradients are there and left when the optimizers have stepped.
+        Args:
+            around: A context entered when the gradients are computed and clipped, and left when the optimizers have stepped.
         """
         self.begin_step()
         loss = self.descend(self.batches(self.step_number), around, self.norm_due(self.step_number + 1))
@@ -108,7 +111,7 @@ class Trainer:
         return loss
 
     def begin_step(self) -> None:
-        """Set the lr, and update the curvature where it is due."""
+        """Set the lr, and update the curvature of the optimizers for which that is due."""
         self.set_lr()
         if due := [o for o in self._curved if self.step_number % o.hessian_interval == 0]:
             labels = self._backward_sampled()
@@ -124,7 +127,7 @@ class Trainer:
     def descend(
         self, batches: Sequence[Batch], around: AbstractContextManager[Any] | None = None, measure_norm: bool = False
     ) -> Tensor:
-        """Gradients of the mean loss over these micro-batches, their norm, clip, step; return that loss."""
+        """Compute the gradients of the mean loss over these micro-batches, and their norm; clip, step and return that loss."""
         loss = self._backward(lambda batch: self.loss(self.forward, batch), batches)
         if self.clip is not None or measure_norm:
             norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
@@ -141,28 +144,30 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[tuple[Batch, int]]) -> float:
-        """Mean loss over (batch, number of sequences) pairs, weighted by these numbers, without dropout."""
-        total, count = 0.0, 0
+        """Return the mean loss over (batch, number of sequences) pairs, weighted by these numbers, without dropout."""
+        total, count, was_training = 0.0, 0, self.model.training
         self.model.eval()
         for batch, size in batches:
             with self._autocast():
                 total += float(self.loss(self.model, batch)) * size
             count += size
-        self.model.train()
+        self.model.train(was_training)
         return total / count
 
     def lrs(self) -> dict[str, float]:
-        """{parameter: lr of the latest step}."""
+        """Return {parameter: lr of the latest step}."""
         return {self.names[p]: group["lr"] for group in self._groups() for p in group["params"]}
 
     def diagnostics(self) -> dict[str, dict[str, float]]:
-        """{parameter: {quantity: value}} that optimizers report of the step just taken, before its gradients are cleared."""
+        """Return {parameter: {quantity: value}} that optimizers report of a step, before its gradients are cleared."""
         stacked = [o for o in self.optimizers if isinstance(o, StackedOptimizer)]
         return {self.names[p]: values for o in stacked for p, values in o.diagnostics().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that resuming needs, with each sharded tensor whole in main memory. A collective: all processes call it,
-        but only the main one receives the tensors."""
+        """Return everything that resuming needs, with each sharded tensor whole in main memory.
+
+        A collective: all processes must call it, but only the main one receives the sharded tensors.
+        """
         keep = self.processes.is_main
         return {
             "step": self.step_number,
@@ -173,13 +178,13 @@ class Trainer:
         }
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's state_dict in main memory; a collective, as `state_dict`. Names that share a tensor still do."""
+        """Return the model's state_dict in main memory; a collective, as `state_dict`. Names that share a tensor still do."""
         state = _gathered(self.model.state_dict(), self.processes.is_main)
         on_host = {id(w): w.cpu() for w in state.values() if w is not None}
         return {name: on_host[id(w)] for name, w in state.items() if w is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a state_dict, whatever number of processes saved it; torch's generators only where one trains alone."""
+        """Resume from a state_dict of any number of processes; torch's generators are restored in a single process only."""
         like = self.model.state_dict()
         whole_model = {name: w.to(like[name].device) for name, w in state["model"].items()}
         self.model.load_state_dict({name: shard_like(w, like[name]) for name, w in whole_model.items()})
@@ -211,7 +216,7 @@ class Trainer:
         return total
 
     def _backward_sampled(self) -> int:
-        """The same on sampled labels; return their number over all micro-batches and processes."""
+        """Do the same on sampled labels; return their number over all micro-batches and processes."""
         assert self.sampled_loss is not None
         labels = []
 
@@ -225,7 +230,7 @@ class Trainer:
 
 
 def _gathered(value: Any, keep: bool) -> Any:
-    """A state_dict with every DTensor whole in main memory, and None for it where it is not to be kept."""
+    """Return a state_dict with every DTensor gathered into main memory, or None in its place unless `keep`."""
     if isinstance(value, dict):
         return {key: _gathered(v, keep) for key, v in value.items()}
     if isinstance(value, list):
@@ -237,7 +242,7 @@ def _gathered(value: Any, keep: bool) -> Any:
 
 
 def _shard_state(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Cut what an optimizer's saved state holds entry by entry as the parameters are."""
+    """Shard those tensors of an optimizer's saved state that have the shape of their parameter, like the parameter."""
     for own, theirs in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         for p, index in zip(own["params"], theirs["params"], strict=True):
             state = saved["state"].get(index, {})

@@ -83,9 +83,9 @@ def numbered(folder: Path) -> list[int]:
     return sorted(int(path.name) for path in folder.iterdir() if DIGITS.fullmatch(path.name)) if folder.is_dir() else []
 
 
-def json_bytes(value: Any) -> bytes:
-    """Encode readable JSON with sorted keys. Raises ValueError on numbers that are not finite."""
-    return (json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+def json_bytes(value: Any, sort_keys: bool = True) -> bytes:
+    """Encode readable JSON, keys as they come where their order matters. Raises ValueError on numbers that are not finite."""
+    return (json.dumps(value, indent=1, sort_keys=sort_keys, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path, kind: Any = None, fix: str = "restore it, or move it away") -> Any | None:
@@ -153,7 +153,9 @@ def read_rows(path: Path) -> Iterator[dict[str, Any]]:
             except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict) or type(row.get("step")) is not int:
-                raise RecordError(f"{path}, line {number}: no row of JSON; the file was damaged, delete the run folder")
+                raise RecordError(
+                    f"{path}, line {number}: no row of JSON; the file was damaged; move the run's folder away to train it again"
+                )
             yield row
 
 

@@ -4,12 +4,11 @@ from itertools import combinations
 from typing import NamedTuple
 
 import matplotlib.colors
-import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.patches import Rectangle
-from support.figures import assert_printable
+from support.figures import assert_printable, texts
 from support.summary_data import grid, of_slope, sweep
 
 from spectral_mup.analysis.figures.forest import MOST, SOURCES, forest_figure
@@ -56,10 +55,6 @@ def marks(ax, markers):
 def bars(ax):
     """(lo, hi, y) of every bar."""
     return [(*line.get_xdata(), line.get_ydata()[0]) for line in ax.lines if len(line.get_xdata()) == 2]
-
-
-def texts(figure):
-    return [t.get_text() for t in figure.findobj(matplotlib.text.Text) if t.get_text().strip()]
 
 
 def heights(figure):

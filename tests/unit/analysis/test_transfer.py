@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import matplotlib.text
 import numpy as np
 import pytest
 from support.figures import assert_printable
@@ -12,10 +11,6 @@ from spectral_mup.analysis.figures.style import VERDICTS, ink
 from spectral_mup.analysis.figures.transfer import transfer_figure
 
 RULES = ("standard", "spectral")
-
-
-def texts(ax):
-    return [t.get_text() for t in ax.findobj(matplotlib.text.Text) if t.get_text().strip()]
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,11 @@ from support.runs import TINY
 
 from spectral_mup.cli.context import Context, command
 from spectral_mup.cli.names import context_of, keep_name
+from spectral_mup.cluster.slurm.snapshot import snapshot_config
+from spectral_mup.cluster.slurm.submission import prepare, take
 from spectral_mup.config.compose import load_config
 from spectral_mup.runs.sweep_record import FILE, read_record, recorded_names
+from spectral_mup.tracking.push import Counts
 from spectral_mup.util.text import COLUMNS
 
 TRAINING = "spectral_mup.cli.actions.train.train_here"
@@ -76,6 +79,24 @@ def test_a_name_alone_is_all_of_its_words(trained):
     found = json.loads(Path("results/tiny/verdicts.json").read_text())
     assert found["command"] == command("spectral-mup analyze", trained)  # whole: it is read elsewhere
     assert call("analyze", *trained) == (code, out, "")
+
+
+def test_a_folder_of_results_that_was_renamed_is_the_sweep_of_its_new_name(trained, tmp_path):
+    Path("results/tiny").rename("results/moved")
+    code, out, err = launch("moved")
+    assert (code, err) == (0, "") and out.startswith("moved: 6 runs: 6 done")
+    assert out.endswith(" sweep.name=moved\n")  # the next command
+    assert launch("moved", "sweep.name=copy")[1].startswith("copy: ")
+
+
+def test_a_name_tunes_two_keys_in_the_order_of_its_launch(trained):
+    """So does a task on SLURM that submits what follows."""
+    words = [*trained, "lr.adaptive=true", "sweep.tune=[optimizer.adamw.lr,lr]", "sweep.name=turns"]
+    context = context_of(words, "{}")
+    keep_name(context)
+    submission = take(prepare(Path("jobs"), snapshot_config(context.config), [], "", "code"), 1, lambda _: "")
+    for config in (context_of(["turns"], "{}").config, submission.config()):
+        assert [*config.sweep.tune] == ["optimizer.adamw.lr", "lr"]
 
 
 def test_the_words_that_decide_nothing_may_be_added(trained):
@@ -276,8 +297,29 @@ def test_sweeps_are_listed_with_runs_and_verdicts_on_80_columns(trained, tmp_pat
     code, out, err = call("ls")
     assert code == 0 and "note: gone: data.path: book.txt does not exist" in err
     assert out.splitlines()[1].split()[:2] == ["gone", "?"]
-    os.utime(next(p for p in (tmp_path / "runs").iterdir()), (now + 60, now + 60))
+    pushed = next(p for p in (tmp_path / "runs").iterdir())
+    os.utime(pushed, (now + 60, now + 60))  # as by wandb.json
+    assert "have ended since" not in call("ls")[1]
+    os.utime(pushed / "result.json", (now + 60, now + 60))
     marked = call("ls")[1]
     assert "* runs have ended since; analyze NAME judges again" in marked and "spectral transfers *" in marked.replace(
         "undecided", "transfers"
     )
+
+
+def test_verdicts_over_every_axis_and_of_every_key_are_listed_and_pushed(trained, tmp_path, monkeypatch):
+    words = [*trained, "sweep.depth=[2,3]", "sweep.tune=[lr,optimizer.adamw.lr]", "sweep.name=keys", "lr.adaptive=true"]
+    context = context_of(words, "{}")
+    keep_name(context)
+    for part in ("", "depth", "optimizer.adamw.lr", "optimizer.adamw.lr/depth"):
+        (context.folder / part).mkdir(parents=True, exist_ok=True)
+        (context.folder / part / "verdicts.json").write_text('{"verdicts": [{"rule": "spectral", "verdict": "drifts"}]}')
+    listed = [line.split("spectral drifts ")[1] for line in call("ls")[1].splitlines() if "drifts" in line]
+    of = ("lr", "optimizer.adamw.lr")
+    assert listed == [f"over {axis} of {key}" for key in of for axis in ("width", "depth")]
+    told: list[list[str]] = []
+    monkeypatch.setattr("spectral_mup.tracking.push.push", lambda *_: Counts())
+    monkeypatch.setattr("spectral_mup.tracking.live.end_service", lambda: None)
+    monkeypatch.setattr("spectral_mup.tracking.verdict.push_verdict", lambda folder, parts, *_: told.append(parts) or "")
+    assert call("launch", *words, "action=wandb_push")[0] == 0
+    assert told == [["depth", "optimizer.adamw.lr", "optimizer.adamw.lr/depth"]]

@@ -2,7 +2,7 @@
 
 import pytest
 from support.cli import finish
-from support.runs import TINY, composed
+from support.runs import TINY, bury, composed
 from support.slurm_sweeps import ON_SLURM
 
 from spectral_mup.cluster.slurm import pack as slurm_pack
@@ -64,3 +64,16 @@ def test_a_run_with_a_result_has_not_failed_whatever_has_become_of_its_folder(pa
     assert slurm_pack.finish(pack, JobStart("7_0", 0), {}, lambda: False) == slurm_pack.OK
     (moved / "result.json").unlink()
     assert slurm_pack.finish(pack, JobStart("7_0", 0), {}, lambda: False) == slurm_pack.FAILED  # the control
+
+
+def test_a_run_that_another_task_resumes_already_has_not_failed(pack, monkeypatch):
+    """Its worker here was killed, and who has it now is told nothing of that."""
+    monkeypatch.setattr(slurm_pack, "extend", lambda pack: None)
+    run, other = pack.runs[0], pack.runs[1]
+    for one in (run, other):
+        pack.folder(one).claim()
+    bury(pack.folder(other))
+    died = dict.fromkeys((run.run_id, other.run_id), "its worker died")
+    assert slurm_pack.finish(pack, JobStart("7_0", 0), died, lambda: False) == slurm_pack.FAILED
+    assert pack.folder(run).error() is None
+    assert pack.folder(other).error() == "WorkerDied: its worker died\n"  # the control

@@ -95,7 +95,7 @@ def test_a_run_that_the_plan_knows_to_have_ended_before_its_event_comes_counts_o
     run = half_way.plan.todo[0]
     half_way.known[run.run_id] = half_way.loss(run)
     half_way.look()
-    half_way.progress.on_event(Event("done", run, {"status": "done", "val_loss": 2.0, "seconds": 10.0, "steps": 40}))
+    half_way.progress.on_event(Event("done", run, {"status": "done", "val_loss": 2.0, "seconds": 10.0, "trained": 40}))
     assert half_way.progress.done == 1
 
 
@@ -112,6 +112,20 @@ def test_the_time_left_is_of_the_whole_sweep_and_falls_as_it_goes():
     assert seconds_of(half_way.progress.time_left())[0] < low
     fixed = HalfWay(DONE, "lr.adaptive=false")
     assert fixed.progress.counts() == "0 of 21 runs done"
+
+
+@pytest.mark.parametrize("trained", [400, 4])
+def test_the_first_run_corrects_the_time_of_all_that_follow_also_where_it_was_resumed(trained):
+    """Before the next look; a run whose last steps were resumed took as long a step."""
+    half_way = HalfWay(0, "lr.adaptive=false", "rule=[spectral]")
+    run = half_way.plan.todo[0]
+    done = {"status": "done", "val_loss": 2.0, "seconds": trained / 4, "trained": trained, "steps": 400}
+    half_way.progress.on_event(Event("done", run, done))
+    with_event = half_way.progress.time_left()
+    assert half_way.progress.durations.seconds(run) == pytest.approx(100)
+    half_way.known[run.run_id] = half_way.loss(run)
+    half_way.look()
+    assert with_event == half_way.progress.time_left() != ""
 
 
 def seconds_of(span: str) -> tuple[float, float]:

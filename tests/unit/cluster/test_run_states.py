@@ -313,7 +313,7 @@ def test_each_row_of_the_table_decides_some_situation(told, monkeypatch, name):
 
 def test_what_slurm_holds_is_told_with_the_command_that_lets_it_start(told, capsys):
     """As it does with tasks whose launch failed on their node: they wait for ever, and look like others that wait."""
-    for reason in ("launch failed requeued held", "JobHeldUser", "Priority"):
+    for reason in ("launch failed requeued held", "JobHeldUser", "JobHoldMaxRequeue", "Priority"):
         told.queue = f"7_0|NAME|PENDING|{reason}|0|0||"
         assert print_status(Context(told.config, [])) == 0
         said = capsys.readouterr().out

@@ -207,6 +207,17 @@ def test_a_copy_that_is_not_what_its_name_says_or_not_ours_is_not_used_again(use
     assert snapshot_code(jobs) == code
 
 
+def test_a_copy_is_judged_while_a_job_writes_bytecode_into_it(user, package, monkeypatch):
+    """Python writes it under another name first, which is gone by the time that it is looked at."""
+    code = snapshot_code(user / "jobs")
+    listed = Path.rglob
+    gone = "src/spectral_mup/__pycache__/x.cpython-312.pyc.140234"
+    monkeypatch.setattr(Path, "rglob", lambda path, pattern: [*listed(path, pattern), path / gone])
+    assert is_intact(user / "jobs/code" / code)
+    spoil_bytecode(user / "jobs/code" / code)
+    assert not is_intact(user / "jobs/code" / code)  # the control
+
+
 # --- how it is entered ------------------------------------------------------------------------------------------------
 
 MODULE = """

@@ -42,6 +42,13 @@ def test_what_decides_is_named_with_both_values(words):
     assert not differences(recorded(*BEFORE), composed(*BEFORE))
 
 
+def test_which_of_two_keys_is_tuned_first_decides():
+    first, second = ("sweep.tune=[lr,optimizer.adamw.lr]", "sweep.tune=[optimizer.adamw.lr,lr]")
+    keys = ["lr", "optimizer.adamw.lr"]
+    assert differences(recorded(*BEFORE, first), composed(*BEFORE, second)) == [("sweep.tune", keys, keys[::-1])]
+    assert not differences(recorded(*BEFORE, second), composed(*BEFORE, second))
+
+
 @pytest.mark.parametrize("word", DO_NOT)
 def test_what_decides_nothing_is_no_difference(word):
     assert not differences(recorded(*BEFORE), composed(*BEFORE, word))

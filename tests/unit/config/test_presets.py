@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
+from spectral_mup.config.cluster import SlurmConfig
 from spectral_mup.config.compose import ConfigError, load_config
 from spectral_mup.config.optimizer_spec import resolve_optimizer, resolve_rule
 from spectral_mup.config.presets import options, read_preset
-from spectral_mup.config.schema import SlurmConfig
 from spectral_mup.util import system
 from spectral_mup.util.system import package_root
 

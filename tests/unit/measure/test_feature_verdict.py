@@ -5,29 +5,17 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from matplotlib import pyplot
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from support.analysis_data import norm_rows
-from support.networks import mlp
-from torch import nn
+from support.networks import batch, loss, mlp
 
 import spectral_mup as sm
 from spectral_mup.analysis.feature_check import check_features, relative
 from spectral_mup.analysis.figures.style import MODULES
 
 WIDTHS = [16, 32, 64]
-
-
-def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    g = torch.Generator().manual_seed(1000 * seed + step)
-    x = torch.randn(64, 8, generator=g)
-    return x, (x[:, 0] * x[:, 1]).sign().long() + 1
-
-
-def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from spectral_mup.runs import provenance
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package of two modules; `code` is asked anew each time."""
-    for name in ("training/run.py", "cli/help.py"):
+    for name in ("training/run.py", "util/seeds.py", "cli/help.py"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("loss = 1")
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path)
@@ -26,10 +26,11 @@ def test_an_edit_of_what_is_trained_is_another_code_and_one_of_what_is_said_is_n
     before = recorded()
     (package / "cli/help.py").write_text("said = 2")
     assert recorded() == before
-    (package / "training/run.py").write_text("loss = 2")
-    assert recorded() != before
-    (package / "training/run.py").write_text("loss = 1")
-    assert recorded() == before
+    for name in ("training/run.py", "util/seeds.py"):
+        (package / name).write_text("loss = 2")
+        assert recorded() != before
+        (package / name).write_text("loss = 1")
+        assert recorded() == before
     (package / "training/run.py").rename(package / "training/walk.py")
     assert recorded() != before
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import pytorch_optimizer
 import torch
+from support.networks import batch, loss, mlp
 from torch import nn
 
 from spectral_mup import check_features, derive, make_optimizers, scale
@@ -15,20 +16,6 @@ from spectral_mup.theory.rules import UpdateScaling
 from spectral_mup.theory.size_laws import SIZE_LAWS
 
 WIDTHS = [32, 64, 128, 256]
-
-
-def mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 3))
-
-
-def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-    g = torch.Generator().manual_seed(1000 * seed + step)
-    x = torch.randn(64, 8, generator=g)
-    return x, (x[:, 0] * x[:, 1]).sign().long() + 1
-
-
-def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
 def check(optimizer: str, lr: float, **settings):

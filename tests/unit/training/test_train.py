@@ -98,6 +98,7 @@ def test_damaged_checkpoint_falls_back(tiny, corpus, tmp_path, damage, caplog):
         bury(folder)
         resumed, _ = run_point(point, runs, corpus)
         assert f"{newest.name} is damaged and was moved aside" in caplog.text and contents(resumed) == contents(whole)
+        assert not list(folder.checkpoints.glob("*"))  # once it has ended
 
 
 def test_nan_from_the_first_step_is_a_result(tiny, corpus, tmp_path):

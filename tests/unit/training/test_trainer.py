@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.networks import mlp
+from support.networks import loss, mlp
 from support.runs import build_run, first_point, run_point
 from torch import nn
 
@@ -21,10 +21,6 @@ WIDTHS = [16, 32, 64]
 def batch(seed: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(1000 * seed + step)
     return torch.randn(32, 8, generator=g), torch.randint(0, 3, (32,), generator=g)
-
-
-def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
 def sampled_loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, int]:
@@ -129,6 +125,8 @@ def test_evaluation_weights_batches_by_their_size_and_leaves_dropout_out():
     parts = [(batch(0, 0), 3), (batch(0, 1), 1)]
     expected = sum(float(loss(t.model, b).detach()) * n for b, n in parts) / 4
     assert t.evaluate(parts) == pytest.approx(expected) and t.model.training
+    t.model.eval()
+    assert t.evaluate(parts) == pytest.approx(expected) and not t.model.training
     assert math.isfinite(expected) and t.evaluate(parts[:1]) != pytest.approx(expected)
 
 

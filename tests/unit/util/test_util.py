@@ -8,7 +8,6 @@ import pytest
 
 from spectral_mup.util.files import check_writable
 from spectral_mup.util.log import configure_logging, log, log_run
-from spectral_mup.util.text import format_duration, pluralize
 
 
 @pytest.fixture
@@ -28,11 +27,6 @@ def test_a_log_line_has_time_level_run_and_message(package_logger, capsys):
     first, second, third = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ WARNING 0123456789abcdef lost 3 %", first)
     assert second.endswith(" INFO - without a run") and third.endswith(" INFO 0123456789abcdef 100 % done")
-
-
-def test_numbers_are_written_with_their_noun_and_unit():
-    assert [pluralize(n, "run") for n in (0, 1, 2)] == ["0 runs", "1 run", "2 runs"]
-    assert [format_duration(s) for s in (3, 89, 90, 5399, 5400)] == ["3 s", "89 s", "2 min", "90 min", "1.5 h"]
 
 
 def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path):

@@ -1,4 +1,4 @@
-"""Panels of losses over lr and of the optimum over size, which draw and return what they drew; the figures lay them out."""
+"""Panels of losses over lr and of the optimum over size: each returns what it drew; the figures lay them out."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,8 +18,8 @@ from spectral_mup.analysis.verdict import Verdict, format_slope
 from spectral_mup.config.tune import LR
 
 LR_COLUMNS = ["rule", "size", "what", "log2_lr", "lo", "hi", "loss", "k", "n"]  # columns of what the panels return
-ROW = 0.105  # inches of a panel for each row of diverged runs, above the losses in view
-FAR = 16.0  # octaves: an end of a bar that is not known, beyond every axis
+ROW = 0.105  # inches: height of each row of diverged runs, above the losses in view
+FAR = 16.0  # octaves: how far a bar reaches whose end is not known, beyond every axis
 OPTIMUM_NOTE = "Optimum: minimum of the bowl through the points around the best one"
 NO_SLOPE = "no slope"
 JOINT = "\N{NO-BREAK SPACE}"
@@ -48,30 +48,33 @@ class View(NamedTuple):
 
 
 def base_lr(tuned: str, lr: str = "base learning rate") -> str:
-    """Label of an axis of what was tuned: the lr that every tensor's own is a multiple of, or another key."""
+    """Return the axis label of what was tuned: the lr of which every tensor's own is a multiple, or another key."""
     return lr if tuned == LR else tuned
 
 
 def most_ticks(inches: float) -> tuple[int, int]:
-    """About how many ticks a panel of losses that is so wide has on x and y."""
+    """Return about how many ticks a panel of losses of this width has on x and y."""
     return max(2, int(inches / 0.29)), 6
 
 
 def verdict_text(v: Verdict) -> str:
-    """Verdict, slope and regret as they stand over a panel; lines may end between them, and before the interval."""
+    """Format verdict, slope and regret to stand over a panel; lines may break between them and before the interval."""
     verdict, slope, regret = verdict_lines(v)
     parts = [f"{verdict}:", *f"{'slope ' * (slope != NO_SLOPE)}{slope},".replace(" [", "\n[").split("\n"), regret]
     return " ".join(part.replace(" ", JOINT) for part in parts)
 
 
 def verdict_lines(v: Verdict) -> tuple[str, str, str]:
-    """Verdict, slope and regret."""
+    """Format verdict, slope and regret, each by itself."""
     regret = f"{'≥ ' * v.regret_at_least}{100 * v.regret:.2f} %" if np.isfinite(v.regret) else "unknown"
     return v.verdict, slope_text(v), f"regret {regret}"
 
 
 def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: Looks, inches: float, full: bool = False) -> View:
-    """Choose the losses in view: every optimum, and the typical rise within 1.5 octaves of one, or all; `inches` for them."""
+    """Choose the losses in view, which get `inches` of height; the rows of diverged runs come on top.
+
+    In view are every optimum and the typical rise within 1.5 octaves of it; with `full`, the means of all lrs that finished.
+    """
     optima = [o for v in verdicts for o in v.finished.values()]
     best, hi = losses_in_view(optima)
     if full:
@@ -84,9 +87,10 @@ def view_of(points: pd.DataFrame, verdicts: Sequence[Verdict], look: Looks, inch
 
 
 def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: list[float], ticks=(7, 6)) -> list[tuple]:
-    """Draw all curves of one rule, and its base's optimum, over the range of `lrs`, with about `ticks` ticks on x and y.
+    """Draw all curves of one rule, and its base's optimum, over the range of `lrs`; return rows of LR_COLUMNS.
 
-    Of each size: seeds, mean, optimum; above the losses, a row of diverged runs.
+    Each size has its seeds, their mean, the bowl and the optimum; above the losses, a row of diverged runs. `ticks` are about
+    how many there are on x and y.
     """
     lo, hi = min(lrs), max(lrs)
     if (tuned := v.optima.get(v.base)) is not None:
@@ -94,7 +98,7 @@ def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: list[f
     if view.row:
         ax.axhline(view.hi, color="0.75", lw=0.5, zorder=0)
     drawn: list[tuple] = []
-    below = Rectangle((0, 0), 1, (view.hi - view.lo) / (view.top - view.lo), transform=ax.transAxes)  # the diverged runs
+    below = Rectangle((0, 0), 1, (view.hi - view.lo) / (view.top - view.lo), transform=ax.transAxes)  # diverged runs
     for size, o in v.optima.items():
         look, runs = view.look[size], rows(part, (part[v.axis] == size) & (part["status"] != "missing"))
         seeds = rows(runs, runs["status"] == "done")[["log2_lr", "loss"]].to_numpy(float)
@@ -109,7 +113,7 @@ def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: list[f
                 under = np.linspace(window[0], window[-1], 60)
                 ax.plot(under, o.bowl_at(under), color=look["color"], label="_bowl")[0].set_clip_path(below)
             above = x[means > view.hi]
-            aside = 0.12 * (list(view.look).index(size) - (len(view.look) - 1) / 2)  # or sizes would hide each other
+            aside = 0.12 * (list(view.look).index(size) - (len(view.look) - 1) / 2)  # else sizes would hide each other
             if len(above):
                 caret = {"marker": CARET, "ms": 4.5, "mfc": "none", "mew": 1.2, "color": look["color"]}
                 at = view.hi - 0.02 * (view.hi - view.lo)
@@ -129,7 +133,7 @@ def loss_panel(ax: Axes, part: pd.DataFrame, v: Verdict, view: View, lrs: list[f
 
 
 def _arrow(ax: Axes, v: Verdict) -> None:
-    """Draw where the optimum of the base went at the largest size."""
+    """Draw an arrow from the optimum of the base to that of the largest size."""
     largest = max(v.finished, default=v.base)
     if v.base in v.finished and largest != v.base:
         start, end = v.finished[v.base], v.finished[largest]
@@ -147,7 +151,7 @@ def losses_on_y(ax: Axes, view: View, ticks: int) -> None:
 
 
 def _diverged(ax: Axes, v: Verdict, size: int, runs: pd.DataFrame, view: View) -> list[tuple]:
-    """Draw a size's row of diverged runs: a cross where all seeds did, else k/n."""
+    """Draw a size's row of diverged runs: a cross at an lr where all seeds diverged, k/n where k of n did."""
     drawn, colour = [], view.look[size]["color"]
     lrs = np.unique(runs["log2_lr"].to_numpy(float))
     for x in lrs:
@@ -157,7 +161,7 @@ def _diverged(ax: Axes, v: Verdict, size: int, runs: pd.DataFrame, view: View) -
             drawn.append((v.rule, size, "diverged", x, NAN, NAN, NAN, bad, n))
         if bad == n:
             ax.plot(x, view.row[size], "x", ms=4, color=colour, mew=1.1, label=f"_{DIVERGED}")
-        elif bad:  # the text ends at its lr where the next lr would run into it
+        elif bad:  # the text ends at its lr if, centred, it would run into the next
             crowded = ((lrs > x) & (lrs - x < 0.15 * (lrs[-1] - lrs[0]))).any()
             shift: dict[str, Any] = {"xytext": (1 * crowded, -0.5), "ha": "right" if crowded else "center", "va": "center"}
             text = ax.annotate(f"{bad}/{n}", (x, view.row[size]), color=colour, textcoords="offset points", **shift)
@@ -166,9 +170,9 @@ def _diverged(ax: Axes, v: Verdict, size: int, runs: pd.DataFrame, view: View) -
 
 
 def optimum_panel(ax: Axes, verdicts: Sequence[Verdict], looks: Looks) -> tuple[list[tuple], tuple[float, float]]:
-    """Draw log2 optimum against log2 size per rule: interval, fitted line; around the base the tolerance, and slope -1.
+    """Draw log2 optimum against log2 size per rule: interval, fitted line; from the base the tolerance, and slope -1.
 
-    Returns what was drawn and the log2 lrs that must be in view.
+    Returns rows of LR_COLUMNS, and the range of log2 lr that must be in view.
     """
     drawn, bounds = [], []
     for i, v in enumerate(verdicts):
@@ -194,10 +198,10 @@ def optimum_panel(ax: Axes, verdicts: Sequence[Verdict], looks: Looks) -> tuple[
 
 
 def slope_text(v: Verdict) -> str:
-    """The slope with its interval, as it stands in a figure."""
+    """Format the slope with its interval for a figure."""
     return format_slope(v.slope, v.slope_lo, v.slope_hi, signed) or NO_SLOPE
 
 
 def size_marks(axis: str, look: Looks) -> list[Line2D]:
-    """Legend of the sizes."""
+    """Make the legend of the sizes."""
     return [mark(f"{axis.replace('_', ' ')}:"), *(mark(f"{size}", **{"ls": "-", "ms": 3.5, **of}) for size, of in look.items())]

@@ -1,7 +1,7 @@
 """Where the best learning rate lies: losses of every size over lr, and the optimum over size.
 
-`lr_transfer` is the figure of one sweep; `draw_losses` and `draw_optima` put one of its panels, with a legend, into axes that
-are given.
+`lr_transfer` is the figure of one sweep; `draw_losses` and `draw_optima` draw one of its panels, with a legend, into given
+axes.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ LOSS_PANEL_INCHES = 1.5
 
 
 def lr_transfer(data: SweepData) -> tuple[Figure, pd.DataFrame]:
-    """Loss against log2 lr, a panel per rule, controls first, and a line per size; then the optimum against the size."""
+    """Draw the loss against log2 lr, one panel per rule, controls first, one line per size; then the optimum over size."""
     verdicts, parts = data.ordered, by_rule(data.points)
     axis, base, n, printing = verdicts[0].axis, verdicts[0].base, len(verdicts), data.printing
     of_axis, lr = axis.replace("_", " "), base_lr(verdicts[0].tuned)
@@ -78,7 +78,7 @@ def lr_transfer(data: SweepData) -> tuple[Figure, pd.DataFrame]:
     looks = rule_looks([v.rule for v in verdicts])
     optima, (lo, hi) = optimum_panel(ax, verdicts, looks)
     page_style.sizes_on_x(ax, list(look), axis, inches * (cols - n % cols))
-    free = min(0.6, (n + 0.8) * line_height() / 1.6)  # of the panel's height, below the optima: for the legend
+    free = min(0.6, (n + 0.8) * line_height() / 1.6)  # share of the panel's height, below the optima, for the legend
     ax.set_ylim(hi - (hi - lo) / (1 - free), hi)
     above = Rectangle((0, free), 1, 1 - free, transform=ax.transAxes)
     for artist in (*ax.lines, *ax.collections):  # the bar of an unsure optimum would reach down into the legend
@@ -99,7 +99,7 @@ def lr_transfer(data: SweepData) -> tuple[Figure, pd.DataFrame]:
 
 
 def draw_losses(ax: Axes, points: pd.DataFrame, verdicts: Sequence[Verdict], rule: str, label: str) -> None:
-    """Draw the losses under one rule against what was tuned; in view are those that all of the rules need."""
+    """Draw the losses under one rule against what was tuned, over a range of losses that serves all rules."""
     v = next(v for v in verdicts if v.rule == rule)
     look = size_looks(sorted({size for v in verdicts for size in v.optima}))
     view = view_of(points, verdicts, look, inches_of(ax)[1])

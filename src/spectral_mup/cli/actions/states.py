@@ -12,7 +12,7 @@ from spectral_mup.cluster.slurm.doctor import LEGEND, WRONG
 from spectral_mup.cluster.slurm.doctor import doctor as examine
 from spectral_mup.cluster.slurm.run_states import STATES, State, reconcile, tail
 from spectral_mup.cluster.slurm.snapshot import code_now
-from spectral_mup.config.schema import SlurmConfig
+from spectral_mup.config.cluster import SlurmConfig
 from spectral_mup.config.tune import LR
 from spectral_mup.errors import ConfigError
 from spectral_mup.runs.run_folder import RunFolder

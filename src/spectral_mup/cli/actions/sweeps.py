@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,33 +75,39 @@ def _listed(context: Context, results: Path) -> Iterator[Listed]:
             print(f"note: {name}: {error}", file=sys.stderr)
             continue
         try:
-            runs, last = _runs(own)
+            runs, last, ended = _runs(own)
         except (ValueError, RecordError, OSError) as error:  # as where its text is no longer here
             print(f"note: {name}: {error}", file=sys.stderr)
-            runs, last = "?", 0.0
+            runs, last, ended = "?", 0.0, 0.0
         launched = (own.folder / FILE).stat().st_mtime
-        yield Listed(name, runs, max(last, launched), _verdicts(own, last) or ["not analysed"])
+        yield Listed(name, runs, max(last, launched), _verdicts(own, ended) or ["not analysed"])
 
 
-def _runs(own: Context) -> tuple[str, float]:
-    """Return '12/34', runs done of those planned, and the time of the last change in a run's folder."""
+def _runs(own: Context) -> tuple[str, float, float]:
+    """Return '12/34', runs done of those planned, and the times of the last change in a run's folder and of the last result."""
     plan, adaptive = own.plan, own.config.lr.adaptive
-    states = [file_state(own.runs / run.run_id) for run in plan.runs]
     text = f"{len(plan.runs) - len(plan.todo)}/{len(plan.runs)}{'+' * bool(own.later_curves or adaptive and plan.open)}"
-    return text, max((state[1] / 1e9 for state in states if state), default=0.0)
+    folders = [own.runs / run.run_id for run in plan.runs]
+    return text, _latest(folders), _latest([folder / "result.json" for folder in folders])
 
 
-def _verdicts(own: Context, last: float) -> list[str]:
-    """Return the verdict of every rule over every axis, marked where runs have changed since."""
-    said, axes = [], Sweep(own.config, "").axes
-    for axis in axes:
-        path = own.folder / ("" if axis == axes[0] else axis) / "verdicts.json"
+def _latest(paths: Iterable[Path]) -> float:
+    """Return when the last of these changed, 0 without any."""
+    return max((state[1] / 1e9 for state in map(file_state, paths) if state), default=0.0)
+
+
+def _verdicts(own: Context, ended: float) -> list[str]:
+    """Return the verdict of every rule over every axis and key, marked where runs have ended since."""
+    sweep = Sweep(own.config, "")
+    said, axes, keys = [], sweep.axes, [*own.config.sweep.tune]
+    for (key, axis), part in sweep.parts.items():
+        path = own.folder / part / "verdicts.json"
         try:
             found = read_json(path, RECORDS["verdicts.json"], "write it again with analyze")
         except RecordError as error:
             print(f"note: {error}", file=sys.stderr)
             continue
-        over = f" over {axis.replace('_', ' ')}" * (len(axes) > 1)
-        mark = OUTDATED * bool(found and path.stat().st_mtime < last)
+        over = f" over {axis.replace('_', ' ')}" * (len(axes) > 1) + f" of {key}" * (len(keys) > 1)
+        mark = OUTDATED * bool(found and path.stat().st_mtime < ended)
         said += [f"{v['rule']} {v['verdict']}{over}{mark}" for v in found["verdicts"]] if found else []
     return said

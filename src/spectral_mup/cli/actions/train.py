@@ -7,7 +7,7 @@ from spectral_mup.cli.slurm_launch import format_submission, submit_runs
 from spectral_mup.cluster.failure_causes import CAUSES
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.submit import plan_submission, states_or_refuse
-from spectral_mup.config.schema import SlurmConfig
+from spectral_mup.config.cluster import SlurmConfig
 from spectral_mup.errors import ConfigError
 
 RETRIED = ("failed", "lost", "paused", "cancelled", "preempted")

@@ -24,7 +24,7 @@ def wandb_push(context: Context) -> int:
             counts = push(
                 context.runs, runs, name, project, mode, lambda: show("pushing", n := next(ended), total, f"{n}/{total}")
             )
-            parts = [*context.sweep.axes[1:], *[*config.sweep.tune][1:]]
+            parts = [part for part in context.sweep.parts.values() if part]
             judged = push_verdict(results / name, parts, name, project, mode, context.cache / "wandb")
     finally:
         end_service()

@@ -21,9 +21,9 @@ from spectral_mup.cluster.slurm.pack import OK, Pack, StopSignals, begin, finish
 from spectral_mup.cluster.slurm_commands import JobStart
 from spectral_mup.cluster.team import Unfit, abandon, free_port
 from spectral_mup.cluster.worker import Worker, release_memory
-from spectral_mup.config.schema import SlurmConfig
+from spectral_mup.config.cluster import SlurmConfig
 from spectral_mup.runs.run_config import RunConfig
-from spectral_mup.runs.run_folder import ClaimedError, RunFolder
+from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.runs.sweep import Sweep, result_reader
 from spectral_mup.search.plan import make_plan
 from spectral_mup.util.files import write_atomic
@@ -119,6 +119,7 @@ def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignal
             return
         run = next(r for r in pack.runs if r.run_id == run_id)
         folder = claimed or pack.folder(run)
+        folder.nonce = processes.broadcast(folder.nonce)  # the claim is the team's
         started = time.monotonic()
         try:
             result = worker.train(run, folder, stopping, lambda event: None, processes)
@@ -132,19 +133,18 @@ def _train_runs(pack: Pack, worker: Worker, processes: Any, stopping: StopSignal
 
 def _claim_next(pack: Pack, worker: Worker, stopping: StopSignals) -> RunFolder | None:
     """Claim the next run to train that no other process has, None without one or once stopped; called by rank 0 alone."""
-    while not stopping() and (todo := pack.todo()):
+    failed: set[str] = set()  # not to be tried again at once, also where that could not be written
+    while not stopping() and (todo := [run for run in pack.todo() if run.run_id not in failed]):
         for run in todo:
             folder = pack.folder(run)
-            try:
-                if worker.claim(run, folder) is None:
-                    pack.on_event(Event("started", run))
-                    return folder
-            except ClaimedError as error:
-                log_run(str(error), run.run_id)
-                pack.on_event(Event("claimed", run))
-            except Exception:
-                folder.write_error(traceback.format_exc())
-                pack.on_event(Event("failed", run))
+            event = worker.begin(run, folder)
+            pack.on_event(event)
+            if event.kind == "started":
+                return folder
+            if event.kind == "failed":
+                failed.add(run.run_id)
+            elif event.kind == "claimed":
+                log_run(event.payload["why"], run.run_id)
         time.sleep(1)
     return None
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm.snapshot import check_size, code_files, code_now, find_intact, find_preamble
-from spectral_mup.config.schema import Config, SlurmConfig
+from spectral_mup.config.cluster import SlurmConfig
+from spectral_mup.config.schema import Config
 from spectral_mup.errors import ConfigError, Unanswered
 from spectral_mup.util.files import check_writable
 from spectral_mup.util.gpus import visible_gpus

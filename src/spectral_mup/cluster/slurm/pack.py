@@ -14,12 +14,15 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.failure_causes import Cause
+from spectral_mup.cluster.liveness import may_hold
 from spectral_mup.cluster.progress import Event
 from spectral_mup.cluster.slurm.run_states import breaker
 from spectral_mup.cluster.slurm.script import slurm_of
@@ -30,7 +33,7 @@ from spectral_mup.cluster.team import FAILED, TEMPORARY_FAILURE, Unfit
 from spectral_mup.config.schema import Config
 from spectral_mup.runs.results import Results
 from spectral_mup.runs.run_config import Curve, RunConfig
-from spectral_mup.runs.run_folder import RunFolder
+from spectral_mup.runs.run_folder import ClaimedError, RunFolder
 from spectral_mup.runs.sweep import Sweep
 from spectral_mup.search.plan import Plan, make_plan
 from spectral_mup.util.log import log
@@ -152,7 +155,8 @@ def finish(pack: Pack, task: JobStart, failed: Mapping[str, str], stopping: Stop
     for run_id, error in failed.items():
         folder = RunFolder(pack.runs_dir, run_id)
         if folder.error() is None and folder.result() is None:
-            folder.write_error(f"WorkerDied: {error}\n")
+            with suppress(ClaimedError):  # another task resumes it already
+                folder.write_error(f"WorkerDied: {error}\n", partial(may_hold, folder, me=task))
     left = pack.unfinished()
     if stopping() and left and not pack.paused:
         return stop(pack, task, stopping.signals)

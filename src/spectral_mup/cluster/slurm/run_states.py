@@ -29,6 +29,7 @@ STATES = ("done", "diverged", "running", "queued", "preempted", "planned", "fail
 NEW_SECONDS = 30.0  # a job may be missing from the queue for this long after sbatch
 TAIL_BYTES = 8192
 BREAKER = 5  # this many equal failures, before any run of a sweep has ended, pause the rest
+HELD = re.compile("h[eo]ld", re.I)  # in reasons: JobHeldUser, launch failed requeued held, JobHoldMaxRequeue
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class _Evidence:
         self.cancelled = submission is not None and run.run_id in submission.cancelled
         self.live = task is not None and task.live
         self.waiting = task is not None and task.live and task.waiting
-        self.hold = task.reason if task and self.waiting and "held" in task.reason.lower() else ""
+        self.hold = task.reason if task and self.waiting and HELD.search(task.reason) else ""
         self.error = folder.error()
         self.start = owner.get("slurm") or {}  # the array task of the latest attempt, and which of its starts that was
         self.started_in_task = self.start.get("job") == self.job

@@ -9,7 +9,8 @@ import sys
 
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm.submission import Submission
-from spectral_mup.config.schema import Config, SlurmConfig
+from spectral_mup.config.cluster import SlurmConfig
+from spectral_mup.config.schema import Config
 from spectral_mup.errors import ConfigError
 
 ENTRY = "src/spectral_mup/cluster/slurm/enter.py"

@@ -15,6 +15,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,10 @@ def find_intact(jobs_dir: Path, code: str) -> str | None:
 
 def is_intact(copy: Path) -> bool:
     """Return whether a copy is what its name says, and nobody but us can write to any of it, bytecode included."""
-    found = [path.lstat() for path in (copy, *copy.rglob("*"))]
+    found = []
+    for path in (copy, *copy.rglob("*")):
+        with suppress(FileNotFoundError):  # a job that starts just now has put its bytecode in place
+            found.append(path.lstat())
     ours = all(f.st_uid == os.getuid() and not f.st_mode & 0o022 for f in found if not stat.S_ISLNK(f.st_mode))
     return ours and matches(copy)
 

@@ -240,7 +240,7 @@ def prepare(
     if site := config["cluster"].get("preamble"):  # it may contain secrets: kept out of the script, its mode unchanged
         lines = Path(site).read_bytes().replace(b"\r\n", b"\n")  # as written on Windows
         write_atomic(prepared.preamble, lines, Path(site).stat().st_mode & 0o755)
-    write_atomic(path / "config.json", json_bytes(config))
+    write_atomic(path / "config.json", json_bytes(config, sort_keys=False))  # sweep.tune has an order
     write_atomic(path / "submission.json", json_bytes({k: v for k, v in asdict(prepared).items() if k != "path"}))
     return prepared
 

@@ -10,10 +10,11 @@ from support.slurm_sweeps import FIXED, ON_SLURM
 from spectral_mup.cluster import slurm_commands as slurm
 from spectral_mup.cluster.slurm.script import slurm_of
 from spectral_mup.cluster.slurm.snapshot import snapshot_config
+from spectral_mup.config.cluster import SlurmConfig
 from spectral_mup.config.compose import load_config
 from spectral_mup.config.parse import parse
 from spectral_mup.config.presets import load_yaml
-from spectral_mup.config.schema import Config, SlurmConfig
+from spectral_mup.config.schema import Config
 from spectral_mup.errors import ConfigError
 
 

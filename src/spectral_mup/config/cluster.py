@@ -1,14 +1,14 @@
-"""Types of what sbatch is given: times as SLURM writes them, names that YAML may have read as numbers, further options."""
+"""Types, choices and bounds of `cluster`: where runs are trained, and for SLURM what sbatch is given."""
 
 import math
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from spectral_mup.util.fields import Int
+from spectral_mup.util.fields import AtLeastOne, AtLeastZero, Int, NotNegative, Part, Positive
 
-OURS = {  # sbatch's options that are set by us, and the key that decides them, if one does
+OURS = {  # sbatch's options that we set, and the key of `cluster` that decides each, if one does
     "partition": "partition", "account": "account", "qos": "qos", "constraint": "constraint", "exclude": "exclude",
     "time": "time", "nodes": "nodes", "mem": "memory", "nice": "nice", "gpus-per-node": "gpus", "gpus": "gpus",
     "cpus-per-task": "cpus", "ntasks": "cpus", "ntasks-per-node": "cpus", "signal": "signal_seconds",
@@ -18,7 +18,7 @@ OURS = {  # sbatch's options that are set by us, and the key that decides them, 
 
 
 def _minutes(value: Any) -> Any:
-    """Minutes, rounded up, of 'M', 'M:S', 'H:M:S', 'D-H', 'D-H:M' or 'D-H:M:S'."""
+    """Convert to minutes, rounded up, from 'M', 'M:S', 'H:M:S', 'D-H', 'D-H:M' or 'D-H:M:S'."""
     if not isinstance(value, str):
         return value
     found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", value.strip())
@@ -55,3 +55,44 @@ def _check_options(options: dict[str, Any]) -> dict[str, Any]:
 Minutes = Annotated[Int, BeforeValidator(_minutes), Field(ge=1)]
 Text = Annotated[str, BeforeValidator(_text)]
 Options = Annotated[dict[str, Any], AfterValidator(_check_options)]
+
+
+def _check_per_gpu(value: Any) -> Any:
+    if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise ValueError("must be auto, or a number from 1 on")
+    return value
+
+
+class ClusterConfig(Part):
+    """The keys that every scheduler has."""
+
+    scheduler: Literal["local", "slurm"]
+    workers: AtLeastOne | None
+    per_gpu: Annotated[int | str, BeforeValidator(_check_per_gpu)]
+    threads: AtLeastOne
+    device: Literal["auto", "cpu", "cuda"]
+    log_every: AtLeastOne
+    checkpoint_seconds: NotNegative
+
+
+class SlurmConfig(ClusterConfig):
+    partition: Text | None
+    account: Text | None
+    qos: Text | None
+    nodes: AtLeastOne
+    gpus: AtLeastZero
+    cpus: AtLeastOne
+    memory: str | None
+    time: Minutes
+    signal_seconds: AtLeastOne
+    constraint: Text | None
+    exclude: Text | None
+    nice: Int | None
+    array_parallelism: AtLeastOne | None
+    pack_minutes: Positive
+    preamble: str | None
+    extra: Options
+    retries: AtLeastZero
+
+
+SCHEDULERS: dict[str, type[ClusterConfig]] = {"local": ClusterConfig, "slurm": SlurmConfig}
