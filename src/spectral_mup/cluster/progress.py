@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,7 +124,10 @@ class Progress:
                 self.running[run.run_id] |= event.payload
         elif event.kind not in ("claimed", "unfit"):
             self.running.pop(run.run_id, None)
-            self._note(*self._said(event), run.run_id)
+            if event.kind == "done":
+                self._ended.add(run.run_id)
+                self._learn(run, event.payload)
+            self._note(*_ending(event), run.run_id)
         elif event.kind == "claimed" and run.run_id not in self._claimed:
             self._claimed.add(run.run_id)
             self._note(f"{run}: {event.payload['why']}; waiting for it", "", run.run_id)
@@ -132,22 +135,11 @@ class Progress:
             self.live.refresh()
             self._drawn = time.monotonic()
 
-    def _said(self, event: Event) -> tuple[str, str]:
-        """Return a line on how a run ended, and its style; count a run that is done, and learn its time."""
-        run, payload = event.run, event.payload
-        if event.kind == "done":
-            self._ended.add(run.run_id)
-            if payload["trained"] > 0:  # else it was done already
-                self.durations.learn(run, payload["seconds"] / payload["trained"] * run.train.steps)
-                self._seconds = self._expected()
-            if payload["status"] == "diverged":
-                return f"{run}: diverged at step {payload['diverged_step']}", "yellow"
-            return f"{run}: loss {payload['val_loss']:.4f} in {format_duration(payload['seconds'])}", ""
-        if event.kind == "failed":
-            return f"{run}: FAILED, {payload['error']}", "bold red"
-        if event.kind == "died":
-            return f"{run}: {payload['why']}" + "; another resumes it" * payload["retried"], "red"
-        return f"{run}: stopped; the next launch resumes it", ""
+    def _learn(self, run: RunConfig, result: Mapping[str, Any]) -> None:
+        """Learn how long runs take from one that is done, unless it was done already, and estimate anew."""
+        if result["trained"] > 0:
+            self.durations.learn(run, result["seconds"] / result["trained"] * run.train.steps)
+            self._seconds = self._expected()
 
     def _note(self, line: str, style: str, run_id: str) -> None:
         if self.live:
@@ -156,3 +148,17 @@ class Progress:
             self.live.console.print(Text(line, style))
         else:
             self.show_line(f"[{self.counts()}] {line}", run_id)
+
+
+def _ending(event: Event) -> tuple[str, str]:
+    """Return a line on how a run ended, and its style."""
+    run, payload = event.run, event.payload
+    if event.kind == "done" and payload["status"] == "diverged":
+        return f"{run}: diverged at step {payload['diverged_step']}", "yellow"
+    if event.kind == "done":
+        return f"{run}: loss {payload['val_loss']:.4f} in {format_duration(payload['seconds'])}", ""
+    if event.kind == "failed":
+        return f"{run}: FAILED, {payload['error']}", "bold red"
+    if event.kind == "died":
+        return f"{run}: {payload['why']}" + "; another resumes it" * payload["retried"], "red"
+    return f"{run}: stopped; the next launch resumes it", ""
