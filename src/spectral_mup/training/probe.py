@@ -1,6 +1,6 @@
 """What is measured while a run trains: features on a fixed batch, and the tensors of a step. Changes nothing of the run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -30,7 +30,7 @@ class Probe:
         model: nn.Module,
         batch: Tensor | Callable[[], Any],
         scaling: ModelScaling,
-        steps: Sequence[int] = (),
+        steps: Collection[int] = (),
         quantities: Mapping[str, Quantity] = QUANTITIES,
     ) -> None:
         self.model, self.scaling, self.quantities, self.steps = model, scaling, quantities, frozenset(steps)

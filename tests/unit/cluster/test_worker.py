@@ -102,8 +102,8 @@ def test_a_run_that_cannot_be_begun_is_not_tried_for_ever(worker, tmp_path, monk
     monkeypatch.setattr(array_task.time, "sleep", lambda seconds: next(rests))
     with monkeypatch.context() as broken:
         broken.setattr(RunFolder, "claim", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
-        assert array_task._claim_next(pack, worker) is None and events == ["failed", "failed"]
-    claimed = array_task._claim_next(pack, worker)  # the control
+        assert array_task._claim_next(pack, worker, lambda: False) is None and events == ["failed", "failed"]
+    claimed = array_task._claim_next(pack, worker, lambda: False)  # the control
     assert claimed is not None and claimed.run_id == runs[0].run_id and events[2:] == ["started"]
     assert json.loads((claimed.path / "attempts/1/owner.json").read_text())["nonce"] == claimed.nonce
 

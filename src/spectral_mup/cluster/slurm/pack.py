@@ -184,7 +184,11 @@ def stop(pack: Pack, task: JobStart, signals: list[int]) -> int:
         return FAILED
     cause = why_stopped(task, pack.cluster.signal_seconds)
     record = pack.submission.task_record(pack.index)
-    if cause is causes.TIME and record["starts_without_progress"] >= STUCK_STARTS and pack.progress() <= record["progress"]:
+    if (
+        cause is causes.TIME
+        and record.get("starts_without_progress", 0) >= STUCK_STARTS
+        and pack.progress() <= record.get("progress", -1)
+    ):
         return give_up(pack, f"{STUCK_STARTS} starts of {pack.cluster.time} min saved no step")
     pack.write_task(state="stopped", cause=cause.name, detail=f"signals {signals}")
     log.info("stopped (%s), all is saved; queued again", cause.name)
