@@ -166,7 +166,8 @@ def report(soak: Soak) -> None:
         f"{soak.runs} runs, {sum(map(len, attempts.values()))} attempts at them in {len(starts)} starts of tasks, "
         f"{len(submitted)} submissions, {time.monotonic() - soak.began:.0f} s"
     )
-    raised = Counter(re.findall(r"^\w+(?:Error|Died|Exception)\b.*", site.log(), re.M))
+    errors = re.findall(r"^\w+(?:Error|Died|Exception)\b.*", site.log(), re.M)
+    raised = Counter(re.sub(r": '/.*'", "", error) for error in errors)  # without the file, whose name is another each time
     for line, count in raised.most_common(10):
         print(f"raised {count} times in tasks: {line}")
     verdict = [f"WRONG: {what}" for what in soak.wrong] or ["all results equal those of the unbroken sweep, nothing is left"]

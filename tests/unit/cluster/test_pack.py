@@ -5,6 +5,7 @@ from support.cli import finish
 from support.runs import TINY, bury, composed
 from support.slurm_sweeps import ON_SLURM
 
+from spectral_mup.cluster import failure_causes as causes
 from spectral_mup.cluster.slurm import pack as slurm_pack
 from spectral_mup.cluster.slurm.pack import Pack
 from spectral_mup.cluster.slurm.snapshot import snapshot_config
@@ -50,6 +51,20 @@ def test_a_job_without_an_array_is_told_so(pack, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
     assert Pack.of_this_task(str(pack.submission.path))[1] == JobStart("7_0", 0)  # the control
+
+
+def test_a_task_whose_record_is_damaged_is_queued_again_at_its_time_limit(pack, monkeypatch):
+    """The control is a task whose starts have saved no step: it is given up."""
+    requeued: list[str] = []
+    monkeypatch.setattr(slurm_pack.slurm, "is_cancelled", lambda task: False)
+    monkeypatch.setattr(slurm_pack.slurm, "requeue", requeued.append)
+    monkeypatch.setattr(slurm_pack, "why_stopped", lambda task, seconds: causes.TIME)
+    monkeypatch.setattr(slurm_pack.time, "sleep", lambda seconds: None)
+    pack.write_task(starts_without_progress=slurm_pack.STUCK_STARTS, progress=pack.progress())
+    assert slurm_pack.stop(pack, JobStart("7_0", 0), []) == slurm_pack.FAILED and not requeued
+    [record] = pack.submission.path.glob("tasks/*.json")
+    record.write_text("damaged")
+    assert slurm_pack.stop(pack, JobStart("7_0", 0), []) == slurm_pack.TEMPORARY_FAILURE and requeued == ["7_0"]
 
 
 def test_a_run_with_a_result_has_not_failed_whatever_has_become_of_its_folder(pack, tmp_path, monkeypatch):
