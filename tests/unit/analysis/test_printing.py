@@ -95,6 +95,8 @@ def test_a_rule_has_one_colour_everywhere_and_none_is_that_of_a_verdict():
         assert rule_looks(rules)["spectral"] == RULES["spectral"]
     several = rule_looks(["qiu", "zheng", "muon spectral", "adamw spectral", "completep"])
     assert len({look["color"] for look in several.values()}) == 5
+    beside = rule_looks([*RULES, "lamb_hidden_0", "qiu", "zheng", "adamw_decay_0", "of my own"])
+    assert len({look["color"] for look in beside.values()}) == len(RULES) + 5, "a spare colour is no known rule's"
     assert not {look["color"] for look in RULES.values()} & {look["color"] for look in VERDICTS.values()}
 
 
