@@ -1,6 +1,5 @@
 """The commands as a shell calls them: `spectral-mup`, `python -m spectral_mup`, launch.py and analyze.py."""
 
-import errno
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,18 +12,12 @@ from spectral_mup.cli.help import CONSOLE_HELP, help_of
 from spectral_mup.cli.names import FLAGS, TRAINING, check_name, context_of, note_name
 from spectral_mup.cli.streams import open_outputs
 from spectral_mup.cluster.slurm.script import slurm_of
-from spectral_mup.errors import ConfigError, RecordError, Refusal, Unanswered
+from spectral_mup.errors import ConfigError, RecordError, Refusal, Unanswered, fix_of
 from spectral_mup.util.registry import did_you_mean, lookup
 
 HELP = ("-h", "--help")
 TEMPLATES = Path(__file__).with_name("templates")
 RENAMED = {"gitignore": ".gitignore"}  # a .gitignore among the templates would apply to this repository
-FIXES = {  # of an error of the system, by its number
-    errno.ENOSPC: "free space on the disk", errno.EDQUOT: "free space or raise the quota",
-    errno.EACCES: "get the permission, or give another path", errno.EPERM: "get the permission, or give another path",
-    errno.EROFS: "give a path on a disk that can be written", errno.EMFILE: "raise the limit with ulimit -n",
-    errno.EIO: "repair the disk", errno.ESTALE: "mount the disk anew",
-}  # fmt: skip
 COMMANDS = ("launch", "analyze", "ls", "init")
 
 
@@ -106,8 +99,7 @@ def guard(run: Callable[[], int]) -> int:
         return code
     except OSError as error:
         what = f"{error.filename or type(error).__name__}: {error.strerror or error}"
-        fix = FIXES.get(error.errno or 0, "remove the cause")
-        print(f"error: {what}; {fix}, then run the same command again", file=sys.stderr)
+        print(f"error: {what}; {fix_of(error)}, then run the same command again", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED

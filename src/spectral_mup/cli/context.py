@@ -13,7 +13,7 @@ from spectral_mup.config.deciding import differences
 from spectral_mup.config.optimizer_spec import spec_of
 from spectral_mup.config.schema import Config
 from spectral_mup.data import Corpus, OwnBatches, load_data, vocabulary
-from spectral_mup.errors import ConfigError
+from spectral_mup.errors import ConfigError, fix_of
 from spectral_mup.runs.results import Results
 from spectral_mup.runs.sweep import Outcome, Sweep, open_sweep
 from spectral_mup.runs.sweep_record import SweepRecord, read_record
@@ -218,4 +218,4 @@ def check_folders(config: Config, *keys: str) -> None:
             check_writable(path)
         except OSError as error:
             reason = f"cannot be written ({error.strerror or error}: {error.filename or path})"
-            raise ConfigError(f"paths.{key}={path}: {reason}; free it, or give another folder") from None
+            raise ConfigError(f"paths.{key}={path}: {reason}; {fix_of(error)}") from None

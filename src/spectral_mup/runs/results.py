@@ -66,9 +66,13 @@ class Results:
         return result["val_loss"] if result["status"] == "done" else math.inf
 
     def seconds(self, run: RunConfig) -> float:
-        """Return the seconds for which a run was trained, 0 if it has not ended or they are not known."""
-        timing = RunFolder(self.runs, run.run_id).peek("timing.json") if self.of(run) else None
-        return timing["seconds"] if timing else 0.0
+        """Return the seconds for which a run was trained, 0 if it has not ended or they are not known.
+
+        Of a resumed run only the last attempt was timed: its steps before that count as much each.
+        """
+        result = self.of(run)
+        timing = RunFolder(self.runs, run.run_id).peek("timing.json") if result else None
+        return timing["seconds"] / timing["steps"] * result["steps"] if result and timing and timing["steps"] > 0 else 0.0
 
     def states(self) -> dict[str, list[FileState]]:
         """Return the file states of FILES of every run found to have ended, by id; without a cache they are empty lists."""

@@ -230,6 +230,7 @@ def test_a_folder_that_cannot_be_is_said_before_anything_is_trained(tiny_overrid
     monkeypatch.setattr("spectral_mup.cluster.local.run_local", lambda *_: pytest.fail("it was trained"))
     code, _, err = call("launch", *tiny_overrides, f"paths.runs={folder}")
     assert code == 2 and err.startswith(f"error: {said}") and err.count("\n") == 1
+    assert err.endswith(("set paths.runs\n", "; give another path\n"))
     assert not (tmp_path / "results").exists()  # nor does the name stand for it
 
 

@@ -102,3 +102,12 @@ def test_where_nothing_can_be_written_results_are_read(sweep, tmp_path):
     runs, _, folder, cache = sweep
     (tmp_path / "file").touch()
     assert read(runs, Results(folder, tmp_path / "file" / "runs"), save=True) == read(runs, Results(folder, cache))
+
+
+@pytest.mark.parametrize(("steps", "seconds"), [(12, 6.0), (3, 24.0), (0, 0.0)])
+def test_of_a_resumed_run_the_steps_before_count_as_those_that_were_timed(sweep, steps, seconds):
+    """Of 12 steps, `steps` were timed, in 6 s; without any, how long it took is not known."""
+    runs, ids, folder, _ = sweep
+    RunFolder(folder, ids[0]).write("timing.json", {"seconds": 6.0, "steps": steps, "device": "cpu"})
+    assert Results(folder).seconds(runs[0]) == seconds
+    assert Results(folder).seconds(runs[1]) == Results(folder).seconds(runs[-1]) == 0.0
