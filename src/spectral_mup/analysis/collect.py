@@ -24,7 +24,7 @@ def collect(curves: Mapping[Curve, Sequence[RunConfig]], results: Results) -> pd
     for curve, run in ((curve, run) for curve, of_curve in curves.items() for run in of_curve):
         about = {"log2_lr": run.log2_lr, "tuned": curve.tuned, "held": curve.held_text, "value": run.value, "status": "missing"}
         about |= {"family": run.model.label, "optimizer": run.optimizer.name}
-        rows.append(key_of(run, curve) | run.sizes | about)
+        rows.append(run_columns(run, curve) | run.sizes | about)
         result = results.of(run)
         if result is None:
             continue
@@ -49,7 +49,7 @@ def norm_reader(runs: Sequence[RunConfig], folder: Path) -> Callable[[Collection
 
     def rows_of(run: RunConfig) -> list[dict[str, Any]]:
         if run.run_id not in known:
-            key = key_of(run, run.curve)
+            key = run_columns(run, run.curve)
             file = folder / run.run_id / "norms.jsonl"
             known[run.run_id] = [key | row for row in readable_rows(file)] if file.is_file() else []
         return known[run.run_id]
@@ -74,7 +74,7 @@ def readable_rows(file: Path) -> list[dict[str, Any]]:
         return []
 
 
-def key_of(run: RunConfig, curve: Curve) -> dict[str, Any]:
+def run_columns(run: RunConfig, curve: Curve) -> dict[str, Any]:
     """Return the columns that say of which run a row is, in both tables; `log2_lr` is log2 of what is tuned, lr or not."""
     key = {"run_id": run.run_id, "rule": curve.rule, "width": curve.width, "depth": curve.depth}
     return key | {"log2_lr": run.value, "seed": run.seed}
@@ -85,7 +85,7 @@ def as_judged(points: pd.DataFrame) -> pd.DataFrame:
     return points.assign(log2_lr=points["value"]) if "value" in points else points
 
 
-KEY = ["run_id", "rule", "width", "depth", "log2_lr", "seed"]  # the columns of `key_of`
+KEY = ["run_id", "rule", "width", "depth", "log2_lr", "seed"]  # the columns of `run_columns`
 OF_RESULT = ["diverged_step", "tokens", "epochs", "parameters", "precision"]
 OF_RUN = ["run_id", "family", "optimizer", "rule", *AXES, "tuned", "held", "value", "log2_lr", "seed"]
 COLUMNS = [*OF_RUN, "status", "loss", *OF_RESULT]

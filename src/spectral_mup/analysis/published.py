@@ -9,7 +9,7 @@ from typing import NamedTuple
 from spectral_mup.analysis.results import ResultsError
 from spectral_mup.runs.run_config import AXES
 
-NAME = "published.csv"
+FILE_NAME = "published.csv"
 QUOTE = "put a note that has commas in double quotes"
 
 
@@ -30,7 +30,7 @@ def read_published(folder: Path) -> list[Published]:
 
     Raises ResultsError on a missing or unknown column and on a cell that cannot be right; it names the column and the fix.
     """
-    path = folder / NAME
+    path = folder / FILE_NAME
     if not path.exists():
         return []
     try:

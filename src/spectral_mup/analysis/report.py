@@ -24,7 +24,7 @@ from spectral_mup.util.text import table, wrap
 
 LARGER = {"width": "wider", "depth": "deeper", "steps": "longer", "batch_size": "a larger batch"}
 OF_MODELS = ("width", "depth")  # the axes over which rules differ and features are judged
-LOOKS = "Intervals leave room for several looks at a verdict: in 95 % of sweeps all of them hold."
+LOOKS_NOTE = "Intervals leave room for several looks at a verdict: in 95 % of sweeps all of them hold."
 ONE_SEED = "with one seed, an interval rests on how far the sizes lie from a line, and is wide"
 COLUMNS = 100  # width of the screen, in characters
 ORDER = ["family", "optimizer", "rule", *AXES, "log2_lr", "seed"]
@@ -67,7 +67,7 @@ def report(
     return verdicts
 
 
-def along(points: pd.DataFrame, axis: str, base: Mapping[str, int]) -> pd.DataFrame:
+def points_along(points: pd.DataFrame, axis: str, base: Mapping[str, int]) -> pd.DataFrame:
     """Return the points on which an axis is judged: those at the base of all other axes.
 
     Over width and depth they are under rules, over steps and batch size under none.
@@ -177,7 +177,7 @@ def notes_on(verdicts: Sequence[Verdict]) -> list[str]:
     of_axis, best = axis.replace("_", " "), "lr*" if tuned == LR else "best"
     about = named(f"log2 of the best learning rate. Regret: cost of the lr tuned at {of_axis} {verdicts[0].base}", tuned)
     lines = [f"{best}: {about}."]
-    lines += [LOOKS] if verdicts[0].alpha < 0.05 else []
+    lines += [LOOKS_NOTE] if verdicts[0].alpha < 0.05 else []
     lines += [ONE_SEED] if any(v.basis.startswith("1 ") for v in verdicts) else []
     for v in verdicts:
         runs = ", ".join(f"{n} {status}" for status, n in v.counts.items() if n)

@@ -157,7 +157,7 @@ def judge_tuned(
     Where several axes vary, each is judged at the base of the others.
     """
     from spectral_mup.analysis.collect import collect, norm_reader
-    from spectral_mup.analysis.report import along, format_verdicts, norms_to_judge, of_rules, report, report_joint
+    from spectral_mup.analysis.report import format_verdicts, norms_to_judge, of_rules, points_along, report, report_joint
 
     results, base, axes = Path(context.config.paths.results), context.sweep.base, context.sweep.axes
     points = collect(curves, context.results)
@@ -165,7 +165,7 @@ def judge_tuned(
     read_norms = norm_reader(list(runs.values()), context.runs)
     if set(points["status"]) == {"missing"}:
         return [], [f"{tuned}: no run is done yet"], []
-    on_axes = {axis: along(points, axis, base) for axis in axes}
+    on_axes = {axis: points_along(points, axis, base) for axis in axes}
     norms = read_norms(set().union(*(norms_to_judge(p, read_norms, axis, base[axis]) for axis, p in on_axes.items())))
     figures = context.config.figures
     drawing: Any = {"figures": figures.only, "printing": Printing.of(figures), "processes": own_cores()}

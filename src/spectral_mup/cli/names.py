@@ -13,7 +13,7 @@ from spectral_mup.config.overrides import bare, known_keys
 from spectral_mup.config.parse import key_of, typed
 from spectral_mup.config.presets import default_results, options
 from spectral_mup.config.schema import to_plain
-from spectral_mup.config.validate import NAME
+from spectral_mup.config.validate import SAFE_NAME
 from spectral_mup.errors import ConfigError, RecordError, Refusal
 from spectral_mup.runs.sweep_record import SweepRecord, read_record, recorded_names, write_record
 from spectral_mup.util.registry import nearest
@@ -45,7 +45,7 @@ def context_of(argv: Sequence[str], program: str, flags: Collection[str] = (), a
     if len(names) > 1:
         raise ConfigError(f"{' '.join(names)}: give one sweep, and settings as KEY=VALUE; quote what has spaces in it")
     name = names[0].rstrip("/").removeprefix(f"{results}/")  # a shell completes results/NAME/
-    record = read_record(results, name) if NAME.fullmatch(name) else None
+    record = read_record(results, name) if SAFE_NAME.fullmatch(name) else None
     if record is None:
         if name not in options("sweep"):
             raise ConfigError(_unknown(name, results, actions))

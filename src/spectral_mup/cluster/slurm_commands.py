@@ -21,7 +21,7 @@ NO_ANSWER = re.compile("timed out|unable to contact|communication|connection ref
 FROM_SHELL = {key: f"SBATCH_{key.upper()}" for key in ("account", "partition", "qos", "constraint")}
 NOW = "now"
 NO_ARRAYS = "the site has job arrays switched off; ask it to allow them, or train with cluster=local in a job of your own"
-NAME = "spectral_mup-"  # how the names of our jobs begin
+JOB_PREFIX = "spectral_mup-"  # how the names of our jobs begin
 OUTER = (
     "SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SACCT_", "SCANCEL_", "SCONTROL_", "SINFO_", "PMI_", "PMIX_",
     "SUBMITIT_",

@@ -1,6 +1,6 @@
 """Keep keys, tokens, secrets and passwords out of configs, which are written into run folders, scripts and logs.
 
-They are recognised by name (`NAME`): in any part of a key, before a = in a value, and in ${oc.env:…}; in an address, as
+They are recognised by name (`SECRET_NAME`): in any part of a key, before a = in a value, and in ${oc.env:…}; in an address, as
 user:password@host; and in wandb.* by their form.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from spectral_mup.config.parse import walk
 from spectral_mup.errors import ConfigError
 
-NAME = re.compile(r"api[-_]?key|token$|secret|passw(or)?d", re.IGNORECASE)
+SECRET_NAME = re.compile(r"api[-_]?key|token$|secret|passw(or)?d", re.IGNORECASE)
 FROM_ENVIRONMENT = re.compile(r"\$\{\s*oc\.env\s*:\s*['\"]?(\w+)")
 ASSIGNED = re.compile(r"([\w.-]+)\s*=\s*[^\s,;]")  # as in export: "ALL,NAME=value"; "ALL,NAME" gives no value away
 ADDRESS = re.compile(r"\w://[^\s/@:]*:[^\s/@]+@")
@@ -34,10 +34,10 @@ def refuse_credentials(config: Any) -> None:
 
 
 def _refuse(key: str, names: Sequence[str], value: str) -> None:
-    found = ["a credential" for name in names if NAME.search(name)]
-    found += [f"the credential {name}" for name in ASSIGNED.findall(value) if NAME.search(name)]
+    found = ["a credential" for name in names if SECRET_NAME.search(name)]
+    found += [f"the credential {name}" for name in ASSIGNED.findall(value) if SECRET_NAME.search(name)]
     found += ["a password in an address"] * bool(ADDRESS.search(value))
-    found += [f"the credential {variable}" for variable in FROM_ENVIRONMENT.findall(value) if NAME.search(variable)]
+    found += [f"the credential {variable}" for variable in FROM_ENVIRONMENT.findall(value) if SECRET_NAME.search(variable)]
     if key.startswith("wandb.") and WANDB_KEY.search(value):
         found.append("a key of Weights & Biases")
     if found:

@@ -20,7 +20,7 @@ SIZES = {f"train.{name}": f"sweep.{name}" for name in ("steps", "batch_size")}  
 SPREAD = 2.0  # octaves from a key's value to the other two that its search starts from, where none are given
 
 
-def key_of(config: Config, name: str) -> str:
+def key_named(config: Config, name: str) -> str:
     """Return the key that a name stands for."""
     short = name.removeprefix("optimizer.")
     return f"optimizer.algorithms.{short}" if short.partition(".")[0] in config.optimizer.algorithms else name
@@ -59,7 +59,7 @@ def log2_now(config: Config, name: str) -> float | None:
 
     An init std of null is the default that it stands for in the base model.
     """
-    key = key_of(config, name)
+    key = key_named(config, name)
     value: Any = tunable(config).get(key)
     if value is None and key.startswith("model.init_std."):
         kind, width = key.rpartition(".")[2], config.sweep.base_width
@@ -111,7 +111,7 @@ def with_numbers(config: Config, log2: Mapping[str, float]) -> Config:
     """
     plain = to_plain(config)
     for name, x in log2.items():
-        *path, last = key_of(config, name).split(".")
+        *path, last = key_named(config, name).split(".")
         table = functools.reduce(operator.getitem, path, plain)
         table[last] = round(2.0**x) if isinstance(table[last], int) else 2.0**x
     return typed(plain)

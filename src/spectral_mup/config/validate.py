@@ -14,7 +14,7 @@ from spectral_mup.models.configs import ModelConfig
 from spectral_mup.theory.growth import KINDS
 from spectral_mup.util.registry import did_you_mean
 
-NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # of a sweep or an optimizer, after which folders and files are named
+SAFE_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*")  # of a sweep or an optimizer, after which folders and files are named
 
 
 def check(config: schema.Config) -> None:
@@ -56,10 +56,10 @@ def _tune(c: schema.Config) -> Iterator[str]:
     if not 1 <= len(names) <= 2:
         said = f"[{', '.join(names)}]"
         yield f"sweep.tune={said}: give one key, or two to be tuned by turns, as in 'sweep.tune=[lr,optimizer.adamw.lr]'"
-    if len({tune.key_of(c, name) for name in names}) < len(names):
+    if len({tune.key_named(c, name) for name in names}) < len(names):
         yield f"sweep.tune=[{', '.join(names)}]: these are the same key; name it once"
     known = tune.tunable(c)
-    if tune.LR not in names and len(s.lr) > 1 and all(tune.key_of(c, name) in known for name in names):
+    if tune.LR not in names and len(s.lr) > 1 and all(tune.key_named(c, name) in known for name in names):
         yield f"sweep.lr={s.lr}: lr is not tuned (sweep.tune={names[0]}) but held; give one value, as in 'sweep.lr=[-7]'"
     for name in names:
         yield from _tuned(c, name)
@@ -76,7 +76,7 @@ def _tune(c: schema.Config) -> Iterator[str]:
 
 
 def _tuned(c: schema.Config, name: str) -> Iterator[str]:
-    key, start, values = tune.key_of(c, name), tune.start_of(c, name), tune.tunable(c)
+    key, start, values = tune.key_named(c, name), tune.start_of(c, name), tune.tunable(c)
     here, give = f"sweep.tune: {name}", f"give the log2 values to start from, as in 'sweep.tune={{{name}:[-4,-2,0]}}'"
     if key in tune.SIZES:
         yield f"{here} is a size; an optimum is followed over it by {tune.SIZES[key]}, as in '{tune.SIZES[key]}=[100,200,400]'"
@@ -130,7 +130,7 @@ def _sweep(s: schema.SweepConfig, lr: schema.LrConfig) -> Iterator[str]:
 
 def _name(key: str, name: str) -> Iterator[str]:
     """Check a name after which files and folders are named."""
-    if not NAME.fullmatch(name):
+    if not SAFE_NAME.fullmatch(name):
         yield f"{key}={name}: must be a relative path of letters, digits, '_', '-', '.' and '/', no part beginning with '.'"
 
 

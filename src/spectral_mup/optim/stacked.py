@@ -26,7 +26,7 @@ from spectral_mup.optim.stacks import (
     named,
     same_kind,
     shard_like,
-    show,
+    share_state,
     stack_dtype,
     stack_of,
 )
@@ -259,7 +259,7 @@ class StackedOptimizer(torch.optim.Optimizer):
                 for suffix, weight in parts.items()
                 for name, tensor in self.init_state(weight, stack.group).items()
             }
-            show(fresh, stack, self.state)
+            share_state(fresh, stack, self.state)
             # The parameters no longer see a stack that held one of them before.
             self._stacks = {old: state for old, state in self._stacks.items() if not set(old) & set(ids)}
             self._stacks[ids] = fresh

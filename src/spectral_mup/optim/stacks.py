@@ -61,12 +61,12 @@ def same_kind(group: Group, state: Mapping[Tensor, Mapping[str, Any]]) -> Iterat
 def stack_of(group: Group, params: list[Tensor], step: int, view: MatrixView | None) -> Stack:
     """Stack parameters of one kind, with empty state."""
     dtype = stack_dtype(params[0])
-    weight = _stack([whole(p.detach()).to(dtype) for p in params])
-    gradient = _stack([whole(p.grad).to(dtype) for p in params])  # type: ignore[arg-type]
+    weight = _stack([full_tensor(p.detach()).to(dtype) for p in params])
+    gradient = _stack([full_tensor(p.grad).to(dtype) for p in params])  # type: ignore[arg-type]
     return Stack(group, params, weight, gradient, {}, step, view)
 
 
-def show(fresh: State, stack: Stack, state: Mapping[Tensor, dict[str, Any]]) -> None:
+def share_state(fresh: State, stack: Stack, state: Mapping[Tensor, dict[str, Any]]) -> None:
     """Put views of a stack's fresh state into `state`, per parameter; values already there by the same name are kept."""
     for name, tensor in fresh.items():
         of_params = tensor if stack.view is None else tensor.unflatten(0, (len(stack.params), -1))
@@ -98,7 +98,7 @@ def _stack(tensors: list[Tensor]) -> Tensor:
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
-def whole(t: Tensor) -> Tensor:
+def full_tensor(t: Tensor) -> Tensor:
     """Return a tensor itself, or a DTensor with all its shards gathered."""
     return t.full_tensor() if hasattr(t, "full_tensor") else t  # type: ignore[attr-defined]
 

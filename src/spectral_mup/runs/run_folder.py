@@ -83,7 +83,7 @@ class RunFolder:
             try:
                 self.write("config.json", config)
             except FileNotFoundError:  # swept up, half written, by whoever has claimed the run
-                raise self._too_late() from None
+                raise self._claim_lost() from None
 
     def check_config(self, expected: dict[str, Any] | None = None) -> bool:
         """Return whether there is a config. Raises RecordError unless it is as `expected` or hashes to the folder's name."""
@@ -147,7 +147,7 @@ class RunFolder:
             shutil.rmtree(prepared, ignore_errors=True)
             raise
         if not free:
-            raise self._too_late()
+            raise self._claim_lost()
         self.nonce = nonce
         self._archive_error(before)
         self._sweep_up()
@@ -165,7 +165,7 @@ class RunFolder:
             by += "; if that has ended, the run is free minutes after its last heartbeat"
         raise ClaimedError(f"{self.run_id} is claimed by {by}")
 
-    def _too_late(self) -> ClaimedError:
+    def _claim_lost(self) -> ClaimedError:
         return ClaimedError(f"{self.run_id} was claimed by another process just now")
 
     def _check_owner(self, made: Path) -> None:
@@ -246,7 +246,7 @@ class RunFolder:
         with suppress(RecordError, OSError):
             return self.read(name)
 
-    def _resting(self) -> list[str]:
+    def _decisive_files(self) -> list[str]:
         """List the files that say whether the run has ended, and who owns it."""
         latest = self._latest_attempt()
         return ["result.json", *([f"attempts/{latest.name}/owner.json"] if latest else [])]
@@ -263,7 +263,7 @@ class RunFolder:
             for folder in (self.path, self.path / "attempts", self.checkpoints):
                 if folder.is_symlink():
                     return RecordError(f"{folder}: a link, through which nothing is written; put the folder itself there")
-            for name in self._resting():
+            for name in self._decisive_files():
                 self.read(name)
         except (RecordError, OSError) as error:
             return error
@@ -302,7 +302,7 @@ class RunFolder:
         """
         with suppress(OSError):
             self._archive_error(self._latest_attempt())
-            for name in self._resting():
+            for name in self._decisive_files():
                 try:
                     self.read(name)
                 except RecordError:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from spectral_mup.optim.stacks import whole
+from spectral_mup.optim.stacks import full_tensor
 from spectral_mup.scaling.inspect import named_parameters, owners
 from spectral_mup.theory.growth import Growth, counterpart, in_first_block
 
@@ -51,7 +51,7 @@ def sample_std(p: Any) -> float | None:
     Within five standard errors: the mean, and the correlation of neighbours along each axis. Values that repeat, as in an
     identity or in equal rows, are not one either.
     """
-    x = whole(p.detach()).double().cpu()
+    x = full_tensor(p.detach()).double().cpu()
     if not x.any():
         return 0.0
     std, n = float(x.std(correction=0)), x.numel()
@@ -70,7 +70,7 @@ def _drawn_bias_std(p: Any, module: Any) -> float | None:
     if p is not getattr(module, "bias", None) or not isinstance(module, nn.Linear | _ConvNd) or p.is_meta:
         return None
     bound = math.prod(module.weight.shape[1:]) ** -0.5
-    x = whole(p.detach()).double()
+    x = full_tensor(p.detach()).double()
     std, rms = bound / 3**0.5, float(x.square().mean().sqrt())
     constant = not x.any() or (len(x) > 1 and len(x.unique()) == 1)
     as_torch = bool((x.abs() <= bound).all()) and (len(x) < FEW or abs(rms - std) < std / 2)

@@ -21,8 +21,8 @@ from spectral_mup.util.log import log
 from spectral_mup.util.text import pluralize
 
 FINISH_SECONDS = 120  # for W&B to take the rows of one run: a replay must not wait for ever
-UNKNOWN = ("x_disable_stats", "x_disable_meta", "disable_git", "disable_code")  # else W&B would describe this machine
-SETTINGS: dict[str, Any] = dict.fromkeys(UNKNOWN, True) | {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
+SWITCHED_OFF = ("x_disable_stats", "x_disable_meta", "disable_git", "disable_code")  # else W&B would describe this machine
+SETTINGS: dict[str, Any] = dict.fromkeys(SWITCHED_OFF, True) | {"finish_timeout": FINISH_SECONDS, "finish_timeout_raises": True}
 
 
 class PushError(Unanswered):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from spectral_mup.optim.linalg import spectral_norms
-from spectral_mup.optim.stacks import whole
+from spectral_mup.optim.stacks import full_tensor
 from spectral_mup.scaling.inspect import is_conv1d, named_modules, named_parameters, owners
 from spectral_mup.scaling.scale import ModelScaling
 from spectral_mup.theory.growth import Growth
@@ -46,7 +46,7 @@ class Probe:
         rows = self._feature_rows(0, self.reference)
         named = {name: p.detach() for name, p in self.model.named_parameters() if p.requires_grad}
         for names in _parts(named):
-            weights = [_matrix(whole(named[name])) for name in names]
+            weights = [_matrix(full_tensor(named[name])) for name in names]
             for name, weight, norm in zip(names, weights, spectral_norms(weights), strict=True):
                 rows.append(self._tensor_row(0, name, TensorStep(weight, norm, self._inputs.get(name))))
         return rows
@@ -64,9 +64,9 @@ class Probe:
         rows += self._feature_rows(step, features)
         now = dict(self.model.named_parameters())
         for names in _parts(before):
-            weights = [_matrix(whole(now[name].detach())) for name in names]
-            updates = [_matrix(whole(now[name] - before[name])) for name in names]
-            grads = [_matrix(whole(gradients[name])) for name in names]
+            weights = [_matrix(full_tensor(now[name].detach())) for name in names]
+            updates = [_matrix(full_tensor(now[name] - before[name])) for name in names]
+            grads = [_matrix(full_tensor(gradients[name])) for name in names]
             norms = spectral_norms([*weights, *updates, *grads])
             n = len(names)
             for i, name in enumerate(names):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from spectral_mup.optim.stacked import StackedOptimizer, UsesSampledLabels
-from spectral_mup.optim.stacks import shard_like, whole
+from spectral_mup.optim.stacks import full_tensor, shard_like
 from spectral_mup.training.distributed import SINGLE_PROCESS, ProcessGroup
 
 Batch = Any
@@ -134,7 +134,7 @@ class Trainer:
             if self.clip is not None:
                 nn.utils.clip_grads_with_norm_(self.model.parameters(), self.clip, norm)
             if measure_norm:
-                self.gradient_norm = whole(norm)
+                self.gradient_norm = full_tensor(norm)
         with around or nullcontext():
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -236,7 +236,7 @@ def _gathered(value: Any, keep: bool) -> Any:
     if isinstance(value, list):
         return [_gathered(v, keep) for v in value]
     if hasattr(value, "device_mesh"):
-        full = whole(value)
+        full = full_tensor(value)
         return full.cpu() if keep else None
     return value
 

@@ -8,7 +8,7 @@ from support import ROOT
 from support.launches import environment
 
 from spectral_mup.config.compose import ConfigError, load_config
-from spectral_mup.config.credentials import NAME
+from spectral_mup.config.credentials import SECRET_NAME
 from spectral_mup.config.parse import keys
 from spectral_mup.config.schema import Config
 
@@ -51,7 +51,7 @@ def test_a_credential_in_a_yaml_file_is_refused(tmp_path, monkeypatch, text):
 
 def test_our_own_keys_and_ordinary_values_pass():
     """Of the config's keys none looks like a credential, and a commit's hash is one in wandb.* alone."""
-    assert "prepare.shard_tokens" in list(keys(Config)) and not [k for k in keys(Config) if NAME.search(k)]
+    assert "prepare.shard_tokens" in list(keys(Config)) and not [k for k in keys(Config) if SECRET_NAME.search(k)]
     config = load_config([
         "prepare.shard_tokens=5", "prepare.tokenizer=bpe", f"prepare.input=hf:someone/texts@{CANARY}", "wandb.project=secrets",
         "cluster=slurm", "+cluster.extra.export='ALL,WANDB_API_KEY'", "+cluster.extra.comment='max_tokens=3'",

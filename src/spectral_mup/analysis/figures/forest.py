@@ -27,7 +27,7 @@ from spectral_mup.analysis.figures.style import (
     page_width,
     slashed,
 )
-from spectral_mup.analysis.published import NAME, Published
+from spectral_mup.analysis.published import FILE_NAME, Published
 from spectral_mup.analysis.results import Results, by_family_and_axis, printed_labels
 from spectral_mup.analysis.verdict import Verdict, is_control, level_marks, percent, what_was_run
 from spectral_mup.config.tune import LR
@@ -235,6 +235,6 @@ def _caption(sweeps: Sequence[Results], marks: Mapping[float, str], published: b
         "it is not known; a mark at the end of an arrow: only this bound is. Transfers: interval within the tolerance, and "
         f"regret, what the optimal lr of the base costs at the largest size, at most {limit}. Drifts: interval outside. Costs: "
         f"not outside, but regret surely above {limit}. Undecided: none of these."
-        + f" Small grey marks: slopes inferred from what others published ({NAME} says how)."
+        + f" Small grey marks: slopes inferred from what others published ({FILE_NAME} says how)."
         * published
     )

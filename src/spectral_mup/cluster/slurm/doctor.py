@@ -53,7 +53,7 @@ def _commands(config: Config) -> Iterator[Finding]:
 
 def _accounting(config: Config) -> Iterator[Finding]:
     try:
-        slurm.sacct([slurm.NAME], time.time() - 60)
+        slurm.sacct([slurm.JOB_PREFIX], time.time() - 60)
         yield Finding(GOOD, "accounting", "sacct answers")
     except slurm.NoAnswer as error:
         mark = LOOK if config.cluster.scheduler == "slurm" else KNOW

@@ -229,7 +229,7 @@ def prepare(
     """Write a submission's folder with everything but its number, which `take` gives it."""
     nonce = secrets.token_hex(4)
     path, sweep = jobs_dir / f"new.{nonce}", config["sweep"]["name"]
-    name = f"{slurm.NAME}{re.sub(r'[^A-Za-z0-9.-]', '-', sweep)[:40]}-{nonce}"
+    name = f"{slurm.JOB_PREFIX}{re.sub(r'[^A-Za-z0-9.-]', '-', sweep)[:40]}-{nonce}"
     entries = [
         [{"curve": asdict(run.curve), "value": run.value, "seed": run.seed, "run_id": run.run_id} for run in pack]
         for pack in packs
