@@ -47,6 +47,7 @@ class Launch:
         self.number = len(list(tmp.glob("launch*.out")))
         self._out, self._err = tmp / f"launch{self.number}.out", tmp / f"launch{self.number}.err"
         paths = [f"paths.runs={self.runs}", f"paths.results={tmp / 'results'}"]
+        self._began = time.monotonic()
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, *command, str(ROOT / script), *overrides, *paths],
@@ -58,6 +59,13 @@ class Launch:
     def wait(self) -> int:
         self.code = self.process.wait(PATIENCE)
         return self.code
+
+    def seconds(self) -> float:
+        """Wait, and return the seconds that it took less those for which others had the cores: as on a machine of its own."""
+        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)  # /proc forgets it with the next line
+        took, waited = time.monotonic() - self._began, int(read(f"/proc/{self.process.pid}/schedstat").split()[1]) / 1e9
+        self.wait()
+        return took - waited
 
     @property
     def out(self) -> str:

@@ -178,7 +178,6 @@ def test_only_the_preempted_task_starts_again_and_resumes(site, unbroken):
     """Two tasks, a node each, without grace; the limit of 5 minutes is as near as a warning for it would be."""
     here = site([*SHAPES, "cluster.workers=1", "cluster.cpus=5", "cluster.time=5"])
     here.launch()
-    here.wait("both", lambda states: [s.name for s in states] == ["running"] * 2)
     held = here.hold_mid_run()
     states = here.now()
     victim = next(i for i, s in enumerate(states) if "127.0.0.2" in s.detail)
@@ -234,9 +233,9 @@ def test_a_killed_task_is_queued_again_a_bounded_number_of_times(site, unbroken)
     """kill -9 of the task, twice with one retry; launched again, of a worker, which is replaced inside the task."""
     here = site([*PAIR, "cluster.retries=1"])
     here.launch()
-    job = here.wait("the job", lambda states: states[0].job)[0].job
     for kills, what in ((1, "queued again"), (2, "the end of the job")):
         workers = here.hold_mid_run()
+        job = here.now()[0].job
         (task,) = here.tasks()
         kill(task)
         here.go_on(p for p in workers.values() if process_start(p))
