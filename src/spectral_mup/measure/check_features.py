@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -173,8 +173,10 @@ def check_features(
         The verdict on every module, under the rule and the control.
 
     Raises:
-        ValueError: There are fewer than two widths; or as for `scale`.
+        ValueError: There are fewer than two widths, or lr is not above 0; or as for `scale`.
     """
+    if not lr > 0:
+        raise ValueError(f"lr={lr!r}: give a number above 0")
     if len(set(widths)) < 2:
         raise ValueError(f"widths={list(widths)}: a slope needs two widths or more, as in widths=[64, 128, 256]")
     spec, sizes = resolve_optimizer(optimizer), sorted(set(widths))
@@ -217,7 +219,9 @@ def check_features(
         torch.manual_seed(seeds[0])
         base, wider = build(sizes[0]), build(sizes[-1])
         chosen = choose_rule(rule, base)
-        of_rule, _ = check(chosen)
+        of_rule, diverged = check(chosen)
+        if diverged:
+            of_rule = replace(of_rule, passed=None, summary="not decided: a loss stopped being finite; give a smaller lr")
         if control is None:
             return FeatureVerdict(chosen.name, of_rule, None, None, False)
         of_control, diverged = check(resolve_rule(control))

@@ -1,6 +1,7 @@
 """Find the end of every residual branch by forward passes: the module whose output is what the branch adds to the stream."""
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,14 +44,25 @@ def branches_of(
         try:
             ends = find_branches(base, (prefix,))
         except NotRun as error:
-            by_name = tuple(branches_by_name(names, prefix))
+            by_name = _by_name(names, prefix)
             branches[prefix] = Branches(by_name, f"by their names, as {error}" if by_name else str(error))
         except BranchError as error:
             branches[prefix] = Branches((), str(error))
         else:
-            blocks = [name for name in names if _is_block(name, (prefix,))]
+            blocks = _blocks(names, prefix)
             branches[prefix] = Branches(tuple(f"{block}.{end}" for block in blocks for end in ends[mates.get(block, block)]))
     return branches
+
+
+def _by_name(names: Sequence[str], prefix: str) -> tuple[str, ...]:
+    """Return the ends that names tell, none unless two in each block do, as experts have others, and none behind a norm."""
+    ends, blocks = tuple(branches_by_name(names, prefix)), _blocks(names, prefix)
+    normed = any(re.search(r"post_(feedforward|mlp|ffn?)_(layer)?norm", name) for name in names)
+    return ends if len(ends) == 2 * len(blocks) and not normed else ()
+
+
+def _blocks(names: Iterable[str], prefix: str) -> list[str]:
+    return [name for name in names if _is_block(name, (prefix,))]
 
 
 @torch.no_grad()
@@ -74,8 +86,10 @@ def find_branches(base: nn.Module, residual_blocks: Sequence[str]) -> dict[str, 
             if kind not in of_kind:
                 try:
                     of_kind[kind] = _ends(name, BlockRun(block, calls[name]))
-                except RuntimeError as error:
-                    raise NotRun(f"{name} could not be run again ({str(error).splitlines()[0]})") from None
+                except BranchError:
+                    raise
+                except Exception as error:  # anybody's code, run with factors that it was not written for
+                    raise NotRun(f"{name} could not be run again ({_first_line(error)})") from None
             found[name] = of_kind[kind]
         return found
 
@@ -101,6 +115,8 @@ class BlockRun:
         return first_tensor(self.block(*map(_copy, args), **{key: _copy(x) for key, x in named.items()}))
 
     def _scale(self, module: nn.Module, _inputs: Any, output: Any) -> Any:
+        if _scalable(output) is None:
+            return None
         self.order.setdefault(module, self._names[module])
         factor = self._factors.get(module)
         return None if factor is None else scale_first(output, factor)
@@ -136,16 +152,33 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """Return the tensor that a module puts out, or the first of several."""
-    return output if isinstance(output, Tensor) else next(x for x in output if isinstance(x, Tensor))
+    """Return the tensor that a block puts out, or the first of several. Raises BranchError if it puts out none."""
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else (output,)
+    found = next((x for x in values if isinstance(x, Tensor)), None)
+    if found is None:
+        raise BranchError(f"a block puts out no tensor, but a {type(output).__name__}")
+    return found
 
 
 def scale_first(output: Any, factor: float) -> Any:
-    """Return a module's output with its tensor, or the first of several, multiplied."""
+    """Return a module's output with its tensor, or the first of several, multiplied: one of numbers, not of indices."""
+    at = _scalable(output)
+    if at is None:
+        return output
     if isinstance(output, Tensor):
         return output * factor
-    at = next(i for i, x in enumerate(output) if isinstance(x, Tensor))
-    return type(output)(x * factor if i == at else x for i, x in enumerate(output))
+    scaled = [x * factor if i == at else x for i, x in enumerate(output)]
+    return output._make(scaled) if hasattr(output, "_make") else type(output)(scaled)
+
+
+def _scalable(output: Any) -> int | None:
+    """Return which of several outputs is the first tensor of numbers, 0 of a tensor; None if there is none."""
+    several = output if isinstance(output, tuple | list) else (output,)
+    return next((i for i, x in enumerate(several) if isinstance(x, Tensor) and x.is_floating_point()), None)
+
+
+def _first_line(error: Exception) -> str:
+    return [*str(error).strip().splitlines(), type(error).__name__][0]
 
 
 def _copy(x: Any) -> Any:
@@ -191,7 +224,7 @@ def _calls(twin: nn.Module, blocks: Mapping[str, nn.Module]) -> dict[str, Call]:
         try:
             twin(x)
         except Exception as error:  # anybody's code, run on what it may not be written for
-            errors.append([*str(error).strip().splitlines(), type(error).__name__][0])
+            errors.append(_first_line(error))
         if calls.keys() == blocks.keys():
             break
     for handle in handles:

@@ -22,6 +22,7 @@ from spectral_mup.scaling.inspect import (
     unwrap,
 )
 from spectral_mup.scaling.scale import ModelScaling
+from spectral_mup.scaling.trace import not_called
 from spectral_mup.theory.growth import Growth, counterpart
 from spectral_mup.theory.rules import Multipliers
 
@@ -120,7 +121,10 @@ def _set_logits(model: nn.Module, modules: Mapping[str, nn.Module], factor: floa
             bare += [] if maps else [name]
     for module in mine.values():
         module.register_forward_pre_hook(functools.partial(scale_input, factor=factor), with_kwargs=True)
-    said = [f"logits × {factor:.4g} at {', '.join(mine)}"] if mine else []
+    idle = [names[id(module)] for module in not_called(unwrap(model), [*mine.values()])]
+    called = [name for name in mine if name not in idle]
+    said = [f"logits × {factor:.4g} at {', '.join(called)}"] if called else []
+    said += [f"{TO_DO}multiply the logits by {factor:.4g}: the forward pass does not call {name}" for name in idle]
     said += [f"{TO_DO}multiply what {name} puts out by {factor:.4g}: no module of its own carries it" for name in bare]
     return said or [f"{TO_DO}multiply the logits by {factor:.4g}"]
 

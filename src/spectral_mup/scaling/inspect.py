@@ -36,6 +36,11 @@ def named_parameters(model: Any) -> dict[str, Any]:
     return {WRAPPERS.sub("", name): p for name, p in unwrap(model).named_parameters()}
 
 
+def parameter_names(model: Any) -> list[str]:
+    """Return the names of parameters, of a tied one all: blocks may share theirs."""
+    return [WRAPPERS.sub("", name) for name, _ in unwrap(model).named_parameters(remove_duplicate=False)]
+
+
 def named_modules(model: Any) -> dict[str, Any]:
     """Return modules by name, named as the parameters are."""
     return {WRAPPERS.sub("", f"{name}.").rstrip("."): module for name, module in unwrap(model).named_modules()}

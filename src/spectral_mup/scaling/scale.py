@@ -17,6 +17,7 @@ from spectral_mup.scaling.inspect import (
     find_blocks,
     inspect_parameters,
     named_parameters,
+    parameter_names,
     read_attention_scaling,
     table_factors,
     tied_tables,
@@ -136,7 +137,7 @@ def scale(
     _check(spec, rule, growths, own, tied, base_std)
 
     factors = _growing_factors(model, base, rule)
-    m_depth, attention = _m_depth(here, there, blocks), read_attention_scaling(model, base)
+    m_depth, attention = _m_depth(parameter_names(model), parameter_names(base), blocks), read_attention_scaling(model, base)
     by_root = rule.multipliers.get("attention") == {"d_head": -0.5}  # as attention is built
     grew = any(growth.m_out != 1 for growth in growths.values())
     attention = replace(attention, unknown=attention.unknown and grew and not by_root)
@@ -257,7 +258,7 @@ def _trained_as(growth: Growth, matrix: bool, spec: OptimizerSpec) -> str:
     return "vector" if growth.trained_as == "hidden" and not matrix and own else growth.trained_as
 
 
-def _m_depth(seen: Mapping[str, Any], base: Mapping[str, Any], blocks: Sequence[str]) -> float:
+def _m_depth(seen: Sequence[str], base: Sequence[str], blocks: Sequence[str]) -> float:
     ratios = {}
     for prefix in blocks:
         counts = [count_blocks(names, prefix) for names in (seen, base)]

@@ -1,7 +1,7 @@
 """See from a forward pass on the meta device, which computes nothing, what a module does with its parameters."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,6 +38,19 @@ def how_used(module: nn.Module) -> dict[str, set[str]]:
     except Exception:  # anybody's code, run on what it was not written for
         return best
     return best
+
+
+def not_called(module: nn.Module, parts: Sequence[nn.Module]) -> list[nn.Module]:
+    """Return those of its parts that a forward pass on the meta device does not call; none where no forward pass can be run."""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            twin, called = _without_memory(module), set()
+            for mine, copied in zip(module.modules(), twin.modules(), strict=True):
+                copied.register_forward_hook(lambda *_, mine=mine: called.add(mine))
+            done = any(_runs(twin, x, Uses({})) for x in likely_inputs(twin))
+    except Exception:  # anybody's code, run on what it was not written for
+        return []
+    return [part for part in parts if done and part not in called]
 
 
 class Uses(TorchFunctionMode):

@@ -78,6 +78,20 @@ def test_of_many_modules_the_last_block_is_drawn():
     assert set(names) == {"embed", "blocks.13.attn", "readout"}
 
 
+@pytest.mark.parametrize("lr", [1e8, 1e30])
+def test_a_rule_under_which_a_loss_stops_being_finite_is_not_passed(lr):
+    """Were what is left of such trainings judged, features of the first step would do."""
+    told = sm.check_features(mlp, WIDTHS, "sgd", lr=lr, batch=batch, loss=loss, steps=4, control=None)
+    assert told.check.passed is None and not told.passed and told.exit_code == 5
+    assert "not decided: a loss stopped being finite; give a smaller lr" in str(told)
+
+
+@pytest.mark.parametrize("lr", [0, -1e-3, float("nan")])
+def test_an_lr_that_trains_nothing_is_refused(lr):
+    with pytest.raises(ValueError, match="^lr=.*: give a number above 0$"):
+        sm.check_features(mlp, WIDTHS, lr=lr, batch=batch, loss=loss)
+
+
 def test_anything_else_is_refused():
     with pytest.raises(ValueError, match="^check: a dict; give what check_features returned"):
         sm.plot_features({})

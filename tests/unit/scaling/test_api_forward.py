@@ -131,6 +131,20 @@ def test_a_head_that_goes_round_its_module_is_seen_and_refused():
         set_multipliers_(model, scalings)
 
 
+def test_a_head_that_is_not_called_is_left_to_do():
+    """Tied by a module, but the forward pass takes its weight, as fused losses do: no hook sees the logits."""
+
+    class Around(Tied):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(self.hidden(self.wte(ids)), self.head.weight)
+
+    model, ids = Around(64, True), torch.arange(6)[None]
+    plain = model(ids)
+    with pytest.warns(UserWarning, match="to do: multiply the logits by 0.25: the forward pass does not call head"):
+        assert len(set_multipliers_(model, scale(model, Around(16, True)))) == 1
+    assert torch.equal(model(ids), plain)
+
+
 def test_auto_takes_the_form_that_the_model_can_follow():
     model = Tied(64, True)
     tied = scale(model, Tied(16, True))

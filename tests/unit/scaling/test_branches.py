@@ -1,5 +1,9 @@
 """Residual branches: found by forward passes, multiplied where they end, blocks compared with one of their kind."""
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
 import pytest
 import torch
 import transformers
@@ -164,6 +168,131 @@ def test_a_base_that_cannot_be_run_is_said():
 
     with pytest.raises(NotRun, match="could not be run .*missing 1 required positional argument"):
         find_branches(Two(Pre, 16), ["blocks."])
+
+
+class Scores(NamedTuple):
+    p: torch.Tensor
+    index: torch.Tensor
+
+
+ROUTERS: dict[str, Callable[[torch.Tensor], Any]] = {
+    "a mapping": lambda p: {"p": p},
+    "a named tuple": lambda p: Scores(p, p.argmax(-1)),
+    "indices and scores": lambda p: (p.argmax(-1), p),
+    "indices": lambda p: p.argmax(-1),
+    "nothing": lambda p: None,
+    "a number": lambda p: 1.0,
+}
+
+
+INDEX = {"a named tuple": lambda told: told.index, "indices and scores": lambda told: told[0], "indices": lambda told: told}
+
+
+class Router(nn.Module):
+    def __init__(self, width: int, kind: str) -> None:
+        super().__init__()
+        self.scores, self.told = nn.Linear(width, 2), ROUTERS[kind]
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.told(self.scores(x))
+
+
+class Routed(Mlp):
+    """A branch in which a module puts out something else than one tensor of numbers."""
+
+    def __init__(self, width: int, ratio: float = 4, kind: str = "indices") -> None:
+        super().__init__(width, ratio)
+        self.router, self.table = Router(width, kind), nn.Embedding(2, width)
+        self.index_of = INDEX.get(kind, lambda told: None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        index = self.index_of(self.router(self.norm(x)))
+        return x + super().forward(x if index is None else x * self.table.weight[index])
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_a_module_in_a_block_may_put_out_anything(kind):
+    assert find_branches(Net(partial(Routed, kind=kind), 16), ["blocks."]) == {"blocks.0": ("down",), "blocks.1": ("down",)}
+
+
+@pytest.mark.parametrize("put_out", [lambda h: {"h": h}, lambda h: (h, None), lambda h: Scores(h, h), lambda h: [h]])
+def test_a_block_may_put_out_its_stream_among_others(put_out):
+    class Block(Pre):
+        def forward(self, x: Any) -> Any:
+            return put_out(super().forward(next(iter(x.values())) if isinstance(x, dict) else x[0] if is_several(x) else x))
+
+    def is_several(x: Any) -> bool:
+        return isinstance(x, tuple | list)
+
+    class Several(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h: Any = self.body(x)
+            for block in self.blocks:
+                out = block(h)
+                h = next(iter(out.values())) if isinstance(out, dict) else out[0]
+            return self.head(h)
+
+    assert find_branches(Several(Block, 16), ["blocks."]) == {"blocks.0": ("down",), "blocks.1": ("down",)}
+    model = Several(Block, 16, depth=4)
+    x = torch.randn(2, 8)
+    plain = model(x)
+    scaling = scale(model, Several(Block, 16), rule="spectral", residual_blocks=["blocks."], wider=Several(Block, 32))
+    assert "branches × 0.5 at 4 modules of blocks." in set_multipliers_(model, scaling)
+    assert not torch.allclose(model(x), plain)
+
+
+def test_a_block_that_puts_out_no_tensor_is_said():
+    class Block(Pre):
+        def forward(self, x: Any) -> Any:
+            self.kept = super().forward(x)
+            return None
+
+    class Kept(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.body(x)
+            for block in self.blocks:
+                block(h)
+                h = block.kept
+            return self.head(h)
+
+    with pytest.raises(BranchError, match="puts out no tensor, but a NoneType"):
+        find_branches(Kept(Block, 16), ["blocks."])
+
+
+def test_blocks_that_share_their_weights_are_counted_by_each_of_their_names():
+    """As in ALBERT (arXiv 1909.11942): one block, used at every depth. Control: blocks with weights of their own."""
+
+    def shared(width: int, depth: int) -> Net:
+        net = Net(Pre, width)
+        net.blocks = nn.ModuleList([net.blocks[0]] * depth)
+        return net
+
+    for build in (shared, lambda width, depth: Net(Pre, width, depth)):
+        model = build(64, 16)
+        scaling = scale(model, build(64, 2), rule="spectral", residual_blocks=["blocks."], wider=build(128, 2))
+        assert scaling.multipliers.branch == 2 / 16
+        set_multipliers_(model, scaling)
+    model, x = shared(64, 16), torch.randn(2, 8)
+    plain, block = model(x), model.blocks[0]
+    set_multipliers_(model, scale(model, shared(64, 2), rule="spectral", residual_blocks=["blocks."], wider=shared(128, 2)))
+    h = model.body(x)
+    for _ in range(16):
+        h = h + Mlp.forward(block, h)  # with the factor, which `down` carries
+    torch.testing.assert_close(model(x), model.head(h))
+    assert not torch.allclose(model(x), plain)
+
+
+@pytest.mark.parametrize("kind, told", [("llama", 8), ("gemma2", 0), ("mixtral", 0), ("olmo2", 0)])
+def test_names_tell_branches_only_where_each_block_has_two_that_add_what_they_put_out(kind, told, monkeypatch):
+    """Of a base too large to run. A norm behind the named maps would divide their factor out; experts have other names."""
+    monkeypatch.setattr("spectral_mup.scaling.branches.LARGEST", 10)
+    deep, base, prefix = decoder(kind, depth=4), decoder(kind), "model.layers."
+    scaling = scale(deep, base, rule="spectral", residual_blocks=[prefix], wider=decoder(kind, 2 * D))
+    found = scaling.branches[prefix]
+    assert len(found.ends) == told and "a base of" in found.doubt
+    if not told:
+        with pytest.warns(UserWarning, match="to do: multiply the output of every residual branch"):
+            set_multipliers_(deep, scaling)
 
 
 M = 4
