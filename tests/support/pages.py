@@ -1,6 +1,7 @@
 """A report page over width and depth whose truth is known."""
 
 from pathlib import Path
+from typing import Any
 
 from spectral_mup.analysis.figures import choose_figures
 from spectral_mup.analysis.page.formula import formula
@@ -26,13 +27,13 @@ def write_results(folder: Path, figures: list[str], axes: tuple[str, ...] = ("wi
     folders = [folder if axis == axes[0] else folder / axis for axis in axes]
     for axis, out in zip(axes, folders, strict=True):
         points, norms = data(sizes=SIZES[axis], axis=axis)
-        said = {"command": "python analyze.py sweep=demo", "commit": "abc"}
+        said: Any = {"command": "python analyze.py sweep=demo", "commit": "abc", "train_hours": 0.5}
         report(points, norms, name="demo", out_dir=out, axis=axis, base={axis: SIZES[axis][0]}, figures=figures, **said)
     return folders
 
 
-def page_of(path: Path, folders: list[Path], figures: list[str], **about: str) -> str:
+def page_of(path: Path, folders: list[Path], figures: list[str], **about: Any) -> str:
     """Write the page; return its text."""
-    given = {"name": "demo", "launch": "python launch.py sweep=demo", "config": "sweep:\n  name: demo\n"} | about
+    given: Any = {"name": "demo", "launch": "python launch.py sweep=demo", "config": "sweep:\n  name: demo\n"} | about
     write_page(path, folders, choose_figures(figures), About(**given, formulas=[formula(largest())]))
     return path.read_text("utf-8")

@@ -29,7 +29,7 @@ NEAR = 0.5  # octaves from the optimum within which the bowl says what an lr cos
 SKEWS = np.linspace(-3, 3, 25)  # per octave: curvature an octave above the minimum over that an octave below is e^{2k}
 IN_VIEW = 1.5  # octaves around an optimum whose losses a figure shows
 F_TEST = 0.05  # level at which sizes are taken to differ in skew
-EXACT = 1e-9  # nats: smaller residuals are rounding
+EXACT = 1e-9  # of the loss: smaller residuals are rounding
 
 
 def bowl(x: Any, skew: Any) -> np.ndarray:
@@ -95,9 +95,9 @@ class Optimum:
         return x, np.where((np.abs(x - self.log2_lr) <= NEAR) & self.fitted, 0.0, more)
 
     def regret_at(self, log2_lr: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return (loss_at - loss) / loss, at least 0, and the flag `at_least`."""
+        """Return (loss_at - loss) / |loss|, at least 0, and the flag `at_least`."""
         loss, at_least = self.loss_at(log2_lr)
-        return np.maximum(0.0, (loss - self.loss) / self.loss), at_least
+        return np.maximum(0.0, (loss - self.loss) / abs(self.loss)), at_least
 
 
 class Bowls(NamedTuple):
@@ -115,13 +115,15 @@ class Bowls(NamedTuple):
 
 
 def fit_bowls(curve: LossCurve, skew_K: np.ndarray) -> Bowls | None:
-    """Fit y_s(x) = α_s + b_s·x + a·g_k(x) for every skew; None with an open side or fewer than three lrs in the window.
+    """Fit y_s(x) = α_s + b_s·x + a·g_k(x) for every skew; None with an open side, or without a seed of three lrs in the window.
 
     Seeds' levels and slopes on x are projected out, which leaves one unknown, a; K: skews, S: seeds, L: lrs of the window.
     """
     if curve.best is None or curve.open_sides or len(curve.window) < 3:
         return None
     seen_SL = curve.finished_SL[:, curve.window]
+    if seen_SL.sum(1).max() < 3:  # each seed's own line meets its points, so that nothing tells the curvature
+        return None
     kept = seen_SL.sum(1) >= 2
     w_SL, y_SL = seen_SL[kept].astype(float), np.where(seen_SL, curve.losses_SL[:, curve.window], 0.0)[kept]
     centre = curve.log2_lrs[curve.window].mean()
@@ -150,7 +152,7 @@ def fit_bowls(curve: LossCurve, skew_K: np.ndarray) -> Bowls | None:
         loss = (y_S - a[:, None] * g_KS + b_KS * (m[:, None] - x_S)).mean(1) + a * bowl(m, k)
         seeds_KS = centre + m[:, None] - (b_KS - b[:, None]) / (2 * curvature)[:, None]
         usable = (a > 0) & (curvature > a / 50) & (m >= x_L[0] - step / 2) & (m <= x_L[-1] + step / 2)
-        rss = np.where(usable, np.maximum(rss, EXACT**2), np.inf)
+        rss = np.where(usable, np.maximum(rss, (EXACT * np.abs(curve.losses_SL[curve.finished_SL]).min()) ** 2), np.inf)
         dof = int(w_SL.sum()) - 2 * len(w_SL) - 1
         return Bowls(rss, centre + m, curvature, by_curvature, 1 / (gg * a**2), loss, seeds_KS, len(x_L), dof)
 
@@ -211,6 +213,7 @@ def find_optima(curves: Mapping[Any, LossCurve]) -> tuple[dict[Any, Optimum], Sh
         if (b := chosen.get(size)) and np.isfinite(b.rss_K[0]):
             own = {"log2_lr": float(b.optimum_K[0]), "loss": float(b.loss_K[0]), "curvature": float(b.curvature_K[0])}
             o = replace(o, **own, skew=float(skew[size]), seeds=tuple(b.seeds_KS[0].tolist()))
+            o = replace(o, lo=min(lo, o.log2_lr), hi=max(hi, o.log2_lr))  # it may lie half a step beyond its neighbours
         optima[size] = o
     sizes = [size for size in every if optima[size].fitted]
     kept, dof = [list(every).index(size) for size in sizes], sum(chosen[size].dof for size in sizes)

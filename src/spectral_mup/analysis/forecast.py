@@ -8,7 +8,7 @@ from spectral_mup.analysis.bowl import Optimum, bowl
 from spectral_mup.analysis.optimum import estimate
 from spectral_mup.analysis.results import ResultsError
 from spectral_mup.analysis.stats import NAN
-from spectral_mup.analysis.verdict import Verdict
+from spectral_mup.analysis.verdict import Verdict, format_slope
 from spectral_mup.util.text import wrap
 
 WORST_FIRST = ("drifts", "costs", "undecided", "transfers")
@@ -17,6 +17,8 @@ ADVICE = {
     "base": "Take the base's lr.",
     "with_drift": "Take the lr with the drift. The rule does not transfer: the further the target, the less such a line is "
     "worth, and under another rule the optimum may stay.",
+    "unknown": "The optimum moves, but where to is not known: no two sizes have it inside the lrs tested. Test further ones; "
+    "the groups are at the base's lr.",
     "both": "Whether the optimum moves is undecided: try both. The groups are at the base's lr; for another, multiply theirs.",
 }
 ADDS_UP = (
@@ -56,7 +58,8 @@ class Forecast:
 
     Attributes:
         verdict: The worst over the axes on which the target differs, 'not measured' where no line was.
-        take: 'base', 'with_drift', or 'both' where it is undecided whether the optimum moves.
+        take: 'base', 'with_drift', 'both' where it is undecided whether the optimum moves, 'unknown' where it does, and no
+            line says where to.
         base: Optimum of the base model, with its own interval.
         if_flat: The same, with the interval of the target's optimum if nothing moves it.
         with_drift: The optimum by the lines.
@@ -105,7 +108,8 @@ def forecast(verdicts: Sequence[Verdict], target: Mapping[str, int], base: Mappi
     verdict = next((word for word in WORST_FIRST if word in [v.verdict for v in moved]), "not measured")
     reasons = [v.reason for v in verdicts if v.axis in asked and v.reason]
     drifts = [drift_of(v, target[v.axis]) for v in moved]
-    return Forecast(verdicts[0].rule, verdict, reasons, TAKE[verdict], own, if_flat, with_drift, regret, drifts, unmeasured)
+    take = "unknown" if TAKE[verdict] == "with_drift" and math.isnan(with_drift.estimate) else TAKE[verdict]
+    return Forecast(verdicts[0].rule, verdict, reasons, take, own, if_flat, with_drift, regret, drifts, unmeasured)
 
 
 def measured(v: Verdict) -> dict[int, Optimum]:
@@ -141,7 +145,8 @@ def _regret(v: Verdict, base: float, target: Interval) -> Interval:
     if not largest.fitted:
         return UNKNOWN
     lo, at, hi = (
-        float(largest.curvature * bowl(base - x, largest.skew) / largest.loss) for x in (target.lo, target.estimate, target.hi)
+        float(largest.curvature * bowl(base - x, largest.skew) / abs(largest.loss))
+        for x in (target.lo, target.estimate, target.hi)
     )
     return Interval(at, 0.0 if target.lo <= base <= target.hi else min(lo, hi), max(lo, hi))
 
@@ -173,10 +178,15 @@ def format_forecast(f: Forecast, target: Mapping[str, int], independent: bool = 
 def drift_lines(drift: Drift) -> list[str]:
     """Say how far the optimum has moved, and how far that is from the target."""
     return [
-        f"  Drift over {drift.axis}: {drift.slope.estimate:+.2f} {ends(drift.slope, '+')} octaves a doubling, "
-        f"{drift.smallest} to {drift.largest}",
+        f"  Drift over {drift.axis}: {_slope(drift.slope)} octaves a doubling, {drift.smallest} to {drift.largest}",
         f"    ({drift.doublings_measured:.3g} doublings measured, the target lies {drift.doublings_further:.3g} further)",
     ]
+
+
+def _slope(slope: Interval) -> str:
+    """Format a slope with its interval, or with the one bound that is known."""
+    half_known = math.isfinite(slope.lo) != math.isfinite(slope.hi)
+    return format_slope(slope.estimate, slope.lo, slope.hi) if half_known else f"{slope.estimate:+.2f} {ends(slope, '+')}"
 
 
 def at_size(sizes: Mapping[str, int]) -> str:
@@ -186,7 +196,7 @@ def at_size(sizes: Mapping[str, int]) -> str:
 
 def power(lr: Interval) -> str:
     """Format an lr as 2^-6.27 = 0.01297."""
-    return f"2^{lr.estimate:.2f} = {2.0**lr.estimate:.4g}"
+    return "unknown" if math.isnan(lr.estimate) else f"2^{lr.estimate:.2f} = {2.0**lr.estimate:.4g}"
 
 
 def ends(interval: Interval, sign: str = "") -> str:

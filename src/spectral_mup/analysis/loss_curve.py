@@ -13,6 +13,11 @@ REACH = 2.0  # octaves on each side of the best point that a bowl may span
 SIDES = "lower", "higher"
 
 
+def worse_by(fraction: float, loss: float) -> float:
+    """Return the loss that is worse by this fraction of its size; a loss may be negative, as a density's."""
+    return loss + fraction * abs(loss)
+
+
 @dataclass(frozen=True, eq=False)
 class LossCurve:
     """Losses of one size over lr and seed; NaN: not run, inf: diverged. lrs in log2, ascending; S: seeds, L: lrs.
@@ -41,16 +46,19 @@ class LossCurve:
     def mean_L(self) -> np.ndarray:
         """Mean loss over the seeds, the level of a seed that lacks some lrs allowed for; NaN where too few finished.
 
-        Least squares of y_sl = level_s + mean_l over the finished runs, the levels summing to zero.
+        Levels by least squares of y_sl = level_s + mean_l over the finished runs, summing to zero; not of walls, where a seed
+        that almost diverged says nothing of its level elsewhere.
         """
         w_SL = self.finished_SL.astype(float)
         y_SL, n_L = np.where(self.finished_SL, self.losses_SL, 0.0), np.maximum(w_SL.sum(0), 1)
         mean_L = y_SL.sum(0) / n_L
+        mean_L = np.where(self.finished_SL.any(0), mean_L, np.nan)
         if w_SL.min(initial=1.0) < w_SL.max(initial=0.0):
-            laplacian_SS = np.diag(w_SL.sum(1)) - w_SL / n_L @ w_SL.T
-            level_S = np.linalg.pinv(laplacian_SS, rcond=1e-9) @ (w_SL * (y_SL - mean_L)).sum(1)
+            near_SL = w_SL * (mean_L <= worse_by(WALL, np.nanmin(mean_L)))
+            laplacian_SS = np.diag(near_SL.sum(1)) - near_SL / n_L @ near_SL.T
+            level_S = np.linalg.pinv(laplacian_SS, rcond=1e-9) @ np.nansum(near_SL * (y_SL - mean_L), 1)
             mean_L = mean_L - level_S @ w_SL / n_L
-        return np.where(self.finished_SL.any(0), mean_L, np.nan)
+        return mean_L
 
     @cached_property
     def best(self) -> int | None:
@@ -76,10 +84,10 @@ class LossCurve:
     @cached_property
     def window(self) -> np.ndarray:
         """Indices of the lrs under the bowl."""
-        use = np.flatnonzero(np.nan_to_num(self.mean_L, nan=np.inf) <= np.nanmin(self.mean_L) * (1 + CLIFF))
+        use = np.flatnonzero(np.nan_to_num(self.mean_L, nan=np.inf) <= worse_by(CLIFF, np.nanmin(self.mean_L)))
         x, y = self.log2_lrs[use], self.mean_L[use]
         j = int(y.argmin())
-        inside = (y <= y[j] * (1 + WALL)) & (np.abs(x - x[j]) <= REACH)
+        inside = (y <= worse_by(WALL, y[j])) & (np.abs(x - x[j]) <= REACH)
         outside = np.flatnonzero(~inside)
         lo = int(outside[outside < j].max(initial=-1)) + 1
         hi = int(outside[outside > j].min(initial=len(x))) - 1
@@ -91,5 +99,5 @@ class LossCurve:
         if self.best is None:
             return ()
         loss = dict(zip(self.log2_lrs, self.mean_L, strict=True))
-        limit = loss[self.log2_lrs[self.best]] * (1 + WALL)
+        limit = worse_by(WALL, loss[self.log2_lrs[self.best]])
         return tuple(lr for lr in self.neighbours if np.isfinite(lr) and not loss[lr] <= limit)

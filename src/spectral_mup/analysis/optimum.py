@@ -131,7 +131,7 @@ class Estimate:
         The scatter is that about the line: about a mean, a drift would count as noise and none could contradict it.
         """
         at_base = np.zeros(0) if self.line is None else np.isclose(self.line.x_N, np.log2(self.base))
-        if self.line is None or not at_base.any():
+        if self.line is None or len(self.line.of_JN) < 2 or not at_base.any():
             return NAN, NAN, NAN
         best = self.optima[self.base].log2_lr
         half, _ = self.line.half_width(at_base / at_base.sum(), self.alpha, more=self.line.variance)

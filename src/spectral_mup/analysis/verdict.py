@@ -130,7 +130,7 @@ def loss_name(points: pd.DataFrame) -> str:
 
 def is_control(rule: str) -> bool:
     """Return whether a rule, standard*, claims no transfer and serves as a comparison; an optimizer may be named before it."""
-    return rule.split()[-1].startswith("standard")
+    return rule.rpartition(" ")[2].startswith("standard")
 
 
 def tabulate(points: pd.DataFrame) -> LossCurve:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +25,6 @@ from spectral_mup.runs.run_config import Curve, RunConfig
 from spectral_mup.runs.run_folder import RunFolder
 from spectral_mup.search.plan import ALPHA, Plan
 from spectral_mup.util.files import read_cache, write_cache
-from spectral_mup.util.registry import lookup
 from spectral_mup.util.system import own_cores
 from spectral_mup.util.text import pluralize
 
@@ -61,8 +60,7 @@ def analyze(argv: list[str], check: bool, program: str = SCRIPTS) -> int:
 
 def check_figures(figures: FiguresConfig) -> None:
     """Raise ConfigError about an unknown figure, font or style; matplotlib is imported only if the latter two are set."""
-    for name in figures.only or ():
-        lookup(FIGURES, name, "figures.only")
+    choose_figures(figures.only)
     usual = Printing()
     if (figures.font, figures.style) != (usual.font, usual.style):
         with Printing.of(figures).context():
@@ -119,6 +117,7 @@ def write_report_page(context: Context, folders: Sequence[str]) -> None:
     about = About(
         name=s.name, launch=context.whole_command("launch"), config=yaml.safe_dump(plain, sort_keys=False, allow_unicode=True),
         formulas=[formula(run) for run in runs], labels=config.figures.labels,
+        hours=hours_of(context, [run for run in context.plan.runs if context.results.of(run)]),
     )  # fmt: skip
     chosen = choose_figures(config.figures.only)
     write_page(results / s.name / PAGE, [results / name for name in folders], chosen, about)
@@ -181,8 +180,7 @@ def judge_tuned(
         if not on_axis.empty:
             folders.append(places[axis])
             ended = set(on_axis["run_id"].where(on_axis["status"] != "missing").dropna())
-            seconds = [context.results.seconds(runs[run_id]) for run_id in ended]
-            hours = round(sum(seconds) / 3600, 4) if all(seconds) else None
+            hours = hours_of(context, [runs[run_id] for run_id in ended])
             found = report(
                 on_axis, norms, name=folders[-1], out_dir=results / folders[-1], base=base, axis=axis,
                 command=context.whole_command("analyze"), commit=commit(), train_hours=hours,
@@ -194,6 +192,12 @@ def judge_tuned(
         of_models = [v for v in verdicts if v.axis in ("width", "depth")]
         lines.append(report_joint(of_rules(points), norms, of_models, base, results / places[axes[0]], **drawing))
     return verdicts, lines, folders
+
+
+def hours_of(context: Context, runs: Iterable[RunConfig]) -> float | None:
+    """Return the hours for which these runs were trained, None where they are not known of each."""
+    seconds = [context.results.seconds(run) for run in runs]
+    return round(sum(seconds) / 3600, 4) if all(seconds) else None
 
 
 def as_claimed(verdicts: Sequence[Any]) -> bool:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from spectral_mup.analysis.loss_curve import WALL
+from spectral_mup.analysis.loss_curve import WALL, worse_by
 
 HALF = 0.5  # octaves: beside a wall, an octave is too far for the shape of the bowl to be seen
 Loss = Callable[[float], float | None]
@@ -46,7 +46,7 @@ def bracket(start: Sequence[float], loss: Loss, affordable: Affordable, resoluti
             new = {best - 1} if not below else {best + 1}
         else:
             sides = ((side, near, abs(near - best)) for side, near in ((-1, max(below)), (1, min(above))))
-            walled = known[best] * (1 + WALL)
+            walled = worse_by(WALL, known[best])
             steps = ((side, gap, min(resolution, HALF) if known[near] > walled else resolution) for side, near, gap in sides)
             new = {best + side * max(math.floor(gap / 2 / step) * step, step) for side, gap, step in steps if gap > step}
         new = set(affordable(sorted(new), len(wanted)))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 
 import matplotlib.figure
 import numpy as np
@@ -58,9 +59,31 @@ def test_names_choose_what_is_drawn_and_unknown_ones_are_refused(tmp_path, monke
     report(points, norms, name="x", out_dir=tmp_path, figures=[])
     assert saved == []
     for wrong in ("lr_transfr", "no_such_module.figure", "my_figure", "os.path"):
-        with pytest.raises(ConfigError, match=f"figures={wrong}"):
+        with pytest.raises(ConfigError, match=f"figures.only={wrong}"):
             report(points, norms, name="x", out_dir=tmp_path / "none", figures=[wrong])
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("named", [["mine.curves"], ["mine.lr_transfer"], ["mine.loss", "other.loss"], ["mine.verdicts"]])
+def test_a_figure_of_ones_own_takes_no_name_of_another_file(named, monkeypatch):
+    """Its files would be written over those: curves.csv is what reports, recipes and summaries read."""
+    for module in ("mine", "other"):
+        functions = {name: lambda data: None for name in ("curves", "lr_transfer", "loss", "verdicts")}
+        monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(**functions))
+    assert list(choose_figures(["mine.loss", "lr_transfer"])) == ["loss", "lr_transfer"]
+    with pytest.raises(ConfigError, match=f"^figures.only={named[-1]}: its files would be called .*rename the function"):
+        choose_figures(named)
+
+
+def test_features_without_updates_are_drawn_and_what_is_missing_is_said():
+    """As probe.quantities chooses them."""
+    points, norms = recorded()
+    alone = norms.drop(columns=[name for name in norms if name.startswith("update")])
+    for name in ("feature_steps", "coord_check"):
+        figure, table = FIGURES[name](sweep_data(points, alone))
+        assert len(table)
+        if name == "feature_steps":
+            assert "not recorded" in [text.get_text() for ax in figure.axes for text in ax.texts]
 
 
 @pytest.mark.parametrize("of", ["tensor", "feature"])

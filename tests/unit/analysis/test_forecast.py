@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from support.analysis_data import sweep
 
@@ -78,6 +79,19 @@ def test_through_two_sizes_there_is_a_line_of_unknown_error():
     v = judge(sweep(-0.5, sizes=(128, 256), grid=GRID, seeds=1), "width")
     said = format_forecast(forecast([v], WIDE, BASE), WIDE)
     assert sum("[unknown]" in line for line in said) >= 2 and not any("nan" in line for line in said)
+
+
+def test_where_no_two_sizes_have_an_optimum_inside_nothing_is_forecast_of_the_target():
+    """A control that drifts out of a grid: the bound is said, and no lr that nobody knows."""
+    optima = {128: -6.0, 256: -8.6, 512: -9.6, 1024: -10.6}
+    parts = [sweep(sizes=(n,), best=at, grid=np.arange(-8.0, -3.9), seeds=3, curvature=0.03) for n, at in optima.items()]
+    v = judge(pd.concat(parts, ignore_index=True), "width")
+    assert v.verdict == "drifts" and sum(o.fitted for o in v.finished.values()) == 1
+    f = forecast([v], WIDE, BASE)
+    assert f.take == "unknown" and f.log2_lr == f.base.estimate
+    said = format_forecast(f, WIDE)
+    assert not any("nan" in line for line in said) and "where to is not known" in " ".join(said)
+    assert any(f"Drift over width: < {v.slope_hi:+.2f} octaves" in line for line in said)
 
 
 def test_nothing_at_the_base_is_an_error():

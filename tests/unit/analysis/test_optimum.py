@@ -167,6 +167,40 @@ def test_a_finished_point_far_above_the_best_says_no_more_than_one_that_diverged
     assert near.fitted and near.loss != found[np.inf].loss  # control
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("gap", [(1, -11.0), (1, -9.5), (0, -11.0)])
+@pytest.mark.parametrize("wall", [4.0, 12.0])
+def test_a_seed_that_almost_diverged_moves_no_optimum_though_runs_are_missing(sign, gap, wall):
+    """Its loss says nothing of its level at other lrs; a loss below 0, as of a density, is judged by its size."""
+    whole = {s: LossCurve(c.log2_lrs, c.losses_SL - 6.0 * (sign < 0)) for s, c in curves(noise=0.002).items()}
+    hot = {s: changed(c, {(0, HALVES[-1]): c.losses_SL[0, -1] + wall}) for s, c in whole.items()}
+    gaps = {s: changed(c, {gap: np.nan}) for s, c in hot.items()}
+    expected, found = estimate(whole, 64), estimate(gaps, 64)
+    for size in SIZES:
+        assert found.optima[size].log2_lr == pytest.approx(expected.optima[size].log2_lr, abs=0.1)
+        assert found.optima[size].loss == pytest.approx(expected.optima[size].loss, abs=0.02) and found.optima[size].fitted
+    assert found.slope == pytest.approx(expected.slope, abs=0.05) and found.slope_hi - found.slope_lo < 0.3
+
+
+def test_a_seed_of_two_lrs_tells_no_curvature():
+    """Of seeds at lrs of their own each has its level and slope: two points are met by any bowl. Three tell it."""
+    gaps = {(0, -10): np.nan, (0, -8): np.nan, (0, -7): np.nan}
+    for draw in range(40):
+        rng = np.random.default_rng(draw)
+        three = curves(grid=np.arange(-11.0, -6.9), noise=0.002, rng=rng, curvature=0.02)
+        three[256] = changed(three[256], gaps)
+        two = three | {256: changed(three[256], {(1, lr): np.nan for lr in (-11, -9, -7)})}
+        assert [find_optima(c)[0][256].fitted for c in (two, three)] == [False, True]
+
+
+def test_an_interval_holds_its_optimum():
+    """With one seed there is no interval but the lrs beside the best one, and the bowl's minimum may lie beyond them."""
+    losses = 3 + 0.02 * (HALVES + 9.3) ** 2
+    losses[np.isclose(HALVES, -8.5)] = losses.min() - 1e-4
+    o = find_optima({64: LossCurve(HALVES, losses[None])})[0][64]
+    assert o.lo <= o.log2_lr <= o.hi and o.log2_lr < -9.0
+
+
 @pytest.mark.parametrize("losses", [[3.0, 2.9, 3.0], [3.0, 3.0, 3.0, 3.0]])
 def test_few_points_and_no_minimum_know_their_bracket_alone(losses):
     c = LossCurve(

@@ -11,6 +11,7 @@ from support.pages import page_of, write_results
 
 from spectral_mup.analysis.figures import FigureSpec, draw_figure
 from spectral_mup.analysis.page.svg import Symbols, inline
+from spectral_mup.analysis.page.tables import runs_table
 
 DRAWN = ["lr_transfer"]
 
@@ -35,6 +36,19 @@ def test_one_page_says_all(page):
         assert said in page, said
     assert page.count("<article") == 4 and page.count("<figure>") == 2 and page.count("<figcaption>NanoGPT, AdamW") == 2
     assert page.count('data-chart="') == 2 and "m<sup>−1/2</sup>" in page and "hidden matrices" in page
+
+
+def test_hours_are_those_of_the_whole_sweep(folders, page, tmp_path):
+    """Those of its folders cannot be added: each has the runs at the base."""
+    about = [json.loads((folder / "verdicts.json").read_text()) for folder in folders]
+    assert all(written["train_hours"] for written in about) and "<dt>training</dt>" not in page
+    assert "<dt>training</dt><dd>1.2 h</dd>" in page_of(tmp_path / "report.html", folders, DRAWN, hours=1.2)
+
+
+def test_numbers_that_name_something_have_all_their_digits():
+    points = data()[0].assign(run_id="r", seed=lambda runs: runs["seed"] + 20260601, log2_lr=-7.5)
+    shown = {cell.text for row in runs_table(points, "width", "lr", str).rows for cell in row}
+    assert {str(seed) for seed in points["seed"]} <= shown and "\N{MINUS SIGN}7.5" in shown
 
 
 def outside(page: str) -> list[str]:

@@ -92,11 +92,17 @@ def choose_figures(names: Sequence[str] | None) -> dict[str, FigureSpec]:
     """Choose figures by name of file: all of FIGURES (None), or those named, by name or import path. Raises ConfigError."""
     chosen = {}
     for name in FIGURES if names is None else names:
-        figure = lookup(FIGURES, name, "figures")
+        figure = lookup(FIGURES, name, "figures.only")
         spec = figure if isinstance(figure, FigureSpec) else FigureSpec(figure, figure.__doc__ or "")
         if not isinstance(spec.draw, str) and not callable(spec.draw):
-            raise ConfigError(f"figures={name}: must be a function of SweepData or a FigureSpec, not a {type(figure).__name__}")
-        chosen[name.rpartition(".")[2]] = spec
+            raise ConfigError(
+                f"figures.only={name}: must be a function of SweepData or a FigureSpec, not a {type(figure).__name__}"
+            )
+        stem = name.rpartition(".")[2]
+        built_in = stem in FIGURES and name not in (stem, FIGURES[stem].draw)
+        if built_in or stem in chosen or stem in OTHER_FILES:
+            raise ConfigError(f"figures.only={name}: its files would be called {stem}.*, as others are; rename the function")
+        chosen[stem] = spec
     return chosen
 
 
@@ -143,6 +149,7 @@ def figure_help() -> str:
 
 
 FILES = ("pdf", "svg", "png", "txt", "csv")  # of a figure
+OTHER_FILES = ("curves", "features", "optima", "report", "verdicts", "sweep", "recipe")  # what lies beside them is called
 NORMS = frozenset({"norms"})
 SPECTRA = frozenset(f"{side}_{what}" for side in ("left", "right") for what in ("largest", "median", "rank", "damped"))
 STEPS = f"{__name__}.diagnostics"  # most of its figures are over the steps

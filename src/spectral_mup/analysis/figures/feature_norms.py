@@ -104,6 +104,9 @@ def feature_steps(data: SweepData) -> Drawing:
 
     def over_steps(ax: Axes, check: FeatureCheck, quantity: str, look: Looks, inches: float) -> tuple[list[tuple], Numbers]:
         drawn, table = [], rows(check.table, check.table["quantity"] == quantity)
+        if table.empty:
+            _say(ax, "not recorded")
+            return [], {}
         for name, style in look.items():
             slopes = rows(table, table["name"] == name)[["step", "slope", "lo", "hi"]].to_numpy(float)
             ax.plot(step_at(slopes[:, 0]), slopes[:, 1], **style)
@@ -124,7 +127,7 @@ def _norm_figure(
 ) -> Drawing:  # fmt: skip
     """Lay out quantity × rule panels; `header` of the table of slopes, or empty if there is none."""
     checks, drawn = {rule: of_check(check) for rule, check in data.checks.items()}, []
-    note = note.format(axis=data.axis, step=slashed(c.step for c in checks.values()), lr=norm_lrs(data), key=data.named("lr"))
+    note = note.format(axis=data.axis, step=slashed(data.judged_steps.values()), lr=norm_lrs(data), key=data.named("lr"))
     text = f"{what_was_run(data.points)}. {note}"
     text += " Modules in blocks: of the last one." if data.axis == "depth" or of_check is not by_class else ""
     text += " Of a class: geometric mean over its modules." if of_check is by_class else ""

@@ -86,7 +86,7 @@ def size_looks(sizes: Sequence[int]) -> dict[int, dict[str, Any]]:
 
 def rule_looks(rules: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return a colour and marker for every rule: those of RULES, for others what is left in order of appearance."""
-    kinds = [rule.split()[-1] for rule in rules]  # of 'muon spectral' the rule
+    kinds = [rule.rpartition(" ")[2] for rule in rules]  # of 'muon spectral' the rule
     free = [color for color in MODULES[4:] if color not in {look["color"] for look in RULES.values()}]
     spare = ({"color": color, "marker": marker} for color, marker in zip(cycle(free), cycle("X*<>vPD^")))
     known = {rule: RULES.get(kind) if kinds.count(kind) == 1 else None for rule, kind in zip(rules, kinds, strict=True)}

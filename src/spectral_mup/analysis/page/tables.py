@@ -30,7 +30,8 @@ class Table(NamedTuple):
 Called = Callable[[str], str]
 
 
-def _number(x: float, form: str = "{:g}", text: str | None = None) -> Cell:
+def _number(x: float, form: str = "", text: str | None = None) -> Cell:
+    form = form or ("{:.0f}" if float(x).is_integer() else "{:g}")  # all digits of a seed
     return Cell(number(x, form) if text is None else text, None if math.isnan(x) else x)
 
 
@@ -68,7 +69,12 @@ def runs_table(points: pd.DataFrame, axis: str, tuned: str, called: Called) -> T
     """One row per run of a rule; those of the base size stand under each rule."""
     found = []
     for run in points.to_dict("records"):
-        cells = [Cell(called(run["rule"])), _number(run[axis]), _number(run["log2_lr"]), _number(run["seed"])]
+        cells = [
+            Cell(called(run["rule"])),
+            _number(run[axis], "{:.0f}"),
+            _number(run["log2_lr"]),
+            _number(run["seed"], "{:.0f}"),
+        ]
         found.append([*cells, Cell(run["status"]), _number(run["loss"], "{:.4f}"), Cell(run["run_id"])])
     return Table("All runs", ["rule", axis.replace("_", " "), f"log2 {tuned}", "seed", "status", "loss", "run"], found)
 

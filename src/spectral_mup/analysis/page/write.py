@@ -36,6 +36,7 @@ class About:
     config: str  # YAML
     formulas: Sequence[Formula] = ()
     labels: Mapping[str, str] | None = None  # the user's own names of rules and optimizers
+    hours: float | None = None  # of training, of all runs that ended, each once; None where that is not known
 
 
 def write_page(path: Path, folders: Sequence[Path], figures: Mapping[str, FigureSpec], about: About) -> None:
@@ -67,7 +68,7 @@ def write_page(path: Path, folders: Sequence[Path], figures: Mapping[str, Figure
         version=__version__,
         command=first["command"],
         commit=first["commit"],
-        hours=sum(written.about["train_hours"] or 0.0 for written in found.values()),
+        hours=about.hours,
         facts=_facts(every, about),
         said=what_was_run(every),
         sections=sections,
