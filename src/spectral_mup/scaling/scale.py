@@ -13,9 +13,7 @@ from spectral_mup.scaling.base_std import measure_base_std
 from spectral_mup.scaling.branches import Branches, branches_of
 from spectral_mup.scaling.inspect import (
     Attention,
-    Layout,
     find_blocks,
-    inspect_parameters,
     named_parameters,
     read_attention_scaling,
     table_factors,
@@ -24,6 +22,7 @@ from spectral_mup.scaling.inspect import (
 )
 from spectral_mup.scaling.matrices import acts_on_matrices, stacked_parameters
 from spectral_mup.scaling.notes import forward_notes, init_notes, rule_notes
+from spectral_mup.scaling.roles import Layout, inspect_parameters
 from spectral_mup.scaling.trace import how_used
 from spectral_mup.theory.growth import Growth, count_blocks, match_blocks, measure_growth
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
@@ -104,8 +103,8 @@ def scale(
         embeddings: Bare parameters that are looked up or added like embeddings: positions, class tokens; here and below a name
             may be a pattern, as in "layers.*.experts.w1".
         linear_out_in: Bare parameters that are linear maps stored (out, in), or stacks of them (experts, out, in).
-        linear_in_out: Those stored (in, out), as in x @ w. A bare parameter must be named where no forward pass of its module
-            on the meta device shows what it is.
+        linear_in_out: Those stored (in, out), as in x @ w; one of a single dimension in either maps to one number. A bare
+            parameter must be named where no forward pass of its module on the meta device shows what it is.
         wider: Any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ.
 
     Returns:
@@ -124,8 +123,9 @@ def scale(
     here, there = inspect_parameters(model, layout), inspect_parameters(base, layout)
     blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(here)
     growths = measure_growth(here, there, here if wider is None else inspect_parameters(wider, layout), blocks)
-    shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
-    matrices = {name for name, shape in shapes.items() if len(shape) < 3}
+    parameters = named_parameters(model)
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    matrices = {name for name, shape in shapes.items() if len(shape) == 2}
     if acts_on_matrices(spec.by_kind["hidden"]):
         matrices |= set(stacked_parameters(model))
     own = {name: spec.by_kind[_trained_as(growth, name in matrices, spec)] for name, growth in growths.items()}
