@@ -51,7 +51,8 @@ def sample_std(p: Any) -> float | None:
     Within five standard errors: the mean, and the correlation of neighbours along each axis. Values that repeat, as in an
     identity or in equal rows, are not one either.
     """
-    x = full_tensor(p.detach()).double().cpu()
+    x = full_tensor(p.detach())
+    x = (torch.view_as_real(x) if x.is_complex() else x).double().cpu()
     if not x.any():
         return 0.0
     std, n = float(x.std(correction=0)), x.numel()

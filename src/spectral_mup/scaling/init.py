@@ -38,7 +38,7 @@ def init_(
         seed: Default: that of torch.manual_seed.
 
     Raises:
-        ValueError: The model is on the meta device, or not the one that was scaled.
+        ValueError: The model is on the meta device, or not the one that was scaled, or a tensor to draw is complex.
     """
     parameters = check_shapes(model, scaling)
     if any(p.is_meta for p in parameters.values()):
@@ -48,6 +48,8 @@ def init_(
         base = _base_std(scaling, name, std)
         if base is None or not p.requires_grad or (is_vector(p.shape, scaling.growths[name]) and not biases):
             continue
+        if p.is_complex():
+            raise ValueError(f"{name}: is complex, but init_ draws real numbers; make its real and imaginary part parameters")
         generator = torch.Generator().manual_seed(seed_of(seed, name))
         draw = torch.randn(p.shape, generator=generator).mul_(base * scaling[name].init_std)
         for module in held[id(p)]:

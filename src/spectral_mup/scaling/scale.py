@@ -108,14 +108,15 @@ def scale(
         wider: Any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ.
 
     Returns:
-        The multipliers of each tensor and of the forward pass; torch.save saves it, torch.load loads it.
+        The multipliers of each tensor and of the forward pass; torch.save saves it, torch.load loads it, with
+            weights_only=False if `optimizer` is what `derive` returned, as that holds the optimizer's class.
 
     Raises:
         GrowthError: A tensor cannot be classified.
         RuleError: The rule does not cover the optimizer.
         TypeError: `model`, `base` or `wider` is not a module.
         ValueError: The optimizer is a class, a parameter has no shape yet (LazyLinear), embeddings are tied under a rule
-            without a logits multiplier, or a tensor of LAMB's starts at zero.
+            without a logits multiplier, a tensor that LAMB trains starts at zero, or one is empty.
     """
     _check_arguments(model, base, wider)
     spec = resolve_optimizer(optimizer)
@@ -133,7 +134,8 @@ def scale(
     rule = choose_rule(rule, model, tied)
     mates = match_blocks(here, there, blocks)
     base_std = measure_base_std(base, growths, tied, blocks, mates)
-    _check(spec, rule, growths, own, tied, base_std)
+    trained = {name: own[name] for name, p in parameters.items() if p.requires_grad}
+    _check(spec, rule, growths, trained, tied, base_std)
 
     factors = _growing_factors(model, base, rule)
     m_depth, attention = _m_depth(here, there, blocks), read_attention_scaling(model, base)
@@ -196,20 +198,23 @@ def _both(uses: set[str]) -> bool:
 
 
 def _check_arguments(model: Any, base: Any, wider: Any) -> None:
-    """Raise TypeError unless each is a module, ValueError if its parameters have no shape yet."""
+    """Raise TypeError unless each is a module, ValueError if a parameter has no shape yet or no entries."""
     for argument, given in {"model": model, "base": base, "wider": wider}.items():
         if not isinstance(given, nn.Module) and not (given is None and argument == "wider"):
             raise TypeError(f"{argument}: {given!r:.40} is not an nn.Module; build one, as in scale(build(512), build(64))")
         for name, p in {} if given is None else named_parameters(given).items():
             if isinstance(p, nn.UninitializedParameter):
                 raise ValueError(f"{argument}: {name} has no shape yet; run it once on a batch before scale")
+            if not p.numel():
+                fix = "hold None in its place, or gather it first if it is sharded"
+                raise ValueError(f"{argument}: {name} is empty, of shape {tuple(p.shape)}; {fix}")
 
 
 def _check(
     spec: OptimizerSpec,
     rule: Rule,
     growths: Mapping[str, Growth],
-    algorithm: Mapping[str, Algorithm],
+    trained: Mapping[str, Algorithm],
     tied: Sequence[str],
     base_std: Mapping[str, float | None],
 ) -> None:
@@ -224,10 +229,10 @@ def _check(
             f"{tied[0]}: tied to the output layer, which rule={rule.name!r} scales by its init and lr; "
             'use rule="auto" or "spectral" and set_multipliers_(model, scaling), which puts the factor on the logits'
         )
-    for name in growths:
-        if base_std[name] == 0 and algorithm[name].update.update_norm.get("s"):
+    for name, algorithm in trained.items():
+        if base_std[name] == 0 and algorithm.update.update_norm.get("s"):
             raise ValueError(
-                f"{name}: starts at zero, but {algorithm[name].name} scales its step to the weight's norm; "
+                f"{name}: starts at zero, but {algorithm.name} scales its step to the weight's norm; "
                 "give it an init, or another optimizer as in optimizer='adamw'"
             )
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, parametrize
 
-from spectral_mup import init_, make_optimizers, scale
+from spectral_mup import init_, make_optimizers, param_groups, scale
 from spectral_mup.theory.growth import GrowthError
 
 RANK = 4
@@ -316,3 +316,23 @@ def test_a_map_to_one_number_in_a_block_is_no_matrix_of_muon():
     scaling = scale(model, Block(16), optimizer="muon", residual_blocks=("layers.",))
     assert (scaling.growths["layers.0.1.v"].kind, scaling.algorithm["layers.0.1.v"]) == ("hidden", "adamw")
     make_optimizers(model, scaling, lr=0.1)
+
+
+def test_an_empty_or_a_complex_weight_is_named():
+    class Net(nn.Module):
+        def __init__(self, width: int, complex_gain: bool = False, empty: bool = False) -> None:
+            super().__init__()
+            self.map = nn.Linear(8, width)
+            self.gain = nn.Parameter(torch.ones(width, dtype=torch.complex64))
+            self.spectrum = None if complex_gain else nn.Parameter(torch.randn(width, width, dtype=torch.complex64))
+            self.placeholder = nn.Parameter(torch.empty(0)) if empty else None
+
+    with pytest.raises(ValueError, match=r"^model: placeholder is empty, of shape \(0,\); hold None in its place"):
+        scale(Net(64, empty=True), Net(16, empty=True))
+    model = Net(64)
+    scaling = scale(model, Net(16), linear_out_in="spectrum")
+    with pytest.raises(ValueError, match="^spectrum: is complex, but init_ draws real numbers; make its real"):
+        init_(model, scaling)
+    assert param_groups(model, scaling, lr=0.1)
+    init_(with_gain := Net(64, complex_gain=True), scale(with_gain, Net(16, complex_gain=True)))
+    assert (with_gain.gain == 1).all()
