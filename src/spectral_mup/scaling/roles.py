@@ -121,7 +121,8 @@ def _roles_by_use(model: Any, unclear: Mapping[str, Any]) -> dict[str, str | Non
     uses = functools.cache(lambda module: how_used(modules[module]))
     roles: dict[str, str | None] = {}
     for name, p in unclear.items():
-        holder = re.split(rf"\.?\b{KEPT}\.", name)[0] if re.search(KEPT, name) else name.rpartition(".")[0]
+        of_weight = re.match(rf"((?:.*?\.)?){KEPT}\.", name)  # is used where its weight is
+        holder = of_weight[1].rstrip(".") if of_weight else name.rpartition(".")[0]
         used = uses(holder).get(name.removeprefix(f"{holder}."), set()) or (uses("").get(name, set()) if p.ndim > 1 else set())
         role = next(iter(used)) if len(used) == 1 and used != {"other"} else None
         if p.ndim < 2:
