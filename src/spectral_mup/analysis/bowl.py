@@ -122,7 +122,7 @@ def fit_bowls(curve: LossCurve, skew_K: np.ndarray) -> Bowls | None:
     if curve.best is None or curve.open_sides or len(curve.window) < 3:
         return None
     seen_SL = curve.finished_SL[:, curve.window]
-    if seen_SL.sum(1).max() < 3:  # each seed's own line meets its points, so that nothing tells the curvature
+    if seen_SL.sum(1).max() < 3:  # each seed's own line meets its points, so that nothing shows the curvature
         return None
     kept = seen_SL.sum(1) >= 2
     w_SL, y_SL = seen_SL[kept].astype(float), np.where(seen_SL, curve.losses_SL[:, curve.window], 0.0)[kept]

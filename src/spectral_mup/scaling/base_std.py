@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from spectral_mup.optim.stacks import full_tensor
-from spectral_mup.scaling.inspect import named_parameters, owners
+from spectral_mup.scaling.inspect import is_vector, named_parameters, owners
 from spectral_mup.theory.growth import Growth, counterpart, in_first_block
 
 SIGMAS = 5  # standard errors by which a sample may be off
@@ -32,7 +32,7 @@ def measure_base_std(
     stds: dict[str, float | None] = {}
     for name, growth in growths.items():
         p = found[counterpart(name, mates)]
-        if p.ndim < 2:
+        if is_vector(p.shape, growth):
             stds[name] = _drawn_bias_std(p, held[id(p)][0])
         elif growth.kind == "vector":
             stds[name] = None
@@ -51,7 +51,8 @@ def sample_std(p: Any) -> float | None:
     Within five standard errors: the mean, and the correlation of neighbours along each axis. Values that repeat, as in an
     identity or in equal rows, are not one either.
     """
-    x = full_tensor(p.detach()).double().cpu()
+    x = full_tensor(p.detach())
+    x = (torch.view_as_real(x) if x.is_complex() else x).double().cpu()
     if not x.any():
         return 0.0
     std, n = float(x.std(correction=0)), x.numel()

@@ -13,7 +13,7 @@ from spectral_mup.config.optimizer_spec import Algorithm
 from spectral_mup.errors import ConfigError
 from spectral_mup.optim.schedules import ScheduleWatch
 from spectral_mup.optim.stacked import StackedOptimizer
-from spectral_mup.scaling.inspect import named_parameters
+from spectral_mup.scaling.inspect import is_vector, named_parameters
 from spectral_mup.scaling.matrices import Parts, Split, acts_on_matrices, find_parts, stacked_parameters
 from spectral_mup.scaling.scale import ModelScaling, kinds_known
 from spectral_mup.theory.growth import KINDS, Growth, monomial
@@ -201,7 +201,7 @@ def check_number(argument: str, value: Any) -> None:
 
 def _is_vector(growth: Growth, shape: tuple[int, ...]) -> bool:
     """Return whether a tensor is a gain or bias; one that does not grow is by its dimensions."""
-    return growth.kind == "vector" or (growth.kind == "fixed" and len(shape) < 2)
+    return growth.kind == "vector" or (growth.kind == "fixed" and is_vector(shape, growth))
 
 
 def _groups(

@@ -8,7 +8,7 @@ from torch import nn
 from spectral_mup.optim.stacks import shard_like
 from spectral_mup.scaling.base_std import base_init_std
 from spectral_mup.scaling.groups import check_shapes
-from spectral_mup.scaling.inspect import owners
+from spectral_mup.scaling.inspect import is_vector, owners
 from spectral_mup.scaling.scale import ModelScaling
 from spectral_mup.util.seeds import seed_of
 
@@ -38,7 +38,7 @@ def init_(
         seed: Default: that of torch.manual_seed.
 
     Raises:
-        ValueError: The model is on the meta device, or not the one that was scaled.
+        ValueError: The model is on the meta device, or not the one that was scaled, or a tensor to draw is complex.
     """
     parameters = check_shapes(model, scaling)
     if any(p.is_meta for p in parameters.values()):
@@ -46,8 +46,10 @@ def init_(
     seed, held = torch.initial_seed() if seed is None else seed, owners(model)
     for name, p in parameters.items():
         base = _base_std(scaling, name, std)
-        if base is None or not p.requires_grad or (scaling.growths[name].trained_as == "vector" and p.ndim < 2 and not biases):
+        if base is None or not p.requires_grad or (is_vector(p.shape, scaling.growths[name]) and not biases):
             continue
+        if p.is_complex():
+            raise ValueError(f"{name}: is complex, but init_ draws real numbers; make its real and imaginary part parameters")
         generator = torch.Generator().manual_seed(seed_of(seed, name))
         draw = torch.randn(p.shape, generator=generator).mul_(base * scaling[name].init_std)
         for module in held[id(p)]:
@@ -59,6 +61,6 @@ def init_(
 def _base_std(scaling: ModelScaling, name: str, std: float | Mapping[str, float | None] | None) -> float | None:
     """Return the init std of the tensor in the base model; None: it stays as built."""
     measured = scaling.base_std[name]
-    if std is None or measured is None or len(scaling.shapes[name]) < 2:
+    if std is None or measured is None or is_vector(scaling.shapes[name], scaling.growths[name]):
         return measured
     return base_init_std(scaling.growths[name], std) if isinstance(std, Mapping) else std

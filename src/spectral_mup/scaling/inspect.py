@@ -1,24 +1,19 @@
-"""Look at an nn.Module: its parameters by name, who holds them, and what linear map each of them is."""
+"""Look at an nn.Module: its parameters by name, who holds them, its attention and its blocks."""
 
 import copy
-import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
-from spectral_mup.scaling.trace import how_used
-from spectral_mup.theory.growth import GrowthError, ParameterInfo
+from spectral_mup.theory.growth import Growth
 
 # Last linear maps of the residual branches in a block, by the name of the list of blocks: GPT-2, and Llama and its like.
 BRANCHES = {"h.": ("attn.c_proj", "mlp.c_proj"), "layers.": ("self_attn.o_proj", "mlp.down_proj")}
-# Modules of torch whose weights are stored (out, in), recurrent ones and attention too.
-STORED_OUT_IN = (torch.nn.Linear, torch.nn.RNNBase, torch.nn.RNNCellBase, torch.nn.MultiheadAttention, ParametrizationList)
 WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
@@ -47,12 +42,24 @@ def named_modules(model: Any) -> dict[str, Any]:
 
 
 def owners(model: Any) -> dict[int, list[Any]]:
-    """Return {id of a parameter: the modules that hold it}; more than one where it is tied."""
+    """Return {id of a parameter: the modules that hold it}; more than one where it is tied.
+
+    What torch's parametrize keeps of a weight is held by the module whose weight it is.
+    """
     held: dict[int, list[Any]] = {}
     for module in model.modules():
-        for p in module.parameters(recurse=False):
+        for _, p in own_parameters(module):
             held.setdefault(id(p), []).append(module)
     return held
+
+
+def own_parameters(module: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a module's own parameters by name, and by a weight's name what a parametrization keeps of it."""
+    if isinstance(module, ParametrizationList):
+        return
+    yield from module.named_parameters(recurse=False)
+    for name, kept in module.parametrizations.items() if is_parametrized(module) else ():
+        yield from ((name, p) for p in kept.parameters(recurse=False))
 
 
 def table_factors(model: Any) -> dict[str, float]:
@@ -82,100 +89,6 @@ def _table_factor(module: Any) -> float | None:
     return float(out.float().mean()) if isinstance(out, torch.Tensor) and bool((out == out.flatten()[0]).all()) else None
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What bare parameters are, by names or patterns of names as in "layers.*.experts.w1"; see `scale`."""
-
-    embeddings: Sequence[str] = ()
-    linear_out_in: Sequence[str] = ()
-    linear_in_out: Sequence[str] = ()
-
-    def of(self, name: str) -> str | None:
-        """Return the argument that names the parameter, or None. Raises GrowthError if several do."""
-        told = [f.name for f in fields(self) if any(fnmatchcase(name, pattern) for pattern in _names(getattr(self, f.name)))]
-        if len(told) > 1:
-            raise GrowthError(f"{name}: named in {told[0]}= and in {told[1]}=; leave it in one of them")
-        return told[0] if told else None
-
-    def check(self, names: Iterable[str]) -> None:
-        """Raise GrowthError on a name that matches none of these parameters."""
-        known = list(names)
-        for f in fields(self):
-            for pattern in _names(getattr(self, f.name)):
-                if not any(fnmatchcase(name, pattern) for name in known):
-                    raise GrowthError(f"{pattern}: no parameter of this name; check {f.name}=")
-
-
-def _names(given: Sequence[str]) -> tuple[str, ...]:
-    return (given,) if isinstance(given, str) else tuple(given)
-
-
-def inspect_parameters(model: Any, layout: Layout = Layout()) -> dict[str, ParameterInfo]:
-    """Return {parameter name: ParameterInfo}, whatever device the model is on.
-
-    Linear maps count as (fan_out, fan_in) however they are stored; a convolution's fan_in is in/groups · its kernel's size, a
-    stack of matrices has the fans of one. A bare parameter is what `layout` says, else what its module does with it in a
-    forward pass without memory (trace.py). Raises GrowthError on a name that the model lacks.
-    """
-    held, parameters = owners(model), named_parameters(model)
-    layout.check(parameters)
-    roles = {name: layout.of(name) or _role_by_class(held[id(p)], p) for name, p in parameters.items()}
-    unclear = [name for name, role in roles.items() if role is None and parameters[name].requires_grad]
-    roles |= _roles_by_use(unwrap(model), {name: held[id(parameters[name])][0] for name in unclear})
-    return {name: _info(tuple(p.shape), roles[name], held[id(p)], p.requires_grad) for name, p in parameters.items()}
-
-
-def _info(shape: tuple[int, ...], role: str | None, modules: Sequence[Any], trained: bool) -> ParameterInfo:
-    n = math.prod(shape)
-    if role == "embeddings":
-        return ParameterInfo((1, n), "table", (n, 1))
-    if role == "table":
-        return ParameterInfo(shape, "table", (shape[1], 1))
-    if role == "convolution":
-        return ParameterInfo(shape, "map", _fans_of_convolution(modules[0], shape))
-    if role in ("linear_out_in", "linear_in_out"):
-        one, other = shape[-2:]
-        return ParameterInfo(shape, "map", (one, other) if role == "linear_out_in" else (other, one))
-    return ParameterInfo(shape, "unknown", None) if role is None and trained else ParameterInfo(shape, "vector", (n, 1))
-
-
-def _role_by_class(modules: Sequence[Any], p: Any) -> str | None:
-    """Return what the class of a module that holds a parameter says it is; None where none does."""
-    if any(is_table(module) for module in modules):
-        return "table"
-    module = modules[0]
-    own = next(name for name, q in module.named_parameters(recurse=False) if q is p)
-    if p.ndim < 2 or isinstance(module, torch.nn.LayerNorm | torch.nn.RMSNorm) or own.endswith("bias"):
-        return "vector"
-    if isinstance(module, _ConvNd) and p.ndim > 2:
-        return "convolution"
-    if is_conv1d(module):
-        return "linear_in_out"
-    if p.ndim == 2 and isinstance(module, STORED_OUT_IN) and ("weight" in own or isinstance(module, ParametrizationList)):
-        return "linear_out_in"
-    if p.ndim == 3 and isinstance(transposed := getattr(module, "is_transposed", None), bool):  # the experts of transformers
-        return "linear_in_out" if transposed else "linear_out_in"
-    return None
-
-
-def _roles_by_use(model: Any, holders: Mapping[str, Any]) -> dict[str, str | None]:
-    """Return {bare parameter: its role by what a forward pass of its module does with it, or else one of the model}."""
-    roles: dict[str, str | None] = {}
-    of_model: dict[str, set[str]] | None = None
-    for name, module in holders.items():
-        used = how_used(module).get(name.rpartition(".")[2], set())
-        if not used and module is not model:
-            of_model = how_used(model) if of_model is None else of_model
-            used = of_model.get(name, set())
-        roles[name] = next(iter(used)) if len(used) == 1 and used != {"other"} else None
-    return roles
-
-
-def _fans_of_convolution(module: Any, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the fans of a kernel (out, in/groups, *kernel), or transposed (in, out/groups, *kernel)."""
-    return module.out_channels, module.in_channels // module.groups * math.prod(shape[2:])
-
-
 def is_table(module: Any) -> bool:
     """Return whether the module is an embedding table."""
     return isinstance(module, torch.nn.Embedding | torch.nn.EmbeddingBag)
@@ -189,6 +102,11 @@ def is_linear_map(module: Any) -> bool:
 def is_conv1d(module: Any) -> bool:
     """Return whether the module is the linear map of GPT-2 in transformers, whose weight is stored (in, out)."""
     return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def is_vector(shape: Sequence[int], growth: Growth) -> bool:
+    """Return whether a tensor of this shape is of one dimension and no map to one number, which is (1, n)."""
+    return len(shape) < 2 and growth.base_shape[1] == 1
 
 
 def tied_tables(model: Any) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from torch import nn
 
 from spectral_mup.config.optimizer_spec import Algorithm, OptimizerSpec
-from spectral_mup.scaling.inspect import HEADS_UNKNOWN, Attention, named_modules, named_parameters
+from spectral_mup.scaling.inspect import HEADS_UNKNOWN, Attention, is_vector, named_modules, named_parameters
 from spectral_mup.theory.growth import Growth, counterpart
 from spectral_mup.theory.rules import Multipliers
 
@@ -40,11 +40,12 @@ def init_notes(
 ) -> Iterator[str]:
     """Yield what init_ keeps as built, and whether it draws biases."""
     found = named_parameters(base)
+    vectors = [name for name, growth in growths.items() if is_vector(found[counterpart(name, mates)].shape, growth)]
     for name, growth in growths.items():
-        values = found[counterpart(name, mates)]
-        if values.ndim > 1 and growth.kind != "vector" and base_std[name] is None and values.requires_grad:
+        weight = growth.kind != "vector" and name not in vectors
+        if weight and base_std[name] is None and found[counterpart(name, mates)].requires_grad:
             yield f"{name}: does not start as a random sample of mean zero, so init_ keeps what the model is built with"
-    if any(std is not None and found[counterpart(name, mates)].ndim < 2 for name, std in base_std.items()):
+    if any(base_std[name] is not None for name in vectors):
         yield "biases that torch draws start with the base's std at every width; init_(biases=False) leaves them as built"
 
 

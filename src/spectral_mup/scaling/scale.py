@@ -13,9 +13,7 @@ from spectral_mup.scaling.base_std import measure_base_std
 from spectral_mup.scaling.branches import Branches, branches_of
 from spectral_mup.scaling.inspect import (
     Attention,
-    Layout,
     find_blocks,
-    inspect_parameters,
     named_parameters,
     parameter_names,
     read_attention_scaling,
@@ -25,6 +23,7 @@ from spectral_mup.scaling.inspect import (
 )
 from spectral_mup.scaling.matrices import acts_on_matrices, stacked_parameters
 from spectral_mup.scaling.notes import forward_notes, init_notes, rule_notes
+from spectral_mup.scaling.roles import Layout, inspect_parameters
 from spectral_mup.scaling.trace import how_used
 from spectral_mup.theory.growth import Growth, count_blocks, match_blocks, measure_growth
 from spectral_mup.theory.rules import Multipliers, Rule, Scaling, UpdateScaling
@@ -105,19 +104,20 @@ def scale(
         embeddings: Bare parameters that are looked up or added like embeddings: positions, class tokens; here and below a name
             may be a pattern, as in "layers.*.experts.w1".
         linear_out_in: Bare parameters that are linear maps stored (out, in), or stacks of them (experts, out, in).
-        linear_in_out: Those stored (in, out), as in x @ w. A bare parameter must be named where no forward pass of its module
-            on the meta device shows what it is.
+        linear_in_out: Those stored (in, out), as in x @ w; one of a single dimension in either maps to one number. A bare
+            parameter must be named where no forward pass of its module on the meta device shows what it is.
         wider: Any third, wider instance; needed where `model` is no wider than `base` and kinds of tensors differ.
 
     Returns:
-        The multipliers of each tensor and of the forward pass; torch.save saves it, torch.load loads it.
+        The multipliers of each tensor and of the forward pass; torch.save saves it, torch.load loads it, with
+            weights_only=False if `optimizer` is what `derive` returned, as that holds the optimizer's class.
 
     Raises:
         GrowthError: A tensor cannot be classified.
         RuleError: The rule does not cover the optimizer.
         TypeError: `model`, `base` or `wider` is not a module.
         ValueError: The optimizer is a class, a parameter has no shape yet (LazyLinear), embeddings are tied under a rule
-            without a logits multiplier, or a tensor of LAMB's starts at zero.
+            without a logits multiplier, a tensor that LAMB trains starts at zero, or one is empty.
     """
     _check_arguments(model, base, wider)
     spec = resolve_optimizer(optimizer)
@@ -125,8 +125,9 @@ def scale(
     here, there = inspect_parameters(model, layout), inspect_parameters(base, layout)
     blocks = ((residual_blocks,) if isinstance(residual_blocks, str) else tuple(residual_blocks)) or find_blocks(here)
     growths = measure_growth(here, there, here if wider is None else inspect_parameters(wider, layout), blocks)
-    shapes = {name: tuple(p.shape) for name, p in named_parameters(model).items()}
-    matrices = {name for name, shape in shapes.items() if len(shape) < 3}
+    parameters = named_parameters(model)
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    matrices = {name for name, shape in shapes.items() if len(shape) == 2}
     if acts_on_matrices(spec.by_kind["hidden"]):
         matrices |= set(stacked_parameters(model))
     own = {name: spec.by_kind[_trained_as(growth, name in matrices, spec)] for name, growth in growths.items()}
@@ -134,7 +135,8 @@ def scale(
     rule = choose_rule(rule, model, tied)
     mates = match_blocks(here, there, blocks)
     base_std = measure_base_std(base, growths, tied, blocks, mates)
-    _check(spec, rule, growths, own, tied, base_std)
+    trained = {name: own[name] for name, p in parameters.items() if p.requires_grad}
+    _check(spec, rule, growths, trained, tied, base_std)
 
     factors = _growing_factors(model, base, rule)
     m_depth, attention = _m_depth(parameter_names(model), parameter_names(base), blocks), read_attention_scaling(model, base)
@@ -197,20 +199,23 @@ def _both(uses: set[str]) -> bool:
 
 
 def _check_arguments(model: Any, base: Any, wider: Any) -> None:
-    """Raise TypeError unless each is a module, ValueError if its parameters have no shape yet."""
+    """Raise TypeError unless each is a module, ValueError if a parameter has no shape yet or no entries."""
     for argument, given in {"model": model, "base": base, "wider": wider}.items():
         if not isinstance(given, nn.Module) and not (given is None and argument == "wider"):
             raise TypeError(f"{argument}: {given!r:.40} is not an nn.Module; build one, as in scale(build(512), build(64))")
         for name, p in {} if given is None else named_parameters(given).items():
             if isinstance(p, nn.UninitializedParameter):
                 raise ValueError(f"{argument}: {name} has no shape yet; run it once on a batch before scale")
+            if not p.numel():
+                fix = "hold None in its place, or gather it first if it is sharded"
+                raise ValueError(f"{argument}: {name} is empty, of shape {tuple(p.shape)}; {fix}")
 
 
 def _check(
     spec: OptimizerSpec,
     rule: Rule,
     growths: Mapping[str, Growth],
-    algorithm: Mapping[str, Algorithm],
+    trained: Mapping[str, Algorithm],
     tied: Sequence[str],
     base_std: Mapping[str, float | None],
 ) -> None:
@@ -225,10 +230,10 @@ def _check(
             f"{tied[0]}: tied to the output layer, which rule={rule.name!r} scales by its init and lr; "
             'use rule="auto" or "spectral" and set_multipliers_(model, scaling), which puts the factor on the logits'
         )
-    for name in growths:
-        if base_std[name] == 0 and algorithm[name].update.update_norm.get("s"):
+    for name, algorithm in trained.items():
+        if base_std[name] == 0 and algorithm.update.update_norm.get("s"):
             raise ValueError(
-                f"{name}: starts at zero, but {algorithm[name].name} scales its step to the weight's norm; "
+                f"{name}: starts at zero, but {algorithm.name} scales its step to the weight's norm; "
                 "give it an init, or another optimizer as in optimizer='adamw'"
             )
 

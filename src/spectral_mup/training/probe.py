@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import ParametrizationList
 
 from spectral_mup.optim.linalg import spectral_norms
 from spectral_mup.optim.stacks import full_tensor
-from spectral_mup.scaling.inspect import is_conv1d, named_modules, named_parameters, owners
+from spectral_mup.scaling.inspect import is_conv1d, named_modules, named_parameters, own_parameters, owners
 from spectral_mup.scaling.scale import ModelScaling
 from spectral_mup.theory.growth import Growth
 from spectral_mup.training.quantities import QUANTITIES, Quantity, TensorStep
@@ -113,16 +114,17 @@ class FeatureHooks(AbstractContextManager["FeatureHooks"]):
         names, held = {id(p): n for n, p in named_parameters(model).items()}, owners(model)
         for name, module in named_modules(model).items():
             if isinstance(module, nn.Linear):
-                self._keep_input(names[id(module.weight)], module)
+                self._keep_input(names[id(_weight(module))], module)
             if isinstance(module, nn.Embedding):
                 self._keep_output(name, "embedding", module)
             elif isinstance(module, nn.Linear | _ConvNd) or is_conv1d(module):
-                kind = growths[names[id(module.weight)]].kind
+                weight = _weight(module)
+                kind = growths[names[id(weight)]].kind
                 if kind not in ("readout", "embedding"):
                     self._keep_output(name, "hidden", module)
-                elif kind == "embedding" and len(held[id(module.weight)]) == 1:  # an input layer, and no tied readout
+                elif kind == "embedding" and len(held[id(weight)]) == 1:  # an input layer, and no tied readout
                     self._keep_output(name, "embedding", module)
-            elif isinstance(module, nn.ModuleList):
+            elif isinstance(module, nn.ModuleList) and not isinstance(module, ParametrizationList):
                 for index, block in enumerate(module):
                     self._keep_output(f"{name}.{index}", "hidden", block)
         self._keep_output("logits", "readout", model)
@@ -143,6 +145,11 @@ class FeatureHooks(AbstractContextManager["FeatureHooks"]):
     def __exit__(self, *_error: object) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def _weight(module: nn.Module) -> Tensor:
+    """Return the parameter that is a module's weight, the largest where it is made of several, as under weight norm."""
+    return max((p for name, p in own_parameters(module) if name.startswith("weight")), key=torch.numel)
 
 
 def _tensor(out: Any) -> Tensor | None:

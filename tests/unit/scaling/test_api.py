@@ -12,7 +12,11 @@ from support.runs import first_point
 from torch import nn
 
 from spectral_mup import explain, init_, make_optimizers, param_groups, scale, set_multipliers_
+from spectral_mup.config.optimizer_spec import Algorithm
+from spectral_mup.measure.derive import Derived
+from spectral_mup.measure.size_law_fit import SizeLaw
 from spectral_mup.scaling.run_scaling import hyperparameters, scale_on_meta
+from spectral_mup.theory.growth import KINDS
 from spectral_mup.theory.rules import Multipliers, RuleError, UpdateScaling
 
 
@@ -221,6 +225,18 @@ def test_a_saved_scaling_is_loaded_by_torch_as_it_is(optimizer, rule):
     assert dict(loaded) == dict(scaling) and loaded.growths == scaling.growths and loaded.rule == scaling.rule
     ours, theirs = (make_optimizers(gpt(64, 4), s, lr=0.1) for s in (scaling, loaded))
     assert [groups_of(o.param_groups) for o in ours] == [groups_of(o.param_groups) for o in theirs]
+
+
+def test_a_scaling_saved_with_an_optimizer_s_class_is_loaded_where_classes_may_be():
+    laws = {kind: Algorithm("nadam", torch.optim.NAdam, {"m_out": 0.5, "m_in": 0.5}) for kind in KINDS}
+    found = Derived("nadam", laws, measured=SizeLaw("nadam", (), None, (), {}, "", {}))
+    scaling, file = scale(mlp(64), mlp(16), optimizer=found), io.BytesIO()
+    torch.save(scaling, file)
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    assert dict(loaded) == dict(scaling) and loaded.optimizer == found
+    (optimizer,) = make_optimizers(mlp(64), loaded, lr=0.1)
+    assert isinstance(optimizer, torch.optim.NAdam)
 
 
 def test_a_rule_that_does_not_cover_the_optimizer():

@@ -8,6 +8,7 @@ import pytorch_optimizer
 import torch
 from support.networks import batch, loss, mlp
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from spectral_mup import check_features, derive, make_optimizers, scale
 from spectral_mup.measure.directions import DeriveError
@@ -62,6 +63,16 @@ def test_what_cannot_be_checked_is_refused(settings, message):
     arguments = {"widths": [32, 64], "optimizer": "adamw"} | settings
     with pytest.raises(ValueError, match=message):
         check_features(mlp, **arguments, lr=0.1, batch=batch, loss=loss)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_layers_whose_weight_is_made_of_parameters_are_checked_as_any(norm):
+    def build(width: int) -> nn.Module:
+        return nn.Sequential(*(norm(layer) if isinstance(layer, nn.Linear) else layer for layer in mlp(width)))
+
+    table = check_features(build, [32, 64], lr=0.01, batch=batch, loss=loss, steps=1, seeds=[0], control=None).check.table
+    assert set(zip(table["name"], table["kind"], strict=True)) == {("0", "embedding"), ("2", "hidden"), ("logits", "readout")}
 
 
 def test_a_model_without_a_loss_of_its_own_needs_one():

@@ -395,3 +395,7 @@ def test_lamb_refuses_a_weight_that_starts_at_zero():
     with pytest.raises(ValueError, match="^4.weight: starts at zero, but lamb"):
         scale(mlp(64), base, optimizer="lamb", wider=mlp(64))
     scale(mlp(64), base, optimizer="adamw")
+    base[4].weight.requires_grad_(False)
+    model = mlp(64)
+    model[4].weight.requires_grad_(False)
+    assert scale(model, base, optimizer="lamb").base_std["4.weight"] == 0

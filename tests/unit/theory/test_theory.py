@@ -10,7 +10,7 @@ from torch import nn
 
 from spectral_mup.config.compose import load_config
 from spectral_mup.scaling.forward_multipliers import multipliers
-from spectral_mup.scaling.inspect import inspect_parameters
+from spectral_mup.scaling.roles import inspect_parameters
 from spectral_mup.scaling.run_scaling import scale_on_meta
 from spectral_mup.theory.growth import Growth, GrowthError, measure_growth, monomial
 from spectral_mup.theory.rules import Multipliers, Rule, RuleError, UpdateScaling, spectral_scaling
