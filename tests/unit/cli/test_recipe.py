@@ -116,6 +116,12 @@ def test_width_and_depth_add(argv):
     assert found["rules"]["standard"]["forecast"]["with_drift"]["estimate"] == pytest.approx(-6.25 - 0.5 * 3 - 0.5 * 3, abs=0.1)
 
 
+def test_what_an_earlier_sweep_of_the_name_found_over_another_axis_is_not_its_own(argv):
+    analysed([*argv, "sweep.depth=[2,4,8]"], ("width", "depth"))
+    out, found = recipe(argv, "target.width=256", "target.depth=16")
+    assert found["rules"]["standard"]["forecast"]["unmeasured"] == ["depth"] and "Drift over depth: not measured" in out
+
+
 def test_the_independent_decay_is_divided_by_the_lr(argv):
     argv = [*analysed(argv), "train.weight_decay=independent", "rule=[spectral]"]
     _, found = recipe(argv, "target.width=256")

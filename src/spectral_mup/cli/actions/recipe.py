@@ -54,16 +54,16 @@ def _judged(context: Context) -> dict[str, list[Any]]:
     """Return {rule: its Verdicts, one per axis} as analyze wrote them. Raises ConfigError if it has not."""
     from spectral_mup.analysis.results import read_results
 
-    config, folder = context.config, Path(context.config.paths.results) / context.config.sweep.name
-    folder = folder if LR == next(iter(config.sweep.tune)) else folder / LR
+    config = context.config
     found: dict[str, list[Any]] = {rule: [] for rule in config.rule}
-    for part in (folder, folder / "depth"):  # depth has its own folder where width varies too
+    parts = [part for (key, axis), part in context.sweep.parts.items() if key == LR and axis in ("width", "depth")]
+    for part in [context.folder / part for part in parts]:  # not what an earlier sweep of this name left in another
         for results in read_results(part) if (part / "verdicts.json").exists() else []:
             for v in results.verdicts if results.optimizer == config.optimizer.name else []:
                 found.get(v.rule, []).append(v)
     if missing := [rule for rule, verdicts in found.items() if not verdicts]:
         raise ConfigError(
-            f"sweep={config.sweep.name}: {config.optimizer.name} under rule {missing[0]} is not analysed yet, {folder} has no "
-            f"verdict of it; write it with: {context.analyze_command()}"
+            f"sweep={config.sweep.name}: {config.optimizer.name} under rule {missing[0]} is not analysed yet, "
+            f"{context.folder} has no verdict of it; write it with: {context.analyze_command()}"
         )
     return found
